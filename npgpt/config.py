@@ -1,0 +1,142 @@
+"""The numbers that make a GPT-2, those of a training run, and the presets that name good ones."""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from npgpt.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The shape of a GPT-2. Letters in the code: V, T_max, L, H, C."""
+
+    vocab_size: int = 50257  # V
+    context_length: int = 1024  # T_max, the longest sequence
+    n_layer: int = 12  # L
+    n_head: int = 12  # H
+    n_embd: int = 768  # C = H * D
+    dropout: float = (
+        0.0  # the rate after the embedding, on attention, after attention, after the MLP
+    )
+    qkv_bias: bool = True
+    tied: bool = True  # the output head is the token embedding
+
+    def __post_init__(self):
+        for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd"):
+            at_least(self, name, 1)
+        at_least(self, "dropout", 0)
+        if self.dropout >= 1:
+            raise InputError(f"dropout is {self.dropout}, but has to be in [0, 1)")
+        if self.n_embd % self.n_head:
+            raise InputError(
+                f"n_embd is {self.n_embd} and n_head is {self.n_head}: "
+                "the width has to be a multiple of the number of heads"
+            )
+        for name in ("qkv_bias", "tied"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} is {getattr(self, name)!r}, but has to be true or false")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The numbers of a training run. None stands for the default that the comment names."""
+
+    epochs: int = 10
+    steps: int | None = None  # stop after so many, whatever `epochs` says
+    batch_size: int = 2
+    stride: int | None = None  # from one window to the next; the context length
+    train_fraction: float = 0.9  # of the characters; the rest validates
+    lr: float = 4e-4  # the peak
+    weight_decay: float = 0.1
+    decay: Literal["all", "matrices"] = "all"  # which parameters decay
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    warmup_steps: int = 0
+    initial_lr: float = 1e-5  # where the warmup begins
+    min_lr: float | None = None  # where the cosine ends; lr, so that nothing falls
+    grad_clip: float | None = None  # the largest global norm; not clipped
+    grad_accumulation: int = 1  # batches per step
+    eval_every: int = 5  # steps
+    eval_batches: int | None = 5  # of each split; all
+    checkpoint_every: int | None = None  # steps; one epoch
+    prompt: str = "Every effort moves you"
+    sample_tokens: int = 50  # of the text shown after every epoch
+    seed: int = 123
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "grad_accumulation", "eval_every"):
+            at_least(self, name, 1)
+        for name in ("steps", "stride", "eval_batches", "checkpoint_every"):
+            if getattr(self, name) is not None:
+                at_least(self, name, 1)
+        for name in ("lr", "weight_decay", "warmup_steps", "initial_lr", "eps", "sample_tokens"):
+            at_least(self, name, 0)
+        if self.min_lr is not None:
+            at_least(self, "min_lr", 0)
+        if self.grad_clip is not None and not self.grad_clip > 0:
+            raise InputError(f"grad_clip is {self.grad_clip}, but has to be above 0")
+        if not 0 < self.train_fraction <= 1:
+            raise InputError(f"train_fraction is {self.train_fraction}, but has to be in (0, 1]")
+        for name in ("beta1", "beta2"):
+            at_least(self, name, 0)
+            if getattr(self, name) >= 1:
+                raise InputError(f"{name} is {getattr(self, name)}, but has to be in [0, 1)")
+        if self.decay not in ("all", "matrices"):
+            raise InputError(f'decay is {self.decay!r}, but has to be "all" or "matrices"')
+        if not 0 <= self.seed < 2**64:
+            raise InputError(f"seed is {self.seed}, but has to be in [0, 2**64)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A model, how to train it, its tokenizer and its initialisation (see npgpt/init.py)."""
+
+    config: Config
+    training: Training
+    tokenizer: str = "gpt2"
+    init: Literal["book", "gpt2"] = "gpt2"
+
+
+def at_least(config, name: str, smallest: float) -> None:
+    """Raises InputError unless `config.name` is a finite number of its kind, >= smallest."""
+    value = getattr(config, name)
+    integral = "int" in str(next(f.type for f in fields(config) if f.name == name))
+    kind = int if integral else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
+        sort = "a whole number" if integral else "a number"
+        raise InputError(f"{name} is {value!r}, but has to be {sort}")
+    if value < smallest:
+        raise InputError(f"{name} is {value}, but has to be at least {smallest}")
+
+
+def gpt2(n_layer: int, n_head: int, n_embd: int) -> Preset:
+    """One of OpenAI's four shapes, with the settings usual for training it from scratch."""
+    config = Config(n_layer=n_layer, n_head=n_head, n_embd=n_embd)
+    training = Training(
+        lr=6e-4, min_lr=6e-5, warmup_steps=100, beta2=0.95, decay="matrices", grad_clip=1.0
+    )
+    return Preset(config=config, training=training)
+
+
+PRESETS = {
+    "tiny": Preset(
+        config=Config(
+            vocab_size=257, context_length=128, n_layer=4, n_head=4, n_embd=128, dropout=0.1
+        ),
+        training=Training(epochs=30, batch_size=8, stride=32, lr=2e-3, min_lr=1e-4, warmup_steps=50,
+                          beta2=0.99, decay="matrices", grad_clip=1.0, eval_every=50,
+                          prompt="The lighthouse", sample_tokens=160),
+        tokenizer="byte",
+    ),
+    "book": Preset(
+        config=Config(context_length=256, dropout=0.1, qkv_bias=False, tied=False),
+        training=Training(),
+        init="book",
+    ),
+    "gpt2-small": gpt2(12, 12, 768),
+    "gpt2-medium": gpt2(24, 16, 1024),
+    "gpt2-large": gpt2(36, 20, 1280),
+    "gpt2-xl": gpt2(48, 25, 1600),
+}  # fmt: skip

@@ -1,0 +1,1 @@
+"""Text -> tokens -> windows -> batches. Start with `npgpt.data.text.read`."""

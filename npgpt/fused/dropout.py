@@ -1,0 +1,33 @@
+"""Dropout, one pass. What it computes is in npgpt/ops/dropout.py."""
+
+import numpy as np
+
+from npgpt.arrays import Array, flat, into
+from npgpt.fused._jit import njit, prange
+from npgpt.ops.dropout import Cache, draw
+
+
+def forward(x: Array, *, rate: float, rng=None, out: Array | None = None):
+    """any shape -> the same shape. With nothing to drop and no `out`, it is `x` itself."""
+    keep, scale = draw(x, rate=rate, rng=rng)
+    if keep is None:
+        return into(out, x), Cache(keep, scale)
+    out = np.empty_like(x) if out is None else out
+    _drop(flat(x), flat(keep), scale, flat(out))
+    return out, Cache(keep, scale)
+
+
+def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
+    """any shape -> the same shape. What was dropped has no say in the loss."""
+    keep, scale = cache
+    if keep is None:
+        return into(dx, dout)
+    dx = np.empty_like(dout) if dx is None else dx
+    _drop(flat(dout), flat(keep), scale, flat(dx))
+    return dx
+
+
+@njit(parallel=True)
+def _drop(x, keep, scale, out):
+    for i in prange(x.size):
+        out[i] = x[i] * (keep[i] * scale)  # a product, not a choice: NaN times 0 stays NaN

@@ -1,0 +1,71 @@
+"""LayerNorm, one pass per row. What it computes is in npgpt/ops/layernorm.py."""
+
+import numpy as np
+
+from npgpt.arrays import Array, flat, rows
+from npgpt.fused._jit import BLOCKS, njit, prange
+from npgpt.ops.layernorm import Cache, Params
+
+
+def forward(x: Array, p: Params, *, eps: float = 1e-5, out: Array | None = None):
+    """(..., C) -> (..., C)"""
+    out = np.empty_like(x) if out is None else out
+    mean, rstd = np.empty((2, *x.shape[:-1], 1), x.dtype)
+    _forward(rows(x), p.weight, p.bias, x.dtype.type(eps), rows(out), flat(mean), flat(rstd))
+    return out, Cache(x, p, mean, rstd)
+
+
+def backward(dout: Array, cache: Cache, g: Params, *, dx: Array | None = None):
+    """(..., C) -> (..., C). `dx` may be `dout` itself."""
+    x, p, mean, rstd = cache
+    dx = np.empty_like(x) if dx is None else dx
+    parts = np.zeros((2, BLOCKS, x.shape[-1]), x.dtype)
+    _backward(rows(dout), rows(x), p.weight, flat(mean), flat(rstd), rows(dx), parts[0], parts[1])
+    parts[0].sum(0, out=g.weight)
+    parts[1].sum(0, out=g.bias)
+    return dx
+
+
+# Kernels: inputs, then outputs; matrices of rows; nothing returned.
+
+
+@njit(parallel=True)
+def _forward(x, weight, bias, eps, out, mean, rstd):
+    N, C = x.shape
+    zero, one, size = x.dtype.type(0), x.dtype.type(1), x.dtype.type(C)  # a bare 0.0 would widen
+    for n in prange(N):
+        total = zero
+        for c in range(C):
+            total += x[n, c]
+        m = total / size
+        total = zero
+        for c in range(C):
+            total += (x[n, c] - m) * (x[n, c] - m)
+        r = one / np.sqrt(total / size + eps)
+        for c in range(C):
+            out[n, c] = (x[n, c] - m) * r * weight[c] + bias[c]
+        mean[n] = m
+        rstd[n] = r
+
+
+@njit(parallel=True)
+def _backward(dout, x, weight, mean, rstd, dx, dweight_parts, dbias_parts):
+    N, C = x.shape
+    zero, size, blocks = x.dtype.type(0), x.dtype.type(C), len(dweight_parts)
+    for block in prange(blocks):  # one partial sum per block of rows, so no two threads collide
+        for n in range(block * N // blocks, (block + 1) * N // blocks):
+            m, r = mean[n], rstd[n]
+            via_mean, via_rstd = zero, zero
+            for c in range(C):
+                norm = (x[n, c] - m) * r
+                dnorm = dout[n, c] * weight[c]
+                via_mean += dnorm
+                via_rstd += dnorm * norm
+            via_mean /= size
+            via_rstd /= size
+            for c in range(C):
+                norm = (x[n, c] - m) * r
+                d = dout[n, c]
+                dweight_parts[block, c] += d * norm
+                dbias_parts[block, c] += d
+                dx[n, c] = r * (d * weight[c] - via_mean - norm * via_rstd)

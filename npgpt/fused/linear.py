@@ -1,0 +1,47 @@
+"""Linear: BLAS products, one pass for the bias. What it computes is in npgpt/ops/linear.py."""
+
+import numpy as np
+
+from npgpt.arrays import Array, rows
+from npgpt.fused._jit import BLOCKS, njit, prange
+from npgpt.ops.linear import Cache, Params
+
+
+def forward(x: Array, p: Params, *, out: Array | None = None):
+    """(..., I) -> (..., O)"""
+    out = np.empty((*x.shape[:-1], p.weight.shape[-1]), x.dtype) if out is None else out
+    np.matmul(rows(x), p.weight, out=rows(out))
+    if p.bias is not None:
+        _add_bias(rows(out), p.bias)
+    return out, Cache(x, p)
+
+
+def backward(dout: Array, cache: Cache, g: Params, *, dx: Array | None = None):
+    """(..., O) -> (..., I)"""
+    x, p = cache
+    np.matmul(rows(x).T, rows(dout), out=g.weight)
+    if p.bias is not None:
+        _sum_rows(rows(dout), BLOCKS, g.bias)
+    dx = np.empty_like(x) if dx is None else dx
+    np.matmul(rows(dout), p.weight.T, out=rows(dx))
+    return dx
+
+
+@njit(parallel=True)
+def _add_bias(out, bias):
+    N, C = out.shape
+    for n in prange(N):
+        for c in range(C):
+            out[n, c] += bias[c]
+
+
+@njit(parallel=True)
+def _sum_rows(x, blocks, total):
+    N, C = x.shape
+    for block in prange(blocks):  # each thread its own columns
+        first, last = block * C // blocks, (block + 1) * C // blocks
+        for c in range(first, last):
+            total[c] = 0
+        for n in range(N):
+            for c in range(first, last):
+                total[c] += x[n, c]

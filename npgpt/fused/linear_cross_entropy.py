@@ -1,0 +1,102 @@
+"""Output head and cross-entropy. What it computes is in npgpt/ops/linear_cross_entropy.py."""
+
+import numpy as np
+
+from npgpt.arrays import Array, flat, into, rows
+from npgpt.fused._jit import njit, prange
+from npgpt.fused._math import exp
+from npgpt.ops.linear_cross_entropy import Cache, blocks
+
+SLICE = 4096  # rows of dweight added at once: that much of it stays in the cache
+
+
+def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 256):
+    """(..., C), (V, C), (...) integers below V -> scalar of x's dtype"""
+    x_rows, targets = rows(x), check(targets, weight)
+    N, V = len(x_rows), len(weight)
+    dx, dweight = np.empty_like(x_rows), np.empty_like(weight)
+    loss = np.empty(N, x.dtype)
+    buffer = np.empty((min(N, chunk), V), x.dtype)
+    part = np.empty((min(V, SLICE), x.shape[-1]), x.dtype)
+    for block in blocks(N, chunk):
+        logits = buffer[: block.stop - block.start]
+        np.matmul(x_rows[block], weight.T, out=logits)
+        dlogits = logits
+        _forward(logits, targets[block], x.dtype.type(1 / N), loss[block], dlogits)
+        np.matmul(dlogits, weight, out=dx[block])
+        if block.start == 0:
+            np.matmul(dlogits.T, x_rows[block], out=dweight)
+            continue
+        for v in blocks(V, SLICE):
+            home = part[: v.stop - v.start]
+            dweight[v] += np.matmul(dlogits[:, v].T, x_rows[block], out=home)
+    return x.dtype.type(loss.sum(dtype=np.float64) / N), Cache(dx.reshape(x.shape), dweight)
+
+
+def backward(dloss: float, cache: Cache, g: Array, *, dx: Array | None = None):
+    """scalar -> (..., C). `g` is the gradient of the head, (V, C)."""
+    dloss = cache.dx.dtype.type(dloss)
+    _scale(flat(cache.dweight), dloss, flat(g))
+    return into(dx, cache.dx * dloss)
+
+
+def evaluate(x: Array, weight: Array, targets: Array, *, chunk: int = 256):
+    """The loss alone, for whoever does not go backward: a third of the work."""
+    x_rows, targets = rows(x), check(targets, weight)
+    N, V = len(x_rows), len(weight)
+    loss = np.empty(N, x.dtype)
+    buffer = np.empty((min(N, chunk), V), x.dtype)
+    for block in blocks(N, chunk):
+        logits = buffer[: block.stop - block.start]
+        np.matmul(x_rows[block], weight.T, out=logits)
+        _evaluate(logits, targets[block], loss[block])
+    return x.dtype.type(loss.sum(dtype=np.float64) / N)
+
+
+def check(targets: Array, weight: Array) -> Array:
+    """The targets as a vector. Raises IndexError, as NumPy would and a kernel does not."""
+    targets, V = targets.ravel(), len(weight)
+    if targets.size and not 0 <= targets.min() <= targets.max() < V:
+        raise IndexError(f"targets {targets.min()} to {targets.max()} in a vocabulary of {V}")
+    return targets
+
+
+@njit(parallel=True)
+def _forward(logits, targets, share, loss, dlogits):
+    N, V = logits.shape
+    zero = logits.dtype.type(0)
+    for n in prange(N):
+        top = logits[n, 0]
+        for v in range(1, V):
+            top = max(top, logits[n, v])
+        hit = logits[n, targets[n]] - top
+        total = zero
+        for v in range(V):
+            e = exp(logits[n, v] - top)
+            dlogits[n, v] = e
+            total += e
+        loss[n] = np.log(total) - hit
+        factor = share / total
+        for v in range(V):
+            dlogits[n, v] *= factor
+        dlogits[n, targets[n]] -= share
+
+
+@njit(parallel=True)
+def _evaluate(logits, targets, loss):
+    N, V = logits.shape
+    zero = logits.dtype.type(0)
+    for n in prange(N):
+        top = logits[n, 0]
+        for v in range(1, V):
+            top = max(top, logits[n, v])
+        total = zero
+        for v in range(V):
+            total += exp(logits[n, v] - top)
+        loss[n] = np.log(total) - (logits[n, targets[n]] - top)
+
+
+@njit(parallel=True)
+def _scale(x, factor, out):
+    for i in prange(x.size):
+        out[i] = x[i] * factor

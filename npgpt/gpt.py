@@ -1,0 +1,130 @@
+"""GPT: the one object a user holds. A config, parameters, and the shelf that computes with them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npgpt import init, model, params, threads
+from npgpt.arrays import Array
+from npgpt.config import Config
+from npgpt.errors import InputError
+from npgpt.rng import Generator
+
+
+class GPT:
+    """A GPT-2 with its gradients.
+
+    `config`: its shape. `params`: the tree of its parameters, `params.h[3].attn.c_attn.weight`
+    (see `npgpt.named` for all of them by name). `ops`: the shelf, `npgpt.fused` (Numba) or
+    `npgpt.ops` (plain NumPy). `tokenizer`: the name of the tokenizer it was trained with, or None.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        seed: int | Generator = 123,
+        dtype=np.float32,
+        scheme: str = "gpt2",
+        ops=None,
+        tokenizer: str | None = None,
+    ):
+        """A new model, its parameters drawn from `seed` (an integer, or a generator to go on with).
+
+        `dtype`: float32 or float64, for parameters and everything computed from them.
+        `scheme`: "gpt2" or "book", a name in npgpt/init.py.
+        """
+        if scheme not in init.SCHEMES:
+            raise InputError(f"init is {scheme!r}, but has to be one of {sorted(init.SCHEMES)}")
+        tree = params.zeros(config, check_dtype(dtype))
+        rng = seed if isinstance(seed, Generator) else Generator(seed, ops=ops)
+        init.SCHEMES[scheme](tree, config, rng)
+        self._hold(config, tree, ops, tokenizer)
+
+    @classmethod
+    def of(cls, config: Config, tree: params.Params, *, ops=None, tokenizer=None) -> "GPT":
+        """A model on parameters that exist already; they are not copied."""
+        self = cls.__new__(cls)
+        self._hold(config, tree, ops, tokenizer)
+        return self
+
+    def _hold(self, config, tree, ops, tokenizer):
+        if ops is None:
+            from npgpt import fused as ops  # here, because importing Numba takes most of a second
+        threads.settle()
+        self.config, self.params, self.ops, self.tokenizer = config, tree, ops, tokenizer
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.params.wte.weight.dtype
+
+    @property
+    def size(self) -> int:
+        """How many parameters it has."""
+        return params.size(self.config)
+
+    def logits(self, tokens) -> Array:
+        """(B, T) -> (B, T, V): the score of every token to come next, after every position."""
+        return model.logits(self.params, self.check(tokens), self.config, ops=self.ops)
+
+    def next_logits(self, tokens, *, past=None) -> Array:
+        """(B, T) -> (B, V), after the last position only. `past`: npgpt.kv.empty(...), or None."""
+        start = past[0].length if past else 0
+        tokens = self.check(tokens, start=start)
+        return model.next_logits(self.params, tokens, self.config, past=past, ops=self.ops)
+
+    def loss(self, tokens, targets, rng: Generator | None = None) -> tuple[float, Any]:
+        """(B, T), (B, T) -> the mean cross-entropy in nats per token, and what backward needs.
+
+        Dropout only where a generator is given.
+        """
+        tokens, targets = self.check_pair(tokens, targets)
+        return model.loss(self.params, tokens, targets, self.config, rng=rng, ops=self.ops)
+
+    def backward(self, cache, *, out: params.Params | None = None, dloss: float = 1.0):
+        """The gradient of `dloss` * loss, the same tree as `params`; into `out` if given."""
+        gradients = params.zeros(self.config, self.dtype) if out is None else out
+        model.backward(cache, gradients, dloss=dloss, ops=self.ops)
+        return gradients
+
+    def evaluate(self, tokens, targets) -> float:
+        """(B, T), (B, T) -> the mean cross-entropy, for whoever does not go backward."""
+        tokens, targets = self.check_pair(tokens, targets)
+        return model.evaluate(self.params, tokens, targets, self.config, ops=self.ops)
+
+    def save(self, path: str | Path) -> None:
+        """Writes config and parameters as HDF5, whole or not at all. See `npgpt.load`."""
+        from npgpt.weights import checkpoint
+
+        checkpoint.write(path, self)
+
+    def check(self, tokens, *, start: int = 0) -> Array:
+        """`tokens` as (B, T) int64. Raises InputError where the model cannot read them."""
+        tokens = np.asarray(tokens)
+        if tokens.ndim != 2 or tokens.size == 0 or not np.issubdtype(tokens.dtype, np.integer):
+            raise InputError(
+                f"tokens have to be whole numbers of shape (B, T), both at least 1; "
+                f"these are {tokens.dtype} of shape {tokens.shape}"
+            )
+        T, T_max = start + tokens.shape[1], self.config.context_length
+        if T > T_max:
+            raise InputError(f"{T} tokens are longer than the context of {T_max}; crop them")
+        low, high, V = tokens.min(), tokens.max(), self.config.vocab_size
+        if low < 0 or high >= V:
+            wrong = low if low < 0 else high
+            raise InputError(f"token id {wrong} is outside the vocabulary of {V} (0 to {V - 1})")
+        return tokens.astype(np.int64, copy=False)
+
+    def check_pair(self, tokens, targets) -> tuple[Array, Array]:
+        tokens, targets = self.check(tokens), self.check(targets)
+        if tokens.shape != targets.shape:
+            raise InputError(f"tokens are {tokens.shape} and targets {targets.shape}: one each")
+        return tokens, targets
+
+
+def check_dtype(dtype) -> np.dtype:
+    dtype = np.dtype(dtype)
+    if dtype not in (np.float32, np.float64):
+        raise InputError(f"dtype is {dtype}, but has to be float32 or float64")
+    return dtype

@@ -1,0 +1,76 @@
+"""GPT-2: embed, L blocks, one last LayerNorm, predict the next token.
+
+`p` is the tree of parameters, `g` the tree of their gradients (npgpt/params.py), `ops` a shelf.
+Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
+"""
+
+from typing import Any, NamedTuple
+
+from npgpt import block
+from npgpt.arrays import Array
+from npgpt.config import Config
+from npgpt.ops.embedding import Params as Embedding
+from npgpt.params import Params, head
+
+
+class Cache(NamedTuple):
+    embedding: Any
+    drop: Any
+    h: list
+    ln_f: Any
+    loss: Any
+
+
+def loss(p: Params, tokens: Array, targets: Array, config: Config, *, rng=None, ops):
+    """(B, T), (B, T) -> scalar, Cache. Dropout only where a generator is given."""
+    rate = config.dropout
+    x, embedding = ops.embedding.forward(tokens, Embedding(p.wte.weight, p.wpe.weight))
+    x, drop = ops.dropout.forward(x, rate=rate, rng=rng)
+    h = []
+    for p_block in p.h:
+        x, cache = block.forward(x, p_block, n_head=config.n_head, rate=rate, rng=rng, ops=ops)
+        h.append(cache)
+    x, ln_f = ops.layernorm.forward(x, p.ln_f)
+    value, head_loss = ops.linear_cross_entropy.forward(x, head(p), targets)
+    return value, Cache(embedding, drop, h, ln_f, head_loss)
+
+
+def backward(c: Cache, g: Params, *, dloss: float = 1.0, ops) -> None:
+    """Writes dloss * d(loss)/d(parameter) into every array of `g`."""
+    dx = ops.linear_cross_entropy.backward(dloss, c.loss, head(g))
+    dx = ops.layernorm.backward(dx, c.ln_f, g.ln_f)
+    for cache, g_block in zip(reversed(c.h), reversed(g.h), strict=True):
+        dx = block.backward(dx, cache, g_block, ops=ops)
+    dx = ops.dropout.backward(dx, c.drop)
+    if g.lm_head is not None:
+        g.wte.weight.fill(0)  # when tied, the head's gradient is there already; both add up
+    ops.embedding.backward(dx, c.embedding, Embedding(g.wte.weight, g.wpe.weight))
+
+
+# What follows keeps no cache: nothing goes backward from here.
+
+
+def hidden(p: Params, tokens: Array, config: Config, *, past=None, ops):
+    """(B, T) -> (B, T, C), what the head reads. `past`: what the tokens follow."""
+    start = past[0].length if past else 0
+    x, _ = ops.embedding.forward(tokens, Embedding(p.wte.weight, p.wpe.weight), start=start)
+    for p_block, slot in zip(p.h, past or [None] * config.n_layer, strict=True):
+        x, _ = block.forward(x, p_block, n_head=config.n_head, past=slot, ops=ops)
+    x, _ = ops.layernorm.forward(x, p.ln_f)
+    return x
+
+
+def logits(p: Params, tokens: Array, config: Config, *, past=None, ops):
+    """(B, T) -> (B, T, V)"""
+    return hidden(p, tokens, config, past=past, ops=ops) @ head(p).T
+
+
+def next_logits(p: Params, tokens: Array, config: Config, *, past=None, ops):
+    """(B, T) -> (B, V), for the token after the last."""
+    return hidden(p, tokens, config, past=past, ops=ops)[:, -1] @ head(p).T
+
+
+def evaluate(p: Params, tokens: Array, targets: Array, config: Config, *, ops):
+    """(B, T), (B, T) -> scalar, the loss without dropout."""
+    x = hidden(p, tokens, config, ops=ops)
+    return ops.linear_cross_entropy.evaluate(x, head(p), targets)

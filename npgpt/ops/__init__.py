@@ -1,0 +1,29 @@
+"""The explicit maths, one module per op, NumPy only. Read this shelf first.
+
+A shelf is passed around as an argument named `ops`; `npgpt.fused` is the other one, with the
+same modules, signatures and results.
+"""
+
+from npgpt.ops import (
+    adamw,
+    attention,
+    dropout,
+    embedding,
+    gelu,
+    layernorm,
+    linear,
+    linear_cross_entropy,
+    random,
+)
+
+__all__ = [
+    "adamw",
+    "attention",
+    "dropout",
+    "embedding",
+    "gelu",
+    "layernorm",
+    "linear",
+    "linear_cross_entropy",
+    "random",
+]

@@ -1,0 +1,45 @@
+"""Inverted dropout: in training, drop each number with probability `rate`, scale up the rest.
+
+    keep ~ Bernoulli(1 - rate)        scale = 1 / (1 - rate)
+    out  = x * (keep * scale)
+
+Srivastava et al. 2014; like torch.nn.functional.dropout. Without a generator (`rng=None`), or at
+rate 0, it is the identity and draws nothing. Derivation: docs/ops/dropout.md
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from npgpt.arrays import Array, into
+
+
+class Cache(NamedTuple):
+    keep: Array | None  # bool, the shape of x; None where nothing was dropped
+    scale: float  # of x's dtype
+
+
+def forward(x: Array, *, rate: float, rng=None, out: Array | None = None):
+    """any shape -> the same shape. With nothing to drop and no `out`, it is `x` itself."""
+    keep, scale = draw(x, rate=rate, rng=rng)
+    if keep is None:
+        return into(out, x), Cache(keep, scale)
+    return into(out, x * (keep * scale)), Cache(keep, scale)
+
+
+def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
+    """any shape -> the same shape. What was dropped has no say in the loss."""
+    keep, scale = cache
+    if keep is None:
+        return into(dx, dout)
+    return into(dx, dout * (keep * scale))
+
+
+def draw(x: Array, *, rate: float, rng) -> tuple[Array | None, float]:
+    """The mask for `x` and its scale; no mask where nothing is to be dropped."""
+    one = x.dtype.type(1)
+    if rng is None or rate == 0:
+        return None, one
+    if rate == 1:  # PyTorch draws nothing here either
+        return np.zeros(x.shape, bool), one
+    return rng.bernoulli(1 - rate, x.shape), one / x.dtype.type(1 - rate)

@@ -1,0 +1,40 @@
+"""Token embedding plus position embedding.
+
+    out[b, t] = wte[tokens[b, t]] + wpe[start + t]
+
+Like torch.nn.functional.embedding twice, added. Derivation: docs/ops/embedding.md
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from npgpt.arrays import Array, into
+
+
+class Params(NamedTuple):
+    wte: Array  # (V, C)
+    wpe: Array  # (T_max, C)
+
+
+class Cache(NamedTuple):
+    tokens: Array  # (B, T) int
+
+
+def forward(tokens: Array, p: Params, *, start: int = 0, out: Array | None = None):
+    """(B, T) integers below V -> (B, T, C). Position `start` is that of the first token."""
+    T = tokens.shape[-1]
+    return into(out, p.wte[tokens] + p.wpe[start : start + T]), Cache(tokens)
+
+
+def backward(dout: Array, cache: Cache, g: Params) -> None:
+    """(B, T, C). Writes g.wpe and *adds* to g.wte.
+
+    It adds because GPT-2's output head is the same matrix, and the head, being the last thing
+    forward, has already written its gradient there.
+    """
+    (tokens,) = cache
+    T = tokens.shape[-1]
+    np.add.at(g.wte, tokens, dout)  # a token seen twice collects twice; `+=` would lose one
+    g.wpe[:T] = dout.sum(0)
+    g.wpe[T:] = 0

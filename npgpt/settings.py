@@ -1,0 +1,42 @@
+"""The settings of a run: everything that decides what it computes. Its flags are made from them."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+from npgpt.config import PRESETS, Config, Preset, Training
+
+VOCABULARIES = {"gpt2": 50257, "byte": 257}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that decides what a run computes."""
+
+    preset: Literal["tiny", "book", "gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl"] = "tiny"
+    """Where the defaults of everything else come from: see them with --preset NAME --help."""
+    data: str = "bundled"
+    """"bundled", "verdict" (fetched once), a text file, or a folder of .txt files."""
+    tokenizer: Literal["byte", "gpt2"] = "byte"
+    """One token per byte, or GPT-2's byte-pair encoding (downloaded once)."""
+    init: Literal["gpt2", "book"] = "gpt2"
+    """Which distribution the parameters start from: GPT-2's own, or PyTorch's defaults."""
+    init_from: str | None = None
+    """Start from the model in this checkpoint instead; its shape is taken over."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Of parameters and everything computed from them."""
+    ops: Literal["fused", "numpy"] = "fused"
+    """The shelf: Numba kernels, or the plain NumPy that is there to be read."""
+    config: Config = field(default_factory=Config)
+    training: Training = field(default_factory=Training)
+
+
+def defaults(preset: str, *, tokenizer_name: str | None = None) -> Settings:
+    """The settings of a preset, with the vocabulary of another tokenizer if one is named."""
+    chosen: Preset = PRESETS[preset]
+    name, config = tokenizer_name or chosen.tokenizer, chosen.config
+    if name != chosen.tokenizer:
+        config = dataclasses.replace(config, vocab_size=VOCABULARIES[name])
+    return Settings(
+        preset=preset, tokenizer=name, init=chosen.init, config=config, training=chosen.training
+    )
