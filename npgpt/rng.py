@@ -155,7 +155,7 @@ class Generator:
     def copy(self) -> "Generator":
         """Another generator, at the same place of the same stream."""
         twin = object.__new__(type(self))
-        twin._seed, twin._random = self._seed, self._random
+        twin._seed, twin.ops, twin._random = self._seed, self.ops, self._random
         twin._engine = type(self._engine)(*(a.copy() for a in self._engine))
         twin._rest = self._rest.copy()
         return twin

@@ -1,0 +1,42 @@
+"""What every test may ask for: a shelf, a seed, real data."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import npgpt.fused
+import npgpt.ops
+from npgpt import threads
+
+threads.settle()
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(1337)
+
+
+@pytest.fixture(params=[npgpt.ops, npgpt.fused], ids=["numpy", "fused"])
+def shelf(request):
+    return request.param
+
+
+@pytest.fixture
+def data() -> Path:
+    """The folder with the-verdict.txt and tinyshakespeare.txt, which are not part of npgpt."""
+    folder = os.environ.get("NPGPT_DATA")
+    if not folder:
+        pytest.skip("NPGPT_DATA does not name a folder with the-verdict.txt")
+    return Path(folder)
+
+
+@pytest.fixture
+def bpe():
+    """GPT-2's tokenizer, where its files are at hand."""
+    if not os.environ.get("TIKTOKEN_CACHE_DIR"):
+        pytest.skip("TIKTOKEN_CACHE_DIR does not name a folder with GPT-2's byte-pair files")
+    import npgpt
+
+    return npgpt.tokenizer("gpt2")
