@@ -11,16 +11,22 @@ from npgpt.errors import InputError
 class Config:
     """The shape of a GPT-2. Letters in the code: V, T_max, L, H, C."""
 
-    vocab_size: int = 50257  # V
-    context_length: int = 1024  # T_max, the longest sequence
-    n_layer: int = 12  # L
-    n_head: int = 12  # H
-    n_embd: int = 768  # C = H * D
-    dropout: float = (
-        0.0  # the rate after the embedding, on attention, after attention, after the MLP
-    )
+    vocab_size: int = 50257
+    """V, how many different tokens there are."""
+    context_length: int = 1024
+    """T_max, the longest sequence it can read."""
+    n_layer: int = 12
+    """L, how many blocks."""
+    n_head: int = 12
+    """H, attention heads in each block."""
+    n_embd: int = 768
+    """C, how wide: a multiple of n_head."""
+    dropout: float = 0.0
+    """The rate after the embedding, on attention's weights, after attention, after the MLP."""
     qkv_bias: bool = True
-    tied: bool = True  # the output head is the token embedding
+    """Do queries, keys and values have a bias?"""
+    tied: bool = True
+    """Is the output head the token embedding?"""
 
     def __post_init__(self):
         for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd"):
@@ -40,30 +46,52 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """The numbers of a training run. None stands for the default that the comment names."""
+    """How it is trained."""
 
     epochs: int = 10
-    steps: int | None = None  # stop after so many, whatever `epochs` says
+    """How often the training split is gone through."""
+    steps: int | None = None
+    """Stop after so many steps, whatever the epochs say."""
     batch_size: int = 2
-    stride: int | None = None  # from one window to the next; the context length
-    train_fraction: float = 0.9  # of the characters; the rest validates
-    lr: float = 4e-4  # the peak
+    """Windows that go through the model together."""
+    stride: int | None = None
+    """Tokens from one window to the next. None: the context length, so that none overlap."""
+    train_fraction: float = 0.9
+    """The share of the characters to train on; the rest validates."""
+    lr: float = 4e-4
+    """The learning rate, at its peak."""
     weight_decay: float = 0.1
-    decay: Literal["all", "matrices"] = "all"  # which parameters decay
+    """The share of a parameter, times the learning rate, that is lost each step."""
+    decay: Literal["all", "matrices"] = "all"
+    """What decays: all parameters, as in the book, or matrices only."""
     beta1: float = 0.9
+    """How much of AdamW's mean of gradients is kept each step."""
     beta2: float = 0.999
+    """How much of AdamW's mean of squares is kept each step."""
     eps: float = 1e-8
+    """What AdamW adds below the line, so that nothing is divided by zero."""
     warmup_steps: int = 0
-    initial_lr: float = 1e-5  # where the warmup begins
-    min_lr: float | None = None  # where the cosine ends; lr, so that nothing falls
-    grad_clip: float | None = None  # the largest global norm; not clipped
-    grad_accumulation: int = 1  # batches per step
-    eval_every: int = 5  # steps
-    eval_batches: int | None = 5  # of each split; all
-    checkpoint_every: int | None = None  # steps; one epoch
+    """Steps in which the learning rate rises, in a straight line."""
+    initial_lr: float = 1e-5
+    """Where the warmup begins."""
+    min_lr: float | None = None
+    """Where the learning rate ends, falling along a cosine. None: it does not fall."""
+    grad_clip: float | None = None
+    """The largest norm of all gradients together, once warm. None: they are not clipped."""
+    grad_accumulation: int = 1
+    """Batches per step: the gradient is that of one batch so many times as large."""
+    eval_every: int = 5
+    """Steps between two evaluations."""
+    eval_batches: int | None = 5
+    """Batches of each split that an evaluation looks at. None: all."""
+    checkpoint_every: int | None = None
+    """Steps between two checkpoints. None: one after every epoch."""
     prompt: str = "Every effort moves you"
-    sample_tokens: int = 50  # of the text shown after every epoch
+    """What the sample after every epoch goes on from."""
+    sample_tokens: int = 50
+    """How many tokens the sample adds."""
     seed: int = 123
+    """Decides the first parameters, the shuffles and the dropout."""
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "grad_accumulation", "eval_every"):

@@ -1,0 +1,138 @@
+"""The two PyTorch models that the training step is timed beside: the book's, and PyTorch's best."""
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+class LayerNorm(nn.Module):
+    """The book's: spelled out."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, x):
+        mean = x.mean(dim=-1, keepdim=True)
+        var = x.var(dim=-1, keepdim=True, unbiased=False)
+        return self.weight * ((x - mean) / torch.sqrt(var + 1e-5)) + self.bias
+
+
+class GELU(nn.Module):
+    """The book's: spelled out."""
+
+    def forward(self, x):
+        inner = torch.sqrt(torch.tensor(2.0 / torch.pi)) * (x + 0.044715 * torch.pow(x, 3))
+        return 0.5 * x * (1 + torch.tanh(inner))
+
+
+class BookAttention(nn.Module):
+    """Three layers for query, key and value; scores, mask and softmax spelled out."""
+
+    def __init__(self, width: int, heads: int, context: int):
+        super().__init__()
+        self.heads = heads
+        self.W_query, self.W_key, self.W_value = (nn.Linear(width, width) for _ in range(3))
+        self.out_proj = nn.Linear(width, width)
+        self.register_buffer("mask", torch.triu(torch.ones(context, context), diagonal=1))
+
+    def forward(self, x):
+        B, T, C = x.shape
+        q, k, v = (
+            layer(x).view(B, T, self.heads, -1).transpose(1, 2)
+            for layer in (self.W_query, self.W_key, self.W_value)
+        )
+        scores = q @ k.transpose(2, 3)
+        scores.masked_fill_(self.mask.bool()[:T, :T], -torch.inf)
+        probs = torch.softmax(scores / k.shape[-1] ** 0.5, dim=-1)
+        return self.out_proj((probs @ v).transpose(1, 2).contiguous().view(B, T, C))
+
+
+class BestAttention(nn.Module):
+    """One packed layer and PyTorch's fused attention."""
+
+    def __init__(self, width: int, heads: int, context: int):
+        super().__init__()
+        self.heads = heads
+        self.c_attn, self.out_proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x):
+        B, T, C = x.shape
+        q, k, v = (
+            part.view(B, T, self.heads, -1).transpose(1, 2) for part in self.c_attn(x).split(C, -1)
+        )
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out_proj(y.transpose(1, 2).reshape(B, T, C))
+
+
+class Block(nn.Module):
+    def __init__(self, width, heads, context, *, attention, norm, gelu):
+        super().__init__()
+        self.norm1, self.norm2 = norm(width), norm(width)
+        self.att = attention(width, heads, context)
+        self.ff = nn.Sequential(nn.Linear(width, 4 * width), gelu, nn.Linear(4 * width, width))
+
+    def forward(self, x):
+        x = x + self.att(self.norm1(x))
+        return x + self.ff(self.norm2(x))
+
+
+class Model(nn.Module):
+    def __init__(self, vocabulary, context, width, heads, layers, **parts):
+        super().__init__()
+        self.tok_emb, self.pos_emb = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
+        self.blocks = nn.Sequential(*(Block(width, heads, context, **parts) for _ in range(layers)))
+        self.final_norm = parts["norm"](width)
+        self.out_head = nn.Linear(width, vocabulary, bias=False)
+        self.out_head.weight = self.tok_emb.weight
+
+    def forward(self, tokens):
+        x = self.tok_emb(tokens) + self.pos_emb(torch.arange(tokens.shape[1]))
+        return self.out_head(self.final_norm(self.blocks(x)))
+
+
+def book(vocabulary, context, width, heads, layers, named) -> Model:
+    """The book's model, tied and with biases, so that it computes what npgpt does."""
+    parts = dict(attention=BookAttention, norm=LayerNorm, gelu=GELU())
+    model = Model(vocabulary, context, width, heads, layers, **parts)
+    return load(model, named)
+
+
+def best(vocabulary, context, width, heads, layers, named) -> Model:
+    """The same maths out of PyTorch's own layers."""
+    parts = dict(attention=BestAttention, norm=nn.LayerNorm, gelu=nn.GELU(approximate="tanh"))
+    model = Model(vocabulary, context, width, heads, layers, **parts)
+    return load(model, named)
+
+
+@torch.no_grad()
+def load(model: Model, named: dict[str, torch.Tensor]) -> Model:
+    """Fills the model with GPT-2's tensors: (in, out) matrices become (out, in) ones."""
+
+    def dense(layer, name):
+        layer.weight.copy_(named[f"{name}.weight"].T)
+        layer.bias.copy_(named[f"{name}.bias"])
+
+    def norm(layer, name):
+        layer.weight.copy_(named[f"{name}.weight"])
+        layer.bias.copy_(named[f"{name}.bias"])
+
+    model.tok_emb.weight.copy_(named["wte.weight"])
+    model.pos_emb.weight.copy_(named["wpe.weight"])
+    for i, block in enumerate(model.blocks):
+        norm(block.norm1, f"h.{i}.ln_1")
+        norm(block.norm2, f"h.{i}.ln_2")
+        dense(block.ff[0], f"h.{i}.mlp.c_fc")
+        dense(block.ff[2], f"h.{i}.mlp.c_proj")
+        dense(block.att.out_proj, f"h.{i}.attn.c_proj")
+        if isinstance(block.att, BestAttention):
+            dense(block.att.c_attn, f"h.{i}.attn.c_attn")
+            continue
+        weights = named[f"h.{i}.attn.c_attn.weight"].chunk(3, dim=1)
+        biases = named[f"h.{i}.attn.c_attn.bias"].chunk(3)
+        layers = block.att.W_query, block.att.W_key, block.att.W_value
+        for layer, weight, bias in zip(layers, weights, biases, strict=True):
+            layer.weight.copy_(weight.T)
+            layer.bias.copy_(bias)
+    norm(model.final_norm, "ln_f")
+    return model

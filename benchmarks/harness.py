@@ -1,0 +1,125 @@
+"""Timing implementations against each other so that the ratio can be trusted.
+
+Each implementation runs in a process of its own (two thread pools in one process disturb each
+other) and is asked for one measurement at a time, in turn: A, B, A, B. A machine that slows down
+slows both. The figure is the median of the pairwise ratios. Before anything is timed, the
+implementations show each other their results.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class Runner:
+    """One implementation in its own process: `python -m benchmarks.X --serve NAME ARGUMENTS`."""
+
+    def __init__(self, module: str, name: str, *arguments: str, environment=None):
+        self.name = name
+        command = [sys.executable, "-W", "error", "-m", module, "--serve", name, *arguments]
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | (environment or {}),
+        )
+        self.result = self.read()  # what it computes, for the others to compare with
+
+    def read(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"benchmark {self.name} died with code {self.process.wait()}")
+        return json.loads(line)
+
+    def measure(self) -> dict[str, float]:
+        """Seconds by part, of one more measurement."""
+        print(file=self.process.stdin, flush=True)
+        return self.read()
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def serve(result, measure: Callable[[], dict[str, float]]) -> None:
+    """The other end of a Runner: show the result, then measure once for every line that comes."""
+    print(json.dumps(result), flush=True)
+    for _ in sys.stdin:
+        print(json.dumps(measure()), flush=True)
+
+
+def alternate(runners: list[Runner], rounds: int) -> dict[str, list[dict[str, float]]]:
+    """Every implementation once per round, the first to go changing from round to round."""
+    found = {runner.name: [] for runner in runners}
+    for i in range(rounds):
+        for runner in runners[i % len(runners) :] + runners[: i % len(runners)]:
+            found[runner.name].append(runner.measure())
+    for runner in runners:
+        runner.close()
+    return found
+
+
+def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    """The median of the pairwise ratios, and the range in which its middle half lies."""
+    ratios = sorted(a / b for a, b in zip(ours, theirs, strict=True))
+    quarter = len(ratios) // 4
+    low, high = ratios[quarter], ratios[-1 - quarter]
+    return {"median": statistics.median(ratios), "low": low, "high": high}
+
+
+def once(function: Callable[[], object]) -> float:
+    """Seconds that one call takes."""
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def table(rows: list[list[str]]) -> str:
+    """Rows, the first of them the head, as a Markdown table with aligned columns."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+
+
+def write(name: str, figures: dict) -> Path:
+    """The figures as JSON, with what they were measured on."""
+    import llvmlite.binding
+
+    packages = ("numpy", "numba", "torch")
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    machine = {
+        "cpu": llvmlite.binding.get_host_cpu_name(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "commit": commit.stdout.strip() or None,
+    } | {package: metadata.version(package) for package in packages}
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"machine": machine, **figures}, indent=2) + "\n", "utf-8")
+    print(f"\nwritten to {path}")
+    return path
+
+
+def peak_memory() -> int:
+    """The largest resident size of this process so far, in bytes (Linux; 0 elsewhere)."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if "VmHWM" in line)
