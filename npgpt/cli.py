@@ -3,6 +3,8 @@
 import argparse
 import contextlib
 import dataclasses
+import functools
+import io
 import os
 import signal
 import sys
@@ -29,16 +31,19 @@ class Train:
     out: Path | None = None
     """The folder for everything the run makes [default: runs/PRESET-1, -2, ...]."""
     resume: Path | None = None
-    """Go on with the run in this folder. Of the settings only --epochs and --steps may change."""
+    """Go on with the run in this folder. Only --epochs, --steps and --checkpoint-every may change,
+    and --data if it is the same text."""
 
     def run(self) -> int:
+        """The exit code."""
         from npgpt import run
         from npgpt.report import Report
         from npgpt.tokenizer import tokenizer
 
-        path = self.out or self.resume or run.next_folder(self.settings.preset)
+        home = self.resume and run.folder_of(self.resume)
+        path = self.out or home or run.next_folder(self.settings.preset)
         folder = run.Folder(path)
-        if self.resume is None or path != self.resume:
+        if path != home:
             folder.vacant()
         if self.resume is None:
             tokens = run.read_tokens(self.settings)
@@ -56,7 +61,8 @@ class Train:
             try:
                 interrupted = self.follow(trainer, folder, report, stop)
             except RunError as error:
-                folder.plot(trainer)
+                with contextlib.suppress(RunError):
+                    folder.plot(trainer)
                 raise RunError(f"{error}{kept(path)}") from None
         folder.plot(trainer)
         if interrupted:
@@ -116,6 +122,7 @@ class Generate:
     """How many continuations, made side by side."""
 
     def run(self) -> int:
+        """The exit code."""
         import numpy as np
 
         from npgpt.generate import TextStream, generate
@@ -175,6 +182,7 @@ class Evaluate:
     """Windows read at once: changes time and memory, not the result."""
 
     def run(self) -> int:
+        """The exit code."""
         from npgpt import evaluate
         from npgpt.data import text
         from npgpt.report import perplexity
@@ -205,6 +213,7 @@ class Plot:
     """The picture, a PNG [default: loss.png in the folder of one run, or in this folder]."""
 
     def run(self) -> int:
+        """The exit code."""
         from npgpt.report import plot
         from npgpt.run import read_curve
 
@@ -226,6 +235,7 @@ class Info:
     """What npgpt runs on: versions, BLAS, threads, CPU, memory; and what will make it slow."""
 
     def run(self) -> int:
+        """The exit code."""
         from npgpt import info
 
         found = info.gather()
@@ -242,12 +252,16 @@ VERBS = {"train": Train, "generate": Generate, "evaluate": Evaluate, "plot": Plo
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one command. Returns the exit code: 1 for what failed, 2 for what was asked wrongly."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a text may have what a terminal cannot show
     try:
         return parse(arguments).run()
     except InputError as error:
         return fail(error, 2)
     except RunError as error:
         return fail(error, 1)
+    except MemoryError as error:
+        return fail(f"not enough memory: {error or 'smaller numbers need less'}", 1)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # whoever read our output has seen enough: npgpt generate | head
@@ -255,74 +269,98 @@ def main(arguments: Sequence[str]) -> int:
         return 0
 
 
-def fail(error: Exception, code: int) -> int:
+def fail(error: Exception | str, code: int) -> int:
+    """The one line that a person sees of an error; the exit code."""
     print(f"npgpt: {error}", file=sys.stderr)
     return code
 
 
 def parse(arguments: Sequence[str]):
     """The command that the arguments ask for."""
+    before = train_defaults(arguments)
     kinds = []
     for name, kind in VERBS.items():
-        default = {"default": train_defaults(arguments)} if kind is Train else {}
+        default = {"default": Train(settings=before)} if kind is Train else {}
         kinds.append(Annotated[kind, tyro.conf.subcommand(name, **default)])
-    command = tyro.cli(
+    ask = functools.partial(
+        tyro.cli,
         Union[tuple(kinds)],  # noqa: UP007 (made at run time)
         prog="npgpt",
         description="GPT-2 with every gradient written out: NumPy to read, Numba to run.",
         args=arguments,
         config=(tyro.conf.OmitSubcommandPrefixes,),
     )
+    command = in_one_line(ask)
     if isinstance(command, Train):
-        check_flags(command, arguments)
+        check_flags(command, before)
     return command
 
 
-def train_defaults(arguments: Sequence[str]) -> Train | None:
-    """`train` with the defaults of a preset, of a run to resume, or of weights to start from."""
+def in_one_line(ask):
+    """`ask()`; an InputError out of it comes as such, not as the box that tyro draws around it."""
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return ask()
+    except SystemExit as leaving:
+        if not leaving.code:
+            raise
+        behind = leaving.__context__
+        while behind is not None:
+            if isinstance(behind, InputError):
+                raise behind from None
+            behind = behind.__context__
+    return ask()  # again, for tyro to say what is wrong, in colour where there are colours
+
+
+def train_defaults(arguments: Sequence[str]) -> Settings:
+    """The settings of a preset, of a run to resume, or of weights to start from."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for flag in ("--preset", "--tokenizer", "--resume", "--init-from"):
+    for flag in ("--preset", "--tokenizer", "--resume", "--init-from", "--init_from"):
         first.add_argument(flag)
     with contextlib.suppress(argparse.ArgumentError):
         known, _ = first.parse_known_args(arguments[1:] if arguments[:1] == ["train"] else [])
         if known.resume is not None:
             from npgpt import run
 
-            return Train(settings=run.read_saved(Path(known.resume))[0])
+            return run.read_settings(Path(known.resume))
         if known.preset in (None, *PRESETS) and known.tokenizer in (None, *VOCABULARIES):
             settings = defaults(known.preset or "tiny", tokenizer_name=known.tokenizer)
             if known.init_from is not None:
                 settings = take_over(settings, Path(known.init_from))
-            return Train(settings=settings)
-    return Train(settings=defaults("tiny"))  # the real parser will say what is wrong
+            return settings
+    return defaults("tiny")  # the real parser will say what is wrong
 
 
 def take_over(settings: Settings, path: Path) -> Settings:
     """The settings with the shape, and the tokenizer, of the weights in a checkpoint."""
-    model = load(path)
-    config = dataclasses.replace(model.config, dropout=settings.config.dropout)
+    from npgpt import run
+    from npgpt.weights import checkpoint
+
+    config, dtype, tokenizer = checkpoint.read_shape(run.file_of(path))
+    config = dataclasses.replace(config, dropout=settings.config.dropout)
     return dataclasses.replace(
-        settings, config=config, tokenizer=model.tokenizer or "gpt2", dtype=model.dtype.name
+        settings, config=config, tokenizer=tokenizer or "gpt2", dtype=dtype.name
     )
 
 
-def check_flags(command: Train, arguments: Sequence[str]) -> None:
+def check_flags(command: Train, before: Settings) -> None:
     """Raises InputError for a flag that contradicts the run to resume or the given weights."""
-    if command.resume is not None or command.settings.init_from is not None:
-        before = train_defaults(arguments).settings
-        source = command.resume or command.settings.init_from
-        free = {"epochs", "steps", "checkpoint_every"} if command.resume else {"dropout"}
-        asked, saved = flat(command.settings), flat(before)
-        if command.resume is None:
-            free |= saved.keys() - {"vocab_size", "n_layer", "n_head", "n_embd", "context_length",
-                                    "qkv_bias", "tied", "tokenizer", "dtype"}  # fmt: skip
-        for name, value in asked.items():
-            if name not in free and value != saved[name]:
-                flag, way = name.replace("_", "-"), "resume" if command.resume else "init-from"
-                raise InputError(
-                    f"--{flag} {value} does not fit: {source} was made with {saved[name]}. "
-                    f"Leave the flag out, or begin anew without --{way}"
-                )
+    saved, asked = flat(before), flat(command.settings)
+    if command.resume is not None:
+        way, source = "resume", command.resume
+        free = {"epochs", "steps", "checkpoint_every", "data"}  # a text's tokens are compared later
+    elif command.settings.init_from is not None:
+        way, source = "init-from", command.settings.init_from
+        free = saved.keys() - {"vocab_size", "n_layer", "n_head", "n_embd", "context_length",
+                               "qkv_bias", "tied", "tokenizer", "dtype"}  # fmt: skip
+    else:
+        return
+    for name, value in asked.items():
+        if name not in free and value != saved[name]:
+            raise InputError(
+                f"--{name.replace('_', '-')} {value} does not fit: {source} was made with "
+                f"{saved[name]}. Leave the flag out, or begin anew without --{way}"
+            )
 
 
 def flat(settings: Settings) -> dict:
@@ -341,6 +379,7 @@ class Stop:
         return self
 
     def ask(self, number, frame):
+        """What a signal does."""
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
@@ -356,11 +395,11 @@ def load(path: Path | None):
     from npgpt import run
     from npgpt.weights import checkpoint
 
-    path = run.latest() if path is None else path
-    return checkpoint.load(path / run.CHECKPOINT if path.is_dir() else path)
+    return checkpoint.load(run.file_of(run.latest() if path is None else path))
 
 
 def describe(trainer, tokens, path: Path) -> str:
+    """The first line of a run."""
     model, c = trainer.model, trainer.model.config
     return (
         f"{model.size:,} parameters ({c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide, "
@@ -370,6 +409,7 @@ def describe(trainer, tokens, path: Path) -> str:
 
 
 def kept(path: Path) -> str:
+    """Where what a failed run has made so far is to be found."""
     from npgpt import run
 
     where = path / run.CHECKPOINT

@@ -15,6 +15,7 @@ from npgpt.arrays import Array
 from npgpt.errors import InputError
 from npgpt.gpt import GPT
 from npgpt.rng import Generator
+from npgpt.tokenizer import token_bytes
 
 
 def generate(
@@ -74,11 +75,7 @@ class TextStream:
 
     def feed(self, token: int) -> str:
         """The characters that this token completes; maybe none."""
-        try:
-            piece = self.encoding.decode_single_token_bytes(int(token))
-        except KeyError:  # the model's vocabulary is larger than the tokenizer's
-            piece = "\ufffd".encode()
-        return self.decoder.decode(piece)
+        return self.decoder.decode(token_bytes(self.encoding, token))
 
     def end(self) -> str:
         """What was still waiting: a character cut off in its middle shows as U+FFFD."""

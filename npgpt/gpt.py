@@ -57,6 +57,7 @@ class GPT:
 
     @property
     def dtype(self) -> np.dtype:
+        """Of the parameters, and of everything computed from them."""
         return self.params.wte.weight.dtype
 
     @property
@@ -117,6 +118,7 @@ class GPT:
         return tokens.astype(np.int64, copy=False)
 
     def check_pair(self, tokens, targets) -> tuple[Array, Array]:
+        """Both as (B, T) int64, of one shape."""
         tokens, targets = self.check(tokens), self.check(targets)
         if tokens.shape != targets.shape:
             raise InputError(f"tokens are {tokens.shape} and targets {targets.shape}: one each")
@@ -124,6 +126,7 @@ class GPT:
 
 
 def check_dtype(dtype) -> np.dtype:
+    """float32 or float64. Raises InputError for any other."""
     dtype = np.dtype(dtype)
     if dtype not in (np.float32, np.float64):
         raise InputError(f"dtype is {dtype}, but has to be float32 or float64")

@@ -92,7 +92,8 @@ def zeros(config: Config, dtype=np.float32) -> Params:
 
 def zeros_like(tree: Params) -> Params:
     """The same tree on new zeros."""
-    return fill(tree, np.zeros_like)
+    # not np.zeros_like, which writes its zeros at once: these are pages that nobody has touched yet
+    return fill(tree, lambda array: np.zeros(array.shape, array.dtype))
 
 
 def head(tree: Params) -> Array:

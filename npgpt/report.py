@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from npgpt.files import replacing
+from npgpt.tokenizer import decode
 from npgpt.train import Evaluation, Event, Sample, Step
 
 
@@ -42,19 +43,21 @@ class Report:
         self.bar.stop()
 
     def say(self, line: str) -> None:
+        """A line above the bar, or on its own."""
         if self.console.is_terminal:
             self.console.print(line, soft_wrap=True)
         else:
             print(line, file=self.console.file, flush=True)
 
     def show(self, event: Event) -> None:
+        """What there is to see of an event."""
         match event:
             case Evaluation(step=step, epoch=epoch, train_loss=train, val_loss=val):
                 self.say(
                     f"Ep {epoch} (Step {step:06d}): Train loss {train:.3f}, Val loss {val:.3f}"
                 )
             case Sample(tokens=tokens):
-                self.say(self.encoding.decode(tokens, errors="replace").replace("\n", " "))
+                self.say(decode(self.encoding, tokens).replace("\n", " "))
             case Step(step=step, loss=loss, tokens_per_s=speed):
                 described = f"loss {loss:.3f}  {speed:,.0f} tokens/s"
                 self.bar.update(self.task, completed=step + 1, description=described)

@@ -17,8 +17,8 @@ from npgpt.params import named
 from npgpt.report import Curve, plot
 from npgpt.rng import Generator
 from npgpt.settings import Settings
-from npgpt.tokenizer import encode, tokenizer
-from npgpt.train import Progress, Trainer
+from npgpt.tokenizer import decode, encode, tokenizer
+from npgpt.train import Evaluation, Progress, Sample, Trainer
 from npgpt.weights import checkpoint
 
 CHECKPOINT = "checkpoint.h5"
@@ -61,11 +61,13 @@ def read_tokens(settings: Settings) -> Tokens:
     return Tokens(train, val, digest)
 
 
-def start(settings: Settings, tokens: Tokens) -> Trainer:
-    """A new run. One generator draws the parameters and everything after them."""
-    ops = shelf(settings.ops)
+def start(settings: Settings, tokens: Tokens, *, model: GPT | None = None) -> Trainer:
+    """A new run. One generator draws the parameters, unless `model` has some, and all the rest."""
+    ops = shelf(settings.ops) if model is None else model.ops
     rng = Generator(settings.training.seed, ops=ops)
-    if settings.init_from is None:
+    if model is not None:
+        pass
+    elif settings.init_from is None:
         model = GPT(
             settings.config,
             seed=rng,
@@ -75,12 +77,13 @@ def start(settings: Settings, tokens: Tokens) -> Trainer:
             tokenizer=settings.tokenizer,
         )
     else:
-        model = checkpoint.load(settings.init_from, ops=ops)
+        model = checkpoint.load(file_of(Path(settings.init_from)), ops=ops)
         model = GPT.of(settings.config, model.params, ops=ops, tokenizer=settings.tokenizer)
     return trainer(settings, tokens, model, rng)
 
 
 def trainer(settings, tokens, model, rng, progress=None) -> Trainer:
+    """A Trainer for these settings, at the beginning or at some progress."""
     prompt = encode(tokenizer(settings.tokenizer), settings.training.prompt)
     if not prompt:
         raise InputError("the prompt is empty: give --prompt at least one character")
@@ -101,10 +104,15 @@ def resume(
     rng = Generator.from_state(saved.random_state, ops=model.ops)
     progress = Progress(**saved.state["progress"], order=saved.order if saved.order.size else None)
     run = trainer(settings, tokens, model, rng, progress)
-    if progress.order is not None and len(progress.order) != len(run.steps_data.inputs):
+    order, windows = progress.order, len(run.steps_data.inputs)
+    if order is not None and len(order) != windows:
         raise InputError(
-            f"the checkpoint has an order of {len(progress.order)} windows, "
-            f"the text makes {len(run.steps_data.inputs)}"
+            f"the checkpoint has an order of {len(order)} windows, the text makes {windows}"
+        )
+    if progress.position >= (1 if order is None else len(run.steps_data)):
+        raise InputError(
+            f"the checkpoint is {progress.position} batches into an epoch "
+            f"of {len(run.steps_data)} batches"
         )
     run.optimizer.m, run.optimizer.v = saved.m, saved.v
     run.optimizer.steps = progress.step
@@ -113,18 +121,52 @@ def resume(
 
 def read_saved(path: Path) -> tuple[Settings, GPT, checkpoint.TrainingState]:
     """The settings, model and state of the run in a folder, or in one checkpoint file."""
-    path = path / CHECKPOINT if path.is_dir() else path
+    path = file_of(path)
     model, saved = checkpoint.read_training(path)
-    try:
-        values = dict(saved.state["settings"])
-        config, training = Config(**values.pop("config")), Training(**values.pop("training"))
-        settings = Settings(**values, config=config, training=training)
-        Progress(**saved.state["progress"])
-        str(saved.state["data_sha256"])
-    except (KeyError, TypeError, InputError) as error:
-        raise InputError(f"{path}: its training state does not fit this npgpt ({error})") from None
+    settings = parse_state(saved.state, path)
+    if settings.config != model.config or settings.dtype != model.dtype.name:
+        raise InputError(
+            f"{path}: its run is of a {settings.dtype} model with {settings.config}, "
+            f"but the model in it is {model.dtype.name} with {model.config}"
+        )
     model.ops = shelf(settings.ops)
     return settings, model, saved
+
+
+def read_settings(path: Path) -> Settings:
+    """The settings of the run in a folder, or in one checkpoint file, and nothing more."""
+    path = file_of(path)
+    return parse_state(checkpoint.read_state(path), path)
+
+
+def file_of(path: Path) -> Path:
+    """The checkpoint in a folder, or the path itself."""
+    return path / CHECKPOINT if path.is_dir() else path
+
+
+def folder_of(path: Path) -> Path | None:
+    """The folder of the run that a path names, by itself or by its checkpoint."""
+    if path.name == CHECKPOINT and path.is_file():
+        return path.parent
+    return path if path.is_dir() else None
+
+
+def parse_state(state: dict[str, Any], path: Path) -> Settings:
+    """The settings in the state of a run, all of which is looked at."""
+    try:
+        values = dict(state["settings"])
+        config, training = Config(**values.pop("config")), Training(**values.pop("training"))
+        settings = Settings(**values, config=config, training=training)
+        progress, digest = Progress(**state["progress"]), state["data_sha256"]
+        for point in progress.history:
+            Evaluation(**point)
+        for sample in progress.samples:
+            [int(token) for token in Sample(**sample).tokens]
+        if not isinstance(digest, str):
+            raise TypeError(f"data_sha256 is {digest!r}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: its training state does not fit this npgpt ({error})") from None
+    return settings
 
 
 class Folder:
@@ -161,19 +203,22 @@ class Folder:
         self.write("samples.txt", "".join(self.sample_text(**sample) for sample in done.samples))
 
     def sample_text(self, step: int, epoch: int, tokens: list[int]) -> str:
-        decoded = tokenizer(self.settings.tokenizer).decode(tokens, errors="replace")
+        """One entry of samples.txt."""
+        decoded = decode(tokenizer(self.settings.tokenizer), tokens)
         return f"--- epoch {epoch}, step {step}\n{decoded}\n"
 
-    def add_evaluation(self, seen) -> None:
+    def add_evaluation(self, seen: Evaluation) -> None:
+        """One more line of metrics.jsonl."""
         self.append("metrics.jsonl", json.dumps(vars(seen)) + "\n")
 
-    def add_sample(self, sample) -> None:
+    def add_sample(self, sample: Sample) -> None:
+        """One more entry of samples.txt."""
         self.append("samples.txt", self.sample_text(**vars(sample)))
 
     def save(self, run: Trainer) -> None:
-        """The checkpoint, then the plot. Raises RunError for parameters that are not numbers."""
+        """The checkpoint. Raises RunError for parameters that are not numbers."""
         for name, array in named(run.model.params):
-            if not np.isfinite(array.min() + array.max()):
+            if not (np.isfinite(array.min()) and np.isfinite(array.max())):
                 raise RunError(
                     f"{name} is no longer finite after step {run.progress.step - 1}; the "
                     "checkpoint before it is kept. Try a lower --lr, or --grad-clip 1"
@@ -195,11 +240,14 @@ class Folder:
         checkpoint.write(self.path / CHECKPOINT, run.model, saved)
 
     def plot(self, run: Trainer) -> None:
+        """loss.png, once there is something to see."""
         curve = Curve(self.path.name, run.progress.history, run.tokens_per_epoch)
         if curve.history:
             self.guard(lambda: plot([curve], self.path / "loss.png"), "loss.png")
 
     def write(self, name: str, content: str) -> None:
+        """A whole file, in place of the one before."""
+
         def whole():
             with replacing(self.path / name) as temporary:
                 temporary.write_text(content, "utf-8")
@@ -207,6 +255,8 @@ class Folder:
         self.guard(whole, name)
 
     def append(self, name: str, content: str) -> None:
+        """More at the end of a file."""
+
         def more():
             with open(self.path / name, "a", encoding="utf-8") as file:
                 file.write(content)
@@ -214,10 +264,12 @@ class Folder:
         self.guard(more, name)
 
     def guard(self, write, name: str) -> None:
+        """`write()`, and a RunError that names the file if it fails."""
         try:
             write()
         except OSError as error:
-            raise RunError(f"{self.path / name} could not be written: {error.strerror}") from None
+            what = error.strerror or error
+            raise RunError(f"{self.path / name} could not be written: {what}") from None
 
 
 def read_curve(path: Path) -> Curve:
@@ -240,6 +292,7 @@ def read_curve(path: Path) -> Curve:
 
 
 def parse(file: Path, read):
+    """What `read` makes of a file's text."""
     try:
         return read(file.read_text("utf-8"))
     except OSError as error:

@@ -2,9 +2,10 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from npgpt.config import PRESETS, Config, Preset, Training
+from npgpt.errors import InputError
 
 VOCABULARIES = {"gpt2": 50257, "byte": 257}
 
@@ -29,6 +30,14 @@ class Settings:
     """The shelf: Numba kernels, or the plain NumPy that is there to be read."""
     config: Config = field(default_factory=Config)
     training: Training = field(default_factory=Training)
+
+    def __post_init__(self):
+        for name, kind in get_type_hints(type(self)).items():
+            value, allowed = getattr(self, name), get_args(kind) or (kind,)
+            fits = value in allowed if get_origin(kind) is Literal else isinstance(value, allowed)
+            if not fits:
+                names = " or ".join(getattr(one, "__name__", one) for one in allowed)
+                raise InputError(f"{name} is {value!r}, but has to be {names}")
 
 
 def defaults(preset: str, *, tokenizer_name: str | None = None) -> Settings:

@@ -31,7 +31,7 @@ def tokenizer(name: str) -> tiktoken.Encoding:
     if name == "gpt2":
         try:
             return tiktoken.get_encoding("gpt2")
-        except OSError as error:  # what `requests` raises is an OSError as well
+        except (OSError, ValueError) as error:  # no network (of `requests`), or a wrong hash
             raise RunError(
                 "GPT-2's tokenizer files could not be downloaded "
                 f"({type(error).__name__}). Set TIKTOKEN_CACHE_DIR to a folder that has them, or "
@@ -43,3 +43,18 @@ def tokenizer(name: str) -> tiktoken.Encoding:
 def encode(encoding: tiktoken.Encoding, text: str) -> list[int]:
     """The ids of a text in which <|endoftext|>, and no other special token, means itself."""
     return encoding.encode(text, allowed_special={END_OF_TEXT}, disallowed_special=())
+
+
+def decode(encoding: tiktoken.Encoding, tokens: list[int]) -> str:
+    """The text of some ids. What is no character shows as U+FFFD, as do ids that it has not: the
+    vocabulary of a model may be larger than its tokenizer's."""
+    pieces = (token_bytes(encoding, token) for token in tokens)
+    return b"".join(pieces).decode("utf-8", errors="replace")
+
+
+def token_bytes(encoding: tiktoken.Encoding, token: int) -> bytes:
+    """The bytes of one id; U+FFFD for one that the tokenizer has not."""
+    try:
+        return encoding.decode_single_token_bytes(int(token))
+    except KeyError:
+        return "\ufffd".encode()

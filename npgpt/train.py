@@ -16,6 +16,9 @@ from npgpt.generate import generate
 from npgpt.gpt import GPT
 from npgpt.rng import Generator
 
+# what overflows is looked for afterwards, in the loss and in the norm
+QUIETLY = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+
 
 @dataclass
 class Evaluation:
@@ -67,6 +70,11 @@ class Progress:
     order: Array | None = None  # of this epoch's windows; None between two epochs
     history: list[dict[str, Any]] = field(default_factory=list)  # one per Evaluation
     samples: list[dict[str, Any]] = field(default_factory=list)  # one per Sample
+
+    def __post_init__(self):
+        for name in ("step", "epoch", "position", "tokens_seen"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)!r}, but has to be 0 or more")
 
 
 class Trainer:
@@ -145,7 +153,10 @@ class Trainer:
         speed = self.trained / self.seconds
 
         if index % self.training.eval_every == 0:
-            seen = Evaluation(index, epoch, p.tokens_seen, *self.evaluate(), lr, speed)
+            losses = self.evaluate()
+            for what, value in zip(("training loss", "validation loss"), losses, strict=True):
+                stop_unless_finite(what, value, index)
+            seen = Evaluation(index, epoch, p.tokens_seen, *losses, lr, speed)
             p.history.append(vars(seen))
             self.seconds = self.trained = 0.0
             yield seen
@@ -157,6 +168,7 @@ class Trainer:
             yield sample
         yield Step(index, epoch, loss, lr, norm, p.tokens_seen, speed, ends_epoch)
 
+    @QUIETLY
     def update(self, tokens: Array, targets: Array, lr: float) -> tuple[float, float | None]:
         """Forward, backward, AdamW. Returns the loss and the gradient's norm (None: not clipped).
 
@@ -177,16 +189,13 @@ class Trainer:
             norm = optim.global_norm(self.gradients, ops=self.model.ops)
             if self.progress.step >= self.training.warmup_steps:
                 scale = optim.clip_scale(norm, clip)
-        if not np.isfinite(loss) or not np.isfinite(norm or 0):
-            what = "loss" if not np.isfinite(loss) else "gradient's norm"
-            raise RunError(
-                f"the {what} became {loss if what == 'loss' else norm} at step "
-                f"{self.progress.step}. Try a lower --lr, a longer warmup, or --grad-clip 1"
-            )
+        stop_unless_finite("loss", loss, self.progress.step)
+        stop_unless_finite("gradient's norm", norm or 0.0, self.progress.step)
         self.optimizer.step(self.gradients, lr=lr, scale=scale)
         return loss, norm
 
     def learning_rate(self, index: int) -> float:
+        """Of the step `index`, counted from 0."""
         t = self.training
         return optim.learning_rate(
             index,
@@ -197,20 +206,32 @@ class Trainer:
             lowest=t.lr if t.min_lr is None else t.min_lr,
         )
 
+    @QUIETLY
     def evaluate(self) -> tuple[float, float]:
         """Training and validation loss without dropout, each the mean over some batches."""
         return self.mean_loss(self.train_data), self.mean_loss(self.val_data)
 
     def mean_loss(self, data: Loader) -> float:
+        """Over `eval_batches` batches of a pass."""
         most = self.training.eval_batches or len(data)
         batches = zip(range(most), data.batches(data.order(self.rng)), strict=False)
         losses = [float(self.model.evaluate(*batch)) for _, batch in batches]
         return sum(losses) / len(losses)
 
+    @QUIETLY
     def sample(self) -> list[int]:
         """The prompt and its greedy continuation."""
         new = generate(self.model, self.prompt, self.training.sample_tokens)
         return [*self.prompt, *(int(token[0]) for token in new)]
+
+
+def stop_unless_finite(what: str, value: float, step: int) -> None:
+    """Raises RunError for a number that has become none."""
+    if not np.isfinite(value):
+        raise RunError(
+            f"the {what} became {value} at step {step}. "
+            "Try a lower --lr, a longer warmup, or --grad-clip 1"
+        )
 
 
 def add(total: params.Params, more: params.Params) -> None:

@@ -3,6 +3,7 @@
 A new op is one new row here; the tests are written once, over the table.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -25,7 +26,7 @@ class Case:
     scale: dict[str, float] = field(default_factory=dict)  # how large floats are; 1 if not named
     values: dict[str, list] = field(default_factory=dict)  # floats that are not drawn
     adds: tuple[str, ...] = ()  # parameters whose gradient the op adds to
-    roundings: int = 4  # error allowed on top of the yardstick, in units of the last place
+    unit: float = 0.0  # the largest number that cancels on the way to a smaller result
     note: str = ""  # what is special, for the test's name
 
     def __str__(self):
@@ -97,8 +98,12 @@ def attention_case(B, T, C, n_head, rate=0.0, **more):
 
 
 def loss_case(*x, V=V, **more):
+    # The gradient is a sum of (probability - 1) / N, which may cancel, and what is rounded off a
+    # logit, sqrt(C) large, is a share of its probability.
+    N, C = math.prod(x[:-1]), x[-1]
     return Case(op="linear_cross_entropy", torch=linear_cross_entropy, x=dict(x=x),
-                p=dict(weight=(V, x[-1])), ids=dict(targets=(x[:-1], V)), **more)  # fmt: skip
+                p=dict(weight=(V, x[-1])), ids=dict(targets=(x[:-1], V)), 
+                unit=C**0.5 / N, **more)  # fmt: skip
 
 
 FAR = [0.0, -0.0, *(s * 10.0**e for e in range(-8, 5) for s in (-1, 1)), -5.0, 5.0, -9.0, 9.0]
@@ -113,9 +118,10 @@ CASES = [
     norm_case(3, 100, C),
     norm_case(B, T, C, scale=dict(x=100.0), note="wide"),
     norm_case(B, T, C, scale=dict(x=1e-3), note="below-eps"),  # the variance is a tenth of eps
-    # C = 2 normalises to (-1, 1) whatever x is: dx is only what cancellation leaves behind
-    norm_case(1, 1, 2, roundings=64),
-    norm_case(5, 1),
+    # C = 2 normalises to (-1, 1) whatever x is, C = 1 to 0: dx and dweight are what cancellation
+    # leaves of rstd * dout, in which rstd is 1 for these x, or 1 / sqrt(eps) = 316
+    norm_case(1, 1, 2, values=dict(x=[[[-1.5, 0.5]]]), unit=3.0),
+    norm_case(5, 1, unit=1000.0),
 
     linear_case(B, T, C, outputs=3 * C),
     linear_case(B, T, C, outputs=3 * C, bias=False, note="no-bias"),
@@ -127,13 +133,15 @@ CASES = [
     attention_case(B, T, C, 1, note="one-head"),
     attention_case(B, T, 6, 6, note="heads-of-1"),
     attention_case(B, 1, C, H),
-    attention_case(B, T, C, H, scale=dict(qkv=10.0), note="sharp"),  # scores in the hundreds
+    # scores reach 300, and what is rounded off a score is a share of a probability
+    attention_case(B, T, C, H, scale=dict(qkv=10.0), unit=300.0, note="sharp"),
     attention_case(B, T, C, H, rate=0.25, note="dropout"),
     attention_case(1, 1, C, 2, rate=0.5, note="dropout"),
 
     Case(op="gelu", torch=gelu, x=dict(x=(B, T, 4 * C))),
     Case(op="gelu", torch=gelu, x=dict(x=(1,))),
-    Case(op="gelu", torch=gelu, x=dict(x=(2, len(FAR) // 2)), note="far",
+    # at x = 5 the last place of 1 - tanh^2 is multiplied by 0.5 x dinner = 9
+    Case(op="gelu", torch=gelu, x=dict(x=(2, len(FAR) // 2)), note="far", unit=9.0,
          values=dict(x=np.reshape(FAR, (2, -1)))),
 
     Case(op="dropout", torch=dropout, x=dict(x=(B, T, C)), keep=(B, T, C), options=dict(rate=0.1)),
@@ -145,7 +153,7 @@ CASES = [
     loss_case(3, 200, 8),
     loss_case(B, T, C, options=dict(chunk=4), note="chunk-of-4"),  # 14 rows: 4, 4, 4, 2
     loss_case(1, 1, 1, V=2),
-    loss_case(B, T, C, V=2),
+    loss_case(B, T, C, V=2, scale=dict(weight=0.1), note="two-words"),
     loss_case(B, T, C, scale=dict(weight=100.0), note="sharp"),  # logits in the hundreds
-    loss_case(B, T, C, V=9000),
+    loss_case(B, T, C, V=9000, note="many-words"),
 ]  # fmt: skip

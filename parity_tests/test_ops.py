@@ -17,9 +17,7 @@ def test_matches_torch(case, shelf, dtype, rng):
 
     assert ours.keys() == truth.keys()
     for name in truth:
-        assert_parity(
-            name, ours[name], truth[name], stray[name], dtype=dtype, roundings=case.roundings
-        )
+        assert_parity(name, ours[name], truth[name], stray[name], dtype=dtype, unit=case.unit)
     for leaf in leaves(cache):  # nothing is kept wider or narrower than it came
         assert isinstance(leaf, (np.ndarray, np.generic)), f"{leaf!r} in {cache}"
         assert leaf.dtype.kind in "ib" or leaf.dtype == dtype, f"{leaf.dtype} in a {dtype} cache"

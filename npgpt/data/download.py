@@ -3,6 +3,7 @@
 import hashlib
 import os
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 
 from npgpt.errors import RunError
@@ -36,13 +37,13 @@ def fetch(url: str, path: Path, *, sha256: str, most: int) -> Path:
     `most`: the largest number of bytes taken. Raises RunError where it cannot be fetched or is not
     what its hash says; `path` is then left as it was.
     """
-    if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
         return path
     by_hand = f"fetch it yourself and pass it as --data PATH: {url}"
     try:
         with urllib.request.urlopen(url, timeout=30) as response:
             raw = response.read(most + 1)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise RunError(f"{path.name} could not be fetched ({reason}); {by_hand}") from None
     found = hashlib.sha256(raw).hexdigest()
@@ -51,7 +52,13 @@ def fetch(url: str, path: Path, *, sha256: str, most: int) -> Path:
             f"{path.name} arrived as {len(raw)} bytes with sha256 {found[:12]}..., "
             f"expected {sha256[:12]}...: cut, or changed; {by_hand}"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_bytes(raw)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_bytes(raw)
+    except OSError as error:
+        raise RunError(
+            f"{path} could not be written: {error.strerror}; "
+            "set NPGPT_CACHE to a folder that can be"
+        ) from None
     return path

@@ -30,14 +30,13 @@ def read(source: str | Path) -> str:
 
 
 def read_file(path: Path) -> str:
+    """The text in a file, without a byte order mark, its lines ending in \\n."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"there is no text file {path}") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    if not raw.strip():
-        raise InputError(f"{path} is empty: there is nothing to learn from")
     if b"\0" in raw:
         raise InputError(f"{path} is not text: byte {raw.index(bytes(1))} is zero")
     try:
@@ -47,6 +46,8 @@ def read_file(path: Path) -> str:
             f"{path} is not UTF-8: byte {error.start} is 0x{raw[error.start]:02x}; "
             "convert it, for example with iconv -f latin1 -t utf-8"
         ) from None
+    if not text.strip():
+        raise InputError(f"{path} is empty: there is nothing to learn from")
     return text.replace("\r\n", "\n")
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.fused._jit import njit, prange
 from npgpt.fused._math import exp
-from npgpt.fused._tile import multiply_add, multiply_add_transposed
+from npgpt.fused._matmul import multiply_add
 from npgpt.ops import dropout
 
 ROWS = 16  # queries at a time: 16 rows of 1024 scores are 64 KB
@@ -98,7 +98,7 @@ def _forward(qkv, keep, factor, scale, out, lse):
             rows = min(ROWS, T - first)
             seen = first + rows
             scores[:rows, :seen] = 0
-            multiply_add(q, first, rows, D, kt, seen, scores)
+            multiply_add(q, first, 0, rows, D, kt, 0, seen, scores)
             for r in range(rows):
                 lse[b, h, first + r] = _softmax(scores, r, first + r + 1, seen, scale)
             if keep.size:
@@ -106,7 +106,7 @@ def _forward(qkv, keep, factor, scale, out, lse):
                     for s in range(seen):
                         scores[r, s] *= keep[b, h, first + r, s] * factor
             y[:rows] = 0
-            multiply_add(scores, 0, rows, seen, v, D, y)
+            multiply_add(scores, 0, 0, rows, seen, v, 0, D, y)
             for r in range(rows):
                 for d in range(D):
                     out[b, first + r, h * D + d] = y[r, d]
@@ -134,9 +134,9 @@ def _backward(dout, qkv, lse, keep, factor, scale, dqkv):
             rows = min(ROWS, T - first)
             seen = first + rows
             probs[:rows, :seen] = 0
-            multiply_add(q, first, rows, D, kt, seen, probs)
+            multiply_add(q, first, 0, rows, D, kt, 0, seen, probs)
             dprobs[:rows, :seen] = 0
-            multiply_add(dy, first, rows, D, vt, seen, dprobs)
+            multiply_add(dy, first, 0, rows, D, vt, 0, seen, dprobs)
             for r in range(rows):
                 _softmax_again(probs, r, first + r + 1, seen, scale, lse[b, h, first + r])
             if keep.size:
@@ -150,10 +150,10 @@ def _backward(dout, qkv, lse, keep, factor, scale, dqkv):
                 for r in range(rows):
                     for s in range(seen):
                         probs[r, s] *= keep[b, h, first + r, s] * factor
-            multiply_add_transposed(probs, seen, rows, dy, first, D, dv)
-            multiply_add_transposed(dscores, seen, rows, q, first, D, dk)
+            multiply_add(probs.T, 0, 0, seen, rows, dy, first, D, dv)
+            multiply_add(dscores.T, 0, 0, seen, rows, q, first, D, dk)
             dq[:rows] = 0
-            multiply_add(dscores, 0, rows, seen, k, D, dq)
+            multiply_add(dscores, 0, 0, rows, seen, k, 0, D, dq)
             for r in range(rows):
                 for d in range(D):
                     dqkv[b, first + r, h * D + d] = dq[r, d]
@@ -167,7 +167,7 @@ def _backward(dout, qkv, lse, keep, factor, scale, dqkv):
 def _forward_past(qkv, k, v, start, scale, out):
     """A few new queries against many remembered keys: every key is read once, as it lies."""
     B, H, T_max, D = k.shape
-    T, C = out.shape[1], out.shape[2]
+    T = out.shape[1]
     zero = qkv.dtype.type(0)
     for task in prange(B * H):
         b, h = task // H, task % H

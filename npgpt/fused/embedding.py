@@ -4,19 +4,14 @@ import numpy as np
 
 from npgpt.arrays import Array, rows
 from npgpt.fused._jit import BLOCKS, njit, prange
-from npgpt.ops.embedding import Cache, Params
+from npgpt.ops.embedding import Cache, Params, check
 
 
 def forward(tokens: Array, p: Params, *, start: int = 0, out: Array | None = None):
     """(B, T) integers below V -> (B, T, C). Position `start` is that of the first token."""
-    T, V, T_max = tokens.shape[-1], len(p.wte), len(p.wpe)
-    # a kernel does not check its indices; NumPy would have raised these
-    if start + T > T_max:
-        raise IndexError(f"positions {start} to {start + T - 1} in a context of {T_max}")
-    if tokens.size and not 0 <= tokens.min() <= tokens.max() < V:
-        raise IndexError(f"token ids {tokens.min()} to {tokens.max()} in a vocabulary of {V}")
+    check(tokens, p, start)
     out = np.empty((*tokens.shape, p.wte.shape[-1]), p.wte.dtype) if out is None else out
-    _forward(tokens.ravel(), p.wte, p.wpe, start, T, rows(out))
+    _forward(tokens.ravel(), p.wte, p.wpe, start, tokens.shape[-1], rows(out))
     return out, Cache(tokens)
 
 

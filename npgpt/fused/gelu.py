@@ -2,7 +2,7 @@
 
 Written through the logistic function s = 1 / (1 + exp(-2 inner)), since
 0.5 * (1 + tanh(inner)) = s. That needs one exp, and far below zero, where 1 + tanh(inner)
-cancels to nothing, it keeps all its digits. Then d out / dx = s + 2 x s (1 - s) dinner.
+cancels to nothing, it keeps all its digits. Then d out / dx = s + 2 x s (1 - s) inner_slope.
 """
 
 import numpy as np
@@ -41,6 +41,6 @@ def _backward(dout, x, scale, cubic, dx):
     one, two, three = x.dtype.type(1), x.dtype.type(2), x.dtype.type(3)
     for i in prange(x.size):
         inner = scale * (x[i] + cubic * x[i] * x[i] * x[i])
-        dinner = scale * (one + three * cubic * x[i] * x[i])
+        inner_slope = scale * (one + three * cubic * x[i] * x[i])
         s = one / (one + exp(-two * inner))
-        dx[i] = dout[i] * (s + two * x[i] * s * (one - s) * dinner)
+        dx[i] = dout[i] * (s + two * x[i] * s * (one - s) * inner_slope)

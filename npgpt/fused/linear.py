@@ -1,38 +1,29 @@
-"""Linear: BLAS products, one pass for the bias. What it computes is in npgpt/ops/linear.py."""
+"""Linear: the bias joins as the product is written. What it is, is in npgpt/ops/linear.py."""
 
 import numpy as np
 
 from npgpt.arrays import Array, rows
 from npgpt.fused._jit import BLOCKS, njit, prange
+from npgpt.fused._matmul import matmul
 from npgpt.ops.linear import Cache, Params
 
 
 def forward(x: Array, p: Params, *, out: Array | None = None):
     """(..., I) -> (..., O)"""
     out = np.empty((*x.shape[:-1], p.weight.shape[-1]), x.dtype) if out is None else out
-    np.matmul(rows(x), p.weight, out=rows(out))
-    if p.bias is not None:
-        _add_bias(rows(out), p.bias)
+    matmul(rows(x), p.weight, out=rows(out), bias=p.bias)
     return out, Cache(x, p)
 
 
 def backward(dout: Array, cache: Cache, g: Params, *, dx: Array | None = None):
     """(..., O) -> (..., I)"""
     x, p = cache
-    np.matmul(rows(x).T, rows(dout), out=g.weight)
+    matmul(rows(x).T, rows(dout), out=g.weight)
     if p.bias is not None:
         _sum_rows(rows(dout), BLOCKS, g.bias)
     dx = np.empty_like(x) if dx is None else dx
-    np.matmul(rows(dout), p.weight.T, out=rows(dx))
+    matmul(rows(dout), p.weight.T, out=rows(dx))
     return dx
-
-
-@njit(parallel=True)
-def _add_bias(out, bias):
-    N, C = out.shape
-    for n in prange(N):
-        for c in range(C):
-            out[n, c] += bias[c]
 
 
 @njit(parallel=True)

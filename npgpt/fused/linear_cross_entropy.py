@@ -5,9 +5,8 @@ import numpy as np
 from npgpt.arrays import Array, flat, into, rows
 from npgpt.fused._jit import njit, prange
 from npgpt.fused._math import exp
-from npgpt.ops.linear_cross_entropy import Cache, blocks
-
-SLICE = 4096  # rows of dweight added at once: that much of it stays in the cache
+from npgpt.fused._matmul import matmul
+from npgpt.ops.linear_cross_entropy import Cache, blocks, check
 
 
 def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 256):
@@ -17,19 +16,14 @@ def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 256):
     dx, dweight = np.empty_like(x_rows), np.empty_like(weight)
     loss = np.empty(N, x.dtype)
     buffer = np.empty((min(N, chunk), V), x.dtype)
-    part = np.empty((min(V, SLICE), x.shape[-1]), x.dtype)
     for block in blocks(N, chunk):
         logits = buffer[: block.stop - block.start]
-        np.matmul(x_rows[block], weight.T, out=logits)
+        matmul(x_rows[block], weight.T, out=logits)
         dlogits = logits
         _forward(logits, targets[block], x.dtype.type(1 / N), loss[block], dlogits)
-        np.matmul(dlogits, weight, out=dx[block])
-        if block.start == 0:
-            np.matmul(dlogits.T, x_rows[block], out=dweight)
-            continue
-        for v in blocks(V, SLICE):
-            home = part[: v.stop - v.start]
-            dweight[v] += np.matmul(dlogits[:, v].T, x_rows[block], out=home)
+        matmul(dlogits, weight, out=dx[block])
+        before = None if block.start == 0 else dweight
+        matmul(dlogits.T, x_rows[block], out=dweight, addend=before)
     return x.dtype.type(loss.sum(dtype=np.float64) / N), Cache(dx.reshape(x.shape), dweight)
 
 
@@ -48,17 +42,9 @@ def evaluate(x: Array, weight: Array, targets: Array, *, chunk: int = 256):
     buffer = np.empty((min(N, chunk), V), x.dtype)
     for block in blocks(N, chunk):
         logits = buffer[: block.stop - block.start]
-        np.matmul(x_rows[block], weight.T, out=logits)
+        matmul(x_rows[block], weight.T, out=logits)
         _evaluate(logits, targets[block], loss[block])
     return x.dtype.type(loss.sum(dtype=np.float64) / N)
-
-
-def check(targets: Array, weight: Array) -> Array:
-    """The targets as a vector. Raises IndexError, as NumPy would and a kernel does not."""
-    targets, V = targets.ravel(), len(weight)
-    if targets.size and not 0 <= targets.min() <= targets.max() < V:
-        raise IndexError(f"targets {targets.min()} to {targets.max()} in a vocabulary of {V}")
-    return targets
 
 
 @njit(parallel=True)

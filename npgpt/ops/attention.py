@@ -44,10 +44,10 @@ def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
     q, k, v, probs, drop = cache
     H, D = q.shape[1], q.shape[-1]
     dy = split_heads(dout, H)
-    dropped = dropout.backward(probs, drop)  # the same product as forward: dropout is linear
+    dropped = dropout.backward(probs, drop)  # forward's once more: it is linear, its own backward
     dv = dropped.mT @ dy
     dprobs = dropout.backward(dy @ v.mT, drop)
-    # softmax needs only its output to go backward; masked scores have probs = 0 and stay 0
+    # softmax needs only its output to go backward; where a score was masked, probs = dscores = 0
     dscores = probs * (dprobs - (dprobs * probs).sum(-1, keepdims=True)) * D**-0.5
     dq = dscores @ k
     dk = dscores.mT @ q

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npgpt.arrays import Array, into
+from npgpt.arrays import Array, check_ids, into
 
 
 class Params(NamedTuple):
@@ -24,6 +24,7 @@ class Cache(NamedTuple):
 def forward(tokens: Array, p: Params, *, start: int = 0, out: Array | None = None):
     """(B, T) integers below V -> (B, T, C). Position `start` is that of the first token."""
     T = tokens.shape[-1]
+    check(tokens, p, start)
     return into(out, p.wte[tokens] + p.wpe[start : start + T]), Cache(tokens)
 
 
@@ -31,10 +32,19 @@ def backward(dout: Array, cache: Cache, g: Params) -> None:
     """(B, T, C). Writes g.wpe and *adds* to g.wte.
 
     It adds because GPT-2's output head is the same matrix, and the head, being the last thing
-    forward, has already written its gradient there.
+    forward, has already written its gradient there. The positions are those of a whole sequence,
+    from 0: training starts nowhere else.
     """
     (tokens,) = cache
     T = tokens.shape[-1]
     np.add.at(g.wte, tokens, dout)  # a token seen twice collects twice; `+=` would lose one
     g.wpe[:T] = dout.sum(0)
     g.wpe[T:] = 0
+
+
+def check(tokens: Array, p: Params, start: int) -> None:
+    """Raises IndexError for a token or a position that has no row."""
+    check_ids(tokens, len(p.wte), "token id")
+    T, T_max = tokens.shape[-1], len(p.wpe)
+    if start < 0 or start + T > T_max:
+        raise IndexError(f"positions {start} to {start + T - 1} are not in the context of {T_max}")

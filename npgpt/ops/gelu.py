@@ -30,6 +30,7 @@ def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
     """any shape -> the same shape. `dx` may be `dout` itself."""
     (x,) = cache
     t = np.tanh(SCALE * (x + CUBIC * (x * x * x)))
-    dinner = SCALE * (1 + 3 * CUBIC * (x * x))
-    slope = 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * dinner  # product rule, and tanh' = 1 - tanh^2
+    inner_slope = SCALE * (1 + 3 * CUBIC * (x * x))
+    # product rule, and tanh' = 1 - tanh^2
+    slope = 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * inner_slope
     return into(dx, dout * slope)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npgpt.arrays import Array, into, rows
+from npgpt.arrays import Array, check_ids, into, rows
 
 
 class Cache(NamedTuple):
@@ -25,7 +25,7 @@ class Cache(NamedTuple):
 
 def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 256):
     """(..., C), (V, C), (...) integers below V -> scalar of x's dtype"""
-    x_rows, targets = rows(x), targets.ravel()
+    x_rows, targets = rows(x), check(targets, weight)
     N = len(x_rows)
     dx, dweight, total = np.empty_like(x_rows), np.zeros_like(weight), 0.0
     for block in blocks(N, chunk):
@@ -48,12 +48,18 @@ def backward(dloss: float, cache: Cache, g: Array, *, dx: Array | None = None):
 
 def evaluate(x: Array, weight: Array, targets: Array, *, chunk: int = 256):
     """The loss alone, for whoever does not go backward: a third of the work."""
-    x_rows, targets = rows(x), targets.ravel()
+    x_rows, targets = rows(x), check(targets, weight)
     total = 0.0
     for block in blocks(len(x_rows), chunk):
         loss, _ = losses(x_rows[block], weight, targets[block])
         total += float(loss.sum())
     return x.dtype.type(total / len(x_rows))
+
+
+def check(targets: Array, weight: Array) -> Array:
+    """The targets as a vector. Raises IndexError for one outside the vocabulary."""
+    check_ids(targets, len(weight), "target")
+    return targets.ravel()
 
 
 def blocks(N: int, chunk: int) -> list[slice]:

@@ -2,18 +2,27 @@
 
     attributes   format "npgpt", version, config (JSON), tokenizer
     /parameters  one dataset per parameter, by its checkpoint name
-    /training    only in a run: attribute `state` (JSON), datasets `random_state` and `order`,
+    /training    only in a run: datasets `state` (JSON), `random_state` and `order`,
                  and the groups /training/m and /training/v, AdamW's moments by the same names
 
+After the last byte of HDF5, which HDF5 itself ignores, stands a seal: SEAL and the CRC-32 of all
+bytes before it. It is checked first, because the HDF5 library crashes or hangs on some damaged
+files. It finds accidents; against a forger there is what follows.
+
 Everything is validated before an array is read: nothing is unpickled, no filter is run, no other
-file is followed, and no more memory is taken than the config's own arrays need.
+file is followed, and no more memory is taken than the file has bytes.
 """
 
 import dataclasses
 import errno
 import json
 import math
+import os
+import re
 import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +38,8 @@ from npgpt.files import replacing
 from npgpt.gpt import GPT
 
 FORMAT, VERSION = "npgpt", 1
+MAGIC = b"\x89HDF\r\n\x1a\n"
+SEAL = b"npgpt-crc32:"
 MOST_TEXT = 1 << 26  # bytes of JSON: a history of a million evaluations is below it
 
 
@@ -54,26 +65,50 @@ def write(path: str | Path, model: GPT, training: TrainingState | None = None) -
     try:
         free = shutil.disk_usage(path.parent).free
         if free < needed:  # HDF5 copes badly with a disk that fills up under it
-            raise OSError(errno.ENOSPC, f"{needed:,} bytes needed, {free:,} free")
-        with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-            file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
-            file.attrs["config"] = json.dumps(dataclasses.asdict(model.config))
-            file.attrs["tokenizer"] = model.tokenizer or ""
-            write_tree(file.create_group("parameters"), model.params)
-            if training is not None:
-                group = file.create_group("training")
-                text = json.dumps(training.state).encode()
-                group.create_dataset("state", data=np.frombuffer(text, np.uint8))
-                group.create_dataset("random_state", data=training.random_state)
-                group.create_dataset("order", data=training.order)
-                write_tree(group.create_group("m"), training.m)
-                write_tree(group.create_group("v"), training.v)
+            raise OSError(errno.ENOSPC, f"the disk has {free:,} bytes left of {needed:,}")
+        with replacing(path) as temporary:
+            with h5py.File(temporary, "w") as file:
+                fill(file, model, training)
+            seal(temporary)
     except (OSError, RuntimeError) as error:
         before = "the checkpoint before it is whole" if path.exists() else "nothing was written"
         raise RunError(f"{path} could not be written: {reason(error)}; {before}") from None
 
 
+def fill(file: h5py.File, model: GPT, training: TrainingState | None) -> None:
+    """Writes everything into an empty file."""
+    file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
+    file.attrs["config"] = json.dumps(dataclasses.asdict(model.config))
+    file.attrs["tokenizer"] = model.tokenizer or ""
+    write_tree(file.create_group("parameters"), model.params)
+    if training is not None:
+        group = file.create_group("training")
+        text = json.dumps(training.state).encode()
+        group.create_dataset("state", data=np.frombuffer(text, np.uint8))
+        group.create_dataset("random_state", data=training.random_state)
+        group.create_dataset("order", data=training.order)
+        write_tree(group.create_group("m"), training.m)
+        write_tree(group.create_group("v"), training.v)
+
+
+def seal(path: str | Path) -> None:
+    """Adds the seal to a finished HDF5 file."""
+    with open(path, "r+b") as file:
+        check = checksum(file, os.path.getsize(path))
+        file.seek(0, os.SEEK_END)
+        file.write(SEAL + check)
+
+
+def checksum(file, size: int) -> bytes:
+    """The CRC-32 of the next `size` bytes, 4 bytes."""
+    value, left = 0, size
+    while left and (piece := file.read(min(left, 1 << 20))):
+        value, left = zlib.crc32(piece, value), left - len(piece)
+    return value.to_bytes(4, "little")
+
+
 def write_tree(group: h5py.Group, tree: params.Params) -> None:
+    """One dataset per parameter."""
     for name, array in params.named(tree):
         group.create_dataset(name, data=array)
 
@@ -84,16 +119,25 @@ def load(path: str | Path, *, ops=None) -> GPT:
         return read_model(file, path, ops)
 
 
+def read_shape(path: str | Path) -> tuple[Config, np.dtype, str | None]:
+    """Config, dtype and tokenizer of the model in the file, without its arrays."""
+    with opened(path) as file:
+        return read_header(file, path)
+
+
+def read_state(path: str | Path) -> dict[str, Any]:
+    """`TrainingState.state` of the run in the file, without its arrays."""
+    with opened(path) as file:
+        read_header(file, path)
+        return parse_state(training_group(file, path), path)
+
+
 def read_training(path: str | Path, *, ops=None) -> tuple[GPT, TrainingState]:
     """The model and the state of its run. Raises InputError as `load`, or if there is no run."""
     with opened(path) as file:
         model = read_model(file, path, ops)
-        if "training" not in file:
-            raise InputError(f"{path} holds a model but no run: use --init-from to start from it")
-        group = child(file, "training", h5py.Group, path)
-        state = parse(bytes(vector(group, "state", np.uint8, MOST_TEXT, path)), "state", path)
-        if not isinstance(state, dict):
-            raise InputError(f"{path}: the training state is not a JSON object")
+        group = training_group(file, path)
+        state = parse_state(group, path)
         random_state = vector(group, "random_state", np.uint8, 1 << 16, path)
         order = vector(group, "order", np.int64, 1 << 32, path)
         if order.size and (np.sort(order) != np.arange(order.size)).any():
@@ -102,48 +146,86 @@ def read_training(path: str | Path, *, ops=None) -> tuple[GPT, TrainingState]:
         return model, TrainingState(state, random_state, order, m, v)
 
 
-class opened:
-    """`with opened(path) as file`: an HDF5 file to read, its errors as InputError."""
+@contextmanager
+def opened(path: str | Path) -> Iterator[h5py.File]:
+    """An HDF5 file to read; whatever is wrong with it becomes an InputError."""
+    check_seal(path)
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (InputError, RunError):
+        raise
+    except Exception as error:  # what HDF5 and h5py raise for strange files has no end
+        raise InputError(f"{path} is damaged: {reason(error)}") from None
 
-    def __init__(self, path: str | Path):
-        self.path = path
 
-    def __enter__(self) -> h5py.File:
-        try:
-            with open(self.path, "rb") as file:
-                magic = file.read(8)
-        except FileNotFoundError:
-            raise InputError(f"there is no checkpoint {self.path}") from None
-        except OSError as error:
-            raise InputError(f"{self.path} cannot be read: {error.strerror}") from None
-        if magic != b"\x89HDF\r\n\x1a\n":
-            raise InputError(f"{self.path} is not an HDF5 file: it begins with {magic!r}")
-        try:
-            self.file = h5py.File(self.path, "r")
-        except OSError as error:
-            raise InputError(f"{self.path} is damaged or cut: {reason(error)}") from None
-        return self.file
-
-    def __exit__(self, kind, error, trace):
-        self.file.close()
-        if isinstance(error, (OSError, RuntimeError, KeyError)) and not isinstance(error, RunError):
-            raise InputError(f"{self.path} is damaged: {reason(error)}") from None
+def check_seal(path: str | Path) -> None:
+    """Raises InputError unless the file is there, HDF5, and as it was written."""
+    tail = len(SEAL) + 4
+    try:
+        with open(path, "rb") as file:
+            magic, size = file.read(len(MAGIC)), os.fstat(file.fileno()).st_size
+            if magic != MAGIC:
+                raise InputError(f"{path} is not an HDF5 file: it begins with {magic!r}")
+            file.seek(0)
+            check = checksum(file, max(0, size - tail))
+            found = file.read(tail)
+    except FileNotFoundError:
+        raise InputError(f"there is no checkpoint {path}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if not found.startswith(SEAL):
+        raise InputError(f"{path} is cut, or not a checkpoint of npgpt: its {size:,} bytes do not "
+                         f"end with {SEAL.decode()}")  # fmt: skip
+    if found != SEAL + check:
+        raise InputError(f"{path} is damaged: its checksum is {check.hex()}, not "
+                         f"{found[len(SEAL):].hex()} as when it was written")  # fmt: skip
 
 
 def read_model(file: h5py.File, path, ops) -> GPT:
-    if file.attrs.get("format") != FORMAT:
+    """The model, everything about it checked."""
+    config, dtype, tokenizer = read_header(file, path)
+    tree = read_tree(file, "parameters", config, dtype, path)
+    return GPT.of(config, tree, ops=ops, tokenizer=tokenizer)
+
+
+def read_header(file: h5py.File, path) -> tuple[Config, np.dtype, str | None]:
+    """Config, dtype and tokenizer of the model."""
+    if not same(file.attrs.get("format"), FORMAT):
         raise InputError(f"{path} is HDF5, but not a checkpoint of npgpt")
     version = file.attrs.get("version")
-    if version != VERSION:
+    if not same(version, VERSION):
         raise InputError(f"{path} is of format version {version}; this npgpt reads {VERSION}")
     config = parse_config(file.attrs.get("config"), path)
     dtype = parameter_dtype(file, path)
-    tree = read_tree(file, "parameters", config, dtype, path)
     tokenizer = file.attrs.get("tokenizer")
-    return GPT.of(config, tree, ops=ops, tokenizer=tokenizer if tokenizer else None)
+    if not isinstance(tokenizer, str):
+        raise InputError(f"{path}: its tokenizer is {tokenizer!r}, expected a name")
+    return config, dtype, tokenizer or None
+
+
+def training_group(file: h5py.File, path) -> h5py.Group:
+    """What belongs to the run."""
+    if "training" not in file:
+        raise InputError(f"{path} holds a model but no run: use --init-from to start from it")
+    return child(file, "training", h5py.Group, path)
+
+
+def parse_state(group: h5py.Group, path) -> dict[str, Any]:
+    """The state out of its JSON."""
+    state = parse(bytes(vector(group, "state", np.uint8, MOST_TEXT, path)), "state", path)
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: the training state is not a JSON object")
+    return state
+
+
+def same(found, expected) -> bool:
+    """Is an attribute, which may be of any type and shape, this scalar?"""
+    return np.ndim(found) == 0 and bool(found == expected)
 
 
 def parse_config(text, path) -> Config:
+    """The config out of its JSON."""
     values = parse(text, "config", path)
     known = {field.name for field in dataclasses.fields(Config)}
     if not isinstance(values, dict) or values.keys() != known:
@@ -155,13 +237,15 @@ def parse_config(text, path) -> Config:
 
 
 def parse(text, what: str, path):
+    """What the JSON says."""
     try:
         return json.loads(text)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: its {what} is not JSON ({error})") from None
 
 
 def parameter_dtype(file: h5py.File, path) -> np.dtype:
+    """float32 or float64, whichever the token embedding is."""
     dtype = dataset(child(file, "parameters", h5py.Group, path), "wte.weight", path).dtype
     if dtype not in (np.float32, np.float64):
         raise InputError(f"{path}: wte.weight is {dtype}, expected float32 or float64")
@@ -171,6 +255,10 @@ def parameter_dtype(file: h5py.File, path) -> np.dtype:
 def read_tree(parent: h5py.Group, name: str, config: Config, dtype, path) -> params.Params:
     """A tree of parameters out of the group `name`, every shape checked before memory is taken."""
     group = child(parent, name, h5py.Group, path)
+    if config.n_layer > len(group):  # before the names of so many layers are listed
+        raise InputError(
+            f"{path}: {name} has {len(group)} arrays, too few for {config.n_layer} layers"
+        )
     expected = dict(params.named(params.shapes(config)))
     if surplus := sorted(set(group) - set(expected)):
         raise InputError(f"{path}: {name} has {surplus[0]!r}, which its config does not")
@@ -180,6 +268,9 @@ def read_tree(parent: h5py.Group, name: str, config: Config, dtype, path) -> par
             raise InputError(f"{path}: {key} has shape {found.shape}, its config asks for {shape}")
         if found.dtype != dtype:
             raise InputError(f"{path}: {key} is {found.dtype}, the other parameters are {dtype}")
+    size = params.size(config) * dtype.itemsize
+    if size > group.file.id.get_filesize():
+        raise InputError(f"{path}: its {name} overlap: they would be {size:,} bytes")
     tree = params.zeros(config, dtype)
     for key, array in params.named(tree):
         if array.size:
@@ -188,6 +279,7 @@ def read_tree(parent: h5py.Group, name: str, config: Config, dtype, path) -> par
 
 
 def vector(group: h5py.Group, name: str, dtype, most: int, path) -> Array:
+    """A dataset of one dimension."""
     found = dataset(group, name, path)
     if found.ndim != 1 or found.dtype != dtype or found.size > most:
         raise InputError(
@@ -203,7 +295,7 @@ def dataset(group: h5py.Group, name: str, path) -> h5py.Dataset:
     plain = found.chunks is None and not found.is_virtual and not found.external
     stored = found.id.get_storage_size()
     expected = math.prod(found.shape) * found.dtype.itemsize if found.shape is not None else -1
-    if not plain or stored != expected:
+    if not plain or stored != expected or stored > group.file.id.get_filesize():
         raise InputError(
             f"{path}: {name} is not stored plainly: {stored} bytes for shape {found.shape}"
         )
@@ -223,8 +315,8 @@ def child(group: h5py.Group, name: str, kind: type, path):
 def reason(error: Exception) -> str:
     """HDF5's one useful word out of the sentence that it says."""
     text = str(error)
-    if isinstance(error, OSError) and error.errno is not None and error.strerror:
-        return error.strerror
-    if "error message = '" in text:
-        return text.split("error message = '")[1].split("'")[0]
+    if number := re.search(r"errno = (\d+)", text):
+        return os.strerror(int(number[1]))
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror
     return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,245 @@
+"""What npgpt runs on, and what of it makes it slow."""
+
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import npgpt
+from npgpt import threads
+from npgpt.config import PRESETS
+from npgpt.data.download import cache_folder
+from npgpt.params import size
+
+PACKAGES = ("numpy", "numba", "h5py", "tiktoken")
+FAST_BLAS = ("openblas", "mkl", "accelerate", "blis", "armpl", "nvpl")
+# what matrix products and the loops of npgpt.fused get faster by, on x86 and on ARM
+FEATURES = ("avx2", "fma", "avx512f", "avx512bf16", "amx-bf16", "neon", "sve", "bf16")
+
+
+class Found(NamedTuple):
+    """What `gather` found: facts by name, and a sentence for whatever will make npgpt slow."""
+
+    facts: dict[str, str]
+    warnings: list[str]
+
+
+class Pool(NamedTuple):
+    """The threads that matrix products run on."""
+
+    name: str
+    text: str  # name, version and architecture
+    threads: int
+
+
+def gather() -> Found:
+    """Looks at this process and its machine. Starts Numba, so it takes a second or two."""
+    pools = blas_pools()
+    facts = {"npgpt": npgpt.__version__, "Python": f"{sys.version.split()[0]} ({sys.platform})"}
+    facts |= {name: version(name) for name in PACKAGES}
+    for pool in pools:
+        facts["BLAS"] = f"{pool.text}, {counted(pool.threads, 'thread')}"
+    numba_threads, layer = numba_pool()
+    facts["Numba's threads"] = f"{numba_threads}, layer {layer}"
+    facts["Numba's cache"] = numba_cache()
+    name, features = cpu()
+    facts["CPU"] = f"{name} ({', '.join(features) or 'no features known'})"
+    facts["cores"] = f"{cores()} available of {os.cpu_count()}"
+    total, available = memory()
+    facts["memory"] = f"{gib(available)} available of {gib(total)}"
+    facts["idle threads"] = ", ".join(f"{k}={v}" for k, v in settings().items())
+    facts["tokenizer cache"] = tokenizer_cache()
+    facts["npgpt's cache"] = folder_state(cache_folder())
+    return Found(
+        facts,
+        [
+            *blas_warnings(pools, cores()),
+            *thread_warnings(pools, numba_threads),
+            *setting_warnings(settings()),
+            *kernel_warnings(os.environ.get("OPENBLAS_CORETYPE"), features),
+            *memory_warnings(available),
+            *feature_warnings(platform.machine(), features),
+            *cache_warnings(facts["Numba's cache"]),
+        ],
+    )
+
+
+# Facts
+
+
+def blas_pools() -> list[Pool]:
+    """The BLAS that NumPy calls; more than one where another package brings its own."""
+    from threadpoolctl import threadpool_info
+
+    np.ones((2, 2)) @ np.ones((2, 2))
+    found = [lib for lib in threadpool_info() if lib["user_api"] == "blas"]
+    pools = []
+    for lib in found:
+        words = (lib["internal_api"], lib.get("version"), lib.get("architecture"))
+        text = " ".join(str(word) for word in words if word)
+        pools.append(Pool(lib["internal_api"], text, lib["num_threads"]))
+    if not pools:  # Accelerate and reference BLAS have no threads that could be asked
+        name = np.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"]
+        pools.append(Pool(name, name, cores() if "accelerate" in name else 1))
+    return pools
+
+
+def numba_pool() -> tuple[int, str]:
+    """Numba's threads, and what starts them: known once a parallel loop has run."""
+    import numba
+
+    from npgpt import fused
+    from npgpt.ops.linear import Params
+
+    one = np.ones((1, 1), np.float32)
+    fused.linear.forward(one, Params(one, one[0]))
+    return numba.get_num_threads(), numba.threading_layer()
+
+
+def numba_cache() -> str:
+    """Where compiled kernels are kept, so that the next process need not compile them."""
+    import numba
+
+    folder = numba.config.CACHE_DIR or Path(npgpt.__file__).parent / "fused" / "__pycache__"
+    return folder_state(Path(folder))
+
+
+def cpu() -> tuple[str, list[str]]:
+    """The processor as LLVM names it, and which of FEATURES it has."""
+    from llvmlite import binding
+
+    flags = binding.get_host_cpu_features()
+    return binding.get_host_cpu_name(), [name for name in FEATURES if flags.get(name)]
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory() -> tuple[int | None, int | None]:
+    """Bytes in all, and bytes available; None where the platform does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        table = {key: int(rest.split()[0]) << 10 for key, rest in (x.split(":") for x in lines)}
+        return table["MemTotal"], table["MemAvailable"]
+    except (OSError, KeyError, ValueError, IndexError):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None
+    except (AttributeError, ValueError, OSError):
+        return None, None
+
+
+def settings() -> dict[str, str]:
+    """What npgpt/threads.py sets, as it is now."""
+    return {name: os.environ.get(name, "not set") for name in threads.OPENMP | threads.OPENBLAS}
+
+
+def tokenizer_cache() -> str:
+    """Where tiktoken keeps GPT-2's files."""
+    for name in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
+        if os.environ.get(name):
+            return folder_state(Path(os.environ[name]))
+    return "a temporary folder (set TIKTOKEN_CACHE_DIR to keep what is downloaded)"
+
+
+def folder_state(folder: Path) -> str:
+    """A folder, and what can be done with it."""
+    if not folder.exists():
+        return f"{folder} (not made yet)"
+    return f"{folder} ({'writable' if os.access(folder, os.W_OK) else READ_ONLY})"
+
+
+READ_ONLY = "not writable"
+
+
+def gib(count: int | None) -> str:
+    """Bytes, for people."""
+    return "unknown" if count is None else f"{count / 2**30:.1f} GiB"
+
+
+def counted(count: int, what: str) -> str:
+    """1 thread, 2 threads."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+# Warnings
+
+
+def blas_warnings(pools: list[Pool], available: int) -> list[str]:
+    """Matrix products are most of the work: a plain BLAS, or one thread for many cores."""
+    said = []
+    for pool in pools:
+        if not any(name in pool.name.lower() for name in FAST_BLAS):
+            said.append(
+                f"NumPy's BLAS is {pool.text}, many times slower than OpenBLAS, MKL or Accelerate: "
+                "pip install numpy brings OpenBLAS"
+            )
+        elif pool.threads == 1 < available:
+            said.append(
+                f"BLAS has 1 thread for {available} cores: "
+                "look for OPENBLAS_NUM_THREADS, MKL_NUM_THREADS or OMP_NUM_THREADS"
+            )
+    return said
+
+
+def thread_warnings(pools: list[Pool], numba_threads: int) -> list[str]:
+    """One pool has more threads than the other: half of every step runs on fewer cores."""
+    return [
+        f"BLAS has {counted(pool.threads, 'thread')} and Numba {numba_threads}: set "
+        "OPENBLAS_NUM_THREADS (or MKL_NUM_THREADS) and NUMBA_NUM_THREADS to the same number"
+        for pool in pools
+        if pool.threads != numba_threads
+    ]
+
+
+def setting_warnings(found: dict[str, str]) -> list[str]:
+    """Idle threads that spin take the cores from the other pool: see npgpt/threads.py."""
+    return [
+        f"{name} is {found[name]}, not {value}: idle threads of one pool keep the other's waiting"
+        for name, value in (threads.OPENMP | threads.OPENBLAS).items()
+        if found[name] != value
+    ]
+
+
+def kernel_warnings(asked: str | None, features: list[str]) -> list[str]:
+    """OpenBLAS looks at the CPU, unless it is told which one to believe in."""
+    if not asked or "avx512f" not in features or asked.lower() not in ("haswell", "zen"):
+        return []
+    return [
+        f"OPENBLAS_CORETYPE={asked} keeps matrix products from AVX-512, which this CPU has: "
+        "unset it"
+    ]
+
+
+def memory_warnings(available: int | None) -> list[str]:
+    """Room for one training step of the smallest GPT-2."""
+    parameters = size(PRESETS["gpt2-small"].config)
+    needed = 4 * 4 * parameters + 700 * 2**20  # float32; gradients, two moments; activations
+    if available is None or available >= needed:
+        return []
+    return [
+        f"{gib(available)} of memory are available: training gpt2-small takes about {gib(needed)} "
+        "and will swap, or be killed"
+    ]
+
+
+def feature_warnings(machine: str, features: list[str]) -> list[str]:
+    """On x86, eight numbers at once or four."""
+    if machine.lower() in ("x86_64", "amd64") and "avx2" not in features:
+        return ["this CPU has no AVX2, or does not show it to this machine: half the speed"]
+    return []
+
+
+def cache_warnings(state: str) -> list[str]:
+    """Compiled again in every process."""
+    if not state.endswith(f"({READ_ONLY})"):
+        return []
+    return [f"Numba cannot keep what it compiles in {state}: set NUMBA_CACHE_DIR to a folder"]
