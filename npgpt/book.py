@@ -17,7 +17,7 @@ from npgpt.generate import generate
 from npgpt.gpt import GPT
 from npgpt.params import named
 from npgpt.rng import Generator
-from npgpt.run import read_tokens, shelf, start
+from npgpt.run import Tokens, read_tokens, shelf, start
 from npgpt.settings import Settings, defaults
 from npgpt.train import Evaluation, Step
 
@@ -71,7 +71,7 @@ def climb(data: str, steps: int, *, ops: str = "fused") -> Iterator[Rung | Step]
     `ops`: "fused" or "numpy".
     """
     settings = replace(defaults("book"), data=data, ops=ops)
-    module = shelf(ops)
+    tokens, module = read_tokens(settings), shelf(ops)
     stream = Generator(SEED, ops=module).uniform(3)
     yield numbers("torch.rand(3)", (0.2961, 0.5166, 0.2517), stream, digits=4)
 
@@ -79,19 +79,19 @@ def climb(data: str, steps: int, *, ops: str = "fused") -> Iterator[Rung | Step]
     yield words("parameters (sha256)", PARAMETERS[:16], digest(model)[:16])
     new = generate(model, PROMPT, len(UNTRAINED))
     got = tuple(int(token[0]) for token in new)
-    same = got == UNTRAINED
-    yield words("untrained text, first ids", str(UNTRAINED[:4]), str(got[:4]), same=same)
+    first_ids = (", ".join(map(str, ids[:4])) for ids in (UNTRAINED, got))
+    yield words("untrained text, first ids", *first_ids, same=got == UNTRAINED)
     loss = model.evaluate(INPUTS, TARGETS)
     yield numbers("loss of the small batch", (10.7940,), (loss,), digits=4)
-    yield from losses(settings, model)
+    yield from losses(settings, model, tokens)
     del model
-    yield from log(settings, steps)
+    yield from log(settings, steps, tokens)
 
 
-def losses(settings: Settings, model: GPT) -> Iterator[Rung]:
+def losses(settings: Settings, model: GPT, tokens: Tokens) -> Iterator[Rung]:
     """The losses before training: all batches of both loaders, after a fresh manual_seed."""
     every = replace(settings.training, eval_batches=None)
-    run = start(replace(settings, training=every), read_tokens(settings), model=model)
+    run = start(replace(settings, training=every), tokens, model=model)
     got = run.evaluate()
     # 1e-6 of 11 is one step of float32: PyTorch adds in another order
     for what, expected, value in zip(
@@ -103,10 +103,10 @@ def losses(settings: Settings, model: GPT) -> Iterator[Rung]:
         yield Rung(what, f"{expected:.6f}", f"{value:.6f}", abs(value - expected), 2e-6)
 
 
-def log(settings: Settings, steps: int) -> Iterator[Rung | Step]:
+def log(settings: Settings, steps: int, tokens: Tokens) -> Iterator[Rung | Step]:
     """The training log, as far as `steps` go."""
     training = replace(settings.training, steps=min(steps, STEPS))
-    run = start(replace(settings, training=training), read_tokens(settings))
+    run = start(replace(settings, training=training), tokens)
     for event in run.events():
         if isinstance(event, Evaluation):
             got = event.train_loss, event.val_loss

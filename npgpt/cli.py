@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Union
+from typing import Annotated, Literal, Union
 
 import tyro
 
@@ -231,6 +231,46 @@ class Plot:
 
 
 @dataclass(kw_only=True)
+class Book:
+    """Does this machine print the book's numbers? Chapter 5, rung by rung; see docs/book.md."""
+
+    data: str = "verdict"
+    """The Verdict: "verdict" fetches it once, or the path of the file."""
+    steps: int = 16
+    """How far to walk the training log; all of it is 90 steps."""
+    ops: Literal["fused", "numpy"] = "fused"
+    """The shelf that computes."""
+
+    def run(self) -> int:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        from npgpt.book import Rung, climb
+
+        if self.steps < 1:
+            raise InputError(f"steps is {self.steps}, but has to be at least 1")
+        columns = "{:<27} {:<25} {:<25} {:<10} {}"
+        failed = None
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+            print(columns.format("rung", "the book", "here", "difference", ""), flush=True)
+            task = bar.add_task("walking", total=self.steps)
+            for seen in climb(self.data, self.steps, ops=self.ops):
+                if not isinstance(seen, Rung):
+                    bar.advance(task)
+                    continue
+                failed = failed or (None if seen.holds else seen.what)
+                word, gap = "ok" if seen.holds else "DIFFERS", f"{seen.difference:.1e}"
+                line = columns.format(seen.what, seen.expected, seen.got, gap, word)
+                print(line, flush=True)
+        if failed is not None:
+            print(f"\nThe first rung that differs: {failed}. docs/book.md says what that means.")
+            return 1
+        print("\nEvery rung holds: this machine prints the book's numbers.")
+        return 0
+
+
+@dataclass(kw_only=True)
 class Info:
     """What npgpt runs on: versions, BLAS, threads, CPU, memory; and what will make it slow."""
 
@@ -247,7 +287,8 @@ class Info:
         return 0
 
 
-VERBS = {"train": Train, "generate": Generate, "evaluate": Evaluate, "plot": Plot, "info": Info}
+VERBS = {"train": Train, "generate": Generate, "evaluate": Evaluate, "plot": Plot, "book": Book,
+         "info": Info}  # fmt: skip
 
 
 def main(arguments: Sequence[str]) -> int:

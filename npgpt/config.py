@@ -84,6 +84,8 @@ class Training:
     """Steps between two evaluations."""
     eval_batches: int | None = 5
     """Batches of each split that an evaluation looks at. None: all."""
+    eval_rng: Literal["shared", "separate"] = "shared"
+    """Does an evaluation draw its batches from the run's stream, as in PyTorch, or from its own?"""
     checkpoint_every: int | None = None
     """Steps between two checkpoints. None: one after every epoch."""
     prompt: str = "Every effort moves you"
@@ -113,6 +115,8 @@ class Training:
                 raise InputError(f"{name} is {getattr(self, name)}, but has to be in [0, 1)")
         if self.decay not in ("all", "matrices"):
             raise InputError(f'decay is {self.decay!r}, but has to be "all" or "matrices"')
+        if self.eval_rng not in ("shared", "separate"):
+            raise InputError(f'eval_rng is {self.eval_rng!r}, but has to be "shared" or "separate"')
         if not 0 <= self.seed < 2**64:
             raise InputError(f"seed is {self.seed}, but has to be in [0, 2**64)")
 
@@ -148,6 +152,8 @@ def gpt2(n_layer: int, n_head: int, n_embd: int) -> Preset:
     return Preset(config=config, training=training)
 
 
+BOOK = Config(context_length=256, dropout=0.1, qkv_bias=False, tied=False)
+
 PRESETS = {
     "tiny": Preset(
         config=Config(
@@ -159,8 +165,16 @@ PRESETS = {
         tokenizer="byte",
     ),
     "book": Preset(
-        config=Config(context_length=256, dropout=0.1, qkv_bias=False, tied=False),
+        config=BOOK,
         training=Training(),
+        init="book",
+    ),
+    "book-appendix-d": Preset(
+        config=BOOK,
+        training=Training(
+            epochs=15, warmup_steps=27, lr=1e-3, initial_lr=1e-5, min_lr=1e-5, grad_clip=1.0,
+            eval_batches=1,
+        ),
         init="book",
     ),
     "gpt2-small": gpt2(12, 12, 768),

@@ -188,6 +188,8 @@ class Folder:
         after its last checkpoint is taken back."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            for part in self.path.glob(".*.part"):  # what a killed run was about to write
+                part.unlink(missing_ok=True)
         except OSError as error:
             raise InputError(f"the folder {self.path} cannot be made: {error.strerror}") from None
         self.settings, self.tokens = settings, tokens

@@ -14,7 +14,9 @@ VOCABULARIES = {"gpt2": 50257, "byte": 257}
 class Settings:
     """Everything that decides what a run computes."""
 
-    preset: Literal["tiny", "book", "gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl"] = "tiny"
+    preset: Literal[
+        "tiny", "book", "book-appendix-d", "gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl"
+    ] = "tiny"
     """Where the defaults of everything else come from: see them with --preset NAME --help."""
     data: str = "bundled"
     """"bundled", "verdict" (fetched once), a text file, or a folder of .txt files."""

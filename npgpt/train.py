@@ -209,12 +209,15 @@ class Trainer:
     @QUIETLY
     def evaluate(self) -> tuple[float, float]:
         """Training and validation loss without dropout, each the mean over some batches."""
-        return self.mean_loss(self.train_data), self.mean_loss(self.val_data)
+        rng = self.rng
+        if self.training.eval_rng == "separate":  # the step for a seed: nothing to save and restore
+            rng = Generator(self.progress.step, ops=rng.ops)
+        return self.mean_loss(self.train_data, rng), self.mean_loss(self.val_data, rng)
 
-    def mean_loss(self, data: Loader) -> float:
+    def mean_loss(self, data: Loader, rng: Generator) -> float:
         """Over `eval_batches` batches of a pass."""
         most = self.training.eval_batches or len(data)
-        batches = zip(range(most), data.batches(data.order(self.rng)), strict=False)
+        batches = zip(range(most), data.batches(data.order(rng)), strict=False)
         losses = [float(self.model.evaluate(*batch)) for _, batch in batches]
         return sum(losses) / len(losses)
 

@@ -13,8 +13,11 @@ is what a cancellation leaves behind, the largest number is the one that cancell
 import numpy as np
 import torch
 
+from npgpt import params
+
 SLACK = 3.0
 ROUNDINGS = 8
+NORMS = ("ln_1.weight", "ln_2.weight", "ln_f.weight")
 
 
 def assert_parity(name, ours, truth, stray, *, dtype, unit=0.0, slack=SLACK):
@@ -56,15 +59,24 @@ class Masks:
         return keep
 
 
+def parameters(config, rng, dtype):
+    """A model by checkpoint name, its numbers large enough that nothing in it is nearly linear."""
+    return {
+        name: rng.normal(loc=1.0 if name.endswith(NORMS) else 0.0, scale=0.2, size=s).astype(dtype)
+        for name, s in params.named(params.shapes(config))
+    }
+
+
 # One case: its arguments, then the same function three times.
 
 
 def draw(case, rng, dtype):
     """Random arguments by name: floats, parameters, integers or masks, and one cotangent."""
-    x, p = (
-        {k: None if s is None else floats(rng, s, case.scale.get(k, 1), dtype) for k, s in d.items()}
-        for d in (case.x, case.p)
-    )
+    drawn = {
+        k: None if shape is None else floats(rng, shape, case.scale.get(k, 1), dtype)
+        for k, shape in (case.x | case.p).items()
+    }
+    x, p = ({k: drawn[k] for k in part} for part in (case.x, case.p))
     x |= {k: np.array(v, dtype) for k, v in case.values.items()}
     ids = {k: rng.integers(bound, size=shape) for k, (shape, bound) in case.ids.items()}
     if case.keep is not None:
@@ -113,16 +125,16 @@ def forward(case, shelf, drawn, **homes):
     return op.forward(**x, **as_params(op, p), **ids, **rng, **case.options, **homes)
 
 
-def backward(case, shelf, drawn, cache, *, dout=None, **homes):
+def backward(case, shelf, drawn, cache, *, dout=None, begin=0, **homes):
     """Gradients by name.
 
     Those of parameters start as NaN, because every entry must be written; only what an op
-    promises to add to starts as zeros.
+    promises to add to starts as `begin`.
     """
     x, p, _, cotangent = drawn
     op = getattr(shelf, case.op)
     g = {
-        k: None if v is None else np.full_like(v, 0 if k in case.adds else np.nan)
+        k: None if v is None else np.full_like(v, begin if k in case.adds else np.nan)
         for k, v in p.items()
     }
     dout = cotangent if dout is None else dout

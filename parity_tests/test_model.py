@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import pytest
 import torch
-from harness import Masks, assert_parity, farthest
+from harness import Masks, assert_parity, farthest, parameters
 
 import npgpt
 import npgpt.fused
@@ -39,12 +39,7 @@ class Batch:
 
 
 def draw(config, rng, dtype, shape=(3, 20)):
-    """Parameters large enough that softmax and GELU are far from linear."""
-    arrays = {
-        name: rng.normal(float(".ln_" in f".{name}" and name.endswith("weight")), 0.2, size=a)
-        for name, a in params.named(params.shapes(config))
-    }
-    arrays = {name: a.astype(dtype) for name, a in arrays.items()}
+    arrays = parameters(config, rng, dtype)
     tokens, targets = rng.integers(config.vocab_size, size=(2, *shape))
     (B, T), masks = shape, []
     if config.dropout:
@@ -111,9 +106,9 @@ def test_the_shelves_agree(config, rng):
     slow, fast = ours(batch, npgpt.ops), ours(batch, npgpt.fused)
     assert slow.keys() == fast.keys()
     for name in slow:
-        # 3 layers deep some hundred roundings of float64 meet; measured: at most 2e-14
+        # 3 layers deep many roundings of float64 meet; measured: at most 6e-15
         apart = farthest(slow[name], fast[name])
-        assert apart <= 1e-13 * farthest(slow[name], 0), f"{name}: {apart:.1e} apart"
+        assert apart <= 3e-14 * farthest(slow[name], 0), f"{name}: {apart:.1e} apart"
 
 
 @each_config

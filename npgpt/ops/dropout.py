@@ -28,7 +28,10 @@ def forward(x: Array, *, rate: float, rng=None, out: Array | None = None):
 
 
 def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
-    """any shape -> the same shape. What was dropped has no say in the loss."""
+    """any shape -> the same shape. What was dropped has no say in the loss.
+
+    `dx` may be `dout` itself.
+    """
     keep, scale = cache
     if keep is None:
         return into(dx, dout)

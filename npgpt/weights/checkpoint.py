@@ -7,7 +7,7 @@
 
 After the last byte of HDF5, which HDF5 itself ignores, stands a seal: SEAL and the CRC-32 of all
 bytes before it. It is checked first, because the HDF5 library crashes or hangs on some damaged
-files. It finds accidents; against a forger there is what follows.
+files. It finds accidents: whoever forges a file can seal it, and has HDF5's own bugs to play with.
 
 Everything is validated before an array is read: nothing is unpickled, no filter is run, no other
 file is followed, and no more memory is taken than the file has bytes.
@@ -15,6 +15,7 @@ file is followed, and no more memory is taken than the file has bytes.
 
 import dataclasses
 import errno
+import io
 import json
 import math
 import os
@@ -64,15 +65,50 @@ def write(path: str | Path, model: GPT, training: TrainingState | None = None) -
     needed = copies * model.size * model.dtype.itemsize
     try:
         free = shutil.disk_usage(path.parent).free
-        if free < needed:  # HDF5 copes badly with a disk that fills up under it
+        if free < needed:
             raise OSError(errno.ENOSPC, f"the disk has {free:,} bytes left of {needed:,}")
         with replacing(path) as temporary:
-            with h5py.File(temporary, "w") as file:
-                fill(file, model, training)
+            with PatientFile(temporary, "w+") as raw:
+                with h5py.File(raw, "w") as file:
+                    fill(file, model, training)
+                raw.complain()
             seal(temporary)
     except (OSError, RuntimeError) as error:
         before = "the checkpoint before it is whole" if path.exists() else "nothing was written"
         raise RunError(f"{path} could not be written: {reason(error)}; {before}") from None
+
+
+class PatientFile(io.FileIO):
+    """A file to write that keeps its first error to itself until it is asked.
+
+    The HDF5 library cannot let go of a file that it could not write to its end, and crashes when
+    the process exits.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data) -> int:
+        """All of `data`, or what looks like it."""
+        left = memoryview(data).cast("B")
+        while left and self.error is None:
+            try:
+                left = left[super().write(left) :]
+            except OSError as error:
+                self.error = error
+        return memoryview(data).nbytes
+
+    def truncate(self, size=None) -> int:
+        """To `size`, or what looks like it."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+    def complain(self) -> None:
+        """Raises the error, if there was one."""
+        if self.error is not None:
+            raise self.error
 
 
 def fill(file: h5py.File, model: GPT, training: TrainingState | None) -> None:
