@@ -31,8 +31,12 @@ def probabilities(logits: Array, temperature: float, *, top_k=None, top_p=None) 
     """(B, V) -> (B, V), what `next_token` draws from."""
     if top_k is not None:
         logits = keep_top_k(logits, top_k)
-    # the largest logit goes to 0 first, so that a tiny temperature cannot make inf - inf of it
-    probs = softmax((logits - logits.max(-1, keepdims=True)) / logits.dtype.type(temperature))
+    # the largest logit goes to 0 first, so that a tiny temperature cannot make inf - inf of it;
+    # the others may go to -inf, and a temperature may not round to 0
+    temperature = logits.dtype.type(max(temperature, np.finfo(logits.dtype).tiny))
+    with np.errstate(over="ignore"):
+        scaled = (logits - logits.max(-1, keepdims=True)) / temperature
+    probs = softmax(scaled)
     return probs if top_p is None else keep_top_p(probs, top_p)
 
 

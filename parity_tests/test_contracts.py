@@ -126,7 +126,40 @@ def fingerprint(tree):
     return None if tree is None else np.asarray(tree).tobytes()
 
 
+@pytest.mark.parametrize("wrong", [-1, 5])
+def test_ids_outside_the_vocabulary_are_an_error(wrong, shelf):
+    """Not the last row, and not whatever lies in memory behind it."""
+    wte, x = np.ones((5, 3), np.float32), np.ones((1, 2, 3), np.float32)
+    ids = np.array([[0, wrong]])
+    with pytest.raises(IndexError, match=str(wrong)):
+        shelf.embedding.forward(ids, shelf.embedding.Params(wte, wte))
+    for function in (shelf.linear_cross_entropy.forward, shelf.linear_cross_entropy.evaluate):
+        with pytest.raises(IndexError, match=str(wrong)):
+            function(x, wte, ids)
+
+
 # What comes out
+
+
+@each_op
+def test_a_nan_is_never_lost(case, shelf, rng):
+    """Forward or backward: it has to reach whoever looks for it. Dropping it does not make it 0."""
+    drawn = draw(case, rng, np.float32)
+    _, cache = forward(case, shelf, drawn)
+    if case.x:
+        poisoned = next(iter(drawn[0].values()))
+        poisoned.flat[0] = np.nan
+    else:
+        poisoned = drawn[1]["wte"]
+        poisoned[drawn[2]["tokens"].flat[0]] = np.nan
+    out, _ = forward(case, shelf, drawn)
+    assert np.isnan(out).any()
+
+    poisoned[np.isnan(poisoned)] = 1
+    dout = np.array(drawn[3])
+    dout.flat[0] = np.nan
+    for name, grad in backward(case, shelf, drawn, cache, dout=dout).items():
+        assert grad is None or np.isnan(grad).any(), name
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.op not in NO_OUT], ids=str)

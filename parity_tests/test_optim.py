@@ -97,8 +97,9 @@ def test_clipping_is_pytorchs(shelf, dtype, most, rng):
     assert norm == pytest.approx(float(truth), rel=1e-14)
     scale = optim.clip_scale(norm, most)
     assert (scale == 1.0) == (most == 1e3)
+    rounded = 1e-14 + np.finfo(dtype).eps  # the norm's, and that of the product
     for (name, array), clipped in zip(npgpt.named(tree), theirs, strict=True):
-        np.testing.assert_allclose(array * scale, clipped.grad, rtol=3e-7, err_msg=name)
+        np.testing.assert_allclose(array * scale, clipped.grad, rtol=rounded, err_msg=name)
 
 
 def test_a_gradient_of_zeros_is_not_divided_by_zero():
@@ -250,6 +251,16 @@ def some_batches(config, rng, n=STEPS):
     return [(t, (2 * t + 1) % config.vocab_size) for t in tokens]
 
 
+def without_key_bias(name, array):
+    """The key's bias adds the same to all scores of a row, which softmax takes away again: its
+    gradient is 0 but for rounding errors, and AdamW makes steps of full length of those. Nothing
+    else changes by them; PyTorch's own float32 and float64 walk apart by 1e-2 there."""
+    if not name.endswith("c_attn.bias"):
+        return array
+    C = CONFIG.n_embd
+    return np.concatenate([array[:C], array[2 * C :]])
+
+
 @each_dtype
 @each_decay
 def test_fifty_steps_of_training(decay, dtype, shelf, rng):
@@ -274,8 +285,10 @@ def test_fifty_steps_of_training(decay, dtype, shelf, rng):
         torch_training(narrow, CONFIG, batches, decay, t) for t in (np.float32, np.float64)
     )
     for name, array in npgpt.named(run.model.params):
-        stray = farthest(single[name], double[name])
-        assert_parity(name, array, truth[name], stray, dtype=dtype)
+        ours, judged, *narrow = (
+            without_key_bias(name, a) for a in (array, truth[name], single[name], double[name])
+        )
+        assert_parity(name, ours, judged, farthest(*narrow), dtype=dtype)
     budget = SLACK * farthest(single["losses"], double["losses"])
     assert farthest(losses, truth["losses"]) <= budget * np.finfo(dtype).eps / np.finfo("f4").eps
 

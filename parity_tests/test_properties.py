@@ -1,14 +1,16 @@
 """The whole model on shapes nobody would choose: one token, one head, two words, a batch of one."""
 
 import numpy as np
-from harness import assert_parity, farthest
+from harness import farthest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_model import draw, judge, ours, replace_arrays
+from test_model import draw, judge, ours
 
 import npgpt.fused
 import npgpt.ops
 from npgpt import Config
+
+SHARE = 1e-11
 
 
 @st.composite
@@ -29,35 +31,36 @@ def problems(draw_from):
     return config, (draw_from(st.integers(1, 3)), T), draw_from(st.integers(0, 2**32 - 1))
 
 
-def smallest(**changes):
-    least = dict(vocab_size=2, context_length=1, n_layer=1, n_head=1, n_embd=2) | changes
-    return Config(**least), (1, 1), 0
+def smallest(shape=(1, 1), **changes):
+    least = dict(vocab_size=2, context_length=shape[1], n_layer=1, n_head=1, n_embd=2) | changes
+    return Config(**least), shape, 0
 
 
 def check(problem, shelf):
-    """In float64, against the judge; what PyTorch's float32 loses on the way sets the measure.
+    """In float64, against the judge. Shapes are on trial here, not the last digits.
 
     A model this small is ill-conditioned: LayerNorm makes -1 and 1 out of any two numbers and 0 of
-    any one, and gradients are what is left after nearly everything cancelled. So the slack is that
-    of a yardstick taken on a handful of numbers, and the unit the largest gradient of all.
+    any one, and gradients are what is left when nearly everything has cancelled. Measured over
+    2,000 such models: at most 3e-13 of the largest gradient. SHARE leaves room for others; float32
+    anywhere inside would leave a thousand times as much.
     """
     config, shape, seed = problem
     batch = draw(config, np.random.default_rng(seed), np.float64, shape)
-    narrow = replace_arrays(batch, np.float32)
-    truth = judge(batch, np.float64)
-    single, double = judge(narrow, np.float32), judge(narrow, np.float64)
-    found = ours(batch, shelf)
+    truth, found = judge(batch, np.float64), ours(batch, shelf)
     assert found.keys() == truth.keys()
-    unit = max(farthest(a, 0) for a in truth.values())
+    largest = max(farthest(a, 0) for a in truth.values())
     for name in truth:
-        stray = farthest(single[name], double[name])
-        assert_parity(name, found[name], truth[name], stray, dtype=np.float64, unit=unit, slack=30)
+        assert found[name].dtype == np.float64
+        assert found[name].shape == truth[name].shape
+        error = farthest(found[name], truth[name])
+        assert error <= SHARE * largest, f"{name}: off by {error:.1e}"
 
 
 @settings(max_examples=25, deadline=None, derandomize=True, database=None)
 @given(problems())
 @example(smallest())
 @example(smallest(n_embd=1))
+@example(smallest((2, 4), n_head=3, n_embd=3))  # heads of 1
 @example(smallest(tied=False, qkv_bias=False, dropout=0.5))
 def test_the_readable_shelf_on_odd_shapes(problem):
     check(problem, npgpt.ops)
@@ -67,6 +70,7 @@ def test_the_readable_shelf_on_odd_shapes(problem):
 @given(problems())
 @example(smallest())
 @example(smallest(n_embd=1))
+@example(smallest((2, 4), n_head=3, n_embd=3))  # heads of 1
 @example(smallest(tied=False, qkv_bias=False, dropout=0.5))
 def test_the_fast_shelf_on_odd_shapes(problem):
     check(problem, npgpt.fused)

@@ -5,6 +5,7 @@ import os
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
 
 from npgpt.errors import RunError
 from npgpt.files import replacing
@@ -44,7 +45,9 @@ def fetch(url: str, path: Path, *, sha256: str, most: int) -> Path:
         with urllib.request.urlopen(url, timeout=30) as response:
             raw = response.read(most + 1)
     except (OSError, ValueError, HTTPException) as error:
-        reason = getattr(error, "reason", error)
+        if isinstance(error, HTTPError):
+            error.close()  # it holds the connection
+        reason = " ".join(str(getattr(error, "reason", error)).split())
         raise RunError(f"{path.name} could not be fetched ({reason}); {by_hand}") from None
     found = hashlib.sha256(raw).hexdigest()
     if found != sha256:

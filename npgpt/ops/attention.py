@@ -69,4 +69,5 @@ def split_heads(x: Array, n_head: int) -> Array:
 def merge_heads(x: Array) -> Array:
     """(B, H, T, D) -> (B, T, C)"""
     B, H, T, D = x.shape
-    return x.transpose(0, 2, 1, 3).reshape(B, T, H * D)
+    x = np.ascontiguousarray(x.transpose(0, 2, 1, 3))  # with D = 1, reshape would not see to it
+    return x.reshape(B, T, H * D)
