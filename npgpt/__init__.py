@@ -9,9 +9,7 @@
 (32, 96)
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 
 __version__ = "0.1.0"
 
@@ -24,10 +22,10 @@ _HOMES = {
     "Generator": "npgpt.rng",
     "InputError": "npgpt.errors",
     "RunError": "npgpt.errors",
-    "generate": "npgpt.generate",
-    "load": "npgpt.weights.checkpoint",
+    "generate": "npgpt.generation",
+    "load": "npgpt.gpt",
     "named": "npgpt.params",
-    "tokenizer": "npgpt.tokenizer",
+    "tokenizer": "npgpt.tokens",
 }
 
 __all__ = list(_HOMES)
@@ -37,18 +35,6 @@ def __getattr__(name):
     if name not in _HOMES:
         raise AttributeError(f"module 'npgpt' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
-
-
-class _Package(ModuleType):
-    """A public function may share its module's name: importing npgpt.generate, which sets
-    `npgpt.generate` to the module, leaves the function there."""
-
-    def __setattr__(self, name, value):
-        shared = isinstance(value, ModuleType) and _HOMES.get(name) == value.__name__
-        super().__setattr__(name, getattr(value, name) if shared else value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __dir__():

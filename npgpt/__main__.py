@@ -4,6 +4,7 @@ import sys
 
 
 def main() -> int:
+    """Runs the command that the arguments ask for; returns its exit code."""
     from npgpt import threads
 
     threads.settle()  # before NumPy is imported, or OpenBLAS will not hear of it

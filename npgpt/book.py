@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npgpt.generate import generate
+from npgpt.generation import generate
 from npgpt.gpt import GPT
 from npgpt.params import named
 from npgpt.rng import Generator
@@ -61,6 +61,7 @@ class Rung(NamedTuple):
 
     @property
     def holds(self) -> bool:
+        """Is the difference within what is allowed?"""
         return self.difference <= self.allowed
 
 

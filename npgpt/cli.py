@@ -38,7 +38,7 @@ class Train:
         """The exit code."""
         from npgpt import run
         from npgpt.report import Report
-        from npgpt.tokenizer import tokenizer
+        from npgpt.tokens import tokenizer
 
         home = self.resume and run.folder_of(self.resume)
         path = self.out or home or run.next_folder(self.settings.preset)
@@ -125,9 +125,9 @@ class Generate:
         """The exit code."""
         import numpy as np
 
-        from npgpt.generate import TextStream, generate
+        from npgpt.generation import TextStream, generate
         from npgpt.rng import Generator
-        from npgpt.tokenizer import encode, tokenizer
+        from npgpt.tokens import encode, tokenizer
 
         if self.num_samples < 1:
             raise InputError(f"num_samples is {self.num_samples}, but has to be at least 1")
@@ -242,6 +242,7 @@ class Book:
     """The shelf that computes."""
 
     def run(self) -> int:
+        """Prints the ladder as it goes; 1 where a rung does not hold."""
         from rich.console import Console
         from rich.progress import Progress
 
@@ -433,10 +434,9 @@ class Stop:
 
 def load(path: Path | None):
     """The model at `path`, or the newest under ./runs."""
-    from npgpt import run
-    from npgpt.weights import checkpoint
+    from npgpt import gpt, run
 
-    return checkpoint.load(run.file_of(run.latest() if path is None else path))
+    return gpt.load(run.file_of(run.latest() if path is None else path))
 
 
 def describe(trainer, tokens, path: Path) -> str:

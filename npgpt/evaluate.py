@@ -5,7 +5,7 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.errors import InputError
 from npgpt.gpt import GPT
-from npgpt.tokenizer import encode, tokenizer
+from npgpt.tokens import encode, tokenizer
 
 
 def tokens_of(model: GPT, text: str) -> Array:

@@ -10,6 +10,7 @@ from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.errors import InputError
 from npgpt.rng import Generator
+from npgpt.weights import checkpoint
 
 
 class GPT:
@@ -96,8 +97,6 @@ class GPT:
 
     def save(self, path: str | Path) -> None:
         """Writes config and parameters as HDF5, whole or not at all. See `npgpt.load`."""
-        from npgpt.weights import checkpoint
-
         checkpoint.write(path, self)
 
     def check(self, tokens, *, start: int = 0) -> Array:
@@ -123,6 +122,15 @@ class GPT:
         if tokens.shape != targets.shape:
             raise InputError(f"tokens are {tokens.shape} and targets {targets.shape}: one each")
         return tokens, targets
+
+
+def load(path: str | Path, *, ops=None) -> GPT:
+    """The model in a checkpoint of npgpt's. Raises InputError for a file that is not a whole one.
+
+    `ops`: the shelf that it is to compute with; npgpt.fused by default.
+    """
+    config, tree, tokenizer = checkpoint.read(path)
+    return GPT.of(config, tree, ops=ops, tokenizer=tokenizer)
 
 
 def check_dtype(dtype) -> np.dtype:

@@ -51,6 +51,7 @@ def gpt2(p: Params, config: Config, rng) -> None:
 
 
 def fill_normal(array: Array, std: float, rng) -> None:
+    """normal(0, std) into `array` of any shape."""
     array[...] = rng.normal(array.shape, 0.0, std)
 
 
@@ -67,6 +68,7 @@ def fill_dense(weight: Array, bias: Array | None, rng) -> None:
 
 
 def fill_norm(norm) -> None:
+    """LayerNorm's first parameters: it leaves what it normalised as it is."""
     norm.weight[...] = 1
     norm.bias[...] = 0
 

@@ -124,4 +124,5 @@ def named(node, prefix: str = "") -> Iterator[tuple[str, Array]]:
 
 
 def is_leaf(node) -> bool:
+    """Is this an array, or the shape of one?"""
     return isinstance(node, (np.ndarray, Shape))

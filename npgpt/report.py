@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from npgpt.files import replacing
-from npgpt.tokenizer import decode
+from npgpt.tokens import decode
 from npgpt.train import Evaluation, Event, Sample, Step
 
 

@@ -17,7 +17,7 @@ from npgpt.params import named
 from npgpt.report import Curve, plot
 from npgpt.rng import Generator
 from npgpt.settings import Settings
-from npgpt.tokenizer import decode, encode, tokenizer
+from npgpt.tokens import decode, encode, tokenizer
 from npgpt.train import Evaluation, Progress, Sample, Trainer
 from npgpt.weights import checkpoint
 
@@ -77,8 +77,8 @@ def start(settings: Settings, tokens: Tokens, *, model: GPT | None = None) -> Tr
             tokenizer=settings.tokenizer,
         )
     else:
-        model = checkpoint.load(file_of(Path(settings.init_from)), ops=ops)
-        model = GPT.of(settings.config, model.params, ops=ops, tokenizer=settings.tokenizer)
+        tree = checkpoint.read(file_of(Path(settings.init_from))).params
+        model = GPT.of(settings.config, tree, ops=ops, tokenizer=settings.tokenizer)
     return trainer(settings, tokens, model, rng)
 
 
@@ -122,14 +122,14 @@ def resume(
 def read_saved(path: Path) -> tuple[Settings, GPT, checkpoint.TrainingState]:
     """The settings, model and state of the run in a folder, or in one checkpoint file."""
     path = file_of(path)
-    model, saved = checkpoint.read_training(path)
+    (config, tree, tokenizer_name), saved = checkpoint.read_training(path)
     settings = parse_state(saved.state, path)
-    if settings.config != model.config or settings.dtype != model.dtype.name:
+    model = GPT.of(config, tree, ops=shelf(settings.ops), tokenizer=tokenizer_name)
+    if settings.config != config or settings.dtype != model.dtype.name:
         raise InputError(
             f"{path}: its run is of a {settings.dtype} model with {settings.config}, "
-            f"but the model in it is {model.dtype.name} with {model.config}"
+            f"but the model in it is {model.dtype.name} with {config}"
         )
-    model.ops = shelf(settings.ops)
     return settings, model, saved
 
 

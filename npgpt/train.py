@@ -12,7 +12,7 @@ from npgpt.arrays import Array
 from npgpt.config import Training
 from npgpt.data.batches import Loader, windows
 from npgpt.errors import InputError, RunError
-from npgpt.generate import generate
+from npgpt.generation import generate
 from npgpt.gpt import GPT
 from npgpt.rng import Generator
 

@@ -18,7 +18,7 @@ import npgpt
 from npgpt import ops, params
 from npgpt.errors import InputError, RunError
 from npgpt.params import named
-from npgpt.weights import checkpoint
+from npgpt.weights import checkpoint, hdf5
 
 SMALL = dict(vocab_size=5, context_length=3, n_layer=2, n_head=2, n_embd=4)
 
@@ -61,14 +61,14 @@ def resealed(path, change):
         change(file)
     with open(path, "r+b") as raw:  # HDF5 may have left the old seal at the end
         content = raw.read()
-        if content[-16:-4] == checkpoint.SEAL:
+        if content[-16:-4] == hdf5.SEAL:
             raw.truncate(len(content) - 16)
-    checkpoint.seal(path)
+    hdf5.seal(path)
 
 
 def refused(path, says, *, read=checkpoint.read_training):
     with pytest.raises(InputError, match=says) as caught:
-        read(path, ops=ops)
+        read(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
 
@@ -100,7 +100,7 @@ def test_a_run_comes_back_bit_by_bit(tmp_path, order):
     model = model_of(np.float64, tied=False)
     state, path = training_of(model, order=order), tmp_path / "run.h5"
     checkpoint.write(path, model, state)
-    again, read = checkpoint.read_training(path, ops=ops)
+    again, read = checkpoint.read_training(path)
     assert_same(again.params, model.params)
     assert_same(read.m, state.m)
     assert_same(read.v, state.v)
@@ -112,7 +112,7 @@ def test_a_run_comes_back_bit_by_bit(tmp_path, order):
     assert len({g.uniform(()).item() for g in generators}) == 1
     assert checkpoint.read_state(path) == state.state
     assert checkpoint.read_shape(path) == (model.config, np.float64, "byte")
-    assert_same(checkpoint.load(path, ops=ops).params, model.params)
+    assert_same(checkpoint.read(path).params, model.params)
 
 
 def test_hdf5_itself_reads_the_file(saved):
@@ -176,7 +176,7 @@ def test_flipped_bits_are_noticed(raw, places):
         content[int(where * (len(content) - 1))] ^= change
     path.write_bytes(content)
     if bytes(content) == raw[0]:
-        checkpoint.read_training(path, ops=ops)
+        checkpoint.read_training(path)
     else:
         refused(path, "damaged|cut|not an HDF5 file")
 
@@ -191,9 +191,9 @@ def test_forged_json_is_read_or_refused(raw, data, value):
     end = content.index({b'{"step"': b'"}', b'{"vocab_size"': b"}"}[begin], start)
     content[data.draw(st.integers(start, end))] = value
     path.write_bytes(content)
-    checkpoint.seal(path)
+    hdf5.seal(path)
     try:
-        checkpoint.read_training(path, ops=ops)
+        checkpoint.read_training(path)
     except InputError as error:
         assert "\n" not in str(error)
 
@@ -374,8 +374,8 @@ def test_parameters_that_share_their_bytes_take_no_memory(tmp_path):
             else:
                 first[shape] = name
                 group.create_dataset(name, data=np.zeros(shape, np.float32))
-    checkpoint.seal(path)
-    refused(path, "its parameters overlap", read=checkpoint.load)
+    hdf5.seal(path)
+    refused(path, "its parameters overlap", read=checkpoint.read)
 
 
 # Whole at any moment
@@ -477,5 +477,5 @@ def test_saving_over_a_file_leaves_it_to_who_reads_it(saved):
     with open(saved, "rb") as reader:
         model_of(seed=2).save(saved)
         assert os.fstat(reader.fileno()).st_ino == before
-        assert reader.read(8) == checkpoint.MAGIC
+        assert reader.read(8) == hdf5.MAGIC
     assert os.stat(saved).st_ino != before

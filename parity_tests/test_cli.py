@@ -18,7 +18,7 @@ import npgpt
 from npgpt import cli, info, ops
 from npgpt.files import replacing
 from npgpt.params import named
-from npgpt.weights import checkpoint
+from npgpt.weights import checkpoint, hdf5
 
 TINY = (
     "--n-layer 1 --n-embd 16 --n-head 2 --context-length 16 --batch-size 4 --stride 16 "
@@ -67,7 +67,7 @@ def lines(path):
 
 def final(path):
     """The state of a run, but for how fast it was."""
-    model, saved = checkpoint.read_training(Path(path) / "checkpoint.h5", ops=ops)
+    model, saved = checkpoint.read_training(Path(path) / "checkpoint.h5")
     for point in saved.state["progress"]["history"]:
         del point["tokens_per_s"]
     trees = (model.params, saved.m, saved.v)
@@ -326,7 +326,7 @@ def test_generate_streams(npgpt_, run, monkeypatch):
             seen.append(None)
             yield ids
 
-    monkeypatch.setattr(sys.modules["npgpt.generate"], "generate", slowly)
+    monkeypatch.setattr(sys.modules["npgpt.generation"], "generate", slowly)
     npgpt_("generate --model run --prompt Lamp --max-new-tokens 6 --temperature 0")
     made_at = [i for i, text in enumerate(seen) if text is None]
     assert len(made_at) == 6
@@ -566,7 +566,7 @@ def broken(kind):
         else:
             del file["parameters/wpe.weight"]
             file["parameters/wpe.weight"] = np.zeros((2, 16), np.float32)
-    checkpoint.seal(path)
+    hdf5.seal(path)
     if kind == "version":
         return "is of format version 7; this npgpt reads 1"
     return "wpe.weight has shape (2, 16), its config asks for (16, 16)"

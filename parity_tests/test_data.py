@@ -15,7 +15,7 @@ from npgpt.errors import InputError
 from npgpt.evaluate import batches as evaluation_batches
 from npgpt.run import read_tokens
 from npgpt.settings import defaults
-from npgpt.tokenizer import encode
+from npgpt.tokens import encode
 from npgpt.train import Trainer
 
 # Where a text comes from

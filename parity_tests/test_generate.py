@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import npgpt
 from npgpt import kv, params, sampling
 from npgpt.errors import InputError
-from npgpt.generate import TextStream, generate
+from npgpt.generation import TextStream, generate
 from reference.gpt2 import load
 
 SHAPE = dict(vocab_size=17, context_length=8, n_layer=2, n_head=2, n_embd=16)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 import npgpt
 from npgpt.errors import InputError, RunError
 from npgpt.settings import VOCABULARIES
-from npgpt.tokenizer import NAMES, decode, encode
+from npgpt.tokens import NAMES, decode, encode
 
 BYTE = npgpt.tokenizer("byte")
 

@@ -13,7 +13,7 @@ from npgpt.params import named
 from npgpt.rng import Generator
 from npgpt.run import Folder, Tokens, read_saved, resume
 from npgpt.settings import Settings
-from npgpt.tokenizer import tokenizer
+from npgpt.tokens import tokenizer
 from npgpt.train import Evaluation, Sample, Step, Trainer
 
 CONFIG = Config(vocab_size=257, context_length=8, n_layer=1, n_head=2, n_embd=8, dropout=0.2)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from npgpt.data import download
 from npgpt.errors import InputError
-from npgpt.tokenizer import END_OF_TEXT
+from npgpt.tokens import END_OF_TEXT
 
 BUNDLED = "lighthouse.txt"
 

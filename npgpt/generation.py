@@ -15,7 +15,7 @@ from npgpt.arrays import Array
 from npgpt.errors import InputError
 from npgpt.gpt import GPT
 from npgpt.rng import Generator
-from npgpt.tokenizer import token_bytes
+from npgpt.tokens import token_bytes
 
 
 def generate(
