@@ -157,12 +157,14 @@ BOOK = Config(context_length=256, dropout=0.1, qkv_bias=False, tied=False)
 PRESETS = {
     "tiny": Preset(
         config=Config(
-            vocab_size=257, context_length=128, n_layer=4, n_head=4, n_embd=128, dropout=0.1
+            vocab_size=257, context_length=64, n_layer=4, n_head=4, n_embd=128, dropout=0.1,
+            tied=False,
         ),
-        training=Training(epochs=30, batch_size=8, stride=32, lr=2e-3, min_lr=1e-4, warmup_steps=50,
-                          beta2=0.99, decay="matrices", grad_clip=1.0, eval_every=50,
-                          prompt="The lighthouse", sample_tokens=160),
+        training=Training(epochs=10, batch_size=12, stride=16, lr=5e-3, min_lr=5e-4,
+                          warmup_steps=30, beta2=0.99, decay="matrices", grad_clip=1.0,
+                          eval_every=50, prompt="The lighthouse", sample_tokens=160),
         tokenizer="byte",
+        init="book",
     ),
     "book": Preset(
         config=BOOK,

@@ -15,7 +15,7 @@ WORST = 1.5
 NUMPY = {np.float32: 2.52, np.float64: 1.0}
 
 
-@njit(parallel=True)
+@njit(parallel=True, cache=False)  # the cache looks at this file only, not at _math.py
 def _exps(x, out):
     for i in prange(x.size):
         out[i] = exp(x[i])
