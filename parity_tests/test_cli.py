@@ -112,7 +112,7 @@ def test_train_says_what_it_does_and_where_everything_is(run):
     said = run.out.splitlines()
     assert run.err == ""
     assert said[0] == (
-        "7,680 parameters (1 layers, 2 heads, 16 wide, context 16), "
+        "11,792 parameters (1 layers, 2 heads, 16 wide, context 16), "
         "745 tokens to train on, 83 to validate, 22 steps -> run"
     )
     losses = [line for line in said if line.startswith("Ep ")]
@@ -599,7 +599,7 @@ def test_a_folder_that_holds_a_run(refused, run):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        ("--lr 1", "--lr 1.0 does not fit: run was made with 0.002"),
+        ("--lr 1", "--lr 1.0 does not fit: run was made with 0.005"),
         ("--n-embd 32", "--n-embd 32 does not fit: run was made with 16"),
         ("--preset book", "--preset book does not fit: run was made with tiny"),
         ("--dtype float64", "--dtype float64 does not fit: run was made with float32"),

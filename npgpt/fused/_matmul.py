@@ -10,7 +10,7 @@ multiplication"), cut down to what LLVM does well by itself:
 4. `multiply_add` takes four rows and four terms at once. The sixteen factors from a stay in
    registers, each number loaded from b serves four rows, each sum is loaded and stored once for
    four terms. LLVM makes full-width FMAs of the loop: as fast as OpenBLAS, on one core and on two.
-5. Bias and addend go in when the tile is written out.
+5. The bias goes in when the tile is written out.
 
 Every sum takes its terms in the same order however the blocks are cut, because they are cut at
 multiples of LANES columns and of four rows: the bits do not depend on the number of threads.
@@ -32,21 +32,19 @@ FEW = 4  # rows of a for which copying b would cost more than it saves
 CORNER = 16  # b is copied in squares of so many: what a cache line brings is used at once
 
 
-def matmul(
-    a: Array, b: Array, *, out: Array, bias: Array | None = None, addend: Array | None = None
-) -> Array:
-    """out = a @ b (+ bias) (+ addend): (M, K), (K, N), (N,), (M, N) -> (M, N)
+def matmul(a: Array, b: Array, *, out: Array, bias: Array | None = None, beta: int = 0) -> Array:
+    """out = a @ b + bias + beta * out: (M, K), (K, N), (N,) -> (M, N)
 
-    `a` and `b` may be transposed views (x.T), `addend` may be `out` itself. Like numpy.matmul.
+    `a` and `b` may be transposed views (x.T). With beta 0, `out` is not read; with 1, it is added
+    to. Like numpy.matmul, or BLAS's gemm.
     """
     bias = np.empty(0, out.dtype) if bias is None else bias
-    addend = np.empty((0, 0), out.dtype) if addend is None else addend
     if len(a) > FEW:
-        _matmul(a, b, bias, addend, *grid(*out.shape), out)
+        _matmul(a, b, bias, beta, *grid(*out.shape), out)
     elif b.flags.c_contiguous:
-        _few_rows(np.ascontiguousarray(a), b, bias, addend, out)
+        _few_rows(np.ascontiguousarray(a), b, bias, beta, out)
     else:
-        _few_rows_transposed(np.ascontiguousarray(a), b.T, bias, addend, out)
+        _few_rows_transposed(np.ascontiguousarray(a), b.T, bias, beta, out)
     return out
 
 
@@ -61,7 +59,7 @@ def grid(M: int, N: int) -> tuple[int, int]:
 
 
 @njit(parallel=True)
-def _matmul(a, b, bias, addend, rows, columns, out):
+def _matmul(a, b, bias, beta, rows, columns, out):
     M, N = out.shape
     K = b.shape[0]
     across = -(-N // columns)
@@ -78,7 +76,7 @@ def _matmul(a, b, bias, addend, rows, columns, out):
                 terms = min(PANEL, K - start)
                 part, r, k = at_hand(a, first, height, start, terms, buffer)
                 multiply_add(part, r, k, height, terms, packed, start, width, tile)
-            _finish(tile, height, width, bias, addend, first, left, out)
+            _finish(tile, height, width, bias, beta, first, left, out)
 
 
 def at_hand(a, first, height, start, terms, buffer):
@@ -122,20 +120,20 @@ def _pack(b, left, width, packed):
 
 
 @njit
-def _finish(tile, height, width, bias, addend, top, left, out):
+def _finish(tile, height, width, bias, beta, top, left, out):
     for i in range(height):
         row = tile[i]
         if bias.size:
             some = bias[left : left + width]
             for j in range(width):
                 row[j] += some[j]
-        if addend.size:
-            more = addend[top + i, left : left + width]
-            for j in range(width):
-                row[j] += more[j]
         home = out[top + i, left : left + width]
-        for j in range(width):
-            home[j] = row[j]
+        if beta:
+            for j in range(width):
+                home[j] += row[j]
+        else:
+            for j in range(width):
+                home[j] = row[j]
 
 
 @njit
@@ -178,7 +176,7 @@ def multiply_add(a, first, shift, M, K, b, top, N, c):
 
 
 @njit(parallel=True)
-def _few_rows(a, b, bias, addend, out):
+def _few_rows(a, b, bias, beta, out):
     M, N = out.shape
     K = b.shape[0]
     for task in prange(-(-N // LANES)):
@@ -191,11 +189,11 @@ def _few_rows(a, b, bias, addend, out):
                 factor = a[i, k]
                 for j in range(width):
                     tile[i, j] += factor * row[j]
-        _finish(tile, M, width, bias, addend, 0, left, out)
+        _finish(tile, M, width, bias, beta, 0, left, out)
 
 
 @njit(parallel=True)
-def _few_rows_transposed(a, b, bias, addend, out):
+def _few_rows_transposed(a, b, bias, beta, out):
     """As above, for the transpose of `b` (N, K): each number is one dot product."""
     M, N = out.shape
     K = b.shape[1]
@@ -210,4 +208,4 @@ def _few_rows_transposed(a, b, bias, addend, out):
                 for k in range(K):
                     total += a[i, k] * b[left + j, k]
                 tile[i, j] = total
-        _finish(tile, M, width, bias, addend, 0, left, out)
+        _finish(tile, M, width, bias, beta, 0, left, out)

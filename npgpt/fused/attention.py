@@ -1,11 +1,12 @@
 """Attention, one head at a time, block by block. What it computes is in npgpt/ops/attention.py.
 
 The T x T probabilities never exist whole. Forward makes ROWS rows of scores at a time, against the
-keys up to them only, and keeps of each row one number: lse, the log of the sum that softmax divides
-by. Backward makes the same rows again as exp(score - lse). This is FlashAttention's bargain (Dao et
-al. 2022, arXiv:2205.14135), memory for a second product, without its running maximum: a row of
-scores fits into a core's cache. Each head is one task and writes only its own columns, so the bits
-do not depend on the number of threads.
+keys up to them only, and keeps of each row two numbers: top, its largest score, and share, one over
+the sum that softmax divides by. Backward makes the same rows again, exp(score - top) * share. That
+is FlashAttention's bargain (Dao et al. 2022, arXiv:2205.14135), memory for a second product, but
+without its running maximum, since a row of scores fits into a core's cache; and with two numbers
+where it keeps their logarithm, which loses digits when scores are large. Each head is one task and
+writes only its own columns, so the bits do not depend on the number of threads.
 """
 
 from typing import NamedTuple
@@ -22,10 +23,11 @@ ROWS = 16  # queries at a time: 16 rows of 1024 scores are 64 KB
 
 
 class Cache(NamedTuple):
-    """Not the readable shelf's: T numbers a head instead of T x T."""
+    """Not the readable shelf's: 2 T numbers a head instead of T x T."""
 
     qkv: Array  # (B, T, 3C)
-    lse: Array  # (B, H, T), of the scaled scores
+    top: Array  # (B, H, T), before scaling
+    share: Array  # (B, H, T)
     drop: dropout.Cache  # its mask is (B, H, T, T)
 
 
@@ -38,7 +40,7 @@ def forward(qkv: Array, *, n_head: int, past=None, rate: float = 0.0, rng=None,
     B, T, C = *qkv.shape[:-1], qkv.shape[-1] // 3
     D = C // n_head
     out = np.empty((B, T, C), qkv.dtype) if out is None else out
-    lse = np.empty((B, n_head, T), qkv.dtype)
+    top, share = np.empty((2, B, n_head, T), qkv.dtype)
     scale, start = qkv.dtype.type(D**-0.5), past.length if past is not None else 0
     if past is not None:
         k, v = (part.reshape(B, T, n_head, D).transpose(0, 2, 1, 3) for part in
@@ -51,16 +53,16 @@ def forward(qkv: Array, *, n_head: int, past=None, rate: float = 0.0, rng=None,
             raise ValueError("dropout is for training, which has no past; leave out rng or past")
         _forward_past(qkv, past.k, past.v, start, scale, out)
     else:
-        _forward(qkv, mask(keep), factor, scale, out, lse)
-    return out, Cache(qkv, lse, drop)
+        _forward(qkv, mask(keep), factor, scale, out, top, share)
+    return out, Cache(qkv, top, share, drop)
 
 
 def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
     """(B, T, C) -> (B, T, 3C)"""
-    qkv, lse, (keep, factor) = cache
+    qkv, top, share, (keep, factor) = cache
     dx = np.empty_like(qkv) if dx is None else dx
-    scale = qkv.dtype.type((qkv.shape[-1] // 3 // lse.shape[1]) ** -0.5)
-    _backward(dout, qkv, lse, mask(keep), factor, scale, dx)
+    scale = qkv.dtype.type((qkv.shape[-1] // 3 // top.shape[1]) ** -0.5)
+    _backward(dout, qkv, top, share, mask(keep), factor, scale, dx)
     return dx
 
 
@@ -82,8 +84,8 @@ def mask(keep: Array | None) -> Array:
 
 
 @njit(parallel=True)
-def _forward(qkv, keep, factor, scale, out, lse):
-    B, H, T = lse.shape
+def _forward(qkv, keep, factor, scale, out, top, share):
+    B, H, T = top.shape
     C = out.shape[2]
     D = C // H
     for task in prange(B * H):
@@ -100,7 +102,8 @@ def _forward(qkv, keep, factor, scale, out, lse):
             scores[:rows, :seen] = 0
             multiply_add(q, first, 0, rows, D, kt, 0, seen, scores)
             for r in range(rows):
-                lse[b, h, first + r] = _softmax(scores, r, first + r + 1, seen, scale)
+                t = first + r
+                top[b, h, t], share[b, h, t] = _softmax(scores, r, t + 1, seen, scale)
             if keep.size:
                 for r in range(rows):
                     for s in range(seen):
@@ -113,8 +116,8 @@ def _forward(qkv, keep, factor, scale, out, lse):
 
 
 @njit(parallel=True)
-def _backward(dout, qkv, lse, keep, factor, scale, dqkv):
-    B, H, T = lse.shape
+def _backward(dout, qkv, top, share, keep, factor, scale, dqkv):
+    B, H, T = top.shape
     C = dout.shape[2]
     D = C // H
     for task in prange(B * H):
@@ -138,7 +141,8 @@ def _backward(dout, qkv, lse, keep, factor, scale, dqkv):
             dprobs[:rows, :seen] = 0
             multiply_add(dy, first, 0, rows, D, vt, 0, seen, dprobs)
             for r in range(rows):
-                _softmax_again(probs, r, first + r + 1, seen, scale, lse[b, h, first + r])
+                t = first + r
+                _softmax_again(probs, r, t + 1, seen, scale, top[b, h, t], share[b, h, t])
             if keep.size:
                 for r in range(rows):
                     for s in range(seen):
@@ -190,7 +194,7 @@ def _forward_past(qkv, k, v, start, scale, out):
 
 @njit
 def _softmax(scores, r, seen, width, scale):
-    """scores[r] -> probabilities, in place; 0 from `seen` to `width`. Returns the row's lse."""
+    """scores[r] -> probabilities, in place; 0 from `seen` to `width`. Returns top and share."""
     zero, one = scores.dtype.type(0), scores.dtype.type(1)
     top = scores[r, 0]
     for s in range(1, seen):
@@ -205,14 +209,14 @@ def _softmax(scores, r, seen, width, scale):
         scores[r, s] *= share
     for s in range(seen, width):
         scores[r, s] = zero
-    return top * scale + np.log(total)
+    return top, share
 
 
 @njit
-def _softmax_again(scores, r, seen, width, scale, lse):
-    """scores[r] -> the probabilities of forward, in place, without the maximum and the sum."""
+def _softmax_again(scores, r, seen, width, scale, top, share):
+    """scores[r] -> the probabilities of forward, in place, without looking for top and share."""
     for s in range(seen):
-        scores[r, s] = exp(scores[r, s] * scale - lse)
+        scores[r, s] = exp((scores[r, s] - top) * scale) * share
     for s in range(seen, width):
         scores[r, s] = scores.dtype.type(0)
 

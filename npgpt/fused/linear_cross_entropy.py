@@ -19,11 +19,10 @@ def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 256):
     for block in blocks(N, chunk):
         logits = buffer[: block.stop - block.start]
         matmul(x_rows[block], weight.T, out=logits)
+        _forward(logits, targets[block], x.dtype.type(1 / N), loss[block])
         dlogits = logits
-        _forward(logits, targets[block], x.dtype.type(1 / N), loss[block], dlogits)
         matmul(dlogits, weight, out=dx[block])
-        before = None if block.start == 0 else dweight
-        matmul(dlogits.T, x_rows[block], out=dweight, addend=before)
+        matmul(dlogits.T, x_rows[block], out=dweight, beta=0 if block.start == 0 else 1)
     return x.dtype.type(loss.sum(dtype=np.float64) / N), Cache(dx.reshape(x.shape), dweight)
 
 
@@ -48,7 +47,9 @@ def evaluate(x: Array, weight: Array, targets: Array, *, chunk: int = 256):
 
 
 @njit(parallel=True)
-def _forward(logits, targets, share, loss, dlogits):
+def _forward(logits, targets, share, loss):
+    """Turns `logits` into their gradient, in place. One name for one array: a kernel may take it
+    that two do not overlap."""
     N, V = logits.shape
     zero = logits.dtype.type(0)
     for n in prange(N):
@@ -59,13 +60,13 @@ def _forward(logits, targets, share, loss, dlogits):
         total = zero
         for v in range(V):
             e = exp(logits[n, v] - top)
-            dlogits[n, v] = e
+            logits[n, v] = e
             total += e
         loss[n] = np.log(total) - hit
         factor = share / total
         for v in range(V):
-            dlogits[n, v] *= factor
-        dlogits[n, targets[n]] -= share
+            logits[n, v] *= factor
+        logits[n, targets[n]] -= share
 
 
 @njit(parallel=True)
