@@ -1,0 +1,124 @@
+"""What does PyTorch's random stream cost here: drawing the book's model, and dropout in its step?
+
+    python -m benchmarks.book_run [--rounds 7]
+
+`init`: 162 million parameters of the book's model (context 256, own head) with seed 123, beside
+PyTorch building the same layers. `dropout`: one training step of that model on 2 x 256 tokens with
+dropout 0.1, beside the same step without.
+"""
+
+import argparse
+import hashlib
+import statistics
+import sys
+
+import numpy as np
+
+from benchmarks import harness
+from benchmarks.harness import Runner, alternate, once, ratio, serve, table
+
+VOCABULARY, CONTEXT, WIDTH, LAYERS = 50257, 256, 768, 12
+
+
+def npgpt_init():
+    import npgpt
+    from npgpt.config import PRESETS
+
+    def build():
+        return npgpt.GPT(PRESETS["book"].config, seed=123, scheme="book").params
+
+    tree = build()
+    blocks = [tree.h[i].mlp.c_fc.weight.T for i in range(LAYERS)]
+    return digest([tree.wte.weight, *blocks, tree.lm_head.weight]), lambda: {"init": once(build)}
+
+
+def torch_init():
+    import torch
+    import torch.nn as nn
+
+    def build():
+        torch.manual_seed(123)
+        first = [nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(CONTEXT, WIDTH)]
+        blocks = []
+        for _ in range(LAYERS):
+            attention = [nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(3)]
+            attention.append(nn.Linear(WIDTH, WIDTH))
+            blocks.append((attention, nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)))
+        return first, blocks, nn.Linear(WIDTH, VOCABULARY, bias=False)
+
+    (wte, _), blocks, head = build()
+    drawn = [wte.weight, *(block[1].weight for block in blocks), head.weight]
+    return digest([t.detach().numpy() for t in drawn]), lambda: {"init": once(build)}
+
+
+def digest(arrays) -> str:
+    total = hashlib.sha256()
+    for array in arrays:
+        total.update(np.ascontiguousarray(array))
+    return total.hexdigest()
+
+
+def step(dropout: float):
+    from dataclasses import replace
+
+    import npgpt
+    from npgpt import params
+    from npgpt.config import PRESETS
+
+    config = replace(PRESETS["book"].config, dropout=dropout)
+    rng = npgpt.Generator(123)
+    model = npgpt.GPT(config, seed=rng, scheme="book")
+    optimizer = npgpt.AdamW(model.params, lr=4e-4, weight_decay=0.1)
+    gradients = params.zeros(config)
+    tokens = np.random.default_rng(1).integers(VOCABULARY, size=(2, CONTEXT + 1))
+
+    def run():
+        _, cache = model.loss(tokens[:, :-1], tokens[:, 1:], rng)
+        model.backward(cache, out=gradients)
+        optimizer.step(gradients)
+
+    run()
+    return float(model.evaluate(tokens[:, :-1], tokens[:, 1:])), lambda: {"step": once(run)}
+
+
+IMPLEMENTATIONS = {
+    "npgpt-init": npgpt_init,
+    "torch-init": torch_init,
+    "dropout-0.1": lambda: step(0.1),
+    "dropout-0": lambda: step(0.0),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--serve", choices=IMPLEMENTATIONS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        serve(*IMPLEMENTATIONS[options.serve]())
+        return
+
+    figures, rows = {}, [["what", "seconds", "beside", "seconds", "ratio"]]
+    for ours, theirs, part in (
+        ("npgpt-init", "torch-init", "init"),
+        ("dropout-0.1", "dropout-0", "step"),
+    ):
+        runners = [Runner("benchmarks.book_run", name) for name in (ours, theirs)]
+        same = runners[0].result == runners[1].result
+        if part == "init" and not same:
+            sys.exit(f"not the same parameters: {runners[0].result}, {runners[1].result}")
+        if part == "step" and same:
+            sys.exit("dropout changed nothing: it was not there")
+        found = alternate(runners, options.rounds)
+        seconds = {name: [m[part] for m in measured] for name, measured in found.items()}
+        share = ratio(seconds[ours], seconds[theirs])
+        middle = {name: statistics.median(taken) for name, taken in seconds.items()}
+        figures[part] = {"seconds": middle, "ratio": share}
+        rows.append([ours, f"{middle[ours]:.3f}", theirs, f"{middle[theirs]:.3f}",
+                     f"{share['median']:.3f} ({share['low']:.3f} to {share['high']:.3f})"])  # fmt: skip
+    print(table(rows))
+    harness.write("book_run", {"rounds": options.rounds, **figures})
+
+
+if __name__ == "__main__":
+    main()
