@@ -20,7 +20,7 @@ ROUNDINGS = 8
 NORMS = ("ln_1.weight", "ln_2.weight", "ln_f.weight")
 
 
-def assert_parity(name, ours, truth, stray, *, dtype, unit=0.0, slack=SLACK):
+def assert_parity(name, ours, truth, stray, *, dtype, unit=0.0):
     """`stray`: how far PyTorch in float32 is from the truth. `ours` has to be of `dtype`."""
     ours, truth = np.asarray(ours), np.asarray(truth)
     assert ours.dtype == dtype, f"{name}: {ours.dtype}, expected {np.dtype(dtype)}"
@@ -28,7 +28,7 @@ def assert_parity(name, ours, truth, stray, *, dtype, unit=0.0, slack=SLACK):
     if truth.size == 0:
         return
     eps = np.finfo(dtype).eps
-    budget = slack * stray * (eps / np.finfo(np.float32).eps)
+    budget = SLACK * stray * (eps / np.finfo(np.float32).eps)
     budget += ROUNDINGS * eps * max(unit, farthest(truth, 0))
     error = np.abs(ours - truth)
     assert error.max() <= budget, (  # so written, NaN fails
@@ -43,18 +43,14 @@ def farthest(a, b):
 
 
 class Masks:
-    """Stands in for a Generator: its masks are drawn from NumPy's stream, or handed over.
+    """Stands in for a Generator and hands over masks made before, in order."""
 
-    `drawn` keeps them in order, so that PyTorch can be given the same.
-    """
-
-    def __init__(self, rng=None, handed=()):
-        self.rng, self.handed, self.drawn, self.asked = rng, list(handed), [], []
+    def __init__(self, masks):
+        self.masks, self.asked = list(masks), []
 
     def bernoulli(self, p, shape):
-        keep = self.handed.pop(0) if self.handed else self.rng.random(shape) < p
+        keep = self.masks.pop(0)
         assert keep.shape == tuple(shape), f"a mask of {keep.shape} for an array of {shape}"
-        self.drawn.append(keep)
         self.asked.append(p)
         return keep
 
@@ -121,7 +117,7 @@ def strays(case, drawn):
 def forward(case, shelf, drawn, **homes):
     x, p, ids, _ = drawn
     op, ids = getattr(shelf, case.op), dict(ids)
-    rng = {"rng": Masks(handed=[ids.pop("keep")])} if "keep" in ids else {}
+    rng = {"rng": Masks([ids.pop("keep")])} if "keep" in ids else {}
     return op.forward(**x, **as_params(op, p), **ids, **rng, **case.options, **homes)
 
 

@@ -56,7 +56,7 @@ def ours(batch, shelf, dloss=1.0):
     for name, array in npgpt.named(tree):
         array[...] = batch.arrays[name]
     model = GPT.of(batch.config, tree, ops=shelf)
-    masks = Masks(handed=batch.masks) if batch.masks else None
+    masks = Masks(batch.masks) if batch.masks else None
     value, cache = model.loss(batch.tokens, batch.targets, masks)
     if batch.masks:
         assert masks.asked == [1 - batch.config.dropout] * len(batch.masks)
@@ -78,7 +78,7 @@ def judge(batch, dtype):
     }
 
 
-def assert_same_as_judge(batch, found, **budget):
+def assert_same_as_judge(batch, found):
     dtype = batch.arrays["wte.weight"].dtype
     truth = judge(batch, np.float64)
     rounded = replace_arrays(batch, np.float32)
@@ -86,7 +86,7 @@ def assert_same_as_judge(batch, found, **budget):
     assert found.keys() == truth.keys()
     for name in truth:
         stray = farthest(single[name], double[name])
-        assert_parity(name, found[name], truth[name], stray, dtype=dtype, **budget)
+        assert_parity(name, found[name], truth[name], stray, dtype=dtype)
 
 
 def replace_arrays(batch, dtype):
