@@ -7,10 +7,11 @@ multiplication"), cut down to what LLVM does well by itself:
 2. A task copies its columns of b together, so that they are read in order whatever way b lies.
 3. It makes ROWS rows of its block at a time, in a tile of its own, PANEL terms of the sum at a
    time: so many rows of b stay in the core's second cache while all rows of the tile take them up.
+   After TERMS terms the tile is added to out, because one long sum would lose digits.
 4. `multiply_add` takes four rows and four terms at once. The sixteen factors from a stay in
    registers, each number loaded from b serves four rows, each sum is loaded and stored once for
    four terms. LLVM makes full-width FMAs of the loop: as fast as OpenBLAS, on one core and on two.
-5. The bias goes in when the tile is written out.
+5. The bias goes in when a tile is first written out.
 
 Every sum takes its terms in the same order however the blocks are cut, because they are cut at
 multiples of LANES columns and of four rows: the bits do not depend on the number of threads.
@@ -27,6 +28,7 @@ ROWS = 64  # of the tile
 PANEL = 128  # terms at a time: 128 x 512 numbers are a quarter of a megabyte in float32
 WIDEST = 512  # columns of a block
 LANES = 64  # blocks end at multiples of it
+TERMS = 1024
 PAD = 16  # so that rows do not lie a power of two apart, where they would share cache sets
 FEW = 4  # rows of a for which copying b would cost more than it saves
 CORNER = 16  # b is copied in squares of so many: what a cache line brings is used at once
@@ -71,12 +73,17 @@ def _matmul(a, b, bias, beta, rows, columns, out):
         _pack(b, left, width, packed)
         for first in range(top, bottom, ROWS):
             height = min(ROWS, bottom - first)
-            tile[:height] = 0
-            for start in range(0, K, PANEL):
-                terms = min(PANEL, K - start)
-                part, r, k = at_hand(a, first, height, start, terms, buffer)
-                multiply_add(part, r, k, height, terms, packed, start, width, tile)
-            _finish(tile, height, width, bias, beta, first, left, out)
+            for begin in range(0, K, TERMS):
+                end = min(begin + TERMS, K)
+                tile[:height] = 0
+                for start in range(begin, end, PANEL):
+                    terms = min(PANEL, end - start)
+                    part, r, k = at_hand(a, first, height, start, terms, buffer)
+                    multiply_add(part, r, k, height, terms, packed, start, width, tile)
+                if begin == 0:
+                    _finish(tile, height, width, bias, beta, first, left, out)
+                else:
+                    _finish(tile, height, width, bias[:0], 1, first, left, out)
 
 
 def at_hand(a, first, height, start, terms, buffer):
