@@ -160,7 +160,7 @@ PRESETS = {
             vocab_size=257, context_length=64, n_layer=4, n_head=4, n_embd=128, dropout=0.1,
             tied=False,
         ),
-        training=Training(epochs=10, batch_size=12, stride=16, lr=5e-3, min_lr=5e-4,
+        training=Training(epochs=7, batch_size=12, stride=16, lr=5e-3, min_lr=5e-4,
                           warmup_steps=30, beta2=0.99, decay="matrices", grad_clip=1.0,
                           eval_every=50, prompt="The lighthouse", sample_tokens=160),
         tokenizer="byte",
