@@ -1,9 +1,9 @@
-"""Two pools of threads on the same cores: BLAS's for products, OpenMP's for Numba's loops.
+"""Two pools of threads on the same cores: Numba's, and that of the BLAS under NumPy.
 
 Each keeps its threads spinning after a piece of work, in the hope of more; the other pool's next
-piece then gets half a machine. A training step of the 124M shape took 4.0 s that way and takes
-2.1 s when idle threads sleep. Both settings are read once: OpenMP's when Numba's first parallel
-loop runs, OpenBLAS's when NumPy is imported.
+piece then gets half a machine. The fused shelf multiplies matrices itself, which leaves BLAS little
+to do, and here idle threads are sent to sleep. Both settings are read once: OpenMP's when Numba's
+first parallel loop runs, OpenBLAS's when NumPy is imported.
 """
 
 import os
