@@ -12,7 +12,7 @@ import numpy as np
 import npgpt
 from npgpt import threads
 from npgpt.config import PRESETS
-from npgpt.data.download import cache_folder
+from npgpt.download import cache_folder
 from npgpt.params import size
 
 PACKAGES = ("numpy", "numba", "h5py", "tiktoken")
@@ -29,7 +29,7 @@ class Found(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """The threads that matrix products run on."""
+    """The threads of a BLAS, on which the NumPy shelf multiplies matrices."""
 
     name: str
     text: str  # name, version and architecture
@@ -58,7 +58,7 @@ def gather() -> Found:
         facts,
         [
             *blas_warnings(pools, cores()),
-            *thread_warnings(pools, numba_threads),
+            *thread_warnings(numba_threads, cores()),
             *setting_warnings(settings()),
             *kernel_warnings(os.environ.get("OPENBLAS_CORETYPE"), features),
             *memory_warnings(available),
@@ -174,29 +174,29 @@ def counted(count: int, what: str) -> str:
 
 
 def blas_warnings(pools: list[Pool], available: int) -> list[str]:
-    """Matrix products are most of the work: a plain BLAS, or one thread for many cores."""
+    """What slows the NumPy shelf down: a plain BLAS, or one thread for many cores."""
     said = []
     for pool in pools:
         if not any(name in pool.name.lower() for name in FAST_BLAS):
             said.append(
-                f"NumPy's BLAS is {pool.text}, many times slower than OpenBLAS, MKL or Accelerate: "
-                "pip install numpy brings OpenBLAS"
+                f"NumPy's BLAS is {pool.text}, many times slower than OpenBLAS, MKL or Accelerate, "
+                "which --ops numpy feels: pip install numpy brings OpenBLAS"
             )
         elif pool.threads == 1 < available:
             said.append(
-                f"BLAS has 1 thread for {available} cores: "
+                f"BLAS has 1 thread for {available} cores, which --ops numpy feels: "
                 "look for OPENBLAS_NUM_THREADS, MKL_NUM_THREADS or OMP_NUM_THREADS"
             )
     return said
 
 
-def thread_warnings(pools: list[Pool], numba_threads: int) -> list[str]:
-    """One pool has more threads than the other: half of every step runs on fewer cores."""
+def thread_warnings(numba_threads: int, available: int) -> list[str]:
+    """Every step runs on Numba's threads."""
+    if numba_threads >= available:
+        return []
     return [
-        f"BLAS has {counted(pool.threads, 'thread')} and Numba {numba_threads}: set "
-        "OPENBLAS_NUM_THREADS (or MKL_NUM_THREADS) and NUMBA_NUM_THREADS to the same number"
-        for pool in pools
-        if pool.threads != numba_threads
+        f"Numba has {counted(numba_threads, 'thread')} for {available} cores: "
+        "look for NUMBA_NUM_THREADS"
     ]
 
 
@@ -214,8 +214,8 @@ def kernel_warnings(asked: str | None, features: list[str]) -> list[str]:
     if not asked or "avx512f" not in features or asked.lower() not in ("haswell", "zen"):
         return []
     return [
-        f"OPENBLAS_CORETYPE={asked} keeps matrix products from AVX-512, which this CPU has: "
-        "unset it"
+        f"OPENBLAS_CORETYPE={asked} keeps the products of --ops numpy from AVX-512, which this CPU "
+        "has: unset it"
     ]
 
 

@@ -10,6 +10,7 @@ from npgpt import block
 from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.ops.embedding import Params as Embedding
+from npgpt.ops.linear import Params as Linear
 from npgpt.params import Params, head
 
 
@@ -62,12 +63,18 @@ def hidden(p: Params, tokens: Array, config: Config, *, past=None, ops):
 
 def logits(p: Params, tokens: Array, config: Config, *, past=None, ops):
     """(B, T) -> (B, T, V)"""
-    return hidden(p, tokens, config, past=past, ops=ops) @ head(p).T
+    return scores(p, hidden(p, tokens, config, past=past, ops=ops), ops=ops)
 
 
 def next_logits(p: Params, tokens: Array, config: Config, *, past=None, ops):
     """(B, T) -> (B, V), for the token after the last."""
-    return hidden(p, tokens, config, past=past, ops=ops)[:, -1] @ head(p).T
+    return scores(p, hidden(p, tokens, config, past=past, ops=ops)[:, -1], ops=ops)
+
+
+def scores(p: Params, x: Array, *, ops):
+    """(..., C) -> (..., V): the output head, a linear layer without a bias."""
+    out, _ = ops.linear.forward(x, Linear(head(p).T, None))
+    return out
 
 
 def evaluate(p: Params, tokens: Array, targets: Array, config: Config, *, ops):

@@ -6,8 +6,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 from npgpt.config import PRESETS, Config, Preset, Training
 from npgpt.errors import InputError
-
-VOCABULARIES = {"gpt2": 50257, "byte": 257}
+from npgpt.tokens import VOCABULARIES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import tiktoken
 
 END_OF_TEXT = "<|endoftext|>"
-NAMES = ("gpt2", "byte")
+VOCABULARIES = {"gpt2": 50257, "byte": 257}  # how many tokens each has
 
 
 def tokenizer(name: str) -> tiktoken.Encoding:
@@ -37,7 +37,7 @@ def tokenizer(name: str) -> tiktoken.Encoding:
                 f"({type(error).__name__}). Set TIKTOKEN_CACHE_DIR to a folder that has them, or "
                 "use --tokenizer byte, which needs none"
             ) from error
-    raise InputError(f"there is no tokenizer {name!r}; there are {', '.join(NAMES)}")
+    raise InputError(f"there is no tokenizer {name!r}; there are {', '.join(VOCABULARIES)}")
 
 
 def encode(encoding: tiktoken.Encoding, text: str) -> list[int]:

@@ -8,7 +8,8 @@ import pytest
 from npgpt import params
 from npgpt.config import PRESETS, Config, Training
 from npgpt.errors import InputError
-from npgpt.settings import VOCABULARIES, Settings, defaults
+from npgpt.settings import Settings, defaults
+from npgpt.tokens import VOCABULARIES
 
 SIZES = {
     "gpt2-small": (12, 12, 768, 124_439_808),

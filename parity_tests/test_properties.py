@@ -1,6 +1,7 @@
 """The whole model on shapes nobody would choose: one token, one head, two words, a batch of one."""
 
 import numpy as np
+import pytest
 from harness import farthest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -56,21 +57,12 @@ def check(problem, shelf):
         assert error <= SHARE * largest, f"{name}: off by {error:.1e}"
 
 
+@pytest.mark.parametrize("shelf", [npgpt.ops, npgpt.fused], ids=["numpy", "fused"])
 @settings(max_examples=25, deadline=None, derandomize=True, database=None)
-@given(problems())
-@example(smallest())
-@example(smallest(n_embd=1))
-@example(smallest((2, 4), n_head=3, n_embd=3))  # heads of 1
-@example(smallest(tied=False, qkv_bias=False, dropout=0.5))
-def test_the_readable_shelf_on_odd_shapes(problem):
-    check(problem, npgpt.ops)
-
-
-@settings(max_examples=25, deadline=None, derandomize=True, database=None)
-@given(problems())
-@example(smallest())
-@example(smallest(n_embd=1))
-@example(smallest((2, 4), n_head=3, n_embd=3))  # heads of 1
-@example(smallest(tied=False, qkv_bias=False, dropout=0.5))
-def test_the_fast_shelf_on_odd_shapes(problem):
-    check(problem, npgpt.fused)
+@given(problem=problems())
+@example(problem=smallest())
+@example(problem=smallest(n_embd=1))
+@example(problem=smallest((2, 4), n_head=3, n_embd=3))  # heads of 1
+@example(problem=smallest(tied=False, qkv_bias=False, dropout=0.5))
+def test_loss_and_gradients_on_odd_shapes(shelf, problem):
+    check(problem, shelf)

@@ -8,10 +8,11 @@ import pytest
 from npgpt import optim, params
 from npgpt.config import Config, Training
 from npgpt.errors import InputError, RunError
+from npgpt.folder import Folder
 from npgpt.gpt import GPT
 from npgpt.params import named
 from npgpt.rng import Generator
-from npgpt.run import Folder, Tokens, read_saved, resume
+from npgpt.run import Tokens, read_saved, resume
 from npgpt.settings import Settings
 from npgpt.tokens import tokenizer
 from npgpt.train import Evaluation, Sample, Step, Trainer

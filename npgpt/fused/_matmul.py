@@ -41,6 +41,8 @@ def matmul(a: Array, b: Array, *, out: Array, bias: Array | None = None, beta: i
     to. Like numpy.matmul, or BLAS's gemm.
     """
     bias = np.empty(0, out.dtype) if bias is None else bias
+    if not (a.flags.c_contiguous or a.flags.f_contiguous):
+        a = np.ascontiguousarray(a)
     if len(a) > FEW:
         _matmul(a, b, bias, beta, *grid(*out.shape), out)
     elif b.flags.c_contiguous:

@@ -46,7 +46,7 @@ def forward(qkv: Array, *, n_head: int, past=None, rate: float = 0.0, rng=None,
         k, v = (part.reshape(B, T, n_head, D).transpose(0, 2, 1, 3) for part in
                 (qkv[..., C : 2 * C], qkv[..., 2 * C :]))  # fmt: skip
         past.append(k, v)
-    keep, factor = dropout.draw(Shaped((B, n_head, T, start + T), qkv.dtype), rate=rate, rng=rng)
+    keep, factor = dropout.draw((B, n_head, T, start + T), qkv.dtype, rate=rate, rng=rng)
     drop = dropout.Cache(keep, factor)
     if start:
         if keep is not None:
@@ -64,13 +64,6 @@ def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
     scale = qkv.dtype.type((qkv.shape[-1] // 3 // top.shape[1]) ** -0.5)
     _backward(dout, qkv, top, share, mask(keep), factor, scale, dx)
     return dx
-
-
-class Shaped(NamedTuple):
-    """What dropout needs to know of the probabilities, which do not exist."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
 
 
 def mask(keep: Array | None) -> Array:

@@ -9,7 +9,7 @@ from npgpt.ops.dropout import Cache, draw
 
 def forward(x: Array, *, rate: float, rng=None, out: Array | None = None):
     """any shape -> the same shape. With nothing to drop and no `out`, it is `x` itself."""
-    keep, scale = draw(x, rate=rate, rng=rng)
+    keep, scale = draw(x.shape, x.dtype, rate=rate, rng=rng)
     if keep is None:
         return into(out, x), Cache(keep, scale)
     out = np.empty_like(x) if out is None else out

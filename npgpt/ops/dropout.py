@@ -21,7 +21,7 @@ class Cache(NamedTuple):
 
 def forward(x: Array, *, rate: float, rng=None, out: Array | None = None):
     """any shape -> the same shape. With nothing to drop and no `out`, it is `x` itself."""
-    keep, scale = draw(x, rate=rate, rng=rng)
+    keep, scale = draw(x.shape, x.dtype, rate=rate, rng=rng)
     if keep is None:
         return into(out, x), Cache(keep, scale)
     return into(out, x * (keep * scale)), Cache(keep, scale)
@@ -38,11 +38,11 @@ def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
     return into(dx, dout * (keep * scale))
 
 
-def draw(x: Array, *, rate: float, rng) -> tuple[Array | None, float]:
-    """The mask for `x` and its scale; no mask where nothing is to be dropped."""
-    one = x.dtype.type(1)
+def draw(shape, dtype, *, rate: float, rng) -> tuple[Array | None, float]:
+    """A mask of that shape, and its scale; no mask where nothing is to be dropped."""
+    one = dtype.type(1)
     if rng is None or rate == 0:
         return None, one
     if rate == 1:  # PyTorch draws nothing here either
-        return np.zeros(x.shape, bool), one
-    return rng.bernoulli(1 - rate, x.shape), one / x.dtype.type(1 - rate)
+        return np.zeros(shape, bool), one
+    return rng.bernoulli(1 - rate, shape), one / dtype.type(1 - rate)

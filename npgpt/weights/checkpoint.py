@@ -28,6 +28,8 @@ from npgpt.weights.hdf5 import child, dataset, opened, parse, same, vector
 FORMAT, VERSION = "npgpt", 1
 MOST_TEXT = 1 << 26  # bytes of JSON: a history of a million evaluations is below it
 
+CHECKPOINT = "checkpoint.h5"  # what it is called in the folder of a run
+
 
 class Contents(NamedTuple):
     """The model in a file: what `npgpt.GPT.of` takes."""
@@ -46,6 +48,11 @@ class TrainingState:
     order: Array  # (n,) int64, the order of this epoch's windows; empty between two epochs
     m: params.Params  # AdamW's moments
     v: params.Params
+
+
+def file_of(path: Path) -> Path:
+    """The checkpoint in a folder, or the path itself."""
+    return path / CHECKPOINT if path.is_dir() else path
 
 
 def write(path: str | Path, contents: Contents, training: TrainingState | None = None) -> None:

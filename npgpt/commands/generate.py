@@ -1,0 +1,78 @@
+"""npgpt generate."""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from npgpt.commands.shared import load, watched
+from npgpt.errors import InputError
+
+
+@dataclass(kw_only=True)
+class Generate:
+    """Continue a prompt with a trained model."""
+
+    prompt: str
+    """The text to go on from."""
+    model: Path | None = None
+    """A run's folder or a checkpoint [default: the newest under ./runs]."""
+    max_new_tokens: int = 200
+    """How many tokens to add, unless the text ends before."""
+    temperature: float = 0.8
+    """0 always takes the likeliest token; higher is bolder."""
+    top_k: int | None = None
+    """Choose among the k likeliest tokens only."""
+    top_p: float | None = None
+    """Choose among the likeliest tokens that together have this probability."""
+    seed: int = 123
+    """The same seed gives the same text."""
+    num_samples: int = 1
+    """How many continuations, made side by side."""
+
+    def run(self) -> int:
+        """The exit code."""
+        import numpy as np
+
+        from npgpt.generation import TextStream, generate
+        from npgpt.rng import Generator
+        from npgpt.tokens import encode, tokenizer
+
+        if self.num_samples < 1:
+            raise InputError(f"num_samples is {self.num_samples}, but has to be at least 1")
+        rng = Generator(self.seed)
+        model = load(self.model)
+        encoding = tokenizer(model.tokenizer or "gpt2")
+        prompt = encode(encoding, self.prompt)
+        steps = generate(
+            model,
+            np.tile(np.asarray(prompt, np.int64), (self.num_samples, 1)),
+            self.max_new_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            eos_id=encoding.eot_token,
+            rng=rng,
+        )
+        texts = [self.prompt] * self.num_samples
+        streams = [TextStream(encoding) for _ in texts]
+        show = texts[0] if self.num_samples == 1 else ""
+        print(show, end="", flush=True)
+        started, count, ended = time.perf_counter(), 0, np.zeros(self.num_samples, bool)
+        for ids in watched(steps, self.max_new_tokens, quiet=self.num_samples == 1):
+            ended |= ids == encoding.eot_token
+            count += 1
+            for i in np.flatnonzero(~ended):
+                texts[i] += (piece := streams[i].feed(ids[i]))
+                if self.num_samples == 1:
+                    print(piece, end="", flush=True)
+        tails = [stream.end() for stream in streams]
+        if self.num_samples == 1:
+            print(tails[0])
+        else:
+            for i, (text, tail) in enumerate(zip(texts, tails, strict=True), 1):
+                print(f"--- sample {i} of {self.num_samples}\n{text}{tail}")
+        if sys.stderr.isatty() and count:
+            rate = count * self.num_samples / (time.perf_counter() - started)
+            print(f"[{count * self.num_samples} tokens, {rate:,.1f} a second]", file=sys.stderr)
+        return 0

@@ -1,0 +1,22 @@
+"""What several commands do."""
+
+from pathlib import Path
+
+
+def load(path: Path | None):
+    """The model at `path`, or the newest under ./runs."""
+    from npgpt import folder, gpt
+    from npgpt.weights.checkpoint import file_of
+
+    return gpt.load(file_of(folder.latest() if path is None else path))
+
+
+def watched(items, total: int, *, quiet: bool = False):
+    """`items`, with a bar and the time left on a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        return items
+    return track(items, total=total, console=console, description="", transient=True)

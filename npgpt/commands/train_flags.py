@@ -1,0 +1,69 @@
+"""The flags of `npgpt train`: their defaults, and which of them fit together."""
+
+import argparse
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from npgpt.commands.train import Train
+from npgpt.config import PRESETS
+from npgpt.errors import InputError
+from npgpt.settings import Settings, defaults
+from npgpt.tokens import VOCABULARIES
+
+
+def train_defaults(arguments: Sequence[str]) -> Settings:
+    """The settings of a preset, of a run to resume, or of weights to start from."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for flag in ("--preset", "--tokenizer", "--resume", "--init-from", "--init_from"):
+        first.add_argument(flag)
+    with contextlib.suppress(argparse.ArgumentError):
+        known, _ = first.parse_known_args(arguments[1:] if arguments[:1] == ["train"] else [])
+        if known.resume is not None:
+            from npgpt import run
+
+            return run.read_settings(Path(known.resume))
+        if known.preset in (None, *PRESETS) and known.tokenizer in (None, *VOCABULARIES):
+            settings = defaults(known.preset or "tiny", tokenizer_name=known.tokenizer)
+            if known.init_from is not None:
+                settings = take_over(settings, Path(known.init_from))
+            return settings
+    return defaults("tiny")  # the real parser will say what is wrong
+
+
+def take_over(settings: Settings, path: Path) -> Settings:
+    """The settings with the shape, and the tokenizer, of the weights in a checkpoint."""
+    from npgpt.weights import checkpoint
+
+    config, dtype, tokenizer = checkpoint.read_shape(checkpoint.file_of(path))
+    config = dataclasses.replace(config, dropout=settings.config.dropout)
+    return dataclasses.replace(
+        settings, config=config, tokenizer=tokenizer or "gpt2", dtype=dtype.name
+    )
+
+
+def check_flags(command: Train, before: Settings) -> None:
+    """Raises InputError for a flag that contradicts the run to resume or the given weights."""
+    saved, asked = flat(before), flat(command.settings)
+    if command.resume is not None:
+        way, source = "resume", command.resume
+        free = {"epochs", "steps", "checkpoint_every", "data"}  # a text's tokens are compared later
+    elif command.settings.init_from is not None:
+        way, source = "init-from", command.settings.init_from
+        free = saved.keys() - {"vocab_size", "n_layer", "n_head", "n_embd", "context_length",
+                               "qkv_bias", "tied", "tokenizer", "dtype"}  # fmt: skip
+    else:
+        return
+    for name, value in asked.items():
+        if name not in free and value != saved[name]:
+            raise InputError(
+                f"--{name.replace('_', '-')} {value} does not fit: {source} was made with "
+                f"{saved[name]}. Leave the flag out, or begin anew without --{way}"
+            )
+
+
+def flat(settings: Settings) -> dict:
+    """All settings side by side, by the names of their flags."""
+    both = dataclasses.asdict(settings.config) | dataclasses.asdict(settings.training)
+    return {k: v for k, v in vars(settings).items() if k not in ("config", "training")} | both
