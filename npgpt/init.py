@@ -5,6 +5,8 @@ The draws are float32 whatever the parameters are: a float64 model starts from t
 
 import math
 
+import numpy as np
+
 from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.params import Params, named
@@ -52,7 +54,7 @@ def gpt2(p: Params, config: Config, rng) -> None:
 
 def fill_normal(array: Array, std: float, rng) -> None:
     """normal(0, std) into `array` of any shape."""
-    array[...] = rng.normal(array.shape, 0.0, std)
+    draw(array, lambda out: rng.normal(array.shape, 0.0, std, out=out))
 
 
 def fill_dense(weight: Array, bias: Array | None, rng) -> None:
@@ -61,10 +63,22 @@ def fill_dense(weight: Array, bias: Array | None, rng) -> None:
     # kaiming_uniform(a=sqrt 5) computes the bound of the weight in these steps; 1/sqrt(I) rounds
     # differently in the last bit for some I
     bound = math.sqrt(3) * (math.sqrt(2 / (1 + 5)) / math.sqrt(inputs))
-    weight[...] = rng.uniform(weight.shape[::-1], -bound, bound).T
+    fill_uniform(weight.T, bound, rng)
     if bias is not None:
-        bound = 1 / math.sqrt(inputs)
-        bias[...] = rng.uniform(bias.shape, -bound, bound)
+        fill_uniform(bias, 1 / math.sqrt(inputs), rng)
+
+
+def fill_uniform(array: Array, bound: float, rng) -> None:
+    """uniform(-bound, bound) into `array` of any shape."""
+    draw(array, lambda out: rng.uniform(array.shape, -bound, bound, out=out))
+
+
+def draw(array: Array, sample) -> None:
+    """`sample(out)`, float32 numbers, into `array`: straight into it where it is float32 itself."""
+    if array.dtype == np.float32:
+        sample(array)
+    else:
+        array[...] = sample(None)
 
 
 def fill_norm(norm) -> None:

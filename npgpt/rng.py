@@ -62,7 +62,7 @@ class Generator:
         if low > high:
             raise InputError(f"low = {low} and high = {high}: low may not be above high")
         self._random.uniform(self._engine, low, high, out=home.reshape(-1))
-        return _deliver(home, out)
+        return self._deliver(home, out)
 
     def normal(self, shape, mean=0.0, std=1.0, *, dtype=np.float32, out=None) -> Array:
         """-> (*shape). torch.empty(shape).normal_(mean, std). `out` as for `uniform`."""
@@ -71,7 +71,7 @@ class Generator:
         if std < 0:
             raise InputError(f"std = {std}: it must be at least 0")
         self._random.normal(self._engine, mean, std, out=home.reshape(-1))
-        return _deliver(home, out)
+        return self._deliver(home, out)
 
     def bernoulli(self, p: float, shape, *, out=None) -> Array:
         """-> (*shape) bool, True with probability p. torch.empty(shape).bernoulli_(p).
@@ -83,13 +83,13 @@ class Generator:
             raise InputError(f"p = {p}: a probability lies between 0 and 1")
         out, home = _destination(shape, np.bool_, out, dtypes=(np.bool_,))
         self._random.bernoulli(self._engine, p, out=home.reshape(-1))
-        return _deliver(home, out)
+        return self._deliver(home, out)
 
     def exponential(self, shape, *, dtype=np.float32) -> Array:
         """-> (*shape) with mean 1. torch.empty(shape).exponential_(1)."""
-        out, home = _destination(shape, dtype, None)
-        self._random.exponential(self._engine, out=home.reshape(-1))
-        return _deliver(home, out)
+        out, _ = _destination(shape, dtype, None)
+        self._random.exponential(self._engine, out=out.reshape(-1))
+        return out
 
     def multinomial(self, probs: Array) -> Array:
         """(..., V) -> (...) int64: one draw from each row. torch.multinomial(probs, 1)[..., 0].
@@ -120,6 +120,11 @@ class Generator:
         """-> (n,) int64: 0 to n - 1, shuffled. torch.randperm(n)."""
         n = _integer("n", n, 0, 214_748_363)  # from there torch shuffles in another way
         return self._random.randperm(self._engine, out=np.empty(n, np.int64))
+
+    def _deliver(self, home: Array, out: Array) -> Array:
+        if home is not out:
+            self._random.lay(home, out=out)
+        return out
 
     # State
 
@@ -196,12 +201,6 @@ def _destination(shape, dtype, out, *, dtypes=(np.float32, np.float64)) -> tuple
         raise InputError(f"out has shape {out.shape}, but {shape} was asked for")
     _one_of(dtypes, out.dtype)
     return out, out if out.flags.c_contiguous else np.empty(shape, out.dtype)
-
-
-def _deliver(home: Array, out: Array) -> Array:
-    if home is not out:
-        out[...] = home
-    return out
 
 
 def _one_of(dtypes, dtype) -> np.dtype:

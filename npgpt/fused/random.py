@@ -14,7 +14,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from npgpt.arrays import Array
-from npgpt.fused._jit import exact_njit
+from npgpt.fused._jit import exact_njit, njit, prange
 from npgpt.ops.random import (
     COS,
     FOUR_OVER_PI,
@@ -33,6 +33,7 @@ __all__ = [
     "Engine",
     "bernoulli",
     "exponential",
+    "lay",
     "multinomial",
     "normal",
     "randint",
@@ -112,6 +113,27 @@ def randperm(engine: Engine, *, out: Array) -> Array:
     """out (N,) int64"""
     _randperm(engine.key, engine.position, out)
     return out
+
+
+def lay(drawn: Array, *, out: Array) -> None:
+    """drawn -> out, of the same shape and another layout; fast where that is a transposed matrix"""
+    if out.ndim == 2:
+        _transpose(drawn, out.T)
+    else:
+        np.copyto(out, drawn)
+
+
+LINE = 16  # numbers of a cache line, more or less
+
+
+@njit(parallel=True)
+def _transpose(x, out):
+    """(R, S) -> out (S, R), a few rows of x at a time: every line of out is written once."""
+    for stripe in prange(-(-len(x) // LINE)):
+        some, there = x[stripe * LINE :][:LINE], out[:, stripe * LINE :][:, :LINE]
+        for s in range(some.shape[1]):
+            for r in range(len(some)):
+                there[s, r] = some[r, s]
 
 
 # The twister

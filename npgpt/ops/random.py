@@ -24,6 +24,7 @@ __all__ = [
     "Engine",
     "bernoulli",
     "exponential",
+    "lay",
     "multinomial",
     "normal",
     "randint",
@@ -180,6 +181,11 @@ def randperm(engine: Engine, *, out: Array) -> Array:
         items[i], items[i + z] = items[i + z], items[i]
     out[:] = items
     return out
+
+
+def lay(drawn: Array, *, out: Array) -> None:
+    """drawn -> out, of the same shape and another layout."""
+    np.copyto(out, drawn)
 
 
 # Uniforms from words
