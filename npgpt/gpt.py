@@ -10,7 +10,7 @@ from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.errors import InputError
 from npgpt.rng import Generator
-from npgpt.weights import checkpoint
+from npgpt.weights import checkpoint, formats
 
 
 class GPT:
@@ -125,12 +125,16 @@ class GPT:
 
 
 def load(path: str | Path, *, ops=None) -> GPT:
-    """The model in a checkpoint of npgpt's. Raises InputError for a file that is not a whole one.
+    """The model in a file or folder of any format that is known here, or a downloaded GPT-2 by its
+    name: "gpt2-small".
 
-    `ops`: the shelf that it is to compute with; npgpt.fused by default.
+    Its parameters are views of the mapped file where that holds float32 in GPT-2's layout, so that
+    nothing is read before it is used, and writing into them leaves the file alone. `ops`: the shelf
+    that it is to compute with; npgpt.fused by default. Raises InputError for what is not a whole
+    model.
     """
-    config, tree, tokenizer = checkpoint.read(path)
-    return GPT.of(config, tree, ops=ops, tokenizer=tokenizer)
+    source = formats.look(path)
+    return GPT.of(source.config, source.params(), ops=ops, tokenizer=source.tokenizer)
 
 
 def check_dtype(dtype) -> np.dtype:

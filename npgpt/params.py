@@ -14,6 +14,7 @@ import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.config import Config
+from npgpt.errors import InputError
 from npgpt.ops import layernorm, linear
 
 
@@ -99,6 +100,19 @@ def zeros_like(tree: Params) -> Params:
 def head(tree: Params) -> Array:
     """The output head's matrix (V, C): lm_head, or wte when they are tied."""
     return tree.wte.weight if tree.lm_head is None else tree.lm_head.weight
+
+
+def cropped(tree: Params, context_length: int) -> Params:
+    """The tree of a model that reads shorter sequences: views, only wpe of another shape.
+
+    Raises InputError for longer ones: nobody knows what stands at these positions.
+    """
+    longest = len(tree.wpe.weight)
+    if context_length > longest:
+        raise InputError(
+            f"context_length is {context_length}, but there are positions for {longest}"
+        )
+    return tree._replace(wpe=Matrix(tree.wpe.weight[:context_length]))
 
 
 def fill(node, make: Callable) -> Any:

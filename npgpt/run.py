@@ -1,7 +1,7 @@
 """A run, begun from its settings or gone on with from what was saved of it."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ from npgpt.config import Config, Training
 from npgpt.data import text
 from npgpt.errors import InputError
 from npgpt.gpt import GPT
+from npgpt.params import cropped
 from npgpt.rng import Generator
 from npgpt.settings import Settings
 from npgpt.tokens import encode, tokenizer
 from npgpt.train import Evaluation, Progress, Sample, Trainer
-from npgpt.weights import checkpoint
+from npgpt.weights import checkpoint, formats
 
 
 def shelf(name: str):
@@ -58,7 +59,11 @@ def start(settings: Settings, tokens: Tokens, *, model: GPT | None = None) -> Tr
 def first_model(settings: Settings, rng: Generator) -> GPT:
     """The model that a run begins with: drawn from `rng`, or read where --init-from says."""
     if settings.init_from is not None:
-        tree = checkpoint.read(checkpoint.file_of(Path(settings.init_from))).params
+        source = formats.look(settings.init_from)
+        free = {name: getattr(source.config, name) for name in ("context_length", "dropout")}
+        if replace(settings.config, **free) != source.config:
+            raise InputError(f"{settings.init_from} is of {source.config}, not {settings.config}")
+        tree = cropped(source.params(), settings.config.context_length)
         return GPT.of(settings.config, tree, ops=rng.ops, tokenizer=settings.tokenizer)
     return GPT(
         settings.config,

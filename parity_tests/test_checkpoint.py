@@ -111,8 +111,9 @@ def test_a_run_comes_back_bit_by_bit(tmp_path, order):
     generators = [npgpt.Generator.from_state(s.random_state, ops=ops) for s in (read, state)]
     assert len({g.uniform(()).item() for g in generators}) == 1
     assert checkpoint.read_state(path) == state.state
-    assert checkpoint.read_shape(path) == (model.config, np.float64, "byte")
-    assert_same(checkpoint.read(path).params, model.params)
+    source = checkpoint.read_checkpoint(path)
+    assert (source.config, source.dtype, source.tokenizer) == (model.config, np.float64, "byte")
+    assert_same(source.params(), model.params)
 
 
 def test_hdf5_itself_reads_the_file(saved):
@@ -375,7 +376,7 @@ def test_parameters_that_share_their_bytes_take_no_memory(tmp_path):
                 first[shape] = name
                 group.create_dataset(name, data=np.zeros(shape, np.float32))
     hdf5.seal(path)
-    refused(path, "its parameters overlap", read=checkpoint.read)
+    refused(path, "its parameters overlap", read=checkpoint.read_checkpoint)
 
 
 # Whole at any moment

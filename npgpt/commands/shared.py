@@ -6,9 +6,8 @@ from pathlib import Path
 def load(path: Path | None):
     """The model at `path`, or the newest under ./runs."""
     from npgpt import folder, gpt
-    from npgpt.weights.checkpoint import file_of
 
-    return gpt.load(file_of(folder.latest() if path is None else path))
+    return gpt.load(folder.latest() if path is None else path)
 
 
 def watched(items, total: int, *, quiet: bool = False):

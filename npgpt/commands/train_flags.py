@@ -33,13 +33,13 @@ def train_defaults(arguments: Sequence[str]) -> Settings:
 
 
 def take_over(settings: Settings, path: Path) -> Settings:
-    """The settings with the shape, and the tokenizer, of the weights in a checkpoint."""
-    from npgpt.weights import checkpoint
+    """The settings with the shape, and the tokenizer, of given weights."""
+    from npgpt.weights import formats
 
-    config, dtype, tokenizer = checkpoint.read_shape(checkpoint.file_of(path))
-    config = dataclasses.replace(config, dropout=settings.config.dropout)
+    source = formats.look(path)
+    config = dataclasses.replace(source.config, dropout=settings.config.dropout)
     return dataclasses.replace(
-        settings, config=config, tokenizer=tokenizer or "gpt2", dtype=dtype.name
+        settings, config=config, tokenizer=source.tokenizer or "gpt2", dtype=source.dtype.name
     )
 
 
@@ -51,8 +51,13 @@ def check_flags(command: Train, before: Settings) -> None:
         free = {"epochs", "steps", "checkpoint_every", "data"}  # a text's tokens are compared later
     elif command.settings.init_from is not None:
         way, source = "init-from", command.settings.init_from
-        free = saved.keys() - {"vocab_size", "n_layer", "n_head", "n_embd", "context_length",
-                               "qkv_bias", "tied", "tokenizer", "dtype"}  # fmt: skip
+        free = saved.keys() - {"vocab_size", "n_layer", "n_head", "n_embd", "qkv_bias", "tied",
+                               "tokenizer", "dtype"}  # fmt: skip
+        if asked["context_length"] > saved["context_length"]:
+            raise InputError(
+                f"--context-length {asked['context_length']} does not fit: {source} has positions "
+                f"for {saved['context_length']}. They can be cropped, not stretched"
+            )
     else:
         return
     for name, value in asked.items():

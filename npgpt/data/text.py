@@ -3,7 +3,7 @@
 from importlib import resources
 from pathlib import Path
 
-from npgpt.data import download
+from npgpt import download
 from npgpt.errors import InputError
 from npgpt.tokens import END_OF_TEXT
 

@@ -24,6 +24,8 @@ from npgpt.config import Config
 from npgpt.errors import InputError
 from npgpt.weights import hdf5
 from npgpt.weights.hdf5 import child, dataset, opened, parse, same, vector
+from npgpt.weights.source import Source
+from npgpt.weights.stored import Mapped, Stored
 
 FORMAT, VERSION = "npgpt", 1
 MOST_TEXT = 1 << 26  # bytes of JSON: a history of a million evaluations is below it
@@ -87,16 +89,18 @@ def write_tree(group: h5py.Group, tree: params.Params) -> None:
         group.create_dataset(name, data=array)
 
 
-def read(path: str | Path) -> Contents:
-    """The model in the file. Raises InputError for what is no whole checkpoint of its version."""
+def read_checkpoint(path: str | Path) -> Source:
+    """The model in the file, mapped. Raises InputError for what is no whole checkpoint of its
+    version."""
+    path = Path(path)
     with opened(path) as file:
-        return read_contents(file, path)
-
-
-def read_shape(path: str | Path) -> tuple[Config, np.dtype, str | None]:
-    """Config, dtype and tokenizer of the model in the file, without its arrays."""
-    with opened(path) as file:
-        return read_header(file, path)
+        config, dtype, tokenizer = read_header(file, path)
+        group = check_tree(file, "parameters", config, dtype, path)
+        mapped, found = Mapped(path), {}
+        for name, shape in params.named(params.shapes(config)):
+            start = group[name].id.get_offset()  # of stored numbers, as check_tree made sure
+            found[name] = Stored(mapped, start or 0, tuple(shape), dtype.name)
+    return Source("npgpt", path, config, tokenizer, found, found)
 
 
 def read_state(path: str | Path) -> dict[str, Any]:
@@ -179,6 +183,16 @@ def parameter_dtype(file: h5py.File, path) -> np.dtype:
 
 def read_tree(parent: h5py.Group, name: str, config: Config, dtype, path) -> params.Params:
     """A tree of parameters out of the group `name`, every shape checked before memory is taken."""
+    group = check_tree(parent, name, config, dtype, path)
+    tree = params.zeros(config, dtype)
+    for key, array in params.named(tree):
+        if array.size:
+            group[key].read_direct(array)
+    return tree
+
+
+def check_tree(parent: h5py.Group, name: str, config: Config, dtype, path) -> h5py.Group:
+    """The group `name`, if it holds what the config asks for and nothing else."""
     group = child(parent, name, h5py.Group, path)
     if config.n_layer > len(group):  # before the names of so many layers are listed
         raise InputError(
@@ -196,8 +210,4 @@ def read_tree(parent: h5py.Group, name: str, config: Config, dtype, path) -> par
     size = params.size(config) * dtype.itemsize
     if size > group.file.id.get_filesize():
         raise InputError(f"{path}: its {name} overlap: they would be {size:,} bytes")
-    tree = params.zeros(config, dtype)
-    for key, array in params.named(tree):
-        if array.size:
-            group[key].read_direct(array)
-    return tree
+    return group

@@ -122,3 +122,22 @@ def widened(numbers: Array, dtype: str) -> Array:
     if dtype == BFLOAT16:
         return (numbers.astype(np.uint32) << 16).view(np.float32)
     return numbers.astype(np.float32) if dtype == "float16" else numbers
+
+
+def narrowed(numbers: Array, dtype: str, name: str) -> Array:
+    """float32 as `dtype`, rounded to nearest even; bfloat16 as uint16, NaN kept.
+
+    Raises InputError, with `name`, for what float16 cannot hold.
+    """
+    if dtype == BFLOAT16:
+        bits = numbers.view(np.uint32)
+        half = np.uint32(0x7FFF) + (
+            bits >> 16 & 1
+        )  # to even: a tie goes up where the last bit is 1
+        rounded = (bits + half) >> 16
+        return np.where(np.isnan(numbers), bits >> 16 | 0x40, rounded).astype(np.uint16)
+    with np.errstate(over="ignore"):
+        found = numbers.astype(dtype, copy=False)
+    if (np.isinf(found) & np.isfinite(numbers)).any():
+        raise InputError(f"{name} has numbers beyond 65504, the largest in float16: try bfloat16")
+    return found

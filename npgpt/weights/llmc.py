@@ -1,0 +1,150 @@
+"""llm.c's file (gpt2_124M.bin), read and written, so that both can compute with the same weights.
+
+    256 x int32     MAGIC, version, longest context, V, L, H, C, V padded to a multiple of 128
+    the rest        every kind of parameter in turn, all layers of it together, in KINDS' order
+
+Version 3 is float32, version 5 bfloat16. Matrices are (out, in), the transposes of GPT-2's; rows of
+wte from V on are padding. There is always a bias, and the head is always tied.
+https://github.com/karpathy/llm.c, train_gpt2.py: write_model
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from npgpt import params
+from npgpt.arrays import Array
+from npgpt.config import Config
+from npgpt.errors import InputError
+from npgpt.files import replacing
+from npgpt.tokens import VOCABULARIES
+from npgpt.weights.source import Source, make_config, matched
+from npgpt.weights.stored import BFLOAT16, Mapped, Stored, itemsize, narrowed
+
+MAGIC = 20240326
+HEADER = 256  # int32 numbers
+VERSIONS = {3: "float32", 5: BFLOAT16}
+PADDED = 128  # wte's rows are filled up to a multiple of it
+FIELDS = ("magic", "version", "context_length", "vocab_size", "n_layer", "n_head", "n_embd", "rows")
+BLOCK = (
+    "ln_1.weight", "ln_1.bias", "attn.c_attn.weight", "attn.c_attn.bias", "attn.c_proj.weight",
+    "attn.c_proj.bias", "ln_2.weight", "ln_2.bias", "mlp.c_fc.weight", "mlp.c_fc.bias",
+    "mlp.c_proj.weight", "mlp.c_proj.bias",
+)  # fmt: skip
+
+
+def read_llmc(path: str | Path) -> Source:
+    """The model in a file of llm.c's. Raises InputError for what is not a whole one."""
+    file = Mapped(path)
+    if file.data.size < 4 * HEADER:
+        raise InputError(
+            f"{path} is cut: {file.data.size} bytes, the header alone has {4 * HEADER}"
+        )
+    numbers = file.data[: 4 * HEADER].view("<i4")[: len(FIELDS)].tolist()
+    header = dict(zip(FIELDS, numbers, strict=True))
+    magic, version, rows = (header.pop(name) for name in ("magic", "version", "rows"))
+    if magic != MAGIC:
+        raise InputError(f"{path} begins with {magic}, not with llm.c's {MAGIC}")
+    if version not in VERSIONS:
+        raise InputError(f"{path} is of version {version}; 3 (float32) and 5 (bfloat16) are read")
+    config = make_config(Path(path), **header)
+    if rows < config.vocab_size:
+        raise InputError(f"{path}: {rows} rows of wte for a vocabulary of {config.vocab_size}")
+    tensors = lay_out(config, rows, file, VERSIONS[version])
+    end = max(tensor.start + tensor.nbytes for tensor in tensors.values())
+    if end != file.data.size:
+        raise InputError(
+            f"{path} has {file.data.size:,} bytes, its header asks for {end:,}: "
+            f"{'cut' if end > file.data.size else 'something follows the weights'}"
+        )
+    matrices = frozenset(f"h.{i}.{n}" for i in range(config.n_layer) for n in BLOCK if is_matrix(n))
+    found = named_parts(tensors, config)
+    tokenizer = "gpt2" if config.vocab_size == VOCABULARIES["gpt2"] else None
+    parameters = matched(config, found, Path(path), transposed=matrices)
+    return Source("llm.c", Path(path), config, tokenizer, tensors, parameters, matrices)
+
+
+def is_matrix(name: str) -> bool:
+    """Is this parameter of a block a matrix?"""
+    return "c_" in name and name.endswith("weight")
+
+
+def shapes(config: Config, rows: int) -> dict[str, tuple[int, ...]]:
+    """Every kind of parameter in the file's order, those of all blocks stacked, "h.*.ln_1.bias"."""
+    C, L = config.n_embd, config.n_layer
+    widths = {"c_attn": (3 * C, C), "attn.c_proj": (C, C), "c_fc": (4 * C, C)}
+    found = {"wte.weight": (rows, C), "wpe.weight": (config.context_length, C)}
+    for name in BLOCK:
+        layer = name.rsplit(".", 1)[0]
+        outputs, inputs = next((s for n, s in widths.items() if layer.endswith(n)), (C, 4 * C))
+        if "ln_" in layer:
+            outputs = C
+        found[f"h.*.{name}"] = (L, outputs, inputs) if is_matrix(name) else (L, outputs)
+    return found | {"ln_f.weight": (C,), "ln_f.bias": (C,)}
+
+
+def lay_out(config: Config, rows: int, file: Mapped, dtype: str) -> dict[str, Stored]:
+    """Where in the file each kind begins."""
+    tensors, at = {}, 4 * HEADER
+    for name, shape in shapes(config, rows).items():
+        tensors[name] = Stored(file, at, shape, dtype)
+        at += math.prod(shape) * itemsize(dtype)
+    return tensors
+
+
+def named_parts(tensors: dict[str, Stored], config: Config) -> dict[str, Stored]:
+    """Every parameter by its name, "h.3.ln_1.bias": its part of what is stacked."""
+    found = {}
+    for name, tensor in tensors.items():
+        if name == "wte.weight":  # without the padding
+            found[name] = tensor._replace(shape=(config.vocab_size, config.n_embd))
+        elif "*" in name:
+            each = tensor.nbytes // config.n_layer
+            for i in range(config.n_layer):
+                part = tensor._replace(start=tensor.start + i * each, shape=tensor.shape[1:])
+                found[name.replace("*", str(i))] = part
+        else:
+            found[name] = tensor
+    return found
+
+
+def write_llmc(path: str | Path, config: Config, tree: params.Params, *, dtype: str) -> None:
+    """Writes the file, whole or not at all. `dtype`: "float32" or "bfloat16".
+
+    Raises InputError for a model that the file cannot hold; OSError as any writing does.
+    """
+    if not config.tied:
+        raise InputError(
+            "llm.c's file has no output head of its own, and this model's is not tied: "
+            "export it to huggingface"
+        )
+    version = next((v for v, d in VERSIONS.items() if d == dtype), None)
+    if version is None:
+        raise InputError(f"llm.c's file holds {' or '.join(VERSIONS.values())}, not {dtype}")
+    rows = -(-config.vocab_size // PADDED) * PADDED
+    header = np.zeros(HEADER, "<i4")
+    sizes = (getattr(config, name) for name in FIELDS[2:-1])
+    header[: len(FIELDS)] = MAGIC, version, *sizes, rows
+    arrays = dict(params.named(tree))
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(header)
+        for kind, shape in shapes(config, rows).items():
+            for array in parts(kind, shape, arrays, config):
+                file.write(narrowed(np.ascontiguousarray(array, np.float32), dtype, kind))
+
+
+def parts(kind: str, shape, arrays: dict[str, Array], config: Config) -> Iterator[Array]:
+    """The arrays that one kind of parameter is in the file."""
+    if "*" not in kind:
+        yield arrays[kind]
+        if kind == "wte.weight":
+            yield np.zeros((shape[0] - config.vocab_size, config.n_embd), np.float32)
+        return
+    for i in range(config.n_layer):
+        array = arrays.get(kind.replace("*", str(i)))
+        if array is None:  # a bias that this model does without
+            yield np.zeros(shape[1:], np.float32)
+        else:
+            yield array.T if is_matrix(kind) else array

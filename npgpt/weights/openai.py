@@ -1,0 +1,69 @@
+"""GPT-2 as OpenAI released it: TensorFlow's checkpoint beside hparams.json."""
+
+from pathlib import Path
+
+from npgpt.errors import InputError
+from npgpt.tokens import VOCABULARIES
+from npgpt.weights.safetensors import parse_object
+from npgpt.weights.source import Source, make_config, matched
+from npgpt.weights.stored import Mapped, Stored
+from npgpt.weights.tensorflow import read_bundle
+
+HPARAMS = "hparams.json"
+FIELDS = {
+    "n_vocab": "vocab_size",
+    "n_ctx": "context_length",
+    "n_embd": "n_embd",
+    "n_head": "n_head",
+    "n_layer": "n_layer",
+}
+MOST_HPARAMS = 1 << 16  # bytes
+LAST = {"g": "weight", "w": "weight", "b": "bias"}
+
+
+def read_openai(folder: str | Path, *, verify: bool = False) -> Source:
+    """The model in a folder of OpenAI's. `verify`: compare the checksums of all numbers too.
+
+    Raises InputError for what is not a whole one.
+    """
+    folder = Path(folder)
+    file = Mapped(folder / HPARAMS)
+    if file.data.size > MOST_HPARAMS:
+        raise InputError(f"{file.path} has {file.data.size:,} bytes: too many for {HPARAMS}")
+    values = parse_object(file.data.tobytes(), str(file.path))
+    if missing := [name for name in FIELDS if name not in values]:
+        raise InputError(f"{file.path} has no {missing[0]}")
+    config = make_config(file.path, **{ours: values[theirs] for theirs, ours in FIELDS.items()})
+    prefix = prefix_of(folder)
+    tensors = read_bundle(prefix, verify=verify)
+    names = {our_name(name): name for name in tensors if name.startswith("model/")}
+    found = {ours: flattened(tensors[name]) for ours, name in names.items()}
+    tokenizer = "gpt2" if config.vocab_size == VOCABULARIES["gpt2"] else None
+    index = prefix.with_name(prefix.name + ".index")
+    parameters = matched(config, found, index, own=lambda name: names.get(name, name))
+    return Source("openai", index, config, tokenizer, tensors, parameters)
+
+
+def prefix_of(folder: Path) -> Path:
+    """What the paths of the checkpoint's files have in common."""
+    found = sorted(folder.glob("*.index"))
+    if len(found) != 1:
+        raise InputError(f"the folder {folder} has {len(found)} checkpoints (.index), expected one")
+    return found[0].with_suffix("")
+
+
+def our_name(name: str) -> str:
+    """model/h3/attn/c_attn/w -> h.3.attn.c_attn.weight"""
+    parts = name.removeprefix("model/").split("/")
+    if parts[0][:1] == "h" and parts[0][1:].isdecimal():
+        parts[:1] = "h", parts[0][1:]
+    if parts[-1] in LAST:
+        return ".".join([*parts[:-1], LAST[parts[-1]]])
+    return ".".join([*parts, "weight"])  # wte and wpe
+
+
+def flattened(tensor: Stored) -> Stored:
+    """A matrix, which is there as a convolution of width 1, (1, in, out)."""
+    if len(tensor.shape) == 3 and tensor.shape[0] == 1:
+        return tensor._replace(shape=tensor.shape[1:])
+    return tensor
