@@ -11,9 +11,13 @@ from typing import Annotated, Union
 import tyro
 
 from npgpt.commands.book import Book
+from npgpt.commands.compare import Compare
+from npgpt.commands.download import Download
 from npgpt.commands.evaluate import Evaluate
+from npgpt.commands.export import Export
 from npgpt.commands.generate import Generate
 from npgpt.commands.info import Info
+from npgpt.commands.inspect import Inspect
 from npgpt.commands.plot import Plot
 from npgpt.commands.train import INTERRUPTED, Train
 from npgpt.commands.train_flags import check_flags, train_defaults
@@ -24,6 +28,10 @@ COMMANDS = {
     "generate": Generate,
     "evaluate": Evaluate,
     "plot": Plot,
+    "download": Download,
+    "export": Export,
+    "inspect": Inspect,
+    "compare": Compare,
     "book": Book,
     "info": Info,
 }

@@ -16,16 +16,27 @@ def tokens_of(model: GPT, text: str) -> Array:
     return tokens
 
 
-def batches(tokens: Array, context_length: int, batch_size: int) -> list[tuple[Array, Array]]:
-    """Inputs and targets (B, T), one after the other; a last, shorter window stands alone."""
+def batches(
+    tokens: Array, context_length: int, batch_size: int, stride: int | None = None
+) -> list[tuple[Array, Array]]:
+    """Inputs (B, T) and the targets (B, n) of their last n tokens, n = T in the first window.
+
+    `stride`: tokens from one window to the next, by default the context length, as in the book:
+    then every window begins with nothing to go on. A smaller one shows each window what stands
+    before the `stride` tokens that it predicts. A last, shorter window stands alone.
+    """
+    stride = context_length if stride is None else stride
     inputs, targets = tokens[:-1], tokens[1:]
-    whole = len(inputs) // context_length
-    cut = whole * context_length
-    pairs = []
-    if whole:
-        split = range(batch_size, whole, batch_size)
-        both = (a[:cut].reshape(whole, context_length) for a in (inputs, targets))
-        pairs += zip(*(np.split(a, split) for a in both), strict=True)
-    if cut < len(inputs):
-        pairs.append((inputs[None, cut:], targets[None, cut:]))
-    return pairs
+    end, windows = 0, []
+    for start in range(0, len(inputs), stride):
+        before, end = end, min(start + context_length, len(inputs))
+        windows.append((inputs[start:end], targets[before:end]))
+        if end == len(inputs):
+            break
+    batches = []
+    while windows:
+        shapes = [tuple(map(len, window)) for window in windows[:batch_size]]
+        alike = sum(shape == shapes[0] for shape in shapes)
+        batches.append(tuple(np.stack(part) for part in zip(*windows[:alike], strict=True)))
+        windows = windows[alike:]
+    return batches

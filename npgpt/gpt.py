@@ -91,8 +91,14 @@ class GPT:
         return gradients
 
     def evaluate(self, tokens, targets) -> float:
-        """(B, T), (B, T) -> the mean cross-entropy, for whoever does not go backward."""
-        tokens, targets = self.check_pair(tokens, targets)
+        """(B, T), (B, n) -> the mean cross-entropy, for whoever does not go backward.
+
+        n <= T: of what follows the last n tokens only.
+        """
+        tokens, targets = self.check(tokens), self.check(targets)
+        (B, T), (rows, n) = tokens.shape, targets.shape
+        if rows != B or n > T:
+            raise InputError(f"tokens are {(B, T)} and targets {(rows, n)}: at most one each")
         return model.evaluate(self.params, tokens, targets, self.config, ops=self.ops)
 
     def save(self, path: str | Path) -> None:

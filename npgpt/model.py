@@ -6,6 +6,8 @@ Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from npgpt import block
 from npgpt.arrays import Array
 from npgpt.config import Config
@@ -78,6 +80,6 @@ def scores(p: Params, x: Array, *, ops):
 
 
 def evaluate(p: Params, tokens: Array, targets: Array, config: Config, *, ops):
-    """(B, T), (B, T) -> scalar, the loss without dropout."""
-    x = hidden(p, tokens, config, ops=ops)
-    return ops.linear_cross_entropy.evaluate(x, head(p), targets)
+    """(B, T), (B, n) -> scalar, the loss without dropout after the last n tokens, n <= T."""
+    x = hidden(p, tokens, config, ops=ops)[:, -targets.shape[1] :]
+    return ops.linear_cross_entropy.evaluate(np.ascontiguousarray(x), head(p), targets)

@@ -40,6 +40,13 @@ def tokenizer(name: str) -> tiktoken.Encoding:
     raise InputError(f"there is no tokenizer {name!r}; there are {', '.join(VOCABULARIES)}")
 
 
+def likely(vocab_size: int) -> str | None:
+    """The tokenizer of a model that does not say which it has, by the size of its vocabulary."""
+    if vocab_size >= VOCABULARIES["gpt2"]:  # some fill it up to a rounder number
+        return "gpt2"
+    return "byte" if vocab_size == VOCABULARIES["byte"] else None
+
+
 def encode(encoding: tiktoken.Encoding, text: str) -> list[int]:
     """The ids of a text in which <|endoftext|>, and no other special token, means itself."""
     return encoding.encode(text, allowed_special={END_OF_TEXT}, disallowed_special=())

@@ -14,7 +14,13 @@ class Evaluate:
     data: str
     """"bundled", "verdict", a text file, or a folder of .txt files."""
     model: Path | None = None
-    """A run's folder or a checkpoint [default: the newest under ./runs]."""
+    """A run's folder, weights of any format, or gpt2-small to gpt2-xl once downloaded
+    [default: the newest under ./runs]."""
+    context_length: int | None = None
+    """Tokens in a window [default: the model's]."""
+    stride: int | None = None
+    """Tokens from one window to the next [default: the context length, as in the book]. A smaller
+    one lets every token be predicted from a longer past: 512 is usual for GPT-2."""
     batch_size: int = 2
     """Windows read at once: changes time and memory, not the result."""
 
@@ -24,17 +30,28 @@ class Evaluate:
         from npgpt.data import text
         from npgpt.report import perplexity
 
-        if self.batch_size < 1:
-            raise InputError(f"batch_size is {self.batch_size}, but has to be at least 1")
+        for name in ("batch_size", "context_length", "stride"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}, but has to be at least 1")
         model = load(self.model)
+        longest = model.config.context_length
+        length = self.context_length or longest
+        stride = self.stride or length
+        if length > longest:
+            raise InputError(f"context_length is {length}, but the model reads at most {longest}")
+        if stride > length:
+            raise InputError(
+                f"stride is {stride}: with windows of {length}, tokens would be left out"
+            )
         tokens = evaluate.tokens_of(model, text.read(self.data))
-        batches = evaluate.batches(tokens, model.config.context_length, self.batch_size)
+        batches = evaluate.batches(tokens, length, self.batch_size, stride)
         total = count = 0
         for inputs, targets in watched(batches, len(batches)):
             total += float(model.evaluate(inputs, targets)) * targets.size
             count += targets.size
         loss = total / count
         print(f"loss {loss:.4f} nats per token, perplexity {perplexity(loss):.2f}")
-        print(f"over {count:,} tokens ({model.tokenizer or 'gpt2'}) in windows of "
-              f"{model.config.context_length}")  # fmt: skip
+        windows = f"windows of {length}" + (f", {stride} apart" if stride < length else "")
+        print(f"over {count:,} tokens ({model.tokenizer or 'gpt2'}) in {windows}")
         return 0

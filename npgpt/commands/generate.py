@@ -16,7 +16,8 @@ class Generate:
     prompt: str
     """The text to go on from."""
     model: Path | None = None
-    """A run's folder or a checkpoint [default: the newest under ./runs]."""
+    """A run's folder, weights of any format, or gpt2-small to gpt2-xl once downloaded
+    [default: the newest under ./runs]."""
     max_new_tokens: int = 200
     """How many tokens to add, unless the text ends before."""
     temperature: float = 0.8

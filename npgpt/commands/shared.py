@@ -3,11 +3,18 @@
 from pathlib import Path
 
 
+def latest_or(path: Path | None) -> Path:
+    """The path, or the newest run's under ./runs."""
+    from npgpt import folder
+
+    return folder.latest() if path is None else path
+
+
 def load(path: Path | None):
     """The model at `path`, or the newest under ./runs."""
-    from npgpt import folder, gpt
+    from npgpt import gpt
 
-    return gpt.load(folder.latest() if path is None else path)
+    return gpt.load(latest_or(path))
 
 
 def watched(items, total: int, *, quiet: bool = False):

@@ -18,7 +18,7 @@ from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.errors import InputError
 from npgpt.files import replacing
-from npgpt.tokens import VOCABULARIES
+from npgpt.tokens import VOCABULARIES, likely
 from npgpt.weights.safetensors import (
     INDEX,
     Piece,
@@ -63,8 +63,8 @@ def read_huggingface(path: str | Path) -> Source:
     def own(name: str) -> str:
         return name if name in tensors else PREFIX + name if PREFIX + name in tensors else name
 
-    tokenizer = values.get("npgpt_tokenizer", "gpt2")
-    known = isinstance(tokenizer, str) and VOCABULARIES.get(tokenizer) == config.vocab_size
+    tokenizer = values.get("npgpt_tokenizer", likely(config.vocab_size))
+    known = isinstance(tokenizer, str) and tokenizer in VOCABULARIES
     return Source(
         "huggingface",
         path,
@@ -168,6 +168,11 @@ def write_huggingface(
         tensors[own] = Piece(array.shape, dtype, narrow(array, dtype, name))
     folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(folder / WEIGHTS, tensors)
+    write_config(folder, config, tokenizer, dtype=dtype)
+
+
+def write_config(folder: Path, config: Config, tokenizer: str | None, *, dtype: str) -> None:
+    """Writes config.json, in transformers' words."""
     values = {
         "architectures": ["GPT2LMHeadModel"],
         **{name: default for name, (default, _) in FIXED.items()},

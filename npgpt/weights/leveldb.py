@@ -31,7 +31,7 @@ from npgpt.weights.stored import Mapped
 
 MAGIC = bytes.fromhex("57fb808b247547db")
 FOOTER, TRAILER = 48, 5  # bytes
-MOST_BYTES = 1 << 22  # of a table: that of the largest GPT-2's checkpoint has some 20,000
+MOST_BYTES = 1 << 20  # of a table: that of the largest GPT-2 has some 20,000
 INTERVAL = 16  # pairs from one whole key to the next: LevelDB's default, and TensorFlow's
 
 
@@ -120,6 +120,8 @@ def pairs(block: bytes, after: bytes | None = None) -> Iterator[tuple[bytes, byt
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
     """The number below 2**64 that begins at `at`, and where it ends."""
+    if at < len(data) and data[at] < 128:  # nearly always
+        return data[at], at + 1
     value = 0
     for place, byte in enumerate(data[at : at + 10]):
         value |= (byte & 127) << 7 * place

@@ -19,7 +19,7 @@ from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.errors import InputError
 from npgpt.files import replacing
-from npgpt.tokens import VOCABULARIES
+from npgpt.tokens import likely
 from npgpt.weights.source import Source, make_config, matched
 from npgpt.weights.stored import BFLOAT16, Mapped, Stored, itemsize, narrowed
 
@@ -61,7 +61,7 @@ def read_llmc(path: str | Path) -> Source:
         )
     matrices = frozenset(f"h.{i}.{n}" for i in range(config.n_layer) for n in BLOCK if is_matrix(n))
     found = named_parts(tensors, config)
-    tokenizer = "gpt2" if config.vocab_size == VOCABULARIES["gpt2"] else None
+    tokenizer = likely(config.vocab_size)
     parameters = matched(config, found, Path(path), transposed=matrices)
     return Source("llm.c", Path(path), config, tokenizer, tensors, parameters, matrices)
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from npgpt.errors import InputError
-from npgpt.tokens import VOCABULARIES
+from npgpt.tokens import likely
 from npgpt.weights.safetensors import parse_object
 from npgpt.weights.source import Source, make_config, matched
 from npgpt.weights.stored import Mapped, Stored
@@ -38,7 +38,7 @@ def read_openai(folder: str | Path, *, verify: bool = False) -> Source:
     tensors = read_bundle(prefix, verify=verify)
     names = {our_name(name): name for name in tensors if name.startswith("model/")}
     found = {ours: flattened(tensors[name]) for ours, name in names.items()}
-    tokenizer = "gpt2" if config.vocab_size == VOCABULARIES["gpt2"] else None
+    tokenizer = likely(config.vocab_size)
     index = prefix.with_name(prefix.name + ".index")
     parameters = matched(config, found, index, own=lambda name: names.get(name, name))
     return Source("openai", index, config, tokenizer, tensors, parameters)

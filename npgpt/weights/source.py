@@ -12,6 +12,7 @@ from npgpt.config import Config
 from npgpt.errors import InputError
 from npgpt.weights.stored import Stored
 
+ROWS = 64  # of a matrix, transposed at once
 FLOATS = ("float32", "float16", "bfloat16")  # float64 too, if all are
 
 
@@ -41,8 +42,13 @@ class Source(NamedTuple):
         stored = self.parameters[name]
         if name not in self.transposed:
             return stored.array()
-        inputs = stored.shape[1]
-        return np.concatenate(list(stored.chunks())).reshape(-1, inputs).T.copy()
+        outputs, inputs = stored.shape
+        out, done = np.empty((inputs, outputs), self.dtype), 0
+        for chunk in stored.chunks(ROWS * inputs):
+            rows = chunk.reshape(-1, inputs)
+            out[:, done : done + len(rows)] = rows.T
+            done += len(rows)
+        return out
 
 
 def matched(
