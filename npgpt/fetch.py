@@ -133,15 +133,17 @@ def right(path: Path, size: int | None, digest: Digest | None) -> bool:
 def patiently(attempt: Callable[[], T], reached: Callable[[], int] = lambda: 0) -> T:
     """`attempt()`, repeated while its Trouble may pass, with longer and longer pauses between.
 
-    Given up after so many attempts that did not get a piece further, by what `reached` tells.
+    Given up after so many attempts that together did not get a piece further than any before them,
+    by what `reached` tells: so it ends, whatever a server does.
     """
-    failures = 0
+    failures, furthest = 0, reached()
     while True:
-        before = reached()
         try:
             return attempt()
         except Trouble as trouble:
-            failures = 1 if reached() - before >= PIECE else failures + 1
+            failures += 1
+            if (now := reached()) >= furthest + PIECE:
+                failures, furthest = 1, now
             if not trouble.again or failures == TRIES:
                 raise
         time.sleep(PAUSE * 2 ** (failures - 1))
@@ -244,7 +246,8 @@ def copy(response: HTTPResponse, file: BinaryIO, *, have: int, most: int, tell: 
 
     Raises Wrong for more than `most` bytes in all.
     """
-    end = most + 1 if response.length is None else min(have + response.length, most + 1)
+    # Not every Python's read1 stops where the response does.
+    end = min(most + 1, have + (most + 1 if response.length is None else response.length))
     tell(have, most)
     while have < end and (piece := read(response, min(PIECE, end - have))):
         have += len(piece)

@@ -400,7 +400,7 @@ def test_info_warns_of_what_is_slow():
 
 
 FLAGS = {
-    "": "train generate evaluate plot info",
+    "": "train generate evaluate plot book download export inspect compare info",
     "train": (
         "--preset --data --tokenizer --epochs --steps --batch-size --context-length --stride --lr "
         "--weight-decay --warmup-steps --initial-lr --min-lr --grad-clip --grad-accumulation "
@@ -410,7 +410,11 @@ FLAGS = {
     "generate": (
         "--model --prompt --max-new-tokens --temperature --top-k --top-p --seed --num-samples"
     ),
-    "evaluate": "--model --data",
+    "evaluate": "--model --data --context-length --stride",
+    "download": "{gpt2-small,gpt2-medium,gpt2-large,gpt2-xl} --source {huggingface,openai} --to",
+    "export": "--model --to {huggingface,llm.c,npgpt} --out --dtype {float32,float16,bfloat16}",
+    "inspect": "PATH --json",
+    "compare": "PATH --prompt",
     "plot": "--out",
     "info": "--help",
 }

@@ -311,7 +311,7 @@ def test_evaluate_refuses(npgpt_, model, flags, says):
 def test_positions_are_cropped_never_stretched(npgpt_, model):
     write_gpt2("openai", CONFIG, dict(named(model.params)))
     line = "train --data text.txt --tokenizer byte --init-from openai --steps 1 --lr 0 "
-    line += "--initial-lr 0 --sample-tokens 2 --batch-size 1 --stride 4"
+    line += "--initial-lr 0 --sample-tokens 2 --batch-size 1 --stride 4 --train-fraction 0.5"
     said = npgpt_(f"{line} --out long --context-length 13", code=2).err
     assert "has positions for 12. They can be cropped, not stretched" in said
     npgpt_(f"{line} --out short --context-length 8 --dropout 0.2")
@@ -319,3 +319,50 @@ def test_positions_are_cropped_never_stretched(npgpt_, model):
     assert (short.config.context_length, short.config.dropout) == (8, 0.2)
     np.testing.assert_array_equal(short.params.wpe.weight, model.params.wpe.weight[:8])
     np.testing.assert_array_equal(short.params.wte.weight, model.params.wte.weight)
+
+
+# download: that it fetches is tested in test_download.py
+
+
+def released(monkeypatch, write):
+    """Puts a fetcher in place of the real one: it writes, and asks what the command asks of it."""
+    from npgpt import download
+
+    def fetched(name, *, source, to, check, progress):
+        assert (name, to) == ("gpt2-small", Path("there"))
+        write(to)
+        check(to)
+        progress("model.bin", 5, 10_000_000)
+        progress("model.bin", 10, 10_000_000)
+        return to
+
+    monkeypatch.setattr(download, "model", fetched)
+
+
+def test_download_checks_and_says_how_to_go_on(npgpt_, model, monkeypatch):
+    released(monkeypatch, lambda to: cli.main(["export", "--model", "a.h5", "--out", str(to)]))
+    said = npgpt_("download gpt2-small --to there").out
+    assert said == (
+        "there\nmodel.bin (10.0 MB)\nthere\n"
+        'Go on with: npgpt generate --model there --prompt "Every effort moves you"\n'
+    )
+
+
+def test_a_download_from_openai_is_compared_with_its_checksums(npgpt_, model, monkeypatch):
+    def write(to):
+        write_gpt2(to, CONFIG, dict(named(model.params)))
+        (data,) = to.glob("*.data-*")
+        raw = bytearray(data.read_bytes())
+        raw[100] ^= 1
+        data.write_bytes(raw)
+
+    released(monkeypatch, write)
+    assert "is damaged" in npgpt_("download gpt2-small --to there --source openai", code=2).err
+    npgpt.load("there")  # whoever does not ask reads it
+
+
+def test_a_name_that_was_not_downloaded(npgpt_, monkeypatch):
+    monkeypatch.setenv("NPGPT_CACHE", "empty")
+    monkeypatch.setenv("HF_HUB_CACHE", "empty")
+    said = npgpt_("generate --model gpt2-xl --prompt x", code=2).err
+    assert said == "npgpt: gpt2-xl is not on this machine yet: npgpt download gpt2-xl fetches it\n"

@@ -39,7 +39,10 @@ def take_over(settings: Settings, path: Path) -> Settings:
     source = formats.look(path)
     config = dataclasses.replace(source.config, dropout=settings.config.dropout)
     return dataclasses.replace(
-        settings, config=config, tokenizer=source.tokenizer or settings.tokenizer, dtype=source.dtype.name
+        settings,
+        config=config,
+        tokenizer=source.tokenizer or settings.tokenizer,
+        dtype=source.dtype.name,
     )
 
 
