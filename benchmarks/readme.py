@@ -1,4 +1,4 @@
-"""Writes the figures in README.md from the JSON in benchmarks/results/.
+"""Writes the figures in README.md and docs/book.md from the JSON in benchmarks/results/.
 
 python -m benchmarks.readme
 """
@@ -6,16 +6,16 @@ python -m benchmarks.readme
 import json
 from pathlib import Path
 
+from benchmarks import book_log
 from benchmarks.harness import RESULTS, table
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
 START, END = "<!-- figures: benchmarks/readme.py -->\n", "<!-- /figures -->"
 
 
-def figures() -> str:
-    """The part of README between the two marks."""
-    step = json.loads((RESULTS / "training_step_2x256.json").read_text("utf-8"))
-    start = json.loads((RESULTS / "start_up.json").read_text("utf-8"))
+def speed() -> str:
+    """README: how fast."""
+    step, start = results("training_step_2x256"), results("start_up")
     machine = step["machine"]
     names = {
         "npgpt": "npgpt",
@@ -32,19 +32,48 @@ def figures() -> str:
     train = start["npgpt train, from cold"]
     return (
         f"{table(rows)}\n\n"
-        f"float32, {machine['cores']} cores ({machine['cpu']}), PyTorch {machine['torch']}, "
-        f"NumPy {machine['numpy']}, Numba {machine['numba']}.\n"
+        f"float32, {machine['cores']} cores ({machine['cpu']}), {versions(machine)}.\n"
         f"`npgpt train` with its defaults: {train['seconds']:.0f} s from a cold start, compiling "
         f"included. `import npgpt`: {start['import npgpt']['seconds']:.2f} s. `npgpt --help`: "
         f"{start['npgpt --help']['seconds']:.2f} s.\n"
     )
 
 
+def drift() -> str:
+    """docs/book.md: how far the log drifts."""
+    log = results("book_log")
+    lines, machine = log["lines"], log["machine"]
+    printed = {
+        name: sum(book_log.as_printed(line, f"{name} float32") for line in lines)
+        for name in book_log.PROGRAMS
+    }
+    return (
+        f"{table(book_log.rows(lines))}\n\n"
+        f"Lines with every printed digit of the book: npgpt {printed['npgpt']} of {len(lines)}, "
+        f"PyTorch {printed['torch']}.\n"
+        f"Measured on {machine['cpu']} with {versions(machine)}.\n"
+    )
+
+
+PAGES = {"README.md": speed, "docs/book.md": drift}
+
+
+def results(name: str) -> dict:
+    """What a benchmark has written."""
+    return json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+
+
+def versions(machine: dict) -> str:
+    """What computed."""
+    return f"PyTorch {machine['torch']}, NumPy {machine['numpy']}, Numba {machine['numba']}"
+
+
 def main() -> None:
-    text = README.read_text("utf-8")
-    before, rest = text.split(START)
-    after = rest.split(END)[1]
-    README.write_text(f"{before}{START}{figures()}{END}{after}", "utf-8")
+    for page, figures in PAGES.items():
+        text = (ROOT / page).read_text("utf-8")
+        before, rest = text.split(START)
+        after = rest.split(END)[1]
+        (ROOT / page).write_text(f"{before}{START}{figures()}{END}{after}", "utf-8")
 
 
 if __name__ == "__main__":

@@ -563,7 +563,7 @@ def broken(kind):
         return "is cut, or not a checkpoint"
     if kind == "text":
         path.write_bytes(b"hello")
-        return "is not an HDF5 file"
+        return "is not a weight file that is known here: it has 5 bytes"
     path.write_bytes(raw[:-16])
     with h5py.File(path, "r+") as file:
         if kind == "version":
@@ -590,7 +590,7 @@ def test_a_checkpoint_that_cannot_be_read(refused, run, kind):
 def test_a_folder_without_a_run(refused):
     Path("none").mkdir()
     refused("generate --prompt The", says="there is no run under ./runs yet")
-    refused("generate --model none --prompt The", says="there is no checkpoint none/checkpoint.h5")
+    refused("generate --model none --prompt The", says="the folder none holds no model")
     refused("train --resume none", says="there is no checkpoint none/checkpoint.h5")
     refused("plot none", says="none/config.json cannot be read: No such file or directory")
     refused("plot", says="name at least one folder of a run")

@@ -5,8 +5,8 @@ older versions saved with them are ignored.
 """
 
 import json
+import os
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from npgpt import params
-from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.errors import InputError
 from npgpt.files import replacing
@@ -22,19 +21,18 @@ from npgpt.tokens import VOCABULARIES, likely
 from npgpt.weights.safetensors import (
     INDEX,
     Piece,
-    parse_object,
+    is_index,
+    read_object,
     read_safetensors,
     read_shards,
-    short,
     write_safetensors,
 )
 from npgpt.weights.source import Source, make_config, matched
-from npgpt.weights.stored import CHUNK, Mapped, Stored, narrowed
+from npgpt.weights.stored import Mapped, Stored, narrowed, short
 
 PREFIX = "transformer."
 WEIGHTS = "model.safetensors"
 MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
-MOST_CONFIG = 1 << 20  # bytes
 # what a config may say besides sizes, and what it says if it does not: only this is computed here
 FIXED: dict[str, tuple[Any, tuple]] = {
     "model_type": ("gpt2", ("gpt2",)),
@@ -53,8 +51,9 @@ def read_huggingface(path: str | Path) -> Source:
     Raises InputError for what is not a whole GPT-2 that npgpt computes as transformers does.
     """
     path = weights_file(Path(path))
+    head = Mapped(path).data[:64].tobytes()
+    tensors = read_shards(path) if is_index(head) else read_safetensors(path)
     values = read_config(path.parent / "config.json")
-    tensors = read_shards(path) if path.name.endswith(".json") else read_safetensors(path)
     found = own_names(tensors, path)
     config = parse_config(values, found, path.parent / "config.json")
     if config.tied and (head := found.pop("lm_head.weight", None)):
@@ -77,22 +76,19 @@ def read_huggingface(path: str | Path) -> Source:
 
 def weights_file(path: Path) -> Path:
     """The file, or index of files, that a folder has its weights in."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return path
     for name in (WEIGHTS, INDEX):
-        if (path / name).exists():
+        if os.path.lexists(path / name):  # if it is a link to nothing, whoever opens it says so
             return path / name
     raise InputError(f"the folder {path} has neither {WEIGHTS} nor {INDEX}")
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """config.json, if it is of a GPT-2 as npgpt computes it."""
-    if not path.exists():
+    if not os.path.lexists(path):
         raise InputError(f"there is no {path}, which says what shape the model in that folder has")
-    file = Mapped(path)
-    if file.data.size > MOST_CONFIG:
-        raise InputError(f"{path} has {file.data.size:,} bytes: too many for a config")
-    values = parse_object(file.data.tobytes(), str(path))
+    values = read_object(path)
     for name, (default, allowed) in FIXED.items():
         value = values.get(name, default)
         if value not in allowed:
@@ -113,7 +109,9 @@ def own_names(tensors: dict[str, Stored], path: Path) -> dict[str, Stored]:
     for name, tensor in tensors.items():
         key = name.removeprefix(PREFIX)
         if key in found:
-            raise InputError(f"{path} has {key} twice, with and without {PREFIX!r} before it")
+            raise InputError(
+                f"{path} has {short(key)} twice, with and without {PREFIX!r} before it"
+            )
         found[key] = tensor
     return {key: tensor for key, tensor in found.items() if not MASK.fullmatch(key)}
 
@@ -140,10 +138,11 @@ def parse_config(values: dict[str, Any], found: dict[str, Stored], path: Path) -
 
 def check_head(head: Stored, wte: Stored | None, path: Path) -> None:
     """Raises InputError unless the output head is the token embedding again."""
-    if wte is None or (head.start == wte.start and head.file is wte.file):
-        return
-    same = head.shape == wte.shape and head.dtype == wte.dtype
-    if not same or any((a != b).any() for a, b in zip(head.chunks(), wte.chunks(), strict=True)):
+    if wte is None:
+        return  # which is said elsewhere
+    pairs = zip(head.chunks(), wte.chunks(), strict=True)
+    alike = (head.shape, head.dtype) == (wte.shape, wte.dtype)
+    if not alike or not all(np.array_equal(a, b, equal_nan=True) for a, b in pairs):
         raise InputError(
             f"{path}: lm_head.weight differs from wte.weight, but the config ties them: "
             'is "tie_word_embeddings": false missing from config.json?'
@@ -165,7 +164,7 @@ def write_huggingface(
     for name in dict(params.named(params.shapes(replace(config, qkv_bias=True)))):
         array = arrays.get(name, zeros)
         own = name if name.startswith("lm_head") else PREFIX + name
-        tensors[own] = Piece(array.shape, dtype, narrow(array, dtype, name))
+        tensors[own] = Piece(array.shape, dtype, narrowed(array, dtype, name))
     folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(folder / WEIGHTS, tensors)
     write_config(folder, config, tokenizer, dtype=dtype)
@@ -193,11 +192,3 @@ def write_config(folder: Path, config: Config, tokenizer: str | None, *, dtype: 
     }
     with replacing(folder / "config.json") as temporary:
         temporary.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
-
-
-def narrow(array: Array, dtype: str, name: str) -> Iterator[Array]:
-    """A parameter in pieces of `dtype`."""
-    flat = array.reshape(-1)
-    for first in range(0, flat.size, CHUNK):
-        piece = np.ascontiguousarray(flat[first : first + CHUNK], np.float32)
-        yield narrowed(piece, dtype, name)

@@ -132,7 +132,8 @@ def write_llmc(path: str | Path, config: Config, tree: params.Params, *, dtype: 
         file.write(header)
         for kind, shape in shapes(config, rows).items():
             for array in parts(kind, shape, arrays, config):
-                file.write(narrowed(np.ascontiguousarray(array, np.float32), dtype, kind))
+                for piece in narrowed(array, dtype, kind):
+                    file.write(piece)
 
 
 def parts(kind: str, shape, arrays: dict[str, Array], config: Config) -> Iterator[Array]:

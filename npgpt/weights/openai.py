@@ -1,12 +1,13 @@
 """GPT-2 as OpenAI released it: TensorFlow's checkpoint beside hparams.json."""
 
+import os
 from pathlib import Path
 
 from npgpt.errors import InputError
 from npgpt.tokens import likely
-from npgpt.weights.safetensors import parse_object
+from npgpt.weights.safetensors import read_object
 from npgpt.weights.source import Source, make_config, matched
-from npgpt.weights.stored import Mapped, Stored
+from npgpt.weights.stored import Stored
 from npgpt.weights.tensorflow import read_bundle
 
 HPARAMS = "hparams.json"
@@ -17,24 +18,20 @@ FIELDS = {
     "n_head": "n_head",
     "n_layer": "n_layer",
 }
-MOST_HPARAMS = 1 << 16  # bytes
 LAST = {"g": "weight", "w": "weight", "b": "bias"}
 
 
-def read_openai(folder: str | Path, *, verify: bool = False) -> Source:
-    """The model in a folder of OpenAI's. `verify`: compare the checksums of all numbers too.
+def read_openai(path: str | Path, *, verify: bool = False) -> Source:
+    """The model in a folder of OpenAI's, or of its .index file. `verify`: compare the checksums of
+    all numbers too.
 
     Raises InputError for what is not a whole one.
     """
-    folder = Path(folder)
-    file = Mapped(folder / HPARAMS)
-    if file.data.size > MOST_HPARAMS:
-        raise InputError(f"{file.path} has {file.data.size:,} bytes: too many for {HPARAMS}")
-    values = parse_object(file.data.tobytes(), str(file.path))
+    prefix = prefix_of(Path(path))
+    values = read_object(hparams := prefix.parent / HPARAMS)
     if missing := [name for name in FIELDS if name not in values]:
-        raise InputError(f"{file.path} has no {missing[0]}")
-    config = make_config(file.path, **{ours: values[theirs] for theirs, ours in FIELDS.items()})
-    prefix = prefix_of(folder)
+        raise InputError(f"{hparams} has no {missing[0]}")
+    config = make_config(hparams, **{ours: values[theirs] for theirs, ours in FIELDS.items()})
     tensors = read_bundle(prefix, verify=verify)
     names = {our_name(name): name for name in tensors if name.startswith("model/")}
     found = {ours: flattened(tensors[name]) for ours, name in names.items()}
@@ -44,11 +41,13 @@ def read_openai(folder: str | Path, *, verify: bool = False) -> Source:
     return Source("openai", index, config, tokenizer, tensors, parameters)
 
 
-def prefix_of(folder: Path) -> Path:
+def prefix_of(path: Path) -> Path:
     """What the paths of the checkpoint's files have in common."""
-    found = sorted(folder.glob("*.index"))
+    found = sorted(path.glob("*.index")) if os.path.isdir(path) else [path]
     if len(found) != 1:
-        raise InputError(f"the folder {folder} has {len(found)} checkpoints (.index), expected one")
+        raise InputError(
+            f"the folder {path} has {len(found)} checkpoints (.index), expected one: name one"
+        )
     return found[0].with_suffix("")
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.errors import InputError
 from npgpt.files import replacing
-from npgpt.weights.stored import BFLOAT16, Mapped, Stored, itemsize
+from npgpt.weights.stored import BFLOAT16, Mapped, Stored, itemsize, refuse_pickle, short
 
 INDEX = "model.safetensors.index.json"
 DTYPES = {
@@ -31,9 +31,10 @@ DTYPES = {
     "I32": "int32", "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32",
     "U16": "uint16", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
-MOST_HEADER = 1 << 24  # bytes; that of the largest GPT-2 has 60,000
-MOST_INDEX = 1 << 26
+MOST_TEXT = 1 << 22  # bytes of JSON; the header of the largest GPT-2 has 60,000
+MOST_DIGITS = 20  # of a number in it
 MOST_AXES = 64  # NumPy's most
+MOST_NAME = 255  # letters of a file's
 ALIGNED = 64  # what the numbers written here begin at: a cache line
 
 
@@ -43,11 +44,12 @@ def read_safetensors(path: str | Path) -> dict[str, Stored]:
     Raises InputError for what is not a whole file, or where tensors have bytes in common.
     """
     file = Mapped(path)
+    refuse_pickle(file)
     if file.data.size < 8:
         raise InputError(f"{path} is cut: {file.data.size} bytes are no safetensors file")
     length = int.from_bytes(file.data[:8].tobytes(), "little")
     begin = 8 + length
-    if length > MOST_HEADER or begin > file.data.size:
+    if length > MOST_TEXT or begin > file.data.size:
         raise InputError(
             f"{path} is cut, or not a safetensors file: a header of {length:,} bytes, "
             f"{file.data.size - 8:,} are left"
@@ -59,15 +61,30 @@ def read_safetensors(path: str | Path) -> dict[str, Stored]:
     for one, other in pairwise(taken):
         if one[1] > other[0]:
             raise InputError(
-                f"{path}: {one[2]!r} and {other[2]!r} have bytes in common: "
+                f"{path}: {short(one[2])} and {short(other[2])} have bytes in common: "
                 f"{one[0]} to {one[1]}, and {other[0]} to {other[1]}"
             )
+    numbers, left = sum(t.nbytes for t in tensors.values()), file.data.size - begin
+    if numbers != left:
+        raise InputError(
+            f"{path} has {left:,} bytes of numbers, its header knows of {numbers:,}: it is damaged"
+        )
     return tensors
+
+
+def is_safetensors(head: bytes) -> bool:
+    """Does a file that begins so look like one? In no JSON text there is a zero byte."""
+    return head[7:9] == b"\0{"
+
+
+def is_index(head: bytes) -> bool:
+    """Does a file that begins so look like the index of several?"""
+    return head.lstrip()[:1] == b"{" and not is_safetensors(head)
 
 
 def parse_entry(name: str, entry: Any, file: Mapped, begin: int) -> Stored:
     """What the header says of a tensor, if it lies in the file."""
-    about = f"{file.path}: {name[:200]!r}"
+    about = f"{file.path}: {short(name)}"
     if not isinstance(entry, dict):
         raise InputError(f"{about} is {short(entry)}, expected dtype, shape and data_offsets")
     code, shape, place = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
@@ -87,7 +104,7 @@ def parse_entry(name: str, entry: Any, file: Mapped, begin: int) -> Stored:
         )
     if begin + last > file.data.size:
         raise InputError(
-            f"{file.path} is cut: {name!r} ends at {begin + last:,}, "
+            f"{file.path} is cut: {short(name)} ends at {begin + last:,}, "
             f"the file at {file.data.size:,} bytes"
         )
     return Stored(file, begin + first, tuple(shape), dtype)
@@ -96,25 +113,29 @@ def parse_entry(name: str, entry: Any, file: Mapped, begin: int) -> Stored:
 def read_shards(index: str | Path) -> dict[str, Stored]:
     """Every tensor of a model in several files, by the index beside them."""
     index = Path(index)
-    file = Mapped(index)
-    if file.data.size > MOST_INDEX:
-        raise InputError(f"{index} has {file.data.size:,} bytes: too many for an index")
-    places = parse_object(file.data.tobytes(), str(index)).get("weight_map")
+    places = read_object(index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise InputError(f"{index} has no weight_map that says which file a tensor is in")
     shards = {}
     for name, shard in places.items():
-        if not isinstance(shard, str) or Path(shard).name != shard or shard in ("", ".."):
+        if not is_name(shard):
             raise InputError(
-                f"{index}: {name[:200]!r} is in {short(shard)}, expected a file beside it"
+                f"{index}: {short(name)} is in {short(shard)}, expected a file beside it"
             )
         if shard not in shards:
             shards[shard] = read_safetensors(index.parent / shard)
         if name not in shards[shard]:
             raise InputError(
-                f"{index.parent / shard} has no {name!r}, which {index.name} puts there"
+                f"{index.parent / shard} has no {short(name)}, which {index.name} puts there"
             )
     return {name: shards[shard][name] for name, shard in places.items()}
+
+
+def is_name(text: Any) -> bool:
+    """Is this the name of a file, with no folder before it and nothing odd in it?"""
+    if not isinstance(text, str) or len(text) > MOST_NAME or not text.isprintable():
+        return False
+    return Path(text).name == text and text != ".."
 
 
 class Piece(NamedTuple):
@@ -150,8 +171,16 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Piece]) -> None:
                 file.write(np.ascontiguousarray(array))
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object that a file is."""
+    data = Mapped(path).data
+    if data.size > MOST_TEXT:
+        raise InputError(f"{path} has {data.size:,} bytes; at most {MOST_TEXT:,} of JSON are read")
+    return parse_object(data.tobytes(), str(path))
+
+
 def parse_object(text: bytes, about: str) -> dict[str, Any]:
-    """A JSON object in which no name stands twice."""
+    """A JSON object in which no name stands twice, and no number is too long to compute with."""
 
     def once(pairs):
         found = dict(pairs)
@@ -159,8 +188,13 @@ def parse_object(text: bytes, about: str) -> dict[str, Any]:
             raise ValueError("a name stands there twice")
         return found
 
+    def whole(digits):
+        if len(digits) > MOST_DIGITS:
+            raise ValueError(f"a number of {len(digits):,} digits")
+        return int(digits)
+
     try:
-        found = json.loads(text, object_pairs_hook=once)
+        found = json.loads(text, object_pairs_hook=once, parse_int=whole)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{about} is not JSON ({error})") from None
     if not isinstance(found, dict):
@@ -173,12 +207,3 @@ def natural(values: Any) -> bool:
     return isinstance(values, list) and all(
         type(value) is int and 0 <= value < 1 << 63 for value in values
     )
-
-
-def short(value: Any) -> str:
-    """What it is, in at most 80 characters."""
-    try:
-        text = repr(value)
-    except RecursionError:
-        text = "a nest of lists"
-    return text if len(text) <= 80 else text[:77] + "..."

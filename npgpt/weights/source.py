@@ -10,7 +10,7 @@ from npgpt import params
 from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.errors import InputError
-from npgpt.weights.stored import Stored
+from npgpt.weights.stored import Stored, short
 
 ROWS = 64  # of a matrix, transposed at once
 FLOATS = ("float32", "float16", "bfloat16")  # float64 too, if all are
@@ -69,7 +69,7 @@ def matched(
     expected = dict(params.named(params.shapes(config)))
     for name in found:
         if name not in expected:
-            raise InputError(f"{path} has {own(name)}, which its config does not ask for")
+            raise InputError(f"{path} has {short(own(name))}, which its config does not ask for")
     for name, shape in expected.items():
         if name not in found:
             raise InputError(f"{path} has no {own(name)}, which its config asks for")
@@ -93,7 +93,7 @@ def make_config(path: Path, **values) -> Config:
     """A Config out of numbers in a file."""
     for name, value in values.items():
         if not isinstance(value, (int, float)):
-            raise InputError(f"{path}: {name} is {value!r}, expected a number")
+            raise InputError(f"{path}: {name} is {short(value)}, expected a number")
     try:
         return Config(**values)
     except InputError as error:

@@ -5,12 +5,14 @@ file's own, shared with every other process that maps it and given back when mem
 whoever trains gets pages of their own, and the file never changes.
 """
 
+import errno
 import math
 import mmap
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,11 +22,13 @@ from npgpt.errors import InputError
 BFLOAT16 = "bfloat16"  # NumPy has no such dtype: the upper half of a float32
 LFS = b"version https://git-lfs.github.com/spec/"
 PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-CHUNK = 1 << 22  # numbers widened at once
+CHUNK = 1 << 22  # numbers widened, or rounded, at once
+LARGEST = {"float16": 65504.0, BFLOAT16: 3.39e38, "float32": 3.403e38}
 
 
 class Mapped:
-    """A file's bytes, mapped. Raises InputError for what is not a file that can be read.
+    """A file's bytes, mapped. Raises InputError for what is not a file that can be read, and for
+    what stands where Git LFS has not put the file yet.
 
     `data`: (size,) uint8.
     """
@@ -33,7 +37,7 @@ class Mapped:
         self.path = Path(path)
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would keep us waiting
-                raise InputError(f"{path} is not a file")
+                raise OSError(errno.EINVAL, "it is not a file")
             with open(path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if size else b""
@@ -43,7 +47,11 @@ class Mapped:
             raise InputError(f"{path} cannot be read: {error.strerror}") from None
         self.pages = pages
         self.data = np.frombuffer(pages, np.uint8)
-        refuse(bytes(self.data[: len(LFS)]), self.data.size, path)
+        if self.data[: len(LFS)].tobytes() == LFS:
+            raise InputError(
+                f"{path} is a Git LFS pointer of {self.data.size} bytes, not the weights: fetch "
+                "them with git lfs pull, or with npgpt download"
+            )
 
     def forget(self, start: int, stop: int) -> None:
         """Gives the pages within these bytes back, for whoever has read them and will not again.
@@ -56,18 +64,14 @@ class Mapped:
             self.pages.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
 
-def refuse(head: bytes, size: int, path) -> None:
-    """Raises InputError for what is often taken for weights: `head` is how the file begins."""
-    if head.startswith(LFS):
+def refuse_pickle(file: Mapped) -> None:
+    """Raises InputError for what torch.save writes, the most usual file of weights."""
+    head = file.data[:9].tobytes()
+    if head.startswith(PICKLES) and head[8:] != b"{":  # safetensors whose header has 640 bytes
         raise InputError(
-            f"{path} is a Git LFS pointer of {size} bytes, not the weights: fetch them with "
-            "git lfs pull, or with npgpt download"
-        )
-    if head.startswith(PICKLES):
-        raise InputError(
-            f"{path} is a pickle, as torch.save writes it, and reading one runs whatever it says: "
-            "refused. Convert it where you trust it: safetensors.torch.save_file(torch.load(FILE, "
-            "weights_only=True), 'model.safetensors')"
+            f"{file.path} is a pickle, as torch.save writes it, and reading one runs whatever it "
+            "says: refused. Convert it where you trust it: safetensors.torch.save_file("
+            "torch.load(FILE, weights_only=True), 'model.safetensors')"
         )
 
 
@@ -86,20 +90,33 @@ class Stored(NamedTuple):
 
     def raw(self) -> Array:
         """The stored numbers as a view of the file, in its own dtype; bfloat16 as uint16."""
-        kind = np.dtype(np.uint16 if self.dtype == BFLOAT16 else self.dtype)
-        found = self.file.data[self.start : self.start + self.nbytes]
-        if self.start % kind.alignment:
-            found = found.copy()  # kernels want their numbers at addresses that divide by the size
-        return found.view(kind.newbyteorder("<")).reshape(self.shape)
+        return self.part(0, math.prod(self.shape)).reshape(self.shape)
 
-    def chunks(self, size: int = CHUNK):
-        """Yields float32 (or float64) pieces of at most `size` numbers, in order; each is gone from
-        memory when the next is asked for."""
-        flat, width = self.raw().reshape(-1), itemsize(self.dtype)
-        for first in range(0, flat.size, size):
-            piece = flat[first : first + size]
-            yield widened(piece, self.dtype)
-            self.file.forget(self.start + first * width, self.start + (first + piece.size) * width)
+    def part(self, first: int, last: int) -> Array:
+        """Those of the numbers, taken as one row. A copy only where the file has them at an odd
+        address."""
+        kind = np.dtype(np.uint16 if self.dtype == BFLOAT16 else self.dtype)
+        start, stop = (self.start + n * kind.itemsize for n in (first, last))
+        found = self.file.data[start:stop]
+        if found.size < stop - start:
+            raise InputError(
+                f"{self.file.path} is cut: numbers end at {stop:,}, it at {self.file.data.size:,}"
+            )
+        if start % kind.alignment:
+            found = found.copy()  # kernels want their numbers at addresses that divide by the size
+        return found.view(kind.newbyteorder("<"))
+
+    def chunks(self, size: int = CHUNK) -> Iterator[Array]:
+        """Yields pieces of at most `size` numbers, in order: float32 for float16 and bfloat16, else
+        as they are.
+
+        Each is gone from memory when the next is asked for; so nobody may have written into them.
+        """
+        count, width = math.prod(self.shape), itemsize(self.dtype)
+        for first in range(0, count, size):
+            last = min(first + size, count)
+            yield widened(self.part(first, last), self.dtype)
+            self.file.forget(self.start + first * width, self.start + last * width)
 
     def array(self) -> Array:
         """float32 or float64: a view of the file where it holds these, else a widened copy."""
@@ -112,32 +129,49 @@ class Stored(NamedTuple):
         return out.reshape(self.shape)
 
 
+def short(value: Any) -> str:
+    """What a file says, in at most 80 characters for a message."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = "a nest of lists"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def itemsize(dtype: str) -> int:
     """Bytes of one number."""
     return 2 if dtype == BFLOAT16 else np.dtype(dtype).itemsize
 
 
 def widened(numbers: Array, dtype: str) -> Array:
-    """float32 for float16 and bfloat16 (as uint16); exact. float32 and float64 stay."""
+    """float32 for float16 and bfloat16 (as uint16), exact; all else as it is."""
     if dtype == BFLOAT16:
         return (numbers.astype(np.uint32) << 16).view(np.float32)
     return numbers.astype(np.float32) if dtype == "float16" else numbers
 
 
-def narrowed(numbers: Array, dtype: str, name: str) -> Array:
-    """float32 as `dtype`, rounded to nearest even; bfloat16 as uint16, NaN kept.
+def narrowed(array: Array, dtype: str, name: str) -> Iterator[Array]:
+    """The numbers of an array, taken as one row, in pieces of `dtype`: "float32", "float16", or
+    "bfloat16", which comes as uint16. Rounded to nearest even.
 
-    Raises InputError, with `name`, for what float16 cannot hold.
+    Raises InputError, with `name`, for what is too large for `dtype`.
     """
-    if dtype == BFLOAT16:
-        bits = numbers.view(np.uint32)
-        half = np.uint32(0x7FFF) + (
-            bits >> 16 & 1
-        )  # to even: a tie goes up where the last bit is 1
-        rounded = (bits + half) >> 16
-        return np.where(np.isnan(numbers), bits >> 16 | 0x40, rounded).astype(np.uint16)
-    with np.errstate(over="ignore"):
-        found = numbers.astype(dtype, copy=False)
-    if (np.isinf(found) & np.isfinite(numbers)).any():
-        raise InputError(f"{name} has numbers beyond 65504, the largest in float16: try bfloat16")
-    return found
+    flat = array.reshape(-1)
+    for first in range(0, flat.size, CHUNK):
+        piece = flat[first : first + CHUNK]
+        with np.errstate(over="ignore", invalid="ignore"):  # NaNs stay what they are
+            found = to_bfloat16(piece) if dtype == BFLOAT16 else piece.astype(dtype, copy=False)
+        if (np.isinf(widened(found, dtype)) & np.isfinite(piece)).any():
+            hint = ": try bfloat16" if dtype == "float16" else ""
+            raise InputError(
+                f"{name} has numbers beyond {LARGEST[dtype]:g}, the largest in {dtype}{hint}"
+            )
+        yield found
+
+
+def to_bfloat16(numbers: Array) -> Array:
+    """float32 -> the upper halves as uint16."""
+    bits = np.ascontiguousarray(numbers, np.float32).view(np.uint32)
+    up = 0x7FFF + (bits >> 16 & 1)  # a tie goes up where the last bit that stays is 1
+    rounded = (bits + up) >> 16
+    return np.where(np.isnan(numbers), bits >> 16 | 0x40, rounded).astype(np.uint16)
