@@ -275,6 +275,7 @@ def test_checksums_of_long_messages_are_those_of_the_definition(rng, width, more
 DATA = bytes(range(32))
 A = entry("float32", (2, 3), DATA[:24])
 B = entry("float32", (2,), DATA[24:], offset=24)
+AXES = bytes.fromhex("1208 12020802 12020803")  # the shape in A
 NONE = entry("float32", (0,), b"")
 GOOD = [(b"", header()), (b"a", A), (b"b", B)]
 BLOCK = block(GOOD)
@@ -346,7 +347,9 @@ BAD = {
     "large number": (packed(b"\xff" * 9 + b"\x02"), "no number ends within the bytes (ff){9}02$"),
     "order": (table([GOOD[0], GOOD[2], GOOD[1]]), "its keys are not in order: b'a' after b'b'"),
     "twice": (table([*GOOD, GOOD[2]]), "its keys are not in order: b'b' after b'b'"),
-    "order of blocks": (table([GOOD[0], GOOD[2], GOOD[1]], 1), "in order: b'a' after b'b'"),
+    "order of index": (table([GOOD[0], GOOD[2], GOOD[1]], 1), "in order: b'a' after b'b'"),
+    "order of blocks": (assemble([(b"b", block([GOOD[0], GOOD[2]])), (b"c", block([GOOD[1]]))]),
+        "its keys are not in order: b'a' after b'b'"),
     "key bomb": (key_bomb(), r"keys of more than 16 times their block of \d+"),
     "no pairs": (table([]), "does not begin with the header of a checkpoint"),
     "no header": (table(GOOD[1:]), "does not begin with the header of a checkpoint"),
@@ -437,15 +440,25 @@ def test_the_example_in_the_docstring_is_one():
 @pytest.mark.parametrize(
     "index",
     [
-        a(more=field(9, 1) + field(10, b"new") + b"\x59" + bytes(8) + b"\x65" + bytes(4)),
+        a(more=field(9, 1) + field(10, b"new") + b"\x59" + b"\xff" * 8 + b"\x65" + b"\xff" * 4),
         with_a(field(4, 99) + A + varint(4 << 3) + varint(0)),
+        with_a(A.replace(AXES, field(2, AXES[2:6]) + field(2, AXES[6:]))),
         with_a(A + b"\x0d" + bytes(4) + field(3, b"?")),
         headed(header() + field(7, b"new")),
         headed(header(version=field(1, 9) + field(2, 1))),
         table(GOOD, 1),
         assemble([(b"", block(GOOD[:1])), (b"a", block([])), (b"b", block(GOOD[1:]))]),
     ],
-    ids=["new fields", "last one counts", "other kinds", "header", "producer", "blocks", "empty"],
+    ids=[
+        "new fields",
+        "last one counts",
+        "parts",
+        "other kinds",
+        "header",
+        "producer",
+        "blocks",
+        "empty",
+    ],
 )
 def test_what_protobuf_and_leveldb_allow_is_read(tmp_path, index):
     found = read_bundle(placed(tmp_path, index), verify=True)
