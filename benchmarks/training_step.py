@@ -62,7 +62,7 @@ def npgpt_step(B: int, T: int):
     tokens, targets = batch(B, T)
 
     def step():
-        loss, cache = model.loss(tokens, targets)
+        loss, cache = model.loss(tokens, targets, out=gradients)
         model.backward(cache, out=gradients)
         optimizer.step(gradients)
         return float(loss)

@@ -76,13 +76,16 @@ class GPT:
         tokens = self.check(tokens, start=start)
         return model.next_logits(self.params, tokens, self.config, past=past, ops=self.ops)
 
-    def loss(self, tokens, targets, rng: Generator | None = None) -> tuple[float, Any]:
+    def loss(
+        self, tokens, targets, rng: Generator | None = None, *, out: params.Params | None = None
+    ) -> tuple[float, Any]:
         """(B, T), (B, T) -> the mean cross-entropy in nats per token, and what backward needs.
 
-        Dropout only where a generator is given.
+        Dropout only where a generator is given. `out`: the tree that backward will be given, once,
+        saves a second array of the head's size.
         """
         tokens, targets = self.check_pair(tokens, targets)
-        return model.loss(self.params, tokens, targets, self.config, rng=rng, ops=self.ops)
+        return model.loss(self.params, tokens, targets, self.config, rng=rng, g=out, ops=self.ops)
 
     def backward(self, cache, *, out: params.Params | None = None, dloss: float = 1.0):
         """The gradient of `dloss` * loss, the same tree as `params`; into `out` if given."""

@@ -24,8 +24,11 @@ class Cache(NamedTuple):
     loss: Any
 
 
-def loss(p: Params, tokens: Array, targets: Array, config: Config, *, rng=None, ops):
-    """(B, T), (B, T) -> scalar, Cache. Dropout only where a generator is given."""
+def loss(p: Params, tokens: Array, targets: Array, config: Config, *, rng=None, g=None, ops):
+    """(B, T), (B, T) -> scalar, Cache. Dropout only where a generator is given.
+
+    `g`: backward's, where it is known already: then the head's gradient goes straight there.
+    """
     rate = config.dropout
     x, embedding = ops.embedding.forward(tokens, Embedding(p.wte.weight, p.wpe.weight))
     x, drop = ops.dropout.forward(x, rate=rate, rng=rng)
@@ -34,7 +37,9 @@ def loss(p: Params, tokens: Array, targets: Array, config: Config, *, rng=None, 
         x, cache = block.forward(x, p_block, n_head=config.n_head, rate=rate, rng=rng, ops=ops)
         h.append(cache)
     x, ln_f = ops.layernorm.forward(x, p.ln_f)
-    value, head_loss = ops.linear_cross_entropy.forward(x, head(p), targets)
+    value, head_loss = ops.linear_cross_entropy.forward(
+        x, head(p), targets, dweight=None if g is None else head(g)
+    )
     return value, Cache(embedding, drop, h, ln_f, head_loss)
 
 

@@ -178,9 +178,9 @@ class Trainer:
         parts = self.training.grad_accumulation
         loss = 0.0
         for i, part in enumerate(np.split(np.arange(len(tokens)), parts)):
-            value, cache = self.model.loss(tokens[part], targets[part], self.rng)
-            loss += float(value) / parts
             home = self.gradients if i == 0 else self.more_gradients
+            value, cache = self.model.loss(tokens[part], targets[part], self.rng, out=home)
+            loss += float(value) / parts
             self.model.backward(cache, out=home, dloss=1 / parts)
             if i > 0:
                 add(self.gradients, home)

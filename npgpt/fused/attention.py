@@ -1,6 +1,6 @@
 """Attention, one head at a time, block by block. What it computes is in npgpt/ops/attention.py.
 
-The T x T probabilities never exist whole. Forward makes ROWS rows of scores at a time, against the
+The T x T probabilities never exist whole. Forward makes a few rows of scores at a time, against the
 keys up to them only, and keeps of each row two numbers: top, its largest score, and share, one over
 the sum that softmax divides by. Backward makes the same rows again, exp(score - top) * share. That
 is FlashAttention's bargain (Dao et al. 2022, arXiv:2205.14135), memory for a second product, but
@@ -11,15 +11,18 @@ writes only its own columns, so the bits do not depend on the number of threads.
 
 from typing import NamedTuple
 
+import numba
 import numpy as np
 
-from npgpt.arrays import Array
+from npgpt.arrays import Array, rows
+from npgpt.fused import _buffers
 from npgpt.fused._jit import njit, prange
 from npgpt.fused._math import exp
-from npgpt.fused._matmul import multiply_add
+from npgpt.fused._panels import pack_across, pack_along, put, right_width
+from npgpt.fused._tile import BYTES, LEFT, ROWS, VECTORS, tile
 from npgpt.ops import dropout
 
-ROWS = 16  # queries at a time: 16 rows of 1024 scores are 64 KB
+QUERIES = 4 * ROWS  # of backward, at a time: 48 rows of 1024 scores are 192 KB
 
 
 class Cache(NamedTuple):
@@ -39,7 +42,7 @@ def forward(qkv: Array, *, n_head: int, past=None, rate: float = 0.0, rng=None,
     """
     B, T, C = *qkv.shape[:-1], qkv.shape[-1] // 3
     D = C // n_head
-    out = np.empty((B, T, C), qkv.dtype) if out is None else out
+    out = _buffers.empty((B, T, C), qkv.dtype) if out is None else out
     top, share = np.empty((2, B, n_head, T), qkv.dtype)
     scale, start = qkv.dtype.type(D**-0.5), past.length if past is not None else 0
     if past is not None:
@@ -53,16 +56,20 @@ def forward(qkv: Array, *, n_head: int, past=None, rate: float = 0.0, rng=None,
             raise ValueError("dropout is for training, which has no past; leave out rng or past")
         _forward_past(qkv, past.k, past.v, start, scale, out)
     else:
-        _forward(qkv, mask(keep), factor, scale, out, top, share)
+        _forward(
+            rows(qkv), mask(keep), factor, scale, *workspace(qkv, n_head), rows(out), top, share
+        )
     return out, Cache(qkv, top, share, drop)
 
 
 def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
     """(B, T, C) -> (B, T, 3C)"""
     qkv, top, share, (keep, factor) = cache
-    dx = np.empty_like(qkv) if dx is None else dx
-    scale = qkv.dtype.type((qkv.shape[-1] // 3 // top.shape[1]) ** -0.5)
-    _backward(dout, qkv, top, share, mask(keep), factor, scale, dx)
+    dx = _buffers.empty_like(qkv) if dx is None else dx
+    n_head = top.shape[1]
+    scale = qkv.dtype.type((qkv.shape[-1] // 3 // n_head) ** -0.5)
+    space = workspace(qkv, n_head)
+    _backward(rows(dout), rows(qkv), top, share, mask(keep), factor, scale, *space, rows(dx))
     return dx
 
 
@@ -71,93 +78,157 @@ def mask(keep: Array | None) -> Array:
     return np.empty((0, 0, 0, 0), bool) if keep is None else keep
 
 
-# Kernels. Of one head: q, k, v, dy are (T, D), kt and vt their transposes (D, T); `scores`,
-# `probs` and their gradients are ROWS rows of them, (ROWS, T), of which row r belongs to query
-# first + r and the first `seen` columns are in use.
+def workspace(qkv: Array, n_head: int) -> tuple[Array, Array]:
+    """For every task, room for the packed parts of a head, and for QUERIES rows of scores, twice."""
+    B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+    wide = VECTORS * BYTES // qkv.itemsize
+    S, D = -(-T // wide) * wide, -(-C // n_head // wide) * wide
+    tasks = min(B * n_head, numba.get_num_threads())
+    panels = _buffers.empty((tasks, 7, (S + ROWS) * D), qkv.dtype)
+    return panels, _buffers.empty((tasks, 2, QUERIES, S), qkv.dtype)
+
+
+# Kernels. `x` are the rows of qkv, (B * T, 3C), a head's queries in the columns from h * D, its keys
+# from C + h * D, its values from 2C + h * D. Right panels lie one after the other, for all terms.
+# `scores`, `probs` and their gradients are rows of S columns, S = T rounded up to whole panels, of
+# which row r belongs to query first + r and the first `seen` columns count.
+
+
+@njit
+def _pack_keys(x, top, T, left, D, packed):
+    """Rows top..top + T and columns left..left + D of x as right panels: a lane for every row."""
+    wide = right_width(x)
+    for s in range(0, T, wide):
+        pack_along(x, left, D, top + s, min(wide, T - s), wide, packed, s * D)
+
+
+@njit
+def _pack_values(x, top, T, left, D, packed):
+    """The same rows and columns as right panels with a lane for every column."""
+    wide = right_width(x)
+    for d in range(0, D, wide):
+        pack_across(x, top, T, left + d, min(wide, D - d), wide, packed, d * T)
+
+
+@njit
+def _multiply_keys(left, D, keys, seen, scores, r):
+    """ROWS rows of scores: a left panel of D terms times `seen` packed keys."""
+    wide, S = right_width(scores), scores.shape[1]
+    flat = scores.reshape(-1)
+    for s in range(0, seen, wide):
+        tile(left, 0, keys, s * D, D, flat, 0, 0, 0, flat, r * S + s, S)
+
+
+@njit
+def _multiply_values(left, T, values, terms, out, top, height, column, D, corner):
+    """Rows of a head: a left panel of `terms` rows of the values, of which T are packed."""
+    wide, columns = right_width(out), out.shape[1]
+    flat = out.reshape(-1)
+    for d in range(0, D, wide):
+        o = top * columns + column + d
+        put(left, 0, values, d * T, terms, flat, o, columns, 0, flat, o, columns,
+            height, min(wide, D - d), corner)  # fmt: skip
 
 
 @njit(parallel=True)
-def _forward(qkv, keep, factor, scale, out, top, share):
+def _forward(x, keep, factor, scale, panels, space, out, top, share):
     B, H, T = top.shape
-    C = out.shape[2]
-    D = C // H
-    for task in prange(B * H):
-        b, h = task // H, task % H
-        q, v = np.empty((T, D), qkv.dtype), np.empty((T, D), qkv.dtype)
-        kt = np.empty((D, T), qkv.dtype)
-        _unpack(qkv, b, h * D, q)
-        _unpack_transposed(qkv, b, C + h * D, kt)
-        _unpack(qkv, b, 2 * C + h * D, v)
-        scores, y = np.empty((ROWS, T), qkv.dtype), np.empty((ROWS, D), qkv.dtype)
-        for first in range(0, T, ROWS):
-            rows = min(ROWS, T - first)
-            seen = first + rows
-            scores[:rows, :seen] = 0
-            multiply_add(q, first, 0, rows, D, kt, 0, seen, scores)
-            for r in range(rows):
-                t = first + r
-                top[b, h, t], share[b, h, t] = _softmax(scores, r, t + 1, seen, scale)
-            if keep.size:
-                for r in range(rows):
-                    for s in range(seen):
-                        scores[r, s] *= keep[b, h, first + r, s] * factor
-            y[:rows] = 0
-            multiply_add(scores, 0, 0, rows, seen, v, 0, D, y)
-            for r in range(rows):
-                for d in range(D):
-                    out[b, first + r, h * D + d] = y[r, d]
+    C = out.shape[1]
+    D, tasks, wide = C // H, len(panels), right_width(x)
+    for task in prange(tasks):
+        keys, values, scores = panels[task, 0], panels[task, 1], space[task, 0]
+        left, corner = np.empty(LEFT * max(T, D), x.dtype), np.empty(ROWS * wide, x.dtype)
+        for head in range(task * B * H // tasks, (task + 1) * B * H // tasks):
+            b, h = head // H, head % H
+            begin = b * T
+            _pack_keys(x, begin, T, C + h * D, D, keys)
+            _pack_values(x, begin, T, 2 * C + h * D, D, values)
+            for first in range(0, T, ROWS):
+                height = min(ROWS, T - first)
+                seen = first + height
+                pack_along(x, h * D, D, begin + first, height, LEFT, left, 0)
+                _multiply_keys(left, D, keys, seen, scores, 0)
+                for r in range(height):
+                    t = first + r
+                    top[b, h, t], share[b, h, t] = _softmax(scores, r, t + 1, seen, scale)
+                    if keep.size:
+                        for s in range(t + 1):
+                            scores[r, s] *= keep[b, h, t, s] * factor
+                pack_along(scores, 0, seen, 0, height, LEFT, left, 0)
+                _multiply_values(
+                    left, T, values, seen, out, begin + first, height, h * D, D, corner
+                )
 
 
 @njit(parallel=True)
-def _backward(dout, qkv, top, share, keep, factor, scale, dqkv):
+def _backward(dout, x, top, share, keep, factor, scale, panels, space, dx):
     B, H, T = top.shape
-    C = dout.shape[2]
-    D = C // H
-    for task in prange(B * H):
-        b, h = task // H, task % H
-        q, k = np.empty((T, D), qkv.dtype), np.empty((T, D), qkv.dtype)
-        dy = np.empty((T, D), qkv.dtype)
-        kt, vt = np.empty((D, T), qkv.dtype), np.empty((D, T), qkv.dtype)
-        _unpack(qkv, b, h * D, q)
-        _unpack(qkv, b, C + h * D, k)
-        _unpack_transposed(qkv, b, C + h * D, kt)
-        _unpack_transposed(qkv, b, 2 * C + h * D, vt)
-        _unpack(dout, b, h * D, dy)
-        dk, dv = np.zeros((T, D), qkv.dtype), np.zeros((T, D), qkv.dtype)
-        probs, dprobs = np.empty((ROWS, T), qkv.dtype), np.empty((ROWS, T), qkv.dtype)
-        dq = np.empty((ROWS, D), qkv.dtype)
-        for first in range(0, T, ROWS):
-            rows = min(ROWS, T - first)
-            seen = first + rows
-            probs[:rows, :seen] = 0
-            multiply_add(q, first, 0, rows, D, kt, 0, seen, probs)
-            dprobs[:rows, :seen] = 0
-            multiply_add(dy, first, 0, rows, D, vt, 0, seen, dprobs)
-            for r in range(rows):
-                t = first + r
-                _softmax_again(probs, r, t + 1, seen, scale, top[b, h, t], share[b, h, t])
-            if keep.size:
+    C = dout.shape[1]
+    D, tasks = C // H, len(panels)
+    wide = right_width(x)
+    D_wide = -(-D // wide) * wide
+    for task in prange(tasks):
+        keys, values, queries = panels[task, 0], panels[task, 1], panels[task, 2]
+        keys_across, douts = panels[task, 3], panels[task, 4]
+        dk, dv = panels[task, 5], panels[task, 6]
+        probs, dprobs = space[task, 0], space[task, 1]
+        left, corner = np.empty(LEFT * max(T, D), x.dtype), np.empty(ROWS * wide, x.dtype)
+        for head in range(task * B * H // tasks, (task + 1) * B * H // tasks):
+            b, h = head // H, head % H
+            begin = b * T
+            _pack_keys(x, begin, T, C + h * D, D, keys)
+            _pack_keys(x, begin, T, 2 * C + h * D, D, values)
+            _pack_values(x, begin, T, h * D, D, queries)
+            _pack_values(x, begin, T, C + h * D, D, keys_across)
+            _pack_values(dout, begin, T, h * D, D, douts)
+            dk[:], dv[:] = 0, 0
+            for first in range(0, T, QUERIES):
+                rows = min(QUERIES, T - first)
+                for r in range(0, rows, ROWS):
+                    height = min(ROWS, rows - r)
+                    seen = first + r + height
+                    pack_along(x, h * D, D, begin + first + r, height, LEFT, left, 0)
+                    _multiply_keys(left, D, keys, seen, probs, r)
+                    pack_along(dout, h * D, D, begin + first + r, height, LEFT, left, 0)
+                    _multiply_keys(left, D, values, seen, dprobs, r)
+                seen = first + rows
                 for r in range(rows):
-                    for s in range(seen):
-                        dprobs[r, s] *= keep[b, h, first + r, s] * factor
-            dscores = dprobs
-            for r in range(rows):
-                _softmax_backward(dprobs, probs, r, seen, scale, dscores)
-            if keep.size:
-                for r in range(rows):
-                    for s in range(seen):
-                        probs[r, s] *= keep[b, h, first + r, s] * factor
-            multiply_add(probs.T, 0, 0, seen, rows, dy, first, D, dv)
-            multiply_add(dscores.T, 0, 0, seen, rows, q, first, D, dk)
-            dq[:rows] = 0
-            multiply_add(dscores, 0, 0, rows, seen, k, 0, D, dq)
-            for r in range(rows):
+                    t = first + r
+                    _softmax_again(probs, r, t + 1, scale, top[b, h, t], share[b, h, t])
+                    if keep.size:
+                        for s in range(t + 1):
+                            dprobs[r, s] *= keep[b, h, t, s] * factor
+                    _softmax_backward(dprobs, probs, r, t + 1, scale)
+                    dscores = dprobs
+                    for s in range(t + 1, seen):
+                        probs[r, s], dscores[r, s] = 0, 0
+                    if keep.size:
+                        for s in range(t + 1):
+                            probs[r, s] *= keep[b, h, t, s] * factor
+                for s in range(0, seen, ROWS):
+                    height = min(ROWS, seen - s)
+                    pack_across(probs, 0, rows, s, height, LEFT, left, 0)
+                    _add_values(left, T, douts, first, rows, dv, s, D_wide)
+                    pack_across(dscores, 0, rows, s, height, LEFT, left, 0)
+                    _add_values(left, T, queries, first, rows, dk, s, D_wide)
+                for r in range(0, rows, ROWS):
+                    height = min(ROWS, rows - r)
+                    pack_along(dscores, 0, seen, r, height, LEFT, left, 0)
+                    _multiply_values(left, T, keys_across, seen, dx, begin + first + r, height,
+                                     h * D, D, corner)  # fmt: skip
+            for t in range(T):
                 for d in range(D):
-                    dqkv[b, first + r, h * D + d] = dq[r, d]
-        for t in range(T):
-            for d in range(D):
-                dqkv[b, t, C + h * D + d] = dk[t, d]
-                dqkv[b, t, 2 * C + h * D + d] = dv[t, d]
+                    dx[begin + t, C + h * D + d] = dk[t * D_wide + d]
+                    dx[begin + t, 2 * C + h * D + d] = dv[t * D_wide + d]
+
+
+@njit
+def _add_values(left, T, values, first, terms, total, s, D_wide):
+    """ROWS rows of `total` from s on, D_wide columns each, += a left panel times packed values."""
+    wide = right_width(total)
+    for d in range(0, D_wide, wide):
+        o = s * D_wide + d
+        tile(left, 0, values, d * T + first * wide, terms, total, o, D_wide, 1, total, o, D_wide)
 
 
 @njit(parallel=True)
@@ -206,36 +277,17 @@ def _softmax(scores, r, seen, width, scale):
 
 
 @njit
-def _softmax_again(scores, r, seen, width, scale, top, share):
+def _softmax_again(scores, r, seen, scale, top, share):
     """scores[r] -> the probabilities of forward, in place, without looking for top and share."""
     for s in range(seen):
         scores[r, s] = exp((scores[r, s] - top) * scale) * share
-    for s in range(seen, width):
-        scores[r, s] = scores.dtype.type(0)
 
 
 @njit
-def _softmax_backward(dprobs, probs, r, width, scale, dscores):
+def _softmax_backward(dprobs, probs, r, seen, scale):
+    """dprobs[r] -> the gradient of the scores, in place."""
     total = probs.dtype.type(0)
-    for s in range(width):
+    for s in range(seen):
         total += dprobs[r, s] * probs[r, s]
-    for s in range(width):
-        dscores[r, s] = probs[r, s] * (dprobs[r, s] - total) * scale
-
-
-@njit
-def _unpack(x, b, column, rows):
-    """The columns of one head, (T, D)."""
-    T, D = rows.shape
-    for t in range(T):
-        for d in range(D):
-            rows[t, d] = x[b, t, column + d]
-
-
-@njit
-def _unpack_transposed(x, b, column, columns):
-    """The columns of one head, (D, T)."""
-    D, T = columns.shape
-    for t in range(T):
-        for d in range(D):
-            columns[d, t] = x[b, t, column + d]
+    for s in range(seen):
+        dprobs[r, s] = probs[r, s] * (dprobs[r, s] - total) * scale

@@ -1,8 +1,7 @@
 """Dropout, one pass. What it computes is in npgpt/ops/dropout.py."""
 
-import numpy as np
-
 from npgpt.arrays import Array, flat, into
+from npgpt.fused import _buffers
 from npgpt.fused._jit import njit, prange
 from npgpt.ops.dropout import Cache, draw
 
@@ -12,7 +11,7 @@ def forward(x: Array, *, rate: float, rng=None, out: Array | None = None):
     keep, scale = draw(x.shape, x.dtype, rate=rate, rng=rng)
     if keep is None:
         return into(out, x), Cache(keep, scale)
-    out = np.empty_like(x) if out is None else out
+    out = _buffers.empty_like(x) if out is None else out
     _drop(flat(x), flat(keep), scale, flat(out))
     return out, Cache(keep, scale)
 
@@ -25,7 +24,7 @@ def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
     keep, scale = cache
     if keep is None:
         return into(dx, dout)
-    dx = np.empty_like(dout) if dx is None else dx
+    dx = _buffers.empty_like(dout) if dx is None else dx
     _drop(flat(dout), flat(keep), scale, flat(dx))
     return dx
 

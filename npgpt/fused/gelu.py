@@ -5,9 +5,8 @@ Written through the logistic function s = 1 / (1 + exp(-2 inner)), since
 cancels to nothing, it keeps all its digits. Then d out / dx = s + 2 x s (1 - s) inner_slope.
 """
 
-import numpy as np
-
 from npgpt.arrays import Array, flat
+from npgpt.fused import _buffers
 from npgpt.fused._jit import njit, prange
 from npgpt.fused._math import exp
 from npgpt.ops.gelu import CUBIC, SCALE, Cache
@@ -15,7 +14,7 @@ from npgpt.ops.gelu import CUBIC, SCALE, Cache
 
 def forward(x: Array, *, out: Array | None = None):
     """any shape -> the same shape"""
-    out = np.empty_like(x) if out is None else out
+    out = _buffers.empty_like(x) if out is None else out
     _forward(flat(x), x.dtype.type(SCALE), x.dtype.type(CUBIC), flat(out))
     return out, Cache(x)
 
@@ -23,7 +22,7 @@ def forward(x: Array, *, out: Array | None = None):
 def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
     """any shape -> the same shape. `dx` may be `dout` itself."""
     (x,) = cache
-    dx = np.empty_like(x) if dx is None else dx
+    dx = _buffers.empty_like(x) if dx is None else dx
     _backward(flat(dout), flat(x), x.dtype.type(SCALE), x.dtype.type(CUBIC), flat(dx))
     return dx
 

@@ -3,13 +3,14 @@
 import numpy as np
 
 from npgpt.arrays import Array, flat, rows
+from npgpt.fused import _buffers
 from npgpt.fused._jit import BLOCKS, njit, prange
 from npgpt.ops.layernorm import Cache, Params
 
 
 def forward(x: Array, p: Params, *, eps: float = 1e-5, out: Array | None = None):
     """(..., C) -> (..., C)"""
-    out = np.empty_like(x) if out is None else out
+    out = _buffers.empty_like(x) if out is None else out
     mean, rstd = np.empty((2, *x.shape[:-1], 1), x.dtype)
     _forward(rows(x), p.weight, p.bias, x.dtype.type(eps), rows(out), flat(mean), flat(rstd))
     return out, Cache(x, p, mean, rstd)
@@ -18,7 +19,7 @@ def forward(x: Array, p: Params, *, eps: float = 1e-5, out: Array | None = None)
 def backward(dout: Array, cache: Cache, g: Params, *, dx: Array | None = None):
     """(..., C) -> (..., C). `dx` may be `dout` itself."""
     x, p, mean, rstd = cache
-    dx = np.empty_like(x) if dx is None else dx
+    dx = _buffers.empty_like(x) if dx is None else dx
     parts = np.zeros((2, BLOCKS, x.shape[-1]), x.dtype)
     _backward(rows(dout), rows(x), p.weight, flat(mean), flat(rstd), rows(dx), parts[0], parts[1])
     parts[0].sum(0, out=g.weight)
@@ -53,19 +54,21 @@ def _backward(dout, x, weight, mean, rstd, dx, dweight_parts, dbias_parts):
     N, C = x.shape
     zero, size, blocks = x.dtype.type(0), x.dtype.type(C), len(dweight_parts)
     for block in prange(blocks):  # one partial sum per block of rows, so no two threads collide
+        dweight, dbias = dweight_parts[block], dbias_parts[block]
         for n in range(block * N // blocks, (block + 1) * N // blocks):
-            m, r = mean[n], rstd[n]
+            m, r, x_row, dout_row, dx_row = mean[n], rstd[n], x[n], dout[n], dx[n]
             via_mean, via_rstd = zero, zero
             for c in range(C):
-                norm = (x[n, c] - m) * r
-                dnorm = dout[n, c] * weight[c]
+                norm = (x_row[c] - m) * r
+                dnorm = dout_row[c] * weight[c]
                 via_mean += dnorm
                 via_rstd += dnorm * norm
             via_mean /= size
             via_rstd /= size
             for c in range(C):
-                norm = (x[n, c] - m) * r
-                d = dout[n, c]
-                dweight_parts[block, c] += d * norm
-                dbias_parts[block, c] += d
-                dx[n, c] = r * (d * weight[c] - via_mean - norm * via_rstd)
+                d = dout_row[c]
+                dweight[c] += d * ((x_row[c] - m) * r)
+                dbias[c] += d
+            for c in range(C):
+                norm = (x_row[c] - m) * r
+                dx_row[c] = r * (dout_row[c] * weight[c] - via_mean - norm * via_rstd)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from npgpt.arrays import Array, rows
+from npgpt.fused import _buffers
 from npgpt.fused._jit import BLOCKS, njit, prange
 from npgpt.fused._matmul import matmul
 from npgpt.ops.linear import Cache, Params
@@ -10,7 +11,8 @@ from npgpt.ops.linear import Cache, Params
 
 def forward(x: Array, p: Params, *, out: Array | None = None):
     """(..., I) -> (..., O)"""
-    out = np.empty((*x.shape[:-1], p.weight.shape[-1]), x.dtype) if out is None else out
+    shape = (*x.shape[:-1], p.weight.shape[-1])
+    out = _buffers.empty(shape, x.dtype) if out is None else out
     matmul(rows(x), p.weight, out=rows(out), bias=p.bias)
     return out, Cache(x, p)
 
@@ -21,7 +23,7 @@ def backward(dout: Array, cache: Cache, g: Params, *, dx: Array | None = None):
     matmul(rows(x).T, rows(dout), out=g.weight)
     if p.bias is not None:
         _sum_rows(rows(dout), BLOCKS, g.bias)
-    dx = np.empty_like(x) if dx is None else dx
+    dx = _buffers.empty_like(x) if dx is None else dx
     matmul(rows(dout), p.weight.T, out=rows(dx))
     return dx
 
@@ -31,8 +33,9 @@ def _sum_rows(x, blocks, total):
     N, C = x.shape
     for block in prange(blocks):  # each thread its own columns
         first, last = block * C // blocks, (block + 1) * C // blocks
-        for c in range(first, last):
-            total[c] = 0
+        sums = np.zeros(last - first, x.dtype)
         for n in range(N):
-            for c in range(first, last):
-                total[c] += x[n, c]
+            row = x[n, first:last]
+            for c in range(last - first):
+                sums[c] += row[c]
+        total[first:last] = sums

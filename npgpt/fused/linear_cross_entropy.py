@@ -2,20 +2,27 @@
 
 import numpy as np
 
-from npgpt.arrays import Array, flat, into, rows
+from npgpt.arrays import Array, flat, rows
+from npgpt.fused import _buffers
 from npgpt.fused._jit import njit, prange
 from npgpt.fused._math import exp
 from npgpt.fused._matmul import matmul
 from npgpt.ops.linear_cross_entropy import Cache, blocks, check
 
 
-def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 256):
-    """(..., C), (V, C), (...) integers below V -> scalar of x's dtype"""
+def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 512,
+            dweight: Array | None = None):  # fmt: skip
+    """(..., C), (V, C), (...) integers below V -> scalar of x's dtype
+
+    `dweight`: where backward's `g` is known already, the gradient of the head goes straight there,
+    for dloss = 1; such a Cache is good for one backward.
+    """
     x_rows, targets = rows(x), check(targets, weight)
     N, V = len(x_rows), len(weight)
-    dx, dweight = np.empty_like(x_rows), np.empty_like(weight)
+    dx = _buffers.empty_like(x_rows)
+    dweight = _buffers.empty_like(weight) if dweight is None else dweight
     loss = np.empty(N, x.dtype)
-    buffer = np.empty((min(N, chunk), V), x.dtype)
+    buffer = _buffers.empty((min(N, chunk), V), x.dtype)
     for block in blocks(N, chunk):
         logits = buffer[: block.stop - block.start]
         matmul(x_rows[block], weight.T, out=logits)
@@ -29,16 +36,19 @@ def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 256):
 def backward(dloss: float, cache: Cache, g: Array, *, dx: Array | None = None):
     """scalar -> (..., C). `g` is the gradient of the head, (V, C)."""
     dloss = cache.dx.dtype.type(dloss)
-    _scale(flat(cache.dweight), dloss, flat(g))
-    return into(dx, cache.dx * dloss)
+    if g is not cache.dweight or dloss != 1:
+        _scale(flat(cache.dweight), dloss, flat(g))
+    dx = _buffers.empty_like(cache.dx) if dx is None else dx
+    _scale(flat(cache.dx), dloss, flat(dx))
+    return dx
 
 
-def evaluate(x: Array, weight: Array, targets: Array, *, chunk: int = 256):
+def evaluate(x: Array, weight: Array, targets: Array, *, chunk: int = 512):
     """The loss alone, for whoever does not go backward: a third of the work."""
     x_rows, targets = rows(x), check(targets, weight)
     N, V = len(x_rows), len(weight)
     loss = np.empty(N, x.dtype)
-    buffer = np.empty((min(N, chunk), V), x.dtype)
+    buffer = _buffers.empty((min(N, chunk), V), x.dtype)
     for block in blocks(N, chunk):
         logits = buffer[: block.stop - block.start]
         matmul(x_rows[block], weight.T, out=logits)

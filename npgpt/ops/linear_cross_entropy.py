@@ -23,11 +23,17 @@ class Cache(NamedTuple):
     dweight: Array  # (V, C)
 
 
-def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 256):
-    """(..., C), (V, C), (...) integers below V -> scalar of x's dtype"""
+def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 512,
+            dweight: Array | None = None):  # fmt: skip
+    """(..., C), (V, C), (...) integers below V -> scalar of x's dtype
+
+    `dweight`: where backward's `g` is known already, the gradient of the head goes straight there,
+    for dloss = 1; such a Cache is good for one backward.
+    """
     x_rows, targets = rows(x), check(targets, weight)
     N = len(x_rows)
-    dx, dweight, total = np.empty_like(x_rows), np.zeros_like(weight), 0.0
+    dx, total = np.empty_like(x_rows), 0.0
+    dweight = into(dweight, np.zeros_like(weight))
     for block in blocks(N, chunk):
         loss, probs = losses(x_rows[block], weight, targets[block])
         total += float(loss.sum())
@@ -46,7 +52,7 @@ def backward(dloss: float, cache: Cache, g: Array, *, dx: Array | None = None):
     return into(dx, cache.dx * dloss)
 
 
-def evaluate(x: Array, weight: Array, targets: Array, *, chunk: int = 256):
+def evaluate(x: Array, weight: Array, targets: Array, *, chunk: int = 512):
     """The loss alone, for whoever does not go backward: a third of the work."""
     x_rows, targets = rows(x), check(targets, weight)
     total = 0.0

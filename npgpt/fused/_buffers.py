@@ -1,0 +1,67 @@
+"""Large arrays that are used again: what `np.empty` is for small ones.
+
+A fresh array of some megabytes costs a page fault for every page of it, at every step of a training
+run anew: tens of milliseconds. Here, an array whose last view is gone leaves its pages behind for
+the next one of its size, as PyTorch's caching allocator does. Nobody sees the difference, and
+nobody has to hand buffers around.
+"""
+
+import math
+import mmap
+import threading
+import weakref
+
+import numpy as np
+
+from npgpt.arrays import Array
+
+LARGE = 1 << 18  # bytes: below, malloc keeps pages by itself
+HUGE = 1 << 22  # bytes: from here on, huge pages save more than the end of the last one wastes
+
+
+class Pool:
+    """`idle`: pages by their size. `used`: bytes of arrays that somebody holds. `made`: how many
+    times pages were asked of the system."""
+
+    def __init__(self):
+        self.idle: dict[int, list[mmap.mmap]] = {}
+        self.used = self.made = 0
+        self.lock = threading.RLock()  # a finalizer may run while its own thread is in here
+
+    def empty(self, shape: tuple[int, ...], dtype) -> Array:
+        """Like np.empty; large arrays begin at a page."""
+        dtype = np.dtype(dtype)
+        size = math.prod(shape) * dtype.itemsize
+        if size < LARGE:
+            return np.empty(shape, dtype)
+        pages = self.take(-(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
+        lease = np.frombuffer(pages, np.uint8)  # all views of it keep it; when it goes, they did
+        weakref.finalize(lease, self.give_back, pages).atexit = False
+        return lease[:size].view(dtype).reshape(shape)
+
+    def take(self, size: int) -> mmap.mmap:
+        with self.lock:
+            self.used += size
+            if self.idle.get(size):
+                return self.idle[size].pop()
+            if sum(len(pages) for some in self.idle.values() for pages in some) > self.used:
+                self.idle.clear()  # sizes have changed: what nobody asks for any more goes back
+            self.made += 1
+        pages = mmap.mmap(-1, size)
+        if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+            pages.madvise(mmap.MADV_HUGEPAGE)
+        return pages
+
+    def give_back(self, pages: mmap.mmap) -> None:
+        with self.lock:
+            self.used -= len(pages)
+            self.idle.setdefault(len(pages), []).append(pages)
+
+
+pool = Pool()
+empty = pool.empty
+
+
+def empty_like(x: Array) -> Array:
+    """An array of x's shape and dtype, C-contiguous."""
+    return empty(x.shape, x.dtype)

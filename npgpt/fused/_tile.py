@@ -1,0 +1,228 @@
+"""The register block: the one small product that every large one is made of, in LLVM's own words.
+
+    out = onto + sum over k of outer(left[k], right[k])        ROWS x (VECTORS vectors)
+
+All of its sums stay in the processor's vector registers while k runs, and that is why it reaches
+what the processor can do: 24 sums of 16 float32 with AVX-512, where one step of k loads two vectors
+from `right`, ROWS numbers from `left`, and makes 24 vector FMAs of them. Numba's loops cannot say
+"keep these in registers", LLVM's builder can; this module is all that is said to it.
+
+`left` and `right` lie in panels (_panels.py): for every k, LEFT numbers of `left`, of which the first
+ROWS count, and VECTORS vectors of `right`.
+
+Beside it what packing needs: `copy`, `transpose` and `fetch`.
+"""
+
+import numba
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+
+def cpu_features() -> frozenset[str]:
+    """What the kernels may use: of this CPU, unless NUMBA_CPU_FEATURES says otherwise."""
+    asked = numba.config.CPU_FEATURES
+    text = binding.get_host_cpu_features().flatten() if asked is None else asked
+    return frozenset(name[1:] for name in text.split(",") if name.startswith("+"))
+
+
+FEATURES = cpu_features()
+BYTES = 64 if "avx512f" in FEATURES else 32 if "avx" in FEATURES else 16  # of a vector register
+VECTORS = 2
+ROWS = 14 if FEATURES & {"avx512f", "neon"} else 6  # 32 registers there, 16 elsewhere
+LEFT = 16  # numbers of a left panel per k, of which ROWS count: packing writes whole vectors
+AHEAD = 64  # terms of a left panel: what lies so far ahead is asked for, be it the next panel's
+FMA = bool(FEATURES & {"fma", "neon"})  # without, LLVM would call a function for every one
+
+
+@intrinsic
+def tile(context, left, l, right, r, terms, onto, t, onto_stride, adds, out, o, stride):  # noqa: E741
+    """out[o + i stride + j] = onto[t + i onto_stride + j] + sum of k < terms of
+    left[l + k LEFT + i] * right[r + k WIDTH + j], for i < ROWS and j < WIDTH, WIDTH = VECTORS
+    vectors. Arrays are flat; what they are indexed with counts numbers. With `adds` 0, `onto` is
+    not read; it may be `out` itself.
+    """
+    signature = types.void(
+        left, types.intp, right, types.intp, types.intp, onto, types.intp, types.intp, types.intp,
+        out, types.intp, types.intp,
+    )  # fmt: skip
+
+    def generate(context, builder, signature, values):
+        left, l, right, r, terms, onto, t, onto_stride, adds, out, o, stride = values  # noqa: E741
+        kinds = signature.args
+        lanes = vector(kinds[9]).count
+        places = [(i, j) for i in range(ROWS) for j in range(VECTORS)]
+
+        def spot(number, array, start, stride, i, j):
+            at = builder.add(start, builder.mul(whole(i), stride))
+            return place(context, builder, kinds[number], array, builder.add(at, whole(j * lanes)))
+
+        begin, loop = builder.block, builder.append_basic_block("loop")
+        adding, writing, end = map(builder.append_basic_block, ("adding", "writing", "end"))
+        for i, j in places:  # they are on their way while the loop runs
+            prefetch(builder, spot(9, out, o, stride, i, j), write=1)
+        builder.branch(loop)
+
+        builder.position_at_end(loop)
+        k = builder.phi(terms.type)
+        k.add_incoming(whole(0), begin)
+        sums = [builder.phi(vector(kinds[9])) for _ in places]
+        for total in sums:
+            total.add_incoming(ir.Constant(total.type, None), begin)
+        line = builder.add(l, builder.mul(k, whole(LEFT)))
+        ahead = place(context, builder, kinds[0], left, builder.add(line, whole(AHEAD * LEFT)))
+        prefetch(builder, ahead, write=0)
+        row = builder.add(r, builder.mul(k, whole(VECTORS * lanes)))
+        factors = [load(builder, spot(2, right, row, whole(0), 0, j)) for j in range(VECTORS)]
+        grown = []
+        for i in range(ROWS):
+            factor = broadcast(context, builder, kinds[0], left, builder.add(line, whole(i)))
+            for j in range(VECTORS):
+                grown.append(multiply_add(builder, factor, factors[j], sums[len(grown)]))
+        following = builder.add(k, whole(1))
+        k.add_incoming(following, loop)
+        for total, new in zip(sums, grown, strict=True):
+            total.add_incoming(new, loop)
+        more = builder.icmp_signed("<", following, terms)
+        then = builder.append_basic_block("then")
+        builder.cbranch(more, loop, then)
+
+        builder.position_at_end(then)
+        builder.cbranch(builder.icmp_signed("!=", adds, whole(0)), adding, writing)
+        builder.position_at_end(adding)
+        for total, (i, j) in zip(grown, places, strict=True):
+            before = load(builder, spot(5, onto, t, onto_stride, i, j))
+            store(builder, builder.fadd(before, total), spot(9, out, o, stride, i, j))
+        builder.branch(end)
+        builder.position_at_end(writing)
+        for total, (i, j) in zip(grown, places, strict=True):
+            store(builder, total, spot(9, out, o, stride, i, j))
+        builder.branch(end)
+        builder.position_at_end(end)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def copy(context, x, i, out, o):
+    """One vector: out[o + n] = x[i + n]. Arrays are flat."""
+
+    def generate(context, builder, signature, values):
+        x, i, out, o = values
+        moved = load(builder, place(context, builder, signature.args[0], x, i))
+        store(builder, moved, place(context, builder, signature.args[2], out, o))
+        return context.get_dummy_value()
+
+    return types.void(x, types.intp, out, types.intp), generate
+
+
+@intrinsic
+def fetch(context, x, i):
+    """Asks for the cache line of x[i], which will be read soon. It may lie beyond the end of x."""
+
+    def generate(context, builder, signature, values):
+        prefetch(builder, place(context, builder, signature.args[0], *values), write=0)
+        return context.get_dummy_value()
+
+    return types.void(x, types.intp), generate
+
+
+@intrinsic
+def transpose(context, x, i, stride, rows, out, o, out_stride):
+    """A square of n vectors of n numbers: out[o + c out_stride + r] = x[i + r stride + c].
+
+    Of the rows from `rows` on, the last one that is there is read again. Arrays are flat. The
+    square's quarters change places, then the quarters' quarters, log2(n) times.
+    """
+    signature = types.void(x, types.intp, types.intp, types.intp, out, types.intp, types.intp)
+
+    def generate(context, builder, signature, values):
+        x, i, stride, rows, out, o, out_stride = values
+        kind, home = signature.args[0], signature.args[4]
+        n = vector(kind).count
+        last = builder.sub(rows, whole(1))
+        square = []
+        for r in range(n):
+            row = builder.select(builder.icmp_signed("<", whole(r), last), whole(r), last)
+            at = builder.add(i, builder.mul(row, stride))
+            square.append(load(builder, place(context, builder, kind, x, at)))
+        step = n // 2
+        while step:
+            # of the lanes of two rows side by side, 0..2n: what each of the two takes
+            upper = numbers([j if not j & step else n + j - step for j in range(n)])
+            lower = numbers([j + step if not j & step else n + j for j in range(n)])
+            for r in range(n):
+                if not r & step:
+                    a, b = square[r], square[r + step]
+                    square[r] = builder.shuffle_vector(a, b, upper)
+                    square[r + step] = builder.shuffle_vector(a, b, lower)
+            step //= 2
+        for c in range(n):
+            at = builder.add(o, builder.mul(whole(c), out_stride))
+            store(builder, square[c], place(context, builder, home, out, at))
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+# A few words of LLVM. `kind` is Numba's type of an array.
+
+
+def vector(kind) -> ir.VectorType:
+    """A register of numbers of this array's dtype."""
+    bits = kind.dtype.bitwidth
+    number = {32: ir.FloatType(), 64: ir.DoubleType()}[bits]
+    return ir.VectorType(number, BYTES * 8 // bits)
+
+
+def whole(number: int):
+    return ir.Constant(ir.IntType(types.intp.bitwidth), number)
+
+
+def numbers(values: list[int]):
+    return ir.Constant(ir.VectorType(ir.IntType(32), len(values)), values)
+
+
+def place(context, builder, kind, array, index):
+    """The address of the vector that begins at array[index]."""
+    data = context.make_array(kind)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), vector(kind).as_pointer())
+
+
+def load(builder, address):
+    return builder.load(address, align=4)
+
+
+def store(builder, value, address):
+    builder.store(value, address, align=4)
+
+
+def prefetch(builder, address, *, write):
+    """Asks for what lies there, to be written or only read. It need not be anybody's."""
+    address, number = builder.bitcast(address, ir.IntType(8).as_pointer()), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [address.type, number, number, number])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(function, [address, *(ir.Constant(number, n) for n in (write, 3, 1))])
+
+
+def broadcast(context, builder, kind, array, index):
+    """array[index] in every lane."""
+    data = context.make_array(kind)(context, builder, array).data
+    one = builder.load(builder.gep(data, [index]))
+    nothing = ir.Constant(vector(kind), ir.Undefined)
+    first = builder.insert_element(nothing, one, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, nothing, numbers([0] * vector(kind).count))
+
+
+def multiply_add(builder, a, b, total):
+    """a * b + total, with one rounding where the processor can."""
+    if not FMA:
+        return builder.fadd(builder.fmul(a, b), total)
+    kind = a.type
+    name = f"llvm.fma.v{kind.count}f{64 if kind.element == ir.DoubleType() else 32}"
+    function = ir.FunctionType(kind, [kind] * 3)
+    return builder.call(
+        cgutils.get_or_insert_function(builder.module, function, name), [a, b, total]
+    )
