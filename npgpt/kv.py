@@ -20,16 +20,25 @@ class Layer:
 
         Raises ValueError when the buffers have no room for T more positions.
         """
-        start, end = self.length, self.length + k.shape[-2]
-        if end > self.k.shape[-2]:
-            raise ValueError(
-                f"{k.shape[-2]} positions after the {start} remembered ones do not fit into a "
-                f"context of {self.k.shape[-2]}; start from an empty memory on a cropped window"
-            )
-        self.length = end
+        start = self.grow(k.shape[-2])
+        end = self.length
         self.k[:, :, start:end] = k
         self.v[:, :, start:end] = v
         return self.k[:, :, :end], self.v[:, :, :end]
+
+    def grow(self, T: int) -> int:
+        """Makes T more positions count, whose keys and values the caller writes from here on.
+
+        Raises ValueError when there is no room for them.
+        """
+        start, end = self.length, self.length + T
+        if end > self.k.shape[-2]:
+            raise ValueError(
+                f"{T} positions after the {start} remembered ones do not fit into a "
+                f"context of {self.k.shape[-2]}; start from an empty memory on a cropped window"
+            )
+        self.length = end
+        return start
 
 
 def empty(batch: int, config: Config, dtype=np.float32) -> list[Layer]:

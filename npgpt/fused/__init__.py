@@ -7,6 +7,7 @@ there. Matrix products are Numba's too (_matmul.py).
 from npgpt.fused import (
     adamw,
     attention,
+    decode,
     dropout,
     embedding,
     gelu,
@@ -19,6 +20,7 @@ from npgpt.fused import (
 __all__ = [
     "adamw",
     "attention",
+    "decode",
     "dropout",
     "embedding",
     "gelu",

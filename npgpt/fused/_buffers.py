@@ -16,6 +16,7 @@ import numpy as np
 from npgpt.arrays import Array
 
 LARGE = 1 << 18  # bytes: below, malloc keeps pages by itself
+PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 HUGE = 1 << 22  # bytes: from here on, huge pages save more than the end of the last one wastes
 
 
@@ -47,7 +48,7 @@ class Pool:
             if sum(len(pages) for some in self.idle.values() for pages in some) > self.used:
                 self.idle.clear()  # sizes have changed: what nobody asks for any more goes back
             self.made += 1
-        pages = mmap.mmap(-1, size)
+        pages = mmap.mmap(-1, size, **PRIVATE)
         if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
             pages.madvise(mmap.MADV_HUGEPAGE)
         return pages

@@ -21,6 +21,7 @@ from npgpt.arrays import Array
 from npgpt.fused import _buffers
 from npgpt.fused._jit import njit, prange
 from npgpt.fused._panels import pack_panels, put, right_width
+from npgpt.fused._rows import multiply_rows, multiply_rows_turned
 from npgpt.fused._tasks import take
 from npgpt.fused._tile import BYTES, LEFT, ROWS, VECTORS
 
@@ -28,7 +29,8 @@ TERMS = 768
 STACKS = 6  # right panels of a task: 768 terms of 6 x 32 columns are 590 KB in float32
 GROUP = 16  # left panels that one thread packs together, where there are enough
 MOST_ROWS, MOST_TERMS = 4080, 6 * TERMS  # of `a`, packed at once
-FEW = 4  # rows of `a` for which packing would cost more than it saves
+PARTS = 16  # partial sums of a few rows
+FEW = 15  # rows of `a` for which packing would cost more than it saves
 
 
 def matmul(a: Array, b: Array, *, out: Array, bias: Array | None = None, beta: int = 0) -> Array:
@@ -43,7 +45,8 @@ def matmul(a: Array, b: Array, *, out: Array, bias: Array | None = None, beta: i
     b, b_turned = upright(b)
     if M <= FEW:
         a = np.ascontiguousarray(a.T) if a_turned else a
-        (_few_rows_turned if b_turned else _few_rows)(a, b, bias, beta, out)
+        parts = _buffers.empty((PARTS, *out.shape), out.dtype)
+        _few_rows(a, b, b_turned, bias, beta, parts, out)
         return out
     threads, panels = numba.get_num_threads(), -(-min(M, MOST_ROWS) // ROWS)
     left = _buffers.empty((panels * min(K, MOST_TERMS) * LEFT,), out.dtype)
@@ -93,7 +96,7 @@ def _tasks(top, rows, b, b_turned, first, terms, bias, adds, most, across, down,
     wide = right_width(out)
     panels, stacks = -(-rows // ROWS), -(-N // wide)
     corner = np.empty(ROWS * wide, out.dtype)
-    task = take(counter)
+    task = take(counter, 0)
     while task < across * down:
         i, begin = task // across, task % across * most
         end = min(begin + most, stacks)
@@ -107,67 +110,35 @@ def _tasks(top, rows, b, b_turned, first, terms, bias, adds, most, across, down,
                     column, q = stack * wide, (stack - begin) * some * wide
                     o, width = (top + panel * ROWS) * N + column, min(wide, N - column)
                     if adds or start:
-                        put(left, p, right, q, some, out, o, N, 1,
+                        put(left, p, right, q, wide, some, out, o, N, 1,
                             out, o, N, height, width, corner)  # fmt: skip
                     else:
-                        put(left, p, right, q, some, bias, column, 0, bias.size,
+                        put(left, p, right, q, wide, some, bias, column, 0, bias.size,
                             out, o, N, height, width, corner)  # fmt: skip
-        task = take(counter)
+        task = take(counter, 0)
 
 
-# A few rows: b is read once, as it lies, by every thread its own part. Four terms, or four columns,
-# at a time, so that what a factor needs is loaded once for them.
-
-STRIPE = 512  # columns: their sums stay in the first cache
-
-
-@njit(parallel=True)
-def _few_rows(a, b, bias, beta, out):
-    (M, K), N = a.shape, out.shape[1]
-    for task in prange(-(-N // STRIPE)):
-        left, right = task * STRIPE, min((task + 1) * STRIPE, N)
-        sums = np.zeros((M, right - left), out.dtype)
-        for k in range(0, K - K % 4, 4):
-            b0, b1 = b[k, left:right], b[k + 1, left:right]
-            b2, b3 = b[k + 2, left:right], b[k + 3, left:right]
-            for i in range(M):
-                row = sums[i]
-                a0, a1, a2, a3 = a[i, k], a[i, k + 1], a[i, k + 2], a[i, k + 3]
-                for j in range(right - left):
-                    row[j] += a0 * b0[j] + a1 * b1[j] + a2 * b2[j] + a3 * b3[j]
-        for k in range(K - K % 4, K):
-            for i in range(M):
-                for j in range(right - left):
-                    sums[i, j] += a[i, k] * b[k, left + j]
-        _finish(sums, bias, beta, left, out)
+# A few rows (_rows.py): every task its own rows of b, whose partial sums are added up, or, of a
+# transposed b, its own columns of the result.
 
 
 @njit(parallel=True)
-def _few_rows_turned(a, b, bias, beta, out):
-    """As above, for the transpose of `b` (N, K): each number is one dot product."""
-    (M, K), N = a.shape, out.shape[1]
-    zero = out.dtype.type(0)
-    for task in prange(-(-N // STRIPE)):
-        left, right = task * STRIPE, min((task + 1) * STRIPE, N)
-        sums = np.empty((M, right - left), out.dtype)
-        for j in range(left, right):
-            for i in range(M):
-                total = zero
-                for k in range(K):
-                    total += a[i, k] * b[j, k]
-                sums[i, j - left] = total
-        _finish(sums, bias, beta, left, out)
-
-
-@njit
-def _finish(sums, bias, beta, left, out):
-    """Sums and bias, to the columns of `out` from `left` on."""
-    M, width = sums.shape
+def _few_rows(a, b, b_turned, bias, beta, parts, out):
+    M, N = out.shape
+    for part in prange(len(parts)):
+        first, last = part * len(b) // len(parts), (part + 1) * len(b) // len(parts)
+        if b_turned:
+            multiply_rows_turned(a, b, first, last, parts[0])
+        else:
+            multiply_rows(a, b, first, last, parts[part])
     for i in range(M):
-        for j in range(width):
-            total = sums[i, j]
+        for part in range(1, 1 if b_turned else len(parts)):
+            for j in range(N):
+                parts[0, i, j] += parts[part, i, j]
+        for j in range(N):
+            total = parts[0, i, j]
             if bias.size:
-                total += bias[left + j]
+                total += bias[j]
             if beta:
-                total += out[i, left + j]
-            out[i, left + j] = total
+                total += out[i, j]
+            out[i, j] = total

@@ -76,18 +76,19 @@ def pack_panels(x, turned, first, terms, left, lanes, width, count, panels, p, s
 
 
 @njit
-def put(
-    left, p, right, q, terms, onto, t, onto_stride, adds, out, o, stride, rows, columns, corner
-):
+def put(left, p, right, q, right_stride, terms, onto, t, onto_stride, adds, out, o, stride, rows,
+        columns, corner):  # fmt: skip
     """A tile into `out`, of which only so many rows and columns are there. See `tile`."""
-    width = right_width(right)
+    width = right_width(out)
     if rows == ROWS and columns == width:
-        tile(left, p, right, q, terms, onto, t, onto_stride, adds, out, o, stride)
+        tile(left, p, right, q, right_stride, terms, onto, t, onto_stride, adds, out, o, stride)
         return
-    tile(left, p, right, q, terms, corner, 0, 0, 0, corner, 0, width)
+    tile(left, p, right, q, right_stride, terms, corner, 0, 0, 0, corner, 0, width)
     for i in range(rows):
+        row, home = corner[i * width :][:columns], out[o + i * stride :][:columns]
+        if adds:
+            before = onto[t + i * onto_stride :][:columns]
+            for j in range(columns):
+                row[j] += before[j]
         for j in range(columns):
-            total = corner[i * width + j]
-            if adds:
-                total += onto[t + i * onto_stride + j]
-            out[o + i * stride + j] = total
+            home[j] = row[j]

@@ -7,8 +7,8 @@ what the processor can do: 24 sums of 16 float32 with AVX-512, where one step of
 from `right`, ROWS numbers from `left`, and makes 24 vector FMAs of them. Numba's loops cannot say
 "keep these in registers", LLVM's builder can; this module is all that is said to it.
 
-`left` and `right` lie in panels (_panels.py): for every k, LEFT numbers of `left`, of which the first
-ROWS count, and VECTORS vectors of `right`.
+`left` and `right` lie in panels (_panels.py): for every k, LEFT numbers of `left`, of which the
+first ROWS count, and VECTORS vectors of `right`.
 
 Beside it what packing needs: `copy`, `transpose` and `fetch`.
 """
@@ -37,21 +37,22 @@ FMA = bool(FEATURES & {"fma", "neon"})  # without, LLVM would call a function fo
 
 
 @intrinsic
-def tile(context, left, l, right, r, terms, onto, t, onto_stride, adds, out, o, stride):  # noqa: E741
+def tile(
+    context, left, l, right, r, right_stride, terms, onto, t, onto_stride, adds, out, o, stride
+):  # fmt: skip
     """out[o + i stride + j] = onto[t + i onto_stride + j] + sum of k < terms of
-    left[l + k LEFT + i] * right[r + k WIDTH + j], for i < ROWS and j < WIDTH, WIDTH = VECTORS
-    vectors. Arrays are flat; what they are indexed with counts numbers. With `adds` 0, `onto` is
+    left[l + k LEFT + i] * right[r + k right_stride + j], for i < ROWS and j < VECTORS vectors. Arrays are flat; what they are indexed with counts numbers. With `adds` 0, `onto` is
     not read; it may be `out` itself.
     """
     signature = types.void(
-        left, types.intp, right, types.intp, types.intp, onto, types.intp, types.intp, types.intp,
-        out, types.intp, types.intp,
+        left, types.intp, right, types.intp, types.intp, types.intp, onto, types.intp, types.intp,
+        types.intp, out, types.intp, types.intp,
     )  # fmt: skip
 
     def generate(context, builder, signature, values):
-        left, l, right, r, terms, onto, t, onto_stride, adds, out, o, stride = values  # noqa: E741
+        left, l, right, r, right_stride, terms, onto, t, onto_stride, adds, out, o, stride = values
         kinds = signature.args
-        lanes = vector(kinds[9]).count
+        lanes = vector(kinds[10]).count
         places = [(i, j) for i in range(ROWS) for j in range(VECTORS)]
 
         def spot(number, array, start, stride, i, j):
@@ -61,19 +62,19 @@ def tile(context, left, l, right, r, terms, onto, t, onto_stride, adds, out, o, 
         begin, loop = builder.block, builder.append_basic_block("loop")
         adding, writing, end = map(builder.append_basic_block, ("adding", "writing", "end"))
         for i, j in places:  # they are on their way while the loop runs
-            prefetch(builder, spot(9, out, o, stride, i, j), write=1)
+            prefetch(builder, spot(10, out, o, stride, i, j), write=1)
         builder.branch(loop)
 
         builder.position_at_end(loop)
         k = builder.phi(terms.type)
         k.add_incoming(whole(0), begin)
-        sums = [builder.phi(vector(kinds[9])) for _ in places]
+        sums = [builder.phi(vector(kinds[10])) for _ in places]
         for total in sums:
             total.add_incoming(ir.Constant(total.type, None), begin)
         line = builder.add(l, builder.mul(k, whole(LEFT)))
         ahead = place(context, builder, kinds[0], left, builder.add(line, whole(AHEAD * LEFT)))
         prefetch(builder, ahead, write=0)
-        row = builder.add(r, builder.mul(k, whole(VECTORS * lanes)))
+        row = builder.add(r, builder.mul(k, right_stride))
         factors = [load(builder, spot(2, right, row, whole(0), 0, j)) for j in range(VECTORS)]
         grown = []
         for i in range(ROWS):
@@ -92,14 +93,59 @@ def tile(context, left, l, right, r, terms, onto, t, onto_stride, adds, out, o, 
         builder.cbranch(builder.icmp_signed("!=", adds, whole(0)), adding, writing)
         builder.position_at_end(adding)
         for total, (i, j) in zip(grown, places, strict=True):
-            before = load(builder, spot(5, onto, t, onto_stride, i, j))
-            store(builder, builder.fadd(before, total), spot(9, out, o, stride, i, j))
+            before = load(builder, spot(6, onto, t, onto_stride, i, j))
+            store(builder, builder.fadd(before, total), spot(10, out, o, stride, i, j))
         builder.branch(end)
         builder.position_at_end(writing)
         for total, (i, j) in zip(grown, places, strict=True):
-            store(builder, total, spot(9, out, o, stride, i, j))
+            store(builder, total, spot(10, out, o, stride, i, j))
         builder.branch(end)
         builder.position_at_end(end)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic(prefer_literal=True)
+def add_products(context, rows, a, i, a_stride, b, j, b_stride, vectors, out, o, stride):
+    """out[o + r stride + n] += sum of k < 4 of a[i + r a_stride + k] * b[j + k b_stride + n], for
+    r < rows and n < so many vectors: the register block for few rows, which reads b as it lies.
+
+    The numbers of a stay in registers; b is loaded once for all rows, and a sum once for four
+    terms. `rows` is a constant. Arrays are flat.
+    """
+    signature = types.void(
+        rows, a, types.intp, types.intp, b, types.intp, types.intp, types.intp, out, types.intp,
+        types.intp,
+    )  # fmt: skip
+
+    def generate(context, builder, signature, values):
+        _, a, i, a_stride, b, j, b_stride, vectors, out, o, stride = values
+        count, *kinds = signature.args
+        four, rows = range(4), range(count.literal_value)
+        lanes = vector(kinds[7]).count
+
+        def spot(number, array, start, stride, times, more):
+            at = builder.add(builder.add(start, builder.mul(whole(times), stride)), more)
+            return place(context, builder, kinds[number], array, at)
+
+        factors = []
+        for r in rows:
+            row = builder.add(i, builder.mul(whole(r), a_stride))
+            some = (builder.add(row, whole(k)) for k in four)
+            factors.append([broadcast(context, builder, kinds[0], a, at) for at in some])
+        with cgutils.for_range(builder, vectors) as loop:
+            n = builder.mul(loop.index, whole(lanes))
+            if len(rows) > 1:  # with one, the processor's own prefetcher keeps up, and better
+                for k in four:
+                    prefetch(builder, spot(3, b, j, b_stride, 4 + k, n), write=0)
+            read = [load(builder, spot(3, b, j, b_stride, k, n)) for k in four]
+            for r in rows:
+                home = spot(7, out, o, stride, r, n)
+                total = load(builder, home)
+                for k in four:
+                    total = multiply_add(builder, factors[r][k], read[k], total)
+                store(builder, total, home)
         return context.get_dummy_value()
 
     return signature, generate

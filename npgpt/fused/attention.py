@@ -116,7 +116,7 @@ def _multiply_keys(left, D, keys, seen, scores, r):
     wide, S = right_width(scores), scores.shape[1]
     flat = scores.reshape(-1)
     for s in range(0, seen, wide):
-        tile(left, 0, keys, s * D, D, flat, 0, 0, 0, flat, r * S + s, S)
+        tile(left, 0, keys, s * D, wide, D, flat, 0, 0, 0, flat, r * S + s, S)
 
 
 @njit
@@ -126,7 +126,7 @@ def _multiply_values(left, T, values, terms, out, top, height, column, D, corner
     flat = out.reshape(-1)
     for d in range(0, D, wide):
         o = top * columns + column + d
-        put(left, 0, values, d * T, terms, flat, o, columns, 0, flat, o, columns,
+        put(left, 0, values, d * T, wide, terms, flat, o, columns, 0, flat, o, columns,
             height, min(wide, D - d), corner)  # fmt: skip
 
 
@@ -228,7 +228,8 @@ def _add_values(left, T, values, first, terms, total, s, D_wide):
     wide = right_width(total)
     for d in range(0, D_wide, wide):
         o = s * D_wide + d
-        tile(left, 0, values, d * T + first * wide, terms, total, o, D_wide, 1, total, o, D_wide)
+        tile(left, 0, values, d * T + first * wide, wide, terms, total, o, D_wide, 1,
+             total, o, D_wide)  # fmt: skip
 
 
 @njit(parallel=True)

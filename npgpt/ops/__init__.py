@@ -7,6 +7,7 @@ same modules, signatures and results.
 from npgpt.ops import (
     adamw,
     attention,
+    decode,
     dropout,
     embedding,
     gelu,
@@ -19,6 +20,7 @@ from npgpt.ops import (
 __all__ = [
     "adamw",
     "attention",
+    "decode",
     "dropout",
     "embedding",
     "gelu",
