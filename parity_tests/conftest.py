@@ -8,7 +8,8 @@ import pytest
 
 import npgpt.fused
 import npgpt.ops
-from npgpt import threads
+from npgpt import cli, threads
+from npgpt.errors import InputError
 
 threads.settle()
 
@@ -40,3 +41,21 @@ def bpe():
     import npgpt
 
     return npgpt.tokenizer("gpt2")
+
+
+@pytest.fixture
+def unreadable(capsys):
+    """`unreadable(path, "says")`: weights that npgpt.load refuses, in one line that says what of
+    which file; the command line prints that line and exits with 2."""
+
+    def check(path, says):
+        with pytest.raises(InputError, match=says) as caught:
+            npgpt.load(path)
+        said = str(caught.value)
+        assert str(path) in said
+        assert len(said) < 400 + len(str(path))
+        capsys.readouterr()
+        assert cli.main(["inspect", str(path)]) == 2
+        assert capsys.readouterr() == ("", f"npgpt: {said}\n")
+
+    return check

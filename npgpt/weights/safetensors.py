@@ -128,6 +128,13 @@ def read_shards(index: str | Path) -> dict[str, Stored]:
             raise InputError(
                 f"{index.parent / shard} has no {short(name)}, which {index.name} puts there"
             )
+    for shard, tensors in shards.items():
+        for name in tensors:
+            if places.get(name) != shard:
+                raise InputError(
+                    f"{index.parent / shard} has {short(name)}, which {index.name} does not put "
+                    "there"
+                )
     return {name: shards[shard][name] for name, shard in places.items()}
 
 
@@ -135,7 +142,7 @@ def is_name(text: Any) -> bool:
     """Is this the name of a file, with no folder before it and nothing odd in it?"""
     if not isinstance(text, str) or len(text) > MOST_NAME or not text.isprintable():
         return False
-    return Path(text).name == text and text != ".."
+    return Path(text).name == text and text not in ("", "..")
 
 
 class Piece(NamedTuple):
