@@ -27,6 +27,7 @@ MAGIC = 20240326
 HEADER = 256  # int32 numbers
 VERSIONS = {3: "float32", 5: BFLOAT16}
 PADDED = 128  # wte's rows are filled up to a multiple of it
+MOST_LAYERS = 1000  # what has to be known of a layer takes memory, however narrow it is
 FIELDS = ("magic", "version", "context_length", "vocab_size", "n_layer", "n_head", "n_embd", "rows")
 BLOCK = (
     "ln_1.weight", "ln_1.bias", "attn.c_attn.weight", "attn.c_attn.bias", "attn.c_proj.weight",
@@ -40,7 +41,7 @@ def read_llmc(path: str | Path) -> Source:
     file = Mapped(path)
     if file.data.size < 4 * HEADER:
         raise InputError(
-            f"{path} is cut: {file.data.size} bytes, the header alone has {4 * HEADER}"
+            f"{path} is cut: {file.data.size:,} bytes, the header alone has {4 * HEADER:,}"
         )
     numbers = file.data[: 4 * HEADER].view("<i4")[: len(FIELDS)].tolist()
     header = dict(zip(FIELDS, numbers, strict=True))
@@ -50,6 +51,8 @@ def read_llmc(path: str | Path) -> Source:
     if version not in VERSIONS:
         raise InputError(f"{path} is of version {version}; 3 (float32) and 5 (bfloat16) are read")
     config = make_config(Path(path), **header)
+    if config.n_layer > MOST_LAYERS:
+        raise InputError(f"{path} has {config.n_layer:,} layers; at most {MOST_LAYERS:,} are read")
     if rows < config.vocab_size:
         raise InputError(f"{path}: {rows} rows of wte for a vocabulary of {config.vocab_size}")
     tensors = lay_out(config, rows, file, VERSIONS[version])
