@@ -287,7 +287,7 @@ def test_an_output_head_of_its_own_is_read_where_the_config_says_so(tmp_path):
         (b"[2]", r"config.json is not a JSON object: \[2\]$"),
         (b'{"n_layer": 2, "n_layer": 2}', "is not JSON .a name stands there twice.$"),
         (b'{"n_layer": %s}' % (b"9" * 5000), "is not JSON .a number of 5,000 digits.$"),
-        (b" " * (1 << 22) + b"{}", r"has 4,194,306 bytes; at most 4,194,304 of JSON are read$"),
+        (b" " * (1 << 20) + b"{}", r"has 1,048,578 bytes; at most 1,048,576 of JSON are read$"),
     ],
     ids=["none", "empty", "python", "cut", "utf-16", "deep", "list", "twice", "long", "large"],
 )

@@ -1,16 +1,19 @@
 """llm.c's file: read and written to the byte, and whatever else is in one, refused."""
 
+import random
 from dataclasses import replace
 
+import fuzz
 import numpy as np
 import pytest
+from hypothesis import given, settings
 from weight_files import CONFIG, llmc, numbers
 
 import npgpt
-from npgpt import cli, ops
+from npgpt import cli, ops, params
 from npgpt.params import named
 from npgpt.weights import formats
-from npgpt.weights.llmc import read_llmc
+from npgpt.weights.llmc import MOST_LAYERS, read_llmc
 
 FULL = 384  # 257 filled up to a multiple of 128
 
@@ -163,3 +166,72 @@ def test_a_file_that_contradicts_itself(path, unreadable, name):
     raw, says = FORGERIES[name]
     path.write_bytes(raw)
     unreadable(path, says)
+
+
+# What nobody thought of
+
+FIELDS = 8  # numbers in the header that mean something
+
+
+def changed(recipe):
+    """A small model's file, something in it changed as fuzz.py says."""
+    config = replace(CONFIG, vocab_size=3, n_embd=2, context_length=2)
+    version = 5 if recipe[1] % 2 else 3
+    raw = llmc(config, numbers(config), version=version, rows=4)
+    where, _, changes = fuzz.parts(recipe, ("file", "header", "numbers", "numbers", "numbers"))
+    if where == "file":
+        return fuzz.changed(raw, changes, as_int32)
+    if where == "header":
+        return fuzz.changed(raw[: 4 * FIELDS], changes, as_int32) + raw[4 * FIELDS :]
+    header = np.frombuffer(raw[: 4 * FIELDS], "<i4").copy()
+    for kind, at, n in changes:
+        value = int.from_bytes(as_int32(fuzz.NUMBERS[n % len(fuzz.NUMBERS)]), "little", signed=True)
+        header[at % FIELDS] = value if kind in ("set", "replace") else header[at % FIELDS] + n % 5
+    return header.tobytes() + raw[4 * FIELDS :]
+
+
+def as_int32(number):
+    """As the header has it."""
+    return (number % (1 << 32)).to_bytes(4, "little")
+
+
+def reader(path, raw):
+    """What reads these bytes as a file."""
+    path.write_bytes(raw)
+    return lambda: read_llmc(path).tensors
+
+
+def test_whatever_is_changed_is_refused_or_read_within_the_file(tmp_path_factory):
+    path, outcomes = tmp_path_factory.mktemp("changed") / "model", set()
+
+    @settings(max_examples=2000, derandomize=True, database=None, deadline=None)
+    @given(fuzz.RECIPES)
+    def check(recipe):
+        found = fuzz.outcome(reader(path, changed(recipe)), path)
+        outcomes.add(found)
+        if found == "read":
+            model = npgpt.load(path)
+            assert all(
+                a.shape == s
+                for (_, a), (_, s) in zip(
+                    named(model.params), named(params.shapes(model.config)), strict=True
+                )
+            )
+
+    check()
+    assert len(outcomes) >= 10, sorted(outcomes)
+
+
+def test_no_changed_file_takes_more_memory_than_a_small_constant(path):
+    """Whatever its header asks for: only where the numbers would be is looked at."""
+    rng = random.Random(1)
+    for _ in range(300):
+        assert fuzz.peak(reader(path, changed(rng.randbytes(12)))) < 1 << 16
+
+
+@pytest.mark.parametrize("version", [3, 5])
+def test_the_most_layers_take_a_few_megabytes(path, version):
+    """12 parameters each, of which name, place and shape are kept: 470 bytes were measured."""
+    config = replace(CONFIG, n_layer=MOST_LAYERS, n_embd=1, n_head=1)
+    raw = llmc(config, numbers(config), version=version)
+    assert fuzz.peak(reader(path, raw)) < 12 * MOST_LAYERS * 1000

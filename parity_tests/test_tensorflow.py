@@ -5,19 +5,18 @@ TensorFlow writes and reads once, in a process of its own (tensorflow_judge.py).
 
 import json
 import random
-import re
 import tempfile
 import tracemalloc
 from pathlib import Path
 
 import bundles
+import fuzz
 import numpy as np
 import pytest
 import torch
 from bundles import assemble, block, entry, field, header, pair, table, varint
 from harness import assert_parity, farthest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from tensorflow_judge import ask, available
 from test_model import Batch, assert_same_as_judge, draw, ours
 
@@ -475,47 +474,12 @@ def test_no_tensors_and_no_numbers(tmp_path):
 
 # What nobody thought of
 
-NUMBERS = [
-    *range(8), 16, 24, 32, 48, 64, 127, 128, 255, 1 << 16, 1 << 31, (1 << 32) - 1, 1 << 40,
-    (1 << 62) - 1, 1 << 62, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, (1 << 64) + 1, 1 << 70,
-]  # fmt: skip
 WHERE = "file", "block", "index", "value", "key", "field"
-CHANGES = "flip", "set", "cut", "end", "twice", "insert", "replace"
-
-
-def changed(data, changes):
-    """The bytes after these changes."""
-    for kind, at, n in changes:
-        at %= len(data) + 1
-        before, after = data[:at], data[at:]
-        if kind == "flip":
-            after = bytes([after[0] ^ 1 << n % 8]) + after[1:] if after else b""
-        elif kind == "set":
-            after = bytes([n % 256]) + after[1:]
-        elif kind == "cut":
-            after = after[n % 32 :]
-        elif kind == "end":
-            after = b""
-        elif kind == "twice":
-            after = after[: n % 64] + after
-        else:
-            after = varint(NUMBERS[n % len(NUMBERS)]) + after[kind == "replace" :]
-        data = before + after
-    return data
 
 
 def forged(pairs, recipe):
-    """The table of `pairs`, something in it changed and its checksums made anew.
-
-    recipe: where, in which pair, and at most three changes, each a kind and two numbers; as bytes,
-    because these are drawn at a third of the cost.
-    """
-    where, which = WHERE[recipe[0] % len(WHERE)], recipe[1]
-    parts = [recipe[j : j + 5] for j in range(2, len(recipe), 5)]
-    changes = [
-        (CHANGES[part[0] % len(CHANGES)], int.from_bytes(part[1:3]), int.from_bytes(part[3:5]))
-        for part in parts
-    ]
+    """The table of `pairs`, something in it changed as fuzz.py says and its checksums made anew."""
+    where, which, changes = fuzz.parts(recipe, WHERE)
     pairs, i = list(pairs), which % len(pairs)
     groups = [pairs[j : j + 4] for j in range(0, len(pairs), 4)]
     blocks = [(group[-1][0], block(group, interval=3)) for group in groups]
@@ -534,12 +498,17 @@ def forged(pairs, recipe):
         case "key":
             pairs[i] = changed(key, changes), value
         case "field":
-            numbers = {n % 6: NUMBERS[at % len(NUMBERS)] for _, at, n in changes}
+            numbers = {n % 6: fuzz.NUMBERS[at % len(fuzz.NUMBERS)] for _, at, n in changes}
             shape = numbers.pop(5, 1), numbers.pop(1, 2)
             names = {0: "kind", 2: "shard", 3: "offset", 4: "size"}
             fields = {names[k]: n for k, n in numbers.items()}
             pairs[i] = key, entry("float32", shape, bytes(8), **fields)
     return table(pairs, block_size=100)
+
+
+def changed(data, changes):
+    """The bytes after these changes, numbers in them written as varints."""
+    return fuzz.changed(data, changes, varint)
 
 
 @pytest.fixture(scope="module")
@@ -551,24 +520,10 @@ def good(tmp_path_factory):
     return prefix, list(leveldb.read_table(f"{prefix}.index"))
 
 
-def outcome(prefix, index):
-    """What becomes of the index: "read", or the reason without names and numbers."""
+def reader(prefix, index):
+    """What reads these bytes as a checkpoint's index."""
     Path(f"{prefix}.index").write_bytes(index)
-    try:
-        found = read_bundle(prefix)
-    except InputError as error:
-        said = str(error).replace(str(prefix), "")
-        return " ".join(re.findall(r"\b[a-z]+\b", re.sub(r"\b[0-9a-f]+\b|'[^']*'", "", said)))
-    assert list(found) == sorted(found)
-    taken = {}
-    for tensor in found.values():
-        assert 0 <= tensor.start <= tensor.start + tensor.nbytes <= tensor.file.data.size
-        assert tensor.raw().shape == tensor.shape
-        mine = taken.setdefault(tensor.file.path, np.zeros(tensor.file.data.size, bool))
-        mine = mine[tensor.start : tensor.start + tensor.nbytes]
-        assert not mine.any()
-        mine[:] = True
-    return "read"
+    return lambda: read_bundle(prefix)
 
 
 def test_whatever_is_changed_is_refused_or_read_within_the_files(good):
@@ -576,9 +531,9 @@ def test_whatever_is_changed_is_refused_or_read_within_the_files(good):
     outcomes = set()
 
     @settings(max_examples=3000, derandomize=True, database=None, deadline=None)
-    @given(st.binary(min_size=7, max_size=17))
+    @given(fuzz.RECIPES)
     def check(recipe):
-        outcomes.add(outcome(prefix, forged(pairs, recipe)))
+        outcomes.add(fuzz.outcome(reader(prefix, forged(pairs, recipe)), prefix))
 
     check()
     assert len(outcomes) >= 25, sorted(outcomes)
@@ -599,25 +554,15 @@ HEAVY = {  # tables that would like to be large once read
 @pytest.mark.parametrize("make", HEAVY.values(), ids=HEAVY)
 def test_no_table_takes_more_memory_than_a_small_multiple_of_its_size(tmp_path, make):
     index = make()
-    bounded(placed(tmp_path, index), len(index))
+    bounded(placed(tmp_path, index), index)
 
 
 def test_no_changed_file_takes_more_memory_than_a_small_multiple_of_its_size(good):
     prefix, pairs = good
     rng = random.Random(1)
     for _ in range(200):
-        index = forged(pairs, rng.randbytes(7))
-        Path(f"{prefix}.index").write_bytes(index)
-        bounded(prefix, len(index))
+        bounded(prefix, forged(pairs, rng.randbytes(7)))
 
 
-def bounded(prefix, size):
-    tracemalloc.start()
-    try:
-        read_bundle(prefix)
-    except InputError:
-        pass
-    finally:
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    assert peak < 30 * size + (1 << 17), f"{peak:,} bytes for an index of {size:,}"
+def bounded(prefix, index):
+    assert fuzz.peak(reader(prefix, index)) < 30 * len(index) + (1 << 17)

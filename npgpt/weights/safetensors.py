@@ -31,7 +31,7 @@ DTYPES = {
     "I32": "int32", "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32",
     "U16": "uint16", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
-MOST_TEXT = 1 << 22  # bytes of JSON; the header of the largest GPT-2 has 60,000
+MOST_TEXT = 1 << 20  # bytes of JSON; the header of the largest GPT-2 has 60,000
 MOST_DIGITS = 20  # of a number in it
 MOST_AXES = 64  # NumPy's most
 MOST_NAME = 255  # letters of a file's
@@ -49,11 +49,13 @@ def read_safetensors(path: str | Path) -> dict[str, Stored]:
         raise InputError(f"{path} is cut: {file.data.size} bytes are no safetensors file")
     length = int.from_bytes(file.data[:8].tobytes(), "little")
     begin = 8 + length
-    if length > MOST_TEXT or begin > file.data.size:
+    if begin > file.data.size:
         raise InputError(
             f"{path} is cut, or not a safetensors file: a header of {length:,} bytes, "
             f"{file.data.size - 8:,} are left"
         )
+    if length > MOST_TEXT:
+        raise InputError(f"{path}: a header of {length:,} bytes; at most {MOST_TEXT:,} are read")
     header = parse_object(file.data[8:begin].tobytes(), f"{path}: its header")
     header.pop("__metadata__", None)
     tensors = {name: parse_entry(name, entry, file, begin) for name, entry in header.items()}
