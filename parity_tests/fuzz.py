@@ -5,6 +5,7 @@ change something, in which of several things, and at most three changes, each a 
 numbers.
 """
 
+import math
 import re
 import tracemalloc
 
@@ -17,6 +18,10 @@ RECIPES = st.binary(min_size=7, max_size=17)
 NUMBERS = [
     *range(8), 16, 24, 32, 48, 64, 127, 128, 255, 1 << 16, 1 << 31, (1 << 32) - 1, 1 << 40,
     (1 << 62) - 1, 1 << 62, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, (1 << 64) + 1, 1 << 70,
+]  # fmt: skip
+VALUES = [  # that JSON may have
+    *NUMBERS, -1, -(1 << 63), 0.5, math.nan, math.inf, "", "F32", "F64", "BF16", "I8", None,
+    True, [], [0], [1], [0, 0], [1 << 40, 1 << 40], [0, 1 << 62], [4, 8], [[]], {}, {"": 0},
 ]  # fmt: skip
 CHANGES = "flip", "set", "cut", "end", "twice", "insert", "replace"
 

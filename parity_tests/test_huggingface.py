@@ -7,6 +7,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import fuzz
 import numpy as np
 import pytest
 from harness import assert_parity, farthest
@@ -17,7 +18,7 @@ from weight_files import CONFIG, brain, numbers, write_huggingface
 import npgpt
 from npgpt import cli, ops
 from npgpt.params import named
-from npgpt.weights import huggingface
+from npgpt.weights import formats, huggingface
 
 THEIRS = {  # what the judge is to save: dtype, without a head, how large a file may be
     "float32": ("float32", False, "5GB"),
@@ -297,6 +298,17 @@ def test_a_config_that_is_none(tmp_path, unreadable, text, says):
     if text is not None:
         (tmp_path / "config.json").write_bytes(text)
     unreadable(tmp_path, says)
+
+
+def test_whatever_a_config_says_is_refused_or_read(tmp_path):
+    write_huggingface(tmp_path, CONFIG, numbers())
+    path, outcomes = tmp_path / "config.json", set()
+    values = json.loads(path.read_text())
+    for key in values:
+        for value in fuzz.VALUES:
+            path.write_text(json.dumps(values | {key: value}))
+            outcomes.add(fuzz.outcome(lambda: formats.look(tmp_path).parameters, tmp_path))
+    assert len(outcomes) >= 10, sorted(outcomes)
 
 
 # Several files

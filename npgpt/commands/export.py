@@ -28,10 +28,10 @@ class Export:
         from npgpt.weights import checkpoint, formats, huggingface, llmc
 
         source = formats.look(latest_or(self.model))
-        if self.out.exists() and not (self.out.is_dir() and not any(self.out.iterdir())):
-            raise InputError(f"{self.out} is there already: choose another --out")
         config, tokenizer = source.config, source.tokenizer
         try:
+            if self.out.exists() and not (self.out.is_dir() and not any(self.out.iterdir())):
+                raise InputError(f"{self.out} is there already: choose another --out")
             if self.to == "huggingface":
                 tree = source.params()
                 huggingface.write_huggingface(self.out, config, tree, tokenizer, dtype=self.dtype)

@@ -78,8 +78,9 @@ def weights_file(path: Path) -> Path:
     """The file, or index of files, that a folder has its weights in."""
     if not os.path.isdir(path):
         return path
+    inside = os.listdir(path)
     for name in (WEIGHTS, INDEX):
-        if os.path.lexists(path / name):  # if it is a link to nothing, whoever opens it says so
+        if name in inside:  # if it is a link to nothing, whoever opens it says so
             return path / name
     raise InputError(f"the folder {path} has neither {WEIGHTS} nor {INDEX}")
 

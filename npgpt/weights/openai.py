@@ -7,7 +7,7 @@ from npgpt.errors import InputError
 from npgpt.tokens import likely
 from npgpt.weights.safetensors import read_object
 from npgpt.weights.source import Source, make_config, matched
-from npgpt.weights.stored import Stored
+from npgpt.weights.stored import Stored, short
 from npgpt.weights.tensorflow import read_bundle
 
 HPARAMS = "hparams.json"
@@ -33,10 +33,10 @@ def read_openai(path: str | Path, *, verify: bool = False) -> Source:
         raise InputError(f"{hparams} has no {missing[0]}")
     config = make_config(hparams, **{ours: values[theirs] for theirs, ours in FIELDS.items()})
     tensors = read_bundle(prefix, verify=verify)
-    names = {our_name(name): name for name in tensors if name.startswith("model/")}
+    index = prefix.with_name(prefix.name + ".index")
+    names = own_names(tensors, index)
     found = {ours: flattened(tensors[name]) for ours, name in names.items()}
     tokenizer = likely(config.vocab_size)
-    index = prefix.with_name(prefix.name + ".index")
     parameters = matched(config, found, index, own=lambda name: names.get(name, name))
     return Source("openai", index, config, tokenizer, tensors, parameters)
 
@@ -49,6 +49,17 @@ def prefix_of(path: Path) -> Path:
             f"the folder {path} has {len(found)} checkpoints (.index), expected one: name one"
         )
     return found[0].with_suffix("")
+
+
+def own_names(tensors: dict[str, Stored], index: Path) -> dict[str, str]:
+    """npgpt's name of each parameter -> OpenAI's. What is not the model's, a step count or the
+    optimizer's, is none."""
+    names = {}
+    for name in tensors:
+        if name.startswith("model/"):
+            if (other := names.setdefault(our_name(name), name)) != name:
+                raise InputError(f"{index}: {short(other)} and {short(name)} are one parameter")
+    return names
 
 
 def our_name(name: str) -> str:

@@ -71,7 +71,8 @@ def refuse_pickle(file: Mapped) -> None:
         raise InputError(
             f"{file.path} is a pickle, as torch.save writes it, and reading one runs whatever it "
             "says: refused. Convert it where you trust it: safetensors.torch.save_file("
-            "torch.load(FILE, weights_only=True), 'model.safetensors')"
+            "{n: t.clone() for n, t in torch.load(FILE, weights_only=True).items()}, "
+            "'model.safetensors')"
         )
 
 
