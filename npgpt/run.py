@@ -59,7 +59,7 @@ def start(settings: Settings, tokens: Tokens, *, model: GPT | None = None) -> Tr
 def first_model(settings: Settings, rng: Generator) -> GPT:
     """The model that a run begins with: drawn from `rng`, or read where --init-from says."""
     if settings.init_from is not None:
-        source = formats.look(settings.init_from)
+        source = formats.look(settings.init_from, verify=True)
         free = {name: getattr(source.config, name) for name in ("context_length", "dropout")}
         if replace(settings.config, **free) != source.config:
             raise InputError(f"{settings.init_from} is of {source.config}, not {settings.config}")

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -57,13 +58,17 @@ def saved(tmp_path):
 
 def resealed(path, change):
     """The file after `change(h5py.File)`, its seal made anew: what a forger would hand over."""
+    path.write_bytes(unsealed(path.read_bytes()))
     with h5py.File(path, "r+") as file:
         change(file)
-    with open(path, "r+b") as raw:  # HDF5 may have left the old seal at the end
-        content = raw.read()
-        if content[-16:-4] == hdf5.SEAL:
-            raw.truncate(len(content) - 16)
     hdf5.seal(path)
+
+
+def unsealed(raw):
+    """What HDF5 itself wrote."""
+    assert raw[-hdf5.TAIL :].startswith(hdf5.SEAL)
+    blocks = int.from_bytes(raw[-12:-4], "little")
+    return raw[: len(raw) - hdf5.TAIL - 20 * blocks]
 
 
 def refused(path, says, *, read=checkpoint.read_training):
@@ -127,8 +132,8 @@ def test_hdf5_itself_reads_the_file(saved):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    refused(tmp_path / "no.h5", "there is no checkpoint")
-    refused(tmp_path, "cannot be read: Is a directory")
+    refused(tmp_path / "no.h5", "there is no file")
+    refused(tmp_path, "cannot be read: it is not a file")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello, world\n" * 9, b"\x80\x04K\x01.", b"\x89HDF"])
@@ -178,15 +183,101 @@ def test_flipped_bits_are_noticed(raw, places):
     path.write_bytes(content)
     if bytes(content) == raw[0]:
         checkpoint.read_training(path)
+        return
+    refused(path, "damaged|cut|not an HDF5 file")
+    refused(path, "damaged|cut|not an HDF5 file", read=read_and_verify)
+    try:  # without the checksums of the numbers, nothing but numbers may be other ones
+        found = checkpoint.read_checkpoint(path)
+    except InputError as error:
+        assert re.search("damaged|cut|not an HDF5 file", str(error))
     else:
-        refused(path, "damaged|cut|not an HDF5 file")
+        whole = checkpoint.read_checkpoint(path.with_name("whole.h5"))
+        assert (found.config, found.tokenizer) == (whole.config, whole.tokenizer)
+        places = (
+            {n: t._replace(file=None) for n, t in s.parameters.items()} for s in (found, whole)
+        )
+        assert next(places) == next(places)
+        assert checkpoint.read_state(path) == checkpoint.read_state(whole.path)
+
+
+def read_and_verify(path):
+    return checkpoint.read_checkpoint(path, verify=True)
+
+
+def test_every_byte_is_under_a_checksum(raw):
+    """One after the other, the seal's own included; every 13th of the rest."""
+    content, path = raw
+    seal = len(unsealed(content))
+    path.write_bytes(content)
+    with open(path, "r+b", buffering=0) as file:
+        for at in [*range(0, seal, 13), *range(seal, len(content))]:
+            file.seek(at)
+            file.write(bytes([content[at] ^ 16]))
+            refused(path, "damaged|cut|not an HDF5 file", read=read_and_verify)
+            file.seek(at)
+            file.write(content[at : at + 1])
+    read_and_verify(path)
+
+
+def test_damaged_numbers_are_found_when_all_are_read(saved):
+    """By whoever trains with them, and by whoever asks."""
+    content = saved.read_bytes()
+    number = npgpt.load(saved).params.wte.weight[2, 1]
+    at = content.index(number.tobytes())
+    saved.write_bytes(content[: at + 2] + bytes([content[at + 2] ^ 1]) + content[at + 3 :])
+    assert npgpt.load(saved).params.wte.weight[2, 1] != number
+    says = r"is damaged: what is in its bytes [\d,]+ to [\d,]+ has the checksum .{8}, not .{8} as"
+    refused(saved, says)
+    refused(saved, says, read=read_and_verify)
+    resealed(saved, lambda file: None)
+    checkpoint.read_training(saved)
+
+
+def test_more_arrays_than_a_seal_may_list(saved, monkeypatch):
+    """The others are under the checksum of all the rest."""
+    monkeypatch.setattr(hdf5, "MOST_BLOCKS", 5)
+    path = saved.with_name("other.h5")
+    model = model_of()
+    checkpoint.write(path, model, training_of(model))
+    content = path.read_bytes()
+    assert len(content) == len(saved.read_bytes()) - 20 * (3 * 28 - 5)
+    checkpoint.read_training(path)
+    at = content.rindex(model.params.ln_f.weight.tobytes())
+    path.write_bytes(content[:at] + b"\1" + content[at + 1 :])
+    refused(path, "is damaged: it has the checksum", read=checkpoint.read_checkpoint)
+    refused(saved, r"is damaged: its seal cannot be of 84 arrays")
+
+
+def test_blocks_that_overlap_or_lie_elsewhere(saved):
+    content = saved.read_bytes()
+    seal = len(unsealed(content))
+    for start, size in [(0, 1 << 63), (1 << 63, 0), (seal, 1), ((1 << 64) - 1, 1), (seal - 1, 1)]:
+        block = start.to_bytes(8, "little") + size.to_bytes(8, "little")
+        saved.write_bytes(content[:seal] + block + content[seal + 16 :])
+        refused(saved, "is damaged: no array has the [\\d,]+ bytes from [\\d,]+$")
+
+
+def test_a_file_that_is_replaced_while_it_is_read(saved, monkeypatch):
+    """As a run does with its checkpoint: what was begun with is read to its end."""
+    model, check = npgpt.load(saved), hdf5.check_seal
+
+    def slowly(file):
+        blocks = check(file)
+        model_of(seed=2, n_embd=8).save(saved)
+        return blocks
+
+    monkeypatch.setattr(hdf5, "check_seal", slowly)
+    source = checkpoint.read_checkpoint(saved)
+    assert source.config == model.config
+    assert_same(source.params(), model.params)
+    assert checkpoint.read_checkpoint(saved).config.n_embd == 8
 
 
 @hypothesis_settings(max_examples=100, deadline=None)
 @given(data=st.data(), value=st.integers(0, 255))
 def test_forged_json_is_read_or_refused(raw, data, value):
     """One byte changed under a valid seal, in what npgpt itself interprets."""
-    content, path = bytearray(raw[0][:-16]), raw[1]
+    content, path = bytearray(unsealed(raw[0])), raw[1]
     begin = data.draw(st.sampled_from([b'{"step"', b'{"vocab_size"']))
     start = content.index(begin)
     end = content.index({b'{"step"': b'"}', b'{"vocab_size"': b"}"}[begin], start)

@@ -13,6 +13,7 @@ import h5py
 import matplotlib.image
 import numpy as np
 import pytest
+from test_checkpoint import unsealed
 
 import npgpt
 from npgpt import cli, info, ops
@@ -413,7 +414,7 @@ FLAGS = {
     "evaluate": "--model --data --context-length --stride",
     "download": "{gpt2-small,gpt2-medium,gpt2-large,gpt2-xl} --source {huggingface,openai} --to",
     "export": "--model --to {huggingface,llm.c,npgpt} --out --dtype {float32,float16,bfloat16}",
-    "inspect": "PATH --json",
+    "inspect": "PATH --json --verify",
     "compare": "PATH --prompt",
     "plot": "--out",
     "info": "--help",
@@ -564,7 +565,7 @@ def broken(kind):
     if kind == "text":
         path.write_bytes(b"hello")
         return "begins with b'hello'"
-    path.write_bytes(raw[:-16])
+    path.write_bytes(unsealed(raw))
     with h5py.File(path, "r+") as file:
         if kind == "version":
             file.attrs["version"] = 7
@@ -587,11 +588,25 @@ def test_a_checkpoint_that_cannot_be_read(refused, run, kind):
     refused("train --init-from run --data text.txt", says=says)
 
 
+def test_a_damaged_number_is_not_trained_on(npgpt_, refused, run):
+    path = Path("run/checkpoint.h5")
+    raw, number = path.read_bytes(), npgpt.load("run").params.wte.weight[3, 1]
+    at = raw.index(number.tobytes())
+    path.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+    says = "is damaged: what is in its bytes"
+    refused("inspect run --verify", says=says)
+    refused("train --resume run", says=says)
+    refused("train --init-from run --data text.txt --out other", says=says)
+    npgpt_("inspect run")  # which shows what can be shown
+    path.write_bytes(raw)
+    npgpt_("inspect run --verify")
+
+
 def test_a_folder_without_a_run(refused):
     Path("none").mkdir()
     refused("generate --prompt The", says="there is no run under ./runs yet")
     refused("generate --model none --prompt The", says="the folder none holds no model")
-    refused("train --resume none", says="there is no checkpoint none/checkpoint.h5")
+    refused("train --resume none", says="there is no file none/checkpoint.h5")
     refused("plot none", says="none/config.json cannot be read: No such file or directory")
     refused("plot", says="name at least one folder of a run")
 

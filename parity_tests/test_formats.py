@@ -49,7 +49,7 @@ WRITERS = {
     "llm.c, version 3": file(3),
     "llm.c, version 5": file(5),
 }
-MAPPED = "openai", "huggingface", "huggingface, prefix"
+MAPPED = "npgpt", "openai", "huggingface", "huggingface, prefix"
 each = pytest.mark.parametrize("name", WRITERS)
 
 

@@ -1,5 +1,6 @@
 """npgpt download."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,14 +22,9 @@ class Download:
     def run(self) -> int:
         """The exit code."""
         from npgpt import download
-        from npgpt.weights import formats, openai
+        from npgpt.weights import formats
 
-        check = formats.look
-        if self.source == "openai":  # whose numbers have checksums in the file itself
-
-            def check(folder):
-                return openai.read_openai(folder, verify=True)
-
+        check = functools.partial(formats.look, verify=True)
         with Bar() as bar:
             folder = download.model(
                 self.name, source=self.source, to=self.to, check=check, progress=bar.show

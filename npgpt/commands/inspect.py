@@ -20,6 +20,8 @@ class Inspect:
     """A file or folder of any format, or gpt2-small to gpt2-xl once downloaded."""
     json: bool = False
     """Print one JSON object, for programs."""
+    verify: bool = False
+    """Compare the checksums of all numbers first: OpenAI's format has them, and npgpt's own."""
 
     def run(self) -> int:
         """The exit code."""
@@ -27,7 +29,7 @@ class Inspect:
         from npgpt.weights import formats
         from npgpt.weights.statistics import statistics
 
-        source = formats.look(self.path)
+        source = formats.look(self.path, verify=self.verify)
         tensors = {}
         for name, tensor in watched(source.tensors.items(), len(source.tensors)):
             about = {"shape": list(tensor.shape), "dtype": tensor.dtype}

@@ -89,46 +89,42 @@ def write_tree(group: h5py.Group, tree: params.Params) -> None:
         group.create_dataset(name, data=array)
 
 
-def read_checkpoint(path: str | Path) -> Source:
-    """The model in the file, mapped. Raises InputError for what is no whole checkpoint of its
-    version."""
+def read_checkpoint(path: str | Path, *, verify: bool = False) -> Source:
+    """The model in the file, mapped. `verify`: compare the checksums of all numbers too.
+
+    Raises InputError for what is no whole checkpoint of its version.
+    """
     path = Path(path)
-    with opened(path) as file:
+    with opened(path, verify=verify) as (file, mapped):
         config, dtype, tokenizer = read_header(file, path)
-        group = check_tree(file, "parameters", config, dtype, path)
-        mapped, found = Mapped(path), {}
-        for name, shape in params.named(params.shapes(config)):
-            start = group[name].id.get_offset()  # of stored numbers, as check_tree made sure
-            found[name] = Stored(mapped, start or 0, tuple(shape), dtype.name)
+        found = stored_tree(file, "parameters", config, dtype, mapped)
     return Source("npgpt", path, config, tokenizer, found, found)
 
 
 def read_state(path: str | Path) -> dict[str, Any]:
     """`TrainingState.state` of the run in the file, without its arrays."""
-    with opened(path) as file:
+    with opened(path) as (file, _):
         read_header(file, path)
         return parse_state(training_group(file, path), path)
 
 
 def read_training(path: str | Path) -> tuple[Contents, TrainingState]:
-    """The model and the state of its run. Raises InputError as `read`, or if there is no run."""
-    with opened(path) as file:
-        contents = read_contents(file, path)
+    """The model and the state of its run, read into memory, every checksum compared.
+
+    Raises InputError as `read_checkpoint`, or if there is no run.
+    """
+    with opened(path, verify=True) as (file, mapped):
+        config, dtype, tokenizer = read_header(file, path)
+        parameters = read_tree(file, "parameters", config, dtype, mapped)
         group = training_group(file, path)
         state = parse_state(group, path)
         random_state = vector(group, "random_state", np.uint8, 1 << 16, path)
         order = vector(group, "order", np.int64, 1 << 32, path)
         if order.size and (np.sort(order) != np.arange(order.size)).any():
             raise InputError(f"{path}: the order of the windows is not a permutation")
-        dtype = contents.params.wte.weight.dtype
-        m, v = (read_tree(group, name, contents.config, dtype, path) for name in "mv")
-        return contents, TrainingState(state, random_state, order, m, v)
-
-
-def read_contents(file: h5py.File, path) -> Contents:
-    """The model, everything about it checked."""
-    config, dtype, tokenizer = read_header(file, path)
-    return Contents(config, read_tree(file, "parameters", config, dtype, path), tokenizer)
+        m, v = (read_tree(group, name, config, dtype, mapped) for name in "mv")
+    saved = TrainingState(state, random_state, order, m, v)
+    return Contents(config, parameters, tokenizer), saved
 
 
 def read_header(file: h5py.File, path) -> tuple[Config, np.dtype, str | None]:
@@ -181,14 +177,25 @@ def parameter_dtype(file: h5py.File, path) -> np.dtype:
     return dtype
 
 
-def read_tree(parent: h5py.Group, name: str, config: Config, dtype, path) -> params.Params:
-    """A tree of parameters out of the group `name`, every shape checked before memory is taken."""
-    group = check_tree(parent, name, config, dtype, path)
+def read_tree(parent: h5py.Group, name: str, config: Config, dtype, file: Mapped) -> params.Params:
+    """The tree of parameters in the group `name`, read: the file may be replaced and deleted."""
+    stored = stored_tree(parent, name, config, dtype, file)
     tree = params.zeros(config, dtype)
     for key, array in params.named(tree):
-        if array.size:
-            group[key].read_direct(array)
+        array[...] = stored[key].raw()
+        file.forget(stored[key].start, stored[key].start + array.nbytes)
     return tree
+
+
+def stored_tree(
+    parent: h5py.Group, name: str, config: Config, dtype, file: Mapped
+) -> dict[str, Stored]:
+    """Where in the file the parameters in the group `name` are, by their names."""
+    group, found = check_tree(parent, name, config, dtype, file.path), {}
+    for key, shape in params.named(params.shapes(config)):
+        start = group[key].id.get_offset()  # of stored numbers, as check_tree made sure
+        found[key] = Stored(file, start or 0, tuple(shape), dtype.name)
+    return found
 
 
 def check_tree(parent: h5py.Group, name: str, config: Config, dtype, path) -> h5py.Group:

@@ -17,19 +17,20 @@ FORMATS = "npgpt's checkpoint, OpenAI's, Hugging Face's (safetensors) and llm.c'
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
-def look(path: str | Path) -> Source:
+def look(path: str | Path, *, verify: bool = False) -> Source:
     """What is at `path`: a file, the folder of a model or of a run, or the name of a released
     GPT-2 that has been downloaded.
 
-    Nothing is read yet but what says where the numbers are. Raises InputError for what is not a
-    whole model in one of the formats.
+    Nothing is read yet but what says where the numbers are; unless with `verify`, which compares
+    the numbers' checksums in the formats that have them, OpenAI's and npgpt's own. Raises
+    InputError for what is not a whole model in one of the formats.
     """
     path = Path(path)
     if not os.path.lexists(path) and path.name in download.HOMES and path.parent == Path():
         path = at_hand(path.name)
     try:
         if stat.S_ISDIR(os.stat(path).st_mode):
-            return look_into(path)
+            return look_into(path, verify=verify)
     except FileNotFoundError:
         raise InputError(f"there is no checkpoint {path}") from None
     except OSError as error:
@@ -38,11 +39,11 @@ def look(path: str | Path) -> Source:
     head, tail = file.data[:64].tobytes(), file.data[-8:].tobytes()
     refuse_pickle(file)
     if head.startswith(HDF5):
-        return checkpoint.read_checkpoint(path)
+        return checkpoint.read_checkpoint(path, verify=verify)
     if head[:4] == llmc.MAGIC.to_bytes(4, "little"):
         return llmc.read_llmc(path)
     if tail == LEVELDB:
-        return openai.read_openai(path)
+        return openai.read_openai(path, verify=verify)
     if is_safetensors(head) or is_index(head):
         return huggingface.read_huggingface(path)
     raise InputError(
@@ -51,16 +52,15 @@ def look(path: str | Path) -> Source:
     )
 
 
-def look_into(folder: Path) -> Source:
+def look_into(folder: Path, *, verify: bool) -> Source:
     """The model in a folder."""
     inside = {entry.name for entry in os.scandir(folder)}
     if checkpoint.CHECKPOINT in inside:
-        Mapped(folder / checkpoint.CHECKPOINT)  # a pipe would keep the reader of HDF5 waiting
-        return checkpoint.read_checkpoint(folder / checkpoint.CHECKPOINT)
+        return checkpoint.read_checkpoint(folder / checkpoint.CHECKPOINT, verify=verify)
     if inside & {huggingface.WEIGHTS, huggingface.INDEX}:
         return huggingface.read_huggingface(folder)
     if any(name.endswith(".index") for name in inside):
-        return openai.read_openai(folder)
+        return openai.read_openai(folder, verify=verify)
     for pattern in PICKLES:
         for path in filter(Path.is_file, sorted(folder.glob(pattern))):
             refuse_pickle(Mapped(path))
