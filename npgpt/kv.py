@@ -5,20 +5,27 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.config import Config
 
+FEW = 64  # positions that there is room for at first
+
 
 class Layer:
-    """Keys and values of one layer, in buffers made once for the longest sequence."""
+    """Keys and values of one layer, in buffers that grow up to the longest sequence.
+
+    Made for it at once they would take all their memory at once, where the system gives it in huge
+    pages: 0.6 GB for the largest GPT-2.
+    """
 
     def __init__(self, batch: int, config: Config, dtype=np.float32):
         head_size = config.n_embd // config.n_head
-        shape = (batch, config.n_head, config.context_length, head_size)  # (B, H, T_max, D)
+        self.longest = config.context_length
+        shape = (batch, config.n_head, min(FEW, self.longest), head_size)  # (B, H, room, D)
         self.k, self.v = np.empty((2, *shape), dtype)
         self.length = 0  # S, the positions filled so far
 
     def append(self, k: Array, v: Array) -> tuple[Array, Array]:
         """(B, H, T, D) twice -> (B, H, S, D) twice, views of everything remembered.
 
-        Raises ValueError when the buffers have no room for T more positions.
+        Raises ValueError for more positions than the longest sequence has.
         """
         start = self.grow(k.shape[-2])
         end = self.length
@@ -27,18 +34,28 @@ class Layer:
         return self.k[:, :, :end], self.v[:, :, :end]
 
     def grow(self, T: int) -> int:
-        """Makes T more positions count, whose keys and values the caller writes from here on.
-
-        Raises ValueError when there is no room for them.
+        """Makes T more positions count, whose keys and values the caller writes from the returned
+        one on. Raises ValueError for more than the longest sequence has.
         """
         start, end = self.length, self.length + T
-        if end > self.k.shape[-2]:
+        if end > self.longest:
             raise ValueError(
                 f"{T} positions after the {start} remembered ones do not fit into a "
-                f"context of {self.k.shape[-2]}; start from an empty memory on a cropped window"
+                f"context of {self.longest}; start from an empty memory on a cropped window"
             )
+        if end > self.k.shape[-2]:
+            room = min(2 * end, self.longest)
+            self.k, self.v = (grown(a[:, :, :start], room) for a in (self.k, self.v))
         self.length = end
         return start
+
+
+def grown(array: Array, room: int) -> Array:
+    """(B, H, S, D) -> (B, H, room, D) that begins with it."""
+    B, H, S, D = array.shape
+    out = np.empty((B, H, room, D), array.dtype)
+    out[:, :, :S] = array
+    return out
 
 
 def empty(batch: int, config: Config, dtype=np.float32) -> list[Layer]:
