@@ -483,7 +483,7 @@ BAD_FLAGS = {
     "--steps 0": "steps is 0, but has to be at least 1",
     "--prompt=": "the prompt is empty",
     "--init-from no.h5": "there is no checkpoint no.h5",
-    "--resume no": "there is no checkpoint no",
+    "--resume no": "there is no file no",
     "--out text.txt": "the folder text.txt cannot be made: File exists",
     "--out text.txt/run": "the folder text.txt/run cannot be made: Not a directory",
     "--data runs": "there is no text file runs",
