@@ -17,6 +17,7 @@ test:     ## everything against PyTorch
 bench:    ## how fast, beside PyTorch; writes benchmarks/results/
 	$(PYTHON) -m benchmarks.ops
 	$(PYTHON) -m benchmarks.training_step
+	$(PYTHON) -m benchmarks.generation
 	$(PYTHON) -m benchmarks.book_run
 	$(PYTHON) -m benchmarks.start_up
 

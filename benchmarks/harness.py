@@ -21,11 +21,17 @@ RESULTS = Path(__file__).parent / "results"
 
 
 class Runner:
-    """One implementation in its own process: `python -m benchmarks.X --serve NAME ARGUMENTS`."""
+    """One implementation in its own process: `python -m benchmarks.X --serve NAME ARGUMENTS`.
 
-    def __init__(self, module: str, name: str, *arguments: str, environment=None):
-        self.name = name
-        command = [sys.executable, "-W", "error", "-m", module, "--serve", name, *arguments]
+    `label`: what it is called in the results, if not NAME. `python`: another interpreter than this.
+    """
+
+    def __init__(
+        self, module: str, name: str, *arguments: str, label=None, environment=None, python=None
+    ):
+        self.name = label or name
+        python = python or sys.executable
+        command = [python, "-W", "error", "-m", module, "--serve", name, *arguments]
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -77,6 +83,23 @@ def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
     return {"median": statistics.median(ratios), "low": low, "high": high}
 
 
+def beside(ours: list[float], theirs: list[float], at_most: float | None) -> dict:
+    """`ratio`, with what it is to be at most, where that has been agreed."""
+    return ratio(ours, theirs) | {"at_most": at_most}
+
+
+def shown(share: dict) -> list[str]:
+    """A figure of `beside` in two cells: the median with its range, and what it is to be."""
+    median = f"{share['median']:.3f} ({share['low']:.3f} to {share['high']:.3f})"
+    return [median, "" if share["at_most"] is None else f"{share['at_most']:.2f}"]
+
+
+def on_threads(count: int) -> dict[str, str]:
+    """The environment in which every pool has that many threads."""
+    pools = "NUMBA", "OMP", "OPENBLAS", "MKL"
+    return {f"{pool}_NUM_THREADS": str(count) for pool in pools}
+
+
 def once(function: Callable[[], object]) -> float:
     """Seconds that one call takes."""
     started = time.perf_counter()
@@ -96,24 +119,29 @@ def table(rows: list[list[str]]) -> str:
 
 def write(name: str, figures: dict) -> Path:
     """The figures as JSON, with what they were measured on."""
-    import llvmlite.binding
-
-    packages = ("numpy", "numba", "torch")
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
-    machine = {
-        "cpu": llvmlite.binding.get_host_cpu_name(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "commit": commit.stdout.strip() or None,
-    } | {package: metadata.version(package) for package in packages}
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"machine": machine, **figures}, indent=2) + "\n", "utf-8")
+    path.write_text(json.dumps({"machine": machine(), **figures}, indent=2) + "\n", "utf-8")
     print(f"\nwritten to {path}")
     return path
+
+
+def machine() -> dict[str, str | int | None]:
+    """What computes: processor, memory, versions; and the commit, marked where files differ."""
+    from npgpt import info
+
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    commit = subprocess.run(describe, cwd=RESULTS.parent, capture_output=True, text=True)
+    packages = ("numpy", "numba", "torch", "transformers")
+    return {
+        "cpu": info.cpu()[0],
+        "cores": info.cores(),
+        "memory": info.memory()[0],
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "blas": ", ".join(pool.text for pool in info.blas_pools()),
+        "commit": commit.stdout.strip() or None,
+    } | {package: metadata.version(package) for package in packages}
 
 
 def peak_memory() -> int:

@@ -1,0 +1,284 @@
+"""How long does generating take, and reading a prompt, beside transformers and llama.cpp?
+
+    python -m benchmarks.generation [--rounds 7] [--threads 2] [--llama-python PATH] [--scratch DIR]
+
+A model of the 124M shape, its numbers drawn, float32, greedy: 128 tokens after a prompt of 32, and
+the first token after a prompt of 512. npgpt and transformers (with its cache) read the same folder,
+llama.cpp a GGUF file of the same numbers, with keys and values in float32 as well. llama.cpp runs
+under the interpreter named by --llama-python, in which llama-cpp-python is installed.
+
+Beside them stand the floors: all weights read once for every token, at the rate at which Numba sums
+an array that no cache holds; the products of a prompt at the rate of NumPy's BLAS.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import harness
+from benchmarks.harness import Runner, alternate, beside, on_threads, once, serve, shown, table
+from npgpt import cost
+from npgpt.config import Config
+
+CONFIG = Config()  # the 124M shape
+PROMPT, NEW, LONG, ROWS = 32, 128, 512, 8
+FORCED = 8  # tokens that are read one by one for the comparison
+# of the largest logit. llama.cpp takes GELU from a table in half precision.
+TOLERANCES = {"transformers": 1e-5, "llama.cpp": 5e-3}
+FILES = {"npgpt": "model", "transformers": "model", "llama.cpp": "model.gguf"}
+AT_MOST = {
+    "generate": {"transformers": 0.40, "llama.cpp": 0.85, "bandwidth": 1.20},
+    "read": {"transformers": 0.70, "llama.cpp": 1.00, "blas": 1.35},
+}
+EIGHT_AT_MOST = 2.0  # times as long for eight rows as for one: half of eight times the rate
+NAMES = {"bandwidth": "floor: weights / bandwidth", "blas": "floor: products / BLAS rate"}
+
+
+# Each program reads tokens (1, T) behind those it has read since `restart`, and generates.
+
+
+class Npgpt:
+    def __init__(self, path: str, threads: int):
+        from npgpt import threads
+
+        threads.settle()
+        import npgpt
+
+        self.model = npgpt.load(path)
+
+    def restart(self) -> None:
+        from npgpt import kv
+
+        self.past = kv.empty(1, self.model.config)
+
+    def next_logits(self, tokens: np.ndarray) -> np.ndarray:
+        return self.model.next_logits(tokens, past=self.past)[0]
+
+    def generate(self, tokens: np.ndarray, count: int) -> np.ndarray:
+        from npgpt.generation import generate
+
+        return np.stack(list(generate(self.model, tokens, count)), axis=1)
+
+
+class Transformers:
+    def __init__(self, path: str, threads: int):
+        import torch
+        import transformers
+
+        warnings.simplefilter("ignore", FutureWarning)  # past_key_values is getting another name
+        torch.set_num_threads(threads)
+        torch.set_grad_enabled(False)
+        transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.set_verbosity_error()
+        self.model = transformers.GPT2LMHeadModel.from_pretrained(path).eval()
+        self.tensor = torch.tensor
+
+    def restart(self) -> None:
+        self.past = None
+
+    def next_logits(self, tokens: np.ndarray) -> np.ndarray:
+        given = dict(past_key_values=self.past, use_cache=True, logits_to_keep=1)
+        made = self.model(self.tensor(tokens), **given)
+        self.past = made.past_key_values
+        return made.logits[0, -1].numpy()
+
+    def generate(self, tokens: np.ndarray, count: int) -> np.ndarray:
+        tokens = self.tensor(tokens)
+        chosen = dict(max_new_tokens=count, do_sample=False, use_cache=True, pad_token_id=0)
+        made = self.model.generate(tokens, attention_mask=tokens * 0 + 1, **chosen)
+        return made[:, tokens.shape[1] :].numpy()
+
+
+class LlamaCpp:
+    def __init__(self, path: str, threads: int):
+        import llama_cpp
+
+        self.llama = llama_cpp
+        self.silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
+        llama_cpp.llama_log_set(self.silent, None)
+        llama_cpp.llama_backend_init()
+        settings = llama_cpp.llama_model_default_params()
+        self.model = llama_cpp.llama_model_load_from_file(path.encode(), settings)
+        if not self.model:
+            sys.exit(f"llama.cpp does not read {path}")
+        settings = llama_cpp.llama_context_default_params()
+        settings.n_ctx, settings.n_batch, settings.n_ubatch = CONFIG.context_length, LONG, LONG
+        settings.n_threads = settings.n_threads_batch = threads
+        settings.type_k = settings.type_v = llama_cpp.GGML_TYPE_F32
+        self.context = llama_cpp.llama_init_from_model(self.model, settings)
+
+    def restart(self) -> None:
+        self.llama.llama_memory_clear(self.llama.llama_get_memory(self.context), True)
+
+    def next_logits(self, tokens: np.ndarray) -> np.ndarray:
+        ids = (self.llama.llama_token * tokens.size)(*tokens.ravel().tolist())
+        if self.llama.llama_decode(self.context, self.llama.llama_batch_get_one(ids, tokens.size)):
+            sys.exit("llama.cpp did not read the tokens")
+        logits = self.llama.llama_get_logits_ith(self.context, -1)
+        return np.ctypeslib.as_array(logits, (CONFIG.vocab_size,)).copy()
+
+    def generate(self, tokens: np.ndarray, count: int) -> np.ndarray:
+        self.restart()
+        new = []
+        for _ in range(count):
+            tokens = self.next_logits(tokens).argmax(keepdims=True)
+            new.append(tokens)
+        return np.stack(new, axis=1)
+
+
+PROGRAMS = {"npgpt": Npgpt, "transformers": Transformers, "llama.cpp": LlamaCpp}
+
+
+def tokens_of(rows: int, length: int) -> np.ndarray:
+    return np.random.default_rng(length).integers(CONFIG.vocab_size, size=(rows, length))
+
+
+def program(name: str, path: str, threads: int) -> None:
+    """Serves a program: what it computes, then the seconds it takes."""
+    runs = PROGRAMS[name](path, threads)
+    prompt, long = tokens_of(1, PROMPT), tokens_of(1, LONG)
+
+    def read():
+        runs.restart()
+        runs.next_logits(long)
+
+    def measure():
+        seconds = {"generate": once(lambda: runs.generate(prompt, NEW)), "read": once(read)}
+        if name == "npgpt":
+            seconds["eight"] = once(lambda: runs.generate(tokens_of(ROWS, PROMPT), NEW))
+        return seconds
+
+    runs.restart()
+    logits = [runs.next_logits(prompt)]
+    logits += [runs.next_logits(long[:, i : i + 1]) for i in range(FORCED)]
+    made = runs.generate(prompt, NEW).shape[1]
+    read()
+    serve({"logits": np.stack(logits)[:, ::61].tolist(), "generated": made}, measure)
+
+
+def floor(name: str) -> None:
+    """Serves a floor: the seconds that reading or multiplying alone would take."""
+    from npgpt import peaks
+
+    def bandwidth():
+        return {"generate": NEW * cost.token_bytes(CONFIG) / peaks.reading()}
+
+    def blas():
+        *blocks, _ = cost.linears(CONFIG)
+        rate = peaks.multiplying(blocks, LONG, backward=False)
+        return {"read": cost.forward(CONFIG, 1, LONG, scored=1) / rate}
+
+    measure = {"bandwidth": bandwidth, "blas": blas}[name]
+    serve(measure(), measure)
+
+
+def write_models(folder: Path) -> None:
+    """The same numbers as Hugging Face's folder, and as a GGUF file."""
+    import npgpt
+    from benchmarks.gguf import write_gguf
+    from npgpt.weights.huggingface import write_huggingface
+
+    model = npgpt.GPT(CONFIG, seed=1)
+    write_huggingface(folder / "model", CONFIG, model.params, None, dtype="float32")
+    write_gguf(folder / "model.gguf", CONFIG, model.params)
+
+
+def validate(runners: list[Runner]) -> None:
+    """Leaves where a program does not compute what the first one does, or stops early."""
+    ours = np.array(runners[0].result["logits"])
+    for runner in runners:
+        if runner.result["generated"] != NEW:
+            sys.exit(f"{runner.name} generated {runner.result['generated']} tokens, not {NEW}")
+        apart = np.abs(np.array(runner.result["logits"]) - ours).max() / np.abs(ours).max()
+        allowed = TOLERANCES.get(runner.name, 0)
+        if not apart <= allowed:
+            sys.exit(f"{runner.name}: logits {apart:.1e} of the largest apart, above {allowed:.0e}")
+        print(f"{runner.name}: logits within {apart:.1e} of the largest, at most {allowed:.0e}")
+
+
+def lacks_llama(python: str | None) -> str | None:
+    """Why llama.cpp is left out; None where it is not."""
+    if python is None:
+        return "--llama-python names no interpreter"
+    try:
+        said = subprocess.run([python, "-c", "import llama_cpp"], capture_output=True, text=True)
+    except OSError as error:
+        return f"{python}: {error.strerror}"
+    return said.stderr.strip().splitlines()[-1] if said.returncode else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--llama-python", help="an interpreter that has llama-cpp-python")
+    parser.add_argument("--scratch", type=Path, help="a folder with room for 1 GB")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    parser.add_argument("--path", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve in PROGRAMS:
+        return program(options.serve, options.path, options.threads)
+    if options.serve:
+        return floor(options.serve)
+
+    names = ["npgpt", "transformers", "llama.cpp"]
+    if lacking := lacks_llama(options.llama_python):
+        print(f"llama.cpp is left out: {lacking}")
+        names.remove("llama.cpp")
+    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+        write_models(Path(scratch))
+        start = dict(environment=on_threads(options.threads))
+        module, threads = "benchmarks.generation", ("--threads", str(options.threads))
+        runners = []
+        for name in names:
+            python = options.llama_python if name == "llama.cpp" else None
+            path = str(Path(scratch) / FILES[name])
+            runners.append(Runner(module, name, *threads, "--path", path, **start, python=python))
+        validate(runners)
+        runners += [Runner(module, name, *threads, **start) for name in NAMES]
+        found = alternate(runners, options.rounds)
+    report(found, options)
+
+
+def report(found: dict[str, list[dict]], options) -> None:
+    """Prints the table and writes the figures."""
+
+    def taken(who, what):
+        return [measured[what] for measured in found[who]]
+
+    figures = {"rounds": options.rounds, "threads": options.threads}
+    rows = [["what", "beside", "npgpt s", "seconds", "npgpt takes", "at most"]]
+
+    def add(what, name, ours, theirs, at_most):
+        share = beside(ours, theirs, at_most)
+        middle = [statistics.median(seconds) for seconds in (ours, theirs)]
+        figures.setdefault(what, {})[name] = {"seconds": middle[1], "npgpt_ratio": share}
+        figures[what]["npgpt"] = {"seconds": middle[0]}
+        rows.append(
+            [LABELS[what], NAMES.get(name, name), *(f"{s:.3f}" for s in middle), *shown(share)]
+        )
+
+    for what, limits in AT_MOST.items():
+        for name, at_most in limits.items():
+            if name in found:
+                add(what, name, taken("npgpt", what), taken(name, what), at_most)
+    add("eight", "npgpt, 1 row", taken("npgpt", "eight"), taken("npgpt", "generate"), EIGHT_AT_MOST)
+    print(f"\n{table(rows)}")
+    harness.write("generation", figures)
+
+
+LABELS = {
+    "generate": f"{NEW} tokens after {PROMPT}",
+    "read": f"a prompt of {LONG}",
+    "eight": f"{NEW} tokens after {PROMPT}, {ROWS} rows",
+}
+
+
+if __name__ == "__main__":
+    main()

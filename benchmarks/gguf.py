@@ -1,0 +1,88 @@
+"""Writes a model as llama.cpp reads it: a GGUF file of a GPT-2 without its tokenizer, in float32.
+
+The format is described at https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+"""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from npgpt.config import Config
+from npgpt.params import Params, named
+
+MAGIC, VERSION = b"GGUF", 3
+UINT32, FLOAT32, STRING = 4, 6, 8  # types of values
+TENSOR_FLOAT32 = 0
+ALIGNMENT = 32  # of every tensor
+NAMES = {
+    "wte": "token_embd",
+    "wpe": "position_embd",
+    "ln_1": "attn_norm",
+    "attn.c_attn": "attn_qkv",
+    "attn.c_proj": "attn_output",
+    "ln_2": "ffn_norm",
+    "mlp.c_fc": "ffn_up",
+    "mlp.c_proj": "ffn_down",
+    "ln_f": "output_norm",
+    "lm_head": "output",
+}
+
+
+def write_gguf(path: Path, config: Config, tree: Params) -> None:
+    """Writes all parameters of a float32 model."""
+    tensors = [converted(name, array) for name, array in named(tree)]
+    head = bytearray(MAGIC + struct.pack("<IQQ", VERSION, len(tensors), len(values(config))))
+    for key, value in values(config).items():
+        head += text(key) + typed(value)
+    offset = 0
+    for name, array in tensors:
+        head += text(name) + struct.pack("<I", array.ndim)
+        head += struct.pack(f"<{array.ndim}Q", *reversed(array.shape))  # the fastest axis first
+        head += struct.pack("<IQ", TENSOR_FLOAT32, offset)
+        offset += array.nbytes + -array.nbytes % ALIGNMENT
+    with open(path, "wb") as file:
+        file.write(head + b"\0" * (-len(head) % ALIGNMENT))
+        for _, array in tensors:
+            file.write(np.ascontiguousarray(array).data)
+            file.write(b"\0" * (-array.nbytes % ALIGNMENT))
+
+
+def values(config: Config) -> dict[str, int | float | str]:
+    """What is said of the model, by its key."""
+    return {
+        "general.architecture": "gpt2",
+        "gpt2.vocab_size": config.vocab_size,
+        "gpt2.context_length": config.context_length,
+        "gpt2.embedding_length": config.n_embd,
+        "gpt2.feed_forward_length": 4 * config.n_embd,
+        "gpt2.block_count": config.n_layer,
+        "gpt2.attention.head_count": config.n_head,
+        "gpt2.attention.layer_norm_epsilon": 1e-5,
+        "tokenizer.ggml.model": "none",
+    }
+
+
+def typed(value: int | float | str) -> bytes:
+    """A value after the number of its type."""
+    match value:
+        case int():
+            return struct.pack("<II", UINT32, value)
+        case float():
+            return struct.pack("<If", FLOAT32, value)
+        case str():
+            return struct.pack("<I", STRING) + text(value)
+
+
+def converted(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
+    """A parameter under llama.cpp's name and in its layout: linear layers are (out, in)."""
+    *place, kind = name.split(".")
+    block = f"blk.{place[1]}." if place[0] == "h" else ""
+    own = NAMES[".".join(place[2:] if block else place)]
+    return f"{block}{own}.{kind}", array.T if block and array.ndim == 2 else array
+
+
+def text(value: str) -> bytes:
+    """A string as GGUF has it."""
+    raw = value.encode()
+    return struct.pack("<Q", len(raw)) + raw

@@ -1,0 +1,62 @@
+"""What this machine does at most: operations a second in matrix products, bytes read a second.
+
+What computes is held against both (Williams et al. 2009, "Roofline"): it cannot take less time than
+its operations at the one rate, or its bytes at the other.
+"""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from npgpt.arrays import Array
+from npgpt.cost import Linear
+from npgpt.fused._jit import njit, prange
+
+BLOCKS = 64  # parts of the array that is read
+SIZE = 2**27  # of its float32: half a gigabyte, far more than caches hold
+
+
+def multiplying(linears: list[Linear], rows: int, *, backward: bool, dtype=np.float32) -> float:
+    """Operations a second of NumPy's BLAS in the products of these layers, for `rows` positions.
+
+    `backward`: in the two products that come back as well.
+    """
+    operations = seconds = 0.0
+    for count, inputs, outputs in linears:
+        x, w, y = (np.ones(shape, dtype) for shape in
+                   ((rows, inputs), (inputs, outputs), (rows, outputs)))  # fmt: skip
+        products = [(x, w, y)]
+        if backward:
+            products += [(y, w.T, np.empty_like(x)), (x.T, y, np.empty_like(w))]
+        for a, b, out in products:
+            operations += count * 2.0 * rows * inputs * outputs
+            seconds += count * quickest(lambda a=a, b=b, out=out: np.matmul(a, b, out=out))
+    return operations / seconds
+
+
+def reading() -> float:
+    """Bytes a second at which all threads together read an array that is in no cache."""
+    x, parts = np.ones(SIZE, np.float32), np.empty(BLOCKS, np.float32)
+    return x.nbytes / quickest(lambda: _sum(x, parts))
+
+
+def quickest(function: Callable[[], object], times: int = 3) -> float:
+    """Seconds of the fastest of some calls, after one that touches what they touch."""
+    function()
+    taken = []
+    for _ in range(times):
+        started = time.perf_counter()
+        function()
+        taken.append(time.perf_counter() - started)
+    return min(taken)
+
+
+@njit(parallel=True)
+def _sum(x: Array, parts: Array):
+    blocks, zero = len(parts), x.dtype.type(0)
+    for block in prange(blocks):
+        total = zero
+        for i in range(block * x.size // blocks, (block + 1) * x.size // blocks):
+            total += x[i]
+        parts[block] = total
