@@ -36,7 +36,7 @@ class GELU(nn.Module):
 class BookAttention(nn.Module):
     """Three layers for query, key and value; scores, mask, softmax and dropout spelled out."""
 
-    def __init__(self, width: int, heads: int, context: int, *, qkv_bias=True, rate=0.0):
+    def __init__(self, width: int, heads: int, context: int, *, qkv_bias: bool, rate: float):
         super().__init__()
         self.heads = heads
         self.W_query, self.W_key, self.W_value = (
@@ -112,23 +112,17 @@ def chapter5(vocabulary, context, width, heads, layers, rate) -> Model:
     return Model(vocabulary, context, width, heads, layers, tied=False, rate=rate, **parts)
 
 
-def book(vocabulary, context, width, heads, layers, named) -> Model:
-    """The book's model, tied and with biases, so that it computes what npgpt does."""
-    parts = dict(attention=BookAttention, norm=LayerNorm, gelu=GELU())
-    model = Model(vocabulary, context, width, heads, layers, **parts)
-    return load(model, named)
-
-
 def best(vocabulary, context, width, heads, layers, named) -> Model:
     """The same maths out of PyTorch's own layers."""
     parts = dict(attention=BestAttention, norm=nn.LayerNorm, gelu=nn.GELU(approximate="tanh"))
     model = Model(vocabulary, context, width, heads, layers, **parts)
-    return load(model, named)
+    load(model, named)
+    return model
 
 
 @torch.no_grad()
-def load(model: Model, named: dict[str, torch.Tensor]) -> Model:
-    """Fills the model with GPT-2's tensors: (in, out) matrices become (out, in) ones."""
+def load(model: Model, named: dict[str, torch.Tensor]) -> None:
+    """Fills the best model with GPT-2's tensors: (in, out) matrices become (out, in) ones."""
 
     def dense(layer, name):
         layer.weight.copy_(named[f"{name}.weight"].T)
@@ -146,17 +140,8 @@ def load(model: Model, named: dict[str, torch.Tensor]) -> Model:
         dense(block.ff[0], f"h.{i}.mlp.c_fc")
         dense(block.ff[2], f"h.{i}.mlp.c_proj")
         dense(block.att.out_proj, f"h.{i}.attn.c_proj")
-        if isinstance(block.att, BestAttention):
-            dense(block.att.c_attn, f"h.{i}.attn.c_attn")
-            continue
-        weights = named[f"h.{i}.attn.c_attn.weight"].chunk(3, dim=1)
-        biases = named[f"h.{i}.attn.c_attn.bias"].chunk(3)
-        layers = block.att.W_query, block.att.W_key, block.att.W_value
-        for layer, weight, bias in zip(layers, weights, biases, strict=True):
-            layer.weight.copy_(weight.T)
-            layer.bias.copy_(bias)
+        dense(block.att.c_attn, f"h.{i}.attn.c_attn")
     norm(model.final_norm, "ln_f")
-    return model
 
 
 # The program of chapter 5

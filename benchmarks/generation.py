@@ -29,8 +29,8 @@ from npgpt.config import Config
 CONFIG = Config()  # the 124M shape
 PROMPT, NEW, LONG, ROWS = 32, 128, 512, 8
 FORCED = 8  # tokens that are read one by one for the comparison
-# of the largest logit. llama.cpp takes GELU from a table in half precision.
-TOLERANCES = {"transformers": 1e-5, "llama.cpp": 5e-3}
+# of the largest logit; 1.4e-6 and 7.8e-4 were seen: llama.cpp looks GELU up in half precision
+TOLERANCES = {"transformers": 1e-5, "llama.cpp": 2e-3}
 FILES = {"npgpt": "model", "transformers": "model", "llama.cpp": "model.gguf"}
 AT_MOST = {
     "generate": {"transformers": 0.40, "llama.cpp": 0.85, "bandwidth": 1.20},
@@ -99,6 +99,7 @@ class LlamaCpp:
     def __init__(self, path: str, threads: int):
         import llama_cpp
 
+        warnings.simplefilter("ignore", ResourceWarning)  # it opens /dev/null and leaves it so
         self.llama = llama_cpp
         self.silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
         llama_cpp.llama_log_set(self.silent, None)

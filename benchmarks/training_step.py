@@ -1,39 +1,48 @@
-"""How long is one training step of the 124M shape beside PyTorch?
+"""How long is one training step of the 124M shape beside PyTorch, and beside its floor?
 
-    python -m benchmarks.training_step [--rounds 9] [--shape 2x256]
+    python -m benchmarks.training_step [--shape 2x256 1x1024 4x64 book] [--rounds 5] [--threads 2]
 
-float32, no dropout, tied head, 2 x 256 tokens: forward, backward, AdamW. Three implementations:
-npgpt; the book's PyTorch model (attention, LayerNorm, GELU and AdamW spelled out as in the book);
-and PyTorch at its best (scaled_dot_product_attention, its own layers, fused AdamW).
+float32: forward, backward, AdamW. B x T tokens without dropout, the head tied, against PyTorch at
+its best (scaled_dot_product_attention, its own layers, fused AdamW), as it is and under
+torch.compile; the faster of the two counts. The floor is what its matrix products would take at the
+rate of NumPy's BLAS, a process of its own, at the shapes of the model.
+
+`book`: the step of the book's chapter 5 (2 x 256, dropout 0.1, a head of its own) against the
+book's PyTorch model, which draws the same parameters and the same masks.
 """
 
 import argparse
+import os
+import shutil
 import statistics
 import sys
+import warnings
 
 import numpy as np
 
 from benchmarks import harness
-from benchmarks.harness import Runner, alternate, once, ratio, serve, table
+from benchmarks.harness import Runner, alternate, beside, on_threads, once, serve, shown, table
+from npgpt import cost
+from npgpt.config import PRESETS, Config
 
-VOCABULARY, WIDTH, HEADS, LAYERS, CONTEXT = 50257, 768, 12, 12, 1024
-LR, DECAY = 4e-4, 0.1
+CONFIG, BOOK = Config(), PRESETS["book"].config  # both of the 124M shape
+LR, DECAY, SEED = 4e-4, 0.1, 123
+# npgpt's share of another's time; of PyTorch the faster, and "memory" is the share of its memory
+AT_MOST = {
+    "2x256": {"torch": 0.66, "floor": 1.08, "npgpt-1-thread": 1 / 1.8, "memory": 0.90},
+    "1x1024": {"torch": 0.68},
+    "4x64": {"torch": 0.53},
+    "book": {"torch-book": 0.60},
+}
+TOLERANCE = 2e-5  # relative, of three losses in a row
 
 
 def weights() -> dict[str, np.ndarray]:
     """The same parameters for everybody, by checkpoint name, drawn without npgpt or torch."""
-    rng = np.random.default_rng(0)
-    shapes = {"wte.weight": (VOCABULARY, WIDTH), "wpe.weight": (CONTEXT, WIDTH)}
-    for i in range(LAYERS):
-        shapes |= {f"h.{i}.{norm}.{kind}": (WIDTH,) for norm in ("ln_1", "ln_2") for kind in
-                   ("weight", "bias")}  # fmt: skip
-        for name, i_, o in (("attn.c_attn", 1, 3), ("attn.c_proj", 1, 1),
-                            ("mlp.c_fc", 1, 4), ("mlp.c_proj", 4, 1)):  # fmt: skip
-            shapes[f"h.{i}.{name}.weight"] = (i_ * WIDTH, o * WIDTH)
-            shapes[f"h.{i}.{name}.bias"] = (o * WIDTH,)
-    shapes |= {"ln_f.weight": (WIDTH,), "ln_f.bias": (WIDTH,)}
-    made = {}
-    for name, shape in shapes.items():
+    from npgpt import params
+
+    rng, made = np.random.default_rng(0), {}
+    for name, shape in params.named(params.shapes(CONFIG)):
         made[name] = rng.standard_normal(shape, np.float32) * np.float32(0.02)
         if "ln_" in name and name.endswith("weight"):
             made[name] += 1
@@ -41,8 +50,11 @@ def weights() -> dict[str, np.ndarray]:
 
 
 def batch(B: int, T: int) -> tuple[np.ndarray, np.ndarray]:
-    tokens = np.random.default_rng(1).integers(VOCABULARY, size=(B, T + 1))
+    tokens = np.random.default_rng(1).integers(CONFIG.vocab_size, size=(B, T + 1))
     return tokens[:, :-1], tokens[:, 1:]
+
+
+# Each makes a step: a function that takes one and returns the loss before it.
 
 
 def npgpt_step(B: int, T: int):
@@ -52,17 +64,31 @@ def npgpt_step(B: int, T: int):
     import npgpt
     from npgpt import params
 
-    config = npgpt.Config(context_length=CONTEXT)
-    tree, named = params.zeros(config), weights()
+    tree, named = params.zeros(CONFIG), weights()
     for name, array in params.named(tree):
         array[...] = named[name]
-    model = npgpt.GPT.of(config, tree)
+    return stepping(npgpt.GPT.of(CONFIG, tree), batch(B, T))
+
+
+def npgpt_book_step(B: int, T: int):
+    from npgpt import threads
+
+    threads.settle()
+    import npgpt
+
+    rng = npgpt.Generator(SEED)
+    return stepping(npgpt.GPT(BOOK, seed=rng, scheme="book"), batch(B, T), rng)
+
+
+def stepping(model, pair, rng=None):
+    import npgpt
+    from npgpt import params
+
     optimizer = npgpt.AdamW(model.params, lr=LR, weight_decay=DECAY)
-    gradients = params.zeros(config)
-    tokens, targets = batch(B, T)
+    gradients = params.zeros(model.config)
 
     def step():
-        loss, cache = model.loss(tokens, targets, out=gradients)
+        loss, cache = model.loss(*pair, rng)
         model.backward(cache, out=gradients)
         optimizer.step(gradients)
         return float(loss)
@@ -70,21 +96,46 @@ def npgpt_step(B: int, T: int):
     return step
 
 
-def torch_step(B: int, T: int, *, best: bool):
+def torch_step(B: int, T: int, *, compiled=False):
     import torch
-    import torch.nn.functional as F
 
     from benchmarks import book_model
 
     named = {name: torch.tensor(array) for name, array in weights().items()}
-    build = book_model.best if best else book_model.book
-    model = build(VOCABULARY, CONTEXT, WIDTH, HEADS, LAYERS, named)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=DECAY, fused=best or None)
-    tokens, targets = (torch.tensor(a) for a in batch(B, T))
+    model = book_model.best(*sizes(CONFIG), named)
+    return torch_stepping(model, batch(B, T), compiled=compiled, fused=True)
+
+
+def torch_book_step(B: int, T: int):
+    import torch
+
+    from benchmarks import book_model
+
+    torch.manual_seed(SEED)
+    model = book_model.chapter5(*sizes(BOOK), BOOK.dropout)
+    return torch_stepping(model, batch(B, T))
+
+
+def sizes(config: Config) -> tuple[int, ...]:
+    c = config
+    return c.vocab_size, c.context_length, c.n_embd, c.n_head, c.n_layer
+
+
+def torch_stepping(model, pair, *, compiled=False, **of_adamw):
+    import torch
+
+    from benchmarks.book_model import cross_entropy
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=DECAY, **of_adamw)
+    tokens, targets = map(torch.tensor, pair)
+    loss_of = cross_entropy
+    if compiled:
+        warnings.simplefilter("ignore")  # the compiler warns of its own parts
+        loss_of = torch.compile(cross_entropy)
 
     def step():
         optimizer.zero_grad()
-        loss = F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
+        loss = loss_of(model, tokens, targets)
         loss.backward()
         optimizer.step()
         return loss.item()
@@ -92,54 +143,118 @@ def torch_step(B: int, T: int, *, best: bool):
     return step
 
 
-def implementation(name: str, B: int, T: int):
-    if name == "npgpt":
-        return npgpt_step(B, T)
-    return torch_step(B, T, best=name == "torch-best")
+STEPS = {
+    "npgpt": npgpt_step,
+    "npgpt-1-thread": npgpt_step,
+    "torch-eager": torch_step,
+    "torch-compiled": lambda B, T: torch_step(B, T, compiled=True),
+    "npgpt-book": npgpt_book_step,
+    "torch-book": torch_book_step,
+}
+
+
+def floor(B: int, T: int) -> dict[str, float]:
+    """Seconds that all matrix products of a step take at the rate of NumPy's BLAS."""
+    from npgpt import peaks
+
+    rate = peaks.multiplying(cost.linears(CONFIG), B * T, backward=True)
+    return {"seconds": cost.training_step(CONFIG, B, T) / rate}
+
+
+def serve_one(name: str, B: int, T: int) -> None:
+    """The other end of a Runner."""
+    if name == "floor":
+        return serve(floor(B, T), lambda: floor(B, T))
+    step = STEPS[name](B, T)
+    losses = [step() for _ in range(3)]  # gradients and AdamW are in the last two
+    serve(losses, lambda: {"seconds": once(step), "bytes": harness.peak_memory()})
+
+
+def compared(shape: str, *, compiled: bool) -> list[str]:
+    """What runs for a shape."""
+    if shape == "book":
+        return ["npgpt-book", "torch-book"]
+    names = ["npgpt", "torch-eager", *["torch-compiled"] * compiled]
+    return names + ["npgpt-1-thread"] * ("npgpt-1-thread" in AT_MOST.get(shape, {})) + ["floor"]
+
+
+def run(shape: str, options) -> None:
+    """Compares, prints and writes one shape."""
+    B, T = (2, 256) if shape == "book" else map(int, shape.split("x"))
+    runners = []
+    for name in compared(shape, compiled=options.compiled):
+        threads = 1 if name == "npgpt-1-thread" else options.threads
+        given = "--shape", f"{B}x{T}"
+        environment = on_threads(threads)
+        runners.append(Runner("benchmarks.training_step", name, *given, environment=environment))
+    ours = runners[0]
+    for other in runners[1:]:
+        if other.name != "floor" and not np.allclose(ours.result, other.result, rtol=TOLERANCE):
+            sys.exit(f"not the same losses: npgpt {ours.result}, {other.name} {other.result}")
+    print(f"{shape}: the same losses over three steps, {ours.result}")
+    found = alternate(runners, options.rounds)
+    figures = summary(shape, found, B * T)
+    print(f"\n{table(rows(shape, figures))}")
+    about = {"rounds": options.rounds, "threads": options.threads}
+    harness.write(f"training_step_{shape}", about | figures)
+
+
+def summary(shape: str, found: dict[str, list[dict]], tokens: int) -> dict[str, dict]:
+    """The figures of every implementation, the first of them ours."""
+    seconds = {name: [m["seconds"] for m in measured] for name, measured in found.items()}
+    middle = {name: statistics.median(taken) for name, taken in seconds.items()}
+    ours, limits = next(iter(found)), AT_MOST.get(shape, {})
+    torch = min((name for name in found if name.startswith("torch")), key=middle.get)
+    figures = {}
+    for name, measured in found.items():
+        figures[name] = {"seconds": middle[name], "tokens_per_s": tokens / middle[name]}
+        if name != "floor":
+            figures[name]["peak_bytes"] = max(m["bytes"] for m in measured)
+        if name != ours:
+            limit = limits.get("torch" if name == torch and name != "torch-book" else name)
+            figures[name]["npgpt_ratio"] = beside(seconds[ours], seconds[name], limit)
+    share = figures[ours]["peak_bytes"] / figures[torch]["peak_bytes"]
+    figures["memory"] = {"beside": torch, "npgpt_ratio": share, "at_most": limits.get("memory")}
+    return figures
+
+
+def rows(shape: str, figures: dict[str, dict]) -> list[list[str]]:
+    """What is to be a table."""
+    made = [[shape, "seconds", "tokens/s", "peak GB", "npgpt takes", "at most"]]
+    for name, f in figures.items():
+        if name == "memory":
+            continue
+        peak = f"{f['peak_bytes'] / 1e9:.2f}" if "peak_bytes" in f else ""
+        share = shown(f["npgpt_ratio"]) if "npgpt_ratio" in f else ["", ""]
+        made.append([name, f"{f['seconds']:.3f}", f"{f['tokens_per_s']:.0f}", peak, *share])
+    memory = figures["memory"]
+    limit = "" if memory["at_most"] is None else f"{memory['at_most']:.2f}"
+    made.append(
+        [f"memory of {memory['beside']}", "", "", "", f"{memory['npgpt_ratio']:.3f}", limit]
+    )
+    return made
+
+
+def lacks_compiler() -> bool:
+    """Is there no C++ compiler for torch.compile?"""
+    return not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "c++")))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--shape", default="2x256", help="B x T")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--shape", nargs="+", default=list(AT_MOST), help='B x T, or "book"')
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    B, T = map(int, options.shape.split("x"))
     if options.serve:
-        step = implementation(options.serve, B, T)
-        losses = [step() for _ in range(3)]  # three steps: gradients and AdamW are in the last two
-        serve(losses, lambda: {"seconds": once(step), "bytes": harness.peak_memory()})
-        return
-
-    runners = [
-        Runner("benchmarks.training_step", name, "--shape", options.shape)
-        for name in ("npgpt", "torch-book", "torch-best")
-    ]
-    ours, *others = runners
-    for other in others:
-        if not np.allclose(ours.result, other.result, rtol=2e-5):
-            sys.exit(f"not the same losses: npgpt {ours.result}, {other.name} {other.result}")
-    print(f"the same losses over three steps: {ours.result}\n")
-
-    found = alternate(runners, options.rounds)
-    seconds = {name: [m["seconds"] for m in measured] for name, measured in found.items()}
-    figures = {
-        name: {
-            "seconds": statistics.median(taken),
-            "tokens_per_s": B * T / statistics.median(taken),
-            "peak_bytes": max(m["bytes"] for m in found[name]),
-            "npgpt_ratio": ratio(seconds["npgpt"], taken),
-        }
-        for name, taken in seconds.items()
-    }
-    rows = [["implementation", "seconds", "tokens/s", "peak GB", "npgpt takes"]]
-    for name, f in figures.items():
-        r = f["npgpt_ratio"]
-        share = "" if name == "npgpt" else f"{r['median']:.3f} ({r['low']:.3f} to {r['high']:.3f})"
-        rows.append([name, f"{f['seconds']:.3f}", f"{f['tokens_per_s']:.0f}",
-                     f"{f['peak_bytes'] / 1e9:.2f}", share])  # fmt: skip
-    print(table(rows))
-    harness.write(f"training_step_{options.shape}", {"rounds": options.rounds, **figures})
+        return serve_one(options.serve, *map(int, options.shape[0].split("x")))
+    if options.compiled and lacks_compiler():
+        print("torch-compiled is left out: torch.compile needs a C++ compiler, and finds none")
+        options.compiled = False
+    for shape in options.shape:
+        run(shape, options)
 
 
 if __name__ == "__main__":
