@@ -19,6 +19,7 @@ from npgpt.commands.generate import Generate
 from npgpt.commands.info import Info
 from npgpt.commands.inspect import Inspect
 from npgpt.commands.plot import Plot
+from npgpt.commands.profile import Profile
 from npgpt.commands.train import INTERRUPTED, Train
 from npgpt.commands.train_flags import check_flags, train_defaults
 from npgpt.errors import InputError, RunError
@@ -33,6 +34,7 @@ COMMANDS = {
     "inspect": Inspect,
     "compare": Compare,
     "book": Book,
+    "profile": Profile,
     "info": Info,
 }
 

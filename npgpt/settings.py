@@ -8,14 +8,16 @@ from npgpt.config import PRESETS, Config, Preset, Training
 from npgpt.errors import InputError
 from npgpt.tokens import VOCABULARIES
 
+PresetName = Literal[
+    "tiny", "book", "book-appendix-d", "gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl"
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything that decides what a run computes."""
 
-    preset: Literal[
-        "tiny", "book", "book-appendix-d", "gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl"
-    ] = "tiny"
+    preset: PresetName = "tiny"
     """Where the defaults of everything else come from: see them with --preset NAME --help."""
     data: str = "bundled"
     """"bundled", "verdict" (fetched once), a text file, or a folder of .txt files."""

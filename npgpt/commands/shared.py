@@ -17,7 +17,7 @@ def load(path: Path | None):
     return gpt.load(latest_or(path))
 
 
-def watched(items, total: int, *, quiet: bool = False):
+def watched(items, total: int, *, quiet: bool = False, description: str = ""):
     """`items`, with a bar and the time left on a terminal."""
     from rich.console import Console
     from rich.progress import track
@@ -25,4 +25,4 @@ def watched(items, total: int, *, quiet: bool = False):
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
         return items
-    return track(items, total=total, console=console, description="", transient=True)
+    return track(items, total=total, console=console, description=description, transient=True)
