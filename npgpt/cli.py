@@ -13,6 +13,7 @@ import tyro
 from npgpt.commands.book import Book
 from npgpt.commands.compare import Compare
 from npgpt.commands.download import Download
+from npgpt.commands.estimate import Estimate
 from npgpt.commands.evaluate import Evaluate
 from npgpt.commands.export import Export
 from npgpt.commands.generate import Generate
@@ -35,6 +36,7 @@ COMMANDS = {
     "compare": Compare,
     "book": Book,
     "profile": Profile,
+    "estimate": Estimate,
     "info": Info,
 }
 

@@ -99,33 +99,31 @@ class Timed:
 # What is profiled
 
 
-def training_step(settings: Settings) -> tuple[Timed, Callable[[], object]]:
-    """The timed shelf, and a function that makes one training step on it.
+def training_step(settings: Settings, ops) -> Callable[[], object]:
+    """A function that makes one training step of these settings, on the shelf `ops`.
 
     Raises InputError where parameters, gradients and moments do not fit into memory.
     """
-    config, training, ops = settings.config, settings.training, shelf(settings.ops)
+    config, training = settings.config, settings.training
     check_memory(4 * bytes_of(settings), "parameters, gradients and both moments")
-    rng, timed = Generator(training.seed, ops=ops), Timed(ops)
-    model = GPT(config, seed=rng, dtype=settings.dtype, scheme=settings.init, ops=timed)
+    rng = Generator(training.seed, ops=shelf(settings.ops))
+    model = GPT(config, seed=rng, dtype=settings.dtype, scheme=settings.init, ops=ops)
     rows, T = training.batch_size * training.grad_accumulation, config.context_length
     tokens = rng.randint(0, config.vocab_size, rows * T + 1)
     trainer = Trainer(model, tokens, tokens, training, rng, prompt=[0])
     batch = tokens[:-1].reshape(rows, T), tokens[1:].reshape(rows, T)
     # a learning rate of 0, so that the numbers stay what they are: it is the time that counts
-    return timed, lambda: trainer.update(*batch, 0.0)
+    return lambda: trainer.update(*batch, 0.0)
 
 
-def new_token(
-    settings: Settings, *, position: int | None, count: int
-) -> tuple[Timed, Callable[[], object]]:
-    """The timed shelf, and a function that makes one token of each row, `count` times at most.
+def new_token(settings: Settings, ops, *, position: int | None, count: int) -> Callable[[], object]:
+    """A function that makes one token of each row, `count` times at most, on the shelf `ops`.
 
     The first call reads a prompt, so that the second one's token stands at `position` (None: in the
     middle of the context). Raises InputError where so many tokens do not fit into the context, or
     the parameters into memory.
     """
-    config, rows, ops = settings.config, settings.training.batch_size, shelf(settings.ops)
+    config, rows = settings.config, settings.training.batch_size
     last = config.context_length - count
     if last < 1:
         raise InputError(
@@ -139,11 +137,10 @@ def new_token(
             f"{config.context_length}, and {count} tokens are made"
         )
     check_memory(bytes_of(settings), "parameters")
-    rng, timed = Generator(settings.training.seed, ops=ops), Timed(ops)
-    model = GPT(config, seed=rng, dtype=settings.dtype, scheme=settings.init, ops=timed)
-    prompt = rng.randint(0, config.vocab_size, (rows, position))
-    tokens = generate(model, prompt, count)
-    return timed, lambda: next(tokens)
+    rng = Generator(settings.training.seed, ops=shelf(settings.ops))
+    model = GPT(config, seed=rng, dtype=settings.dtype, scheme=settings.init, ops=ops)
+    tokens = generate(model, rng.randint(0, config.vocab_size, (rows, position)), count)
+    return lambda: next(tokens)
 
 
 def bytes_of(settings: Settings) -> int:
@@ -164,8 +161,11 @@ def check_memory(needed: int, what: str) -> None:
 # How it is profiled
 
 
-def rounds(timed: Timed, run: Callable[[], object], count: int) -> Iterator[Round]:
-    """So many rounds. The first is not like the others: kernels are compiled, memory is new."""
+def rounds(run: Callable[[], object], timed: Timed, count: int) -> Iterator[Round]:
+    """So many rounds of what runs on the timed shelf.
+
+    The first is not like the others: kernels are compiled, memory is new.
+    """
     for _ in range(count):
         timed.calls.clear()
         started = time.perf_counter()

@@ -401,7 +401,7 @@ def test_info_warns_of_what_is_slow():
 
 
 FLAGS = {
-    "": "train generate evaluate plot book download export inspect compare profile info",
+    "": "train generate evaluate plot book download export inspect compare profile estimate info",
     "train": (
         "--preset --data --tokenizer --epochs --steps --batch-size --context-length --stride --lr "
         "--weight-decay --warmup-steps --initial-lr --min-lr --grad-clip --grad-accumulation "
@@ -421,6 +421,7 @@ FLAGS = {
         "--preset --batch-size --context-length --vocab-size --n-layer --n-head --n-embd --dropout "
         "--tied --dtype {float32,float64} --ops {fused,numpy} --generate --position --rounds --json"
     ),
+    "estimate": "--preset --batch-size --context-length --n-layer --tokens --json",
     "info": "--help",
 }
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import npgpt
-from npgpt import cli, cost, peaks, profile
+from npgpt import cli, cost, ops, peaks, profile
 from npgpt.params import named
-from npgpt.profile import Call, Peaks, Round, Row, Timed, Work
+from npgpt.profile import Call, Peaks, Round, Row, Timed, Work, new_token, training_step
+from npgpt.run import shelf as shelf_of
 from npgpt.settings import defaults
 
 SMALL = dict(vocab_size=97, context_length=24, n_layer=3, n_head=4, n_embd=32)
@@ -22,6 +23,17 @@ def settings(*, ops="fused", **changed):
     chosen = defaults("tiny")
     config = replace(chosen.config, **SMALL, **changed)
     return replace(chosen, config=config, training=replace(chosen.training, batch_size=3), ops=ops)
+
+
+def steps(chosen, count):
+    timed = Timed(shelf_of(chosen.ops))
+    return list(profile.rounds(training_step(chosen, timed), timed, count))
+
+
+def tokens(chosen, count, position):
+    timed = Timed(shelf_of(chosen.ops))
+    run = new_token(chosen, timed, position=position, count=count)
+    return list(profile.rounds(run, timed, count))
 
 
 def total(calls):
@@ -36,7 +48,7 @@ def total(calls):
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_calls_of_a_step_cost_what_the_config_says(ops, dropout, tied):
     chosen = settings(ops=ops, dropout=dropout, tied=tied)
-    _, last = profile.rounds(*profile.training_step(chosen), 2)
+    _, last = steps(chosen, 2)
     assert total(last.calls)[0] == cost.training_step(chosen.config, 3, 24)
     idle = {call.op for call in last.calls if call.work[:2] == (0, 0)}
     assert idle == ({"dropout.forward", "dropout.backward"} if dropout == 0 else set())
@@ -45,10 +57,10 @@ def test_the_calls_of_a_step_cost_what_the_config_says(ops, dropout, tied):
 @pytest.mark.parametrize("ops", ["fused", "numpy"])
 def test_the_calls_of_a_token_cost_what_the_config_says(ops):
     chosen = settings(ops=ops)
-    prompt, *tokens = profile.rounds(*profile.new_token(chosen, position=7, count=4), 4)
+    prompt, *later = tokens(chosen, 4, position=7)
     read = cost.forward(chosen.config, 3, 7, scored=1)
     assert total(prompt.calls)[0] == read
-    for position, one in enumerate(tokens, 7):
+    for position, one in enumerate(later, 7):
         read, before = cost.forward(chosen.config, 3, position + 1, scored=1), read
         assert total(one.calls)[0] == read - before + 2 * 3 * 32 * 97  # the head reads every token
         assert total(one.calls)[1] >= cost.token_bytes(chosen.config)
@@ -60,7 +72,7 @@ def test_the_calls_of_a_token_cost_what_the_config_says(ops):
 def test_accumulated_batches_are_one_step():
     chosen = settings()
     chosen = replace(chosen, training=replace(chosen.training, grad_accumulation=2))
-    (one,) = profile.rounds(*profile.training_step(chosen), 1)
+    (one,) = steps(chosen, 1)
     assert total(one.calls)[0] == 2 * cost.training_step(chosen.config, 3, 24)
 
 
@@ -69,14 +81,14 @@ def test_accumulated_batches_are_one_step():
 
 def test_a_timed_shelf_computes_the_same(shelf):
     config = npgpt.Config(**SMALL, dropout=0.1)
-    tokens = np.arange(2 * 24).reshape(2, 24)
+    ids = np.arange(2 * 24).reshape(2, 24)
     found = []
-    for ops in (shelf, Timed(shelf)):
+    for used in (shelf, Timed(shelf)):
         rng = npgpt.Generator(5, ops=shelf)
-        model = npgpt.GPT(config, seed=rng, ops=ops)
-        loss, cache = model.loss(tokens, tokens[:, ::-1], rng)
+        model = npgpt.GPT(config, seed=rng, ops=used)
+        loss, cache = model.loss(ids, ids[:, ::-1], rng)
         gradients = [array.tobytes() for _, array in named(model.backward(cache))]
-        found.append((float(loss), gradients, model.logits(tokens).tobytes()))
+        found.append((float(loss), gradients, model.logits(ids).tobytes()))
     assert found[0] == found[1]
 
 
@@ -93,7 +105,7 @@ def test_every_call_is_noted(shelf):
 
 
 def test_profiling_moves_no_parameter():
-    _, step = profile.training_step(settings(dropout=0.0))
+    step = training_step(settings(dropout=0.0), ops)
     assert step() == step()
 
 

@@ -39,30 +39,31 @@ class Profile(Shape):
     def measured(self, settings) -> dict:
         """What there is to say."""
         from npgpt import profile
+        from npgpt.run import shelf
 
         B, T = settings.training.batch_size, settings.config.context_length
         warm = 2 if self.generate else 1  # reading the prompt is no token
-        count = warm + self.rounds
+        count, timed = warm + self.rounds, profile.Timed(shelf(settings.ops))
         if self.generate:
-            made = profile.new_token(settings, position=self.position, count=count)
+            run = profile.new_token(settings, timed, position=self.position, count=count)
             what, tokens, rows = f"one new token, batch size {B}", B, profile.MOST_ROWS
         else:
-            made = profile.training_step(settings)
+            run = profile.training_step(settings, timed)
             what, tokens, rows = f"one training step of {B} x {T} tokens", B * T, B * T
         training = not self.generate
         best = profile.measure_peaks(settings.config, rows, backward=training, dtype=settings.dtype)
-        rounds = profile.rounds(*made, count)
+        rounds = profile.rounds(run, timed, count)
         found = list(watched(rounds, count, description="compiling, then measuring"))
-        one = profile.middle(found[warm:])
+        middle = profile.middle(found[warm:])
         return {
             "what": what,
             "config": asdict(settings.config),
             "dtype": settings.dtype,
             "ops": settings.ops,
-            "seconds": one.seconds,
-            "tokens_per_s": tokens / one.seconds,
+            "seconds": middle.seconds,
+            "tokens_per_s": tokens / middle.seconds,
             "peaks": best._asdict(),
-            "rows": [row._asdict() for row in profile.table(one, best)],
+            "rows": [row._asdict() for row in profile.table(middle, best)],
         }
 
 
