@@ -1,6 +1,6 @@
 PYTHON ?= python
 
-.PHONY: fmt check test bench clean
+.PHONY: fmt check test bench bench-all figures clean
 
 fmt:      ## format and fix what can be fixed
 	ruff format .
@@ -14,12 +14,23 @@ check:    ## lint, formatting, import contracts
 test:     ## everything against PyTorch
 	$(PYTHON) -m pytest
 
-bench:    ## how fast, beside PyTorch; writes benchmarks/results/
-	$(PYTHON) -m benchmarks.ops
-	$(PYTHON) -m benchmarks.training_step
-	$(PYTHON) -m benchmarks.generation
-	$(PYTHON) -m benchmarks.book_run
+LLAMA = $(if $(LLAMA_PYTHON),--llama-python $(LLAMA_PYTHON))
+
+bench:    ## how fast, beside PyTorch, transformers and llama.cpp: under ten minutes; writes benchmarks/results/
+	$(PYTHON) -m benchmarks.training_step --shape 2x256 book
+	$(PYTHON) -m benchmarks.generation --rounds 5 $(LLAMA)
 	$(PYTHON) -m benchmarks.start_up
+
+bench-all: bench ## all shapes and ops, how cost grows, what loading costs: about an hour
+	$(PYTHON) -m benchmarks.training_step --shape 1x1024 4x64
+	$(PYTHON) -m benchmarks.ops
+	$(PYTHON) -m benchmarks.profile
+	$(PYTHON) -m benchmarks.growth
+	$(PYTHON) -m benchmarks.book_run
+	$(PYTHON) -m benchmarks.loading
+
+figures:  ## README's and docs/' figures, from benchmarks/results/
+	$(PYTHON) -m benchmarks.readme
 
 clean:    ## what Python, Numba and the tools left behind
 	rm -rf build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache

@@ -12,7 +12,6 @@ an array that no cache holds; the products of a prompt at the rate of NumPy's BL
 """
 
 import argparse
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import harness
-from benchmarks.harness import Runner, alternate, beside, on_threads, once, serve, shown, table
+from benchmarks.harness import Runner, alternate, compared, comparison, on_threads, once, serve
 from npgpt import cost
 from npgpt.config import Config
 
@@ -32,12 +31,15 @@ FORCED = 8  # tokens that are read one by one for the comparison
 # of the largest logit; 1.4e-6 and 7.8e-4 were seen: llama.cpp looks GELU up in half precision
 TOLERANCES = {"transformers": 1e-5, "llama.cpp": 2e-3}
 FILES = {"npgpt": "model", "transformers": "model", "llama.cpp": "model.gguf"}
+GENERATING = f"{NEW} tokens after a prompt of {PROMPT}"
+READING = f"the first token after a prompt of {LONG}"
+# what npgpt is held against, by what is measured: the work, and what its ratio is to be
 AT_MOST = {
-    "generate": {"transformers": 0.40, "llama.cpp": 0.85, "bandwidth": 1.20},
-    "read": {"transformers": 0.70, "llama.cpp": 1.00, "blas": 1.35},
+    "generate": (GENERATING, {"transformers": 0.40, "llama.cpp": 0.85, "bandwidth": 1.20}),
+    "read": (READING, {"transformers": 0.70, "llama.cpp": 1.00, "blas": 1.35}),
 }
-EIGHT_AT_MOST = 2.0  # times as long for eight rows as for one: half of eight times the rate
-NAMES = {"bandwidth": "floor: weights / bandwidth", "blas": "floor: products / BLAS rate"}
+EIGHT_AT_MOST = 2.0  # times as long for eight sequences as for one: half of eight times the rate
+NAMES = {"bandwidth": "floor: weights at the rate of reading", "blas": "floor: products by BLAS"}
 
 
 # Each program reads tokens (1, T) behind those it has read since `restart`, and generates.
@@ -50,7 +52,7 @@ class Npgpt:
         threads.settle()
         import npgpt
 
-        self.model = npgpt.load(path)
+        self.model, self.version = npgpt.load(path), npgpt.__version__
 
     def restart(self) -> None:
         from npgpt import kv
@@ -77,7 +79,7 @@ class Transformers:
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()
         self.model = transformers.GPT2LMHeadModel.from_pretrained(path).eval()
-        self.tensor = torch.tensor
+        self.tensor, self.version = torch.tensor, transformers.__version__
 
     def restart(self) -> None:
         self.past = None
@@ -100,7 +102,7 @@ class LlamaCpp:
         import llama_cpp
 
         warnings.simplefilter("ignore", ResourceWarning)  # it opens /dev/null and leaves it so
-        self.llama = llama_cpp
+        self.llama, self.version = llama_cpp, llama_cpp.__version__
         self.silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
         llama_cpp.llama_log_set(self.silent, None)
         llama_cpp.llama_backend_init()
@@ -160,7 +162,8 @@ def program(name: str, path: str, threads: int) -> None:
     logits += [runs.next_logits(long[:, i : i + 1]) for i in range(FORCED)]
     made = runs.generate(prompt, NEW).shape[1]
     read()
-    serve({"logits": np.stack(logits)[:, ::61].tolist(), "generated": made}, measure)
+    some = np.stack(logits)[:, ::61].tolist()
+    serve({"logits": some, "generated": made, "version": runs.version}, measure)
 
 
 def floor(name: str) -> None:
@@ -242,43 +245,31 @@ def main() -> None:
             path = str(Path(scratch) / FILES[name])
             runners.append(Runner(module, name, *threads, "--path", path, **start, python=python))
         validate(runners)
+        versions = {runner.name: runner.result["version"] for runner in runners}
         runners += [Runner(module, name, *threads, **start) for name in NAMES]
         found = alternate(runners, options.rounds)
-    report(found, options)
+    report(found, versions, options)
 
 
-def report(found: dict[str, list[dict]], options) -> None:
+def report(found: dict[str, list[dict]], versions: dict[str, str], options) -> None:
     """Prints the table and writes the figures."""
-
-    def taken(who, what):
-        return [measured[what] for measured in found[who]]
-
-    figures = {"rounds": options.rounds, "threads": options.threads}
-    rows = [["what", "beside", "npgpt s", "seconds", "npgpt takes", "at most"]]
-
-    def add(what, name, ours, theirs, at_most):
-        share = beside(ours, theirs, at_most)
-        middle = [statistics.median(seconds) for seconds in (ours, theirs)]
-        figures.setdefault(what, {})[name] = {"seconds": middle[1], "npgpt_ratio": share}
-        figures[what]["npgpt"] = {"seconds": middle[0]}
-        rows.append(
-            [LABELS[what], NAMES.get(name, name), *(f"{s:.3f}" for s in middle), *shown(share)]
-        )
-
-    for what, limits in AT_MOST.items():
-        for name, at_most in limits.items():
-            if name in found:
-                add(what, name, taken("npgpt", what), taken(name, what), at_most)
-    add("eight", "npgpt, 1 row", taken("npgpt", "eight"), taken("npgpt", "generate"), EIGHT_AT_MOST)
-    print(f"\n{table(rows)}")
-    harness.write("generation", figures)
-
-
-LABELS = {
-    "generate": f"{NEW} tokens after {PROMPT}",
-    "read": f"a prompt of {LONG}",
-    "eight": f"{NEW} tokens after {PROMPT}, {ROWS} rows",
-}
+    taken = {
+        (who, what): [one[what] for one in measured]
+        for who, measured in found.items()
+        for what in measured[0]
+    }
+    comparisons = [
+        comparison(work, NAMES.get(who, who), taken["npgpt", what], taken[who, what], at_most)
+        for what, (work, limits) in AT_MOST.items()
+        for who, at_most in limits.items()
+        if who in found
+    ]
+    eight, one = taken["npgpt", "eight"], taken["npgpt", "generate"]
+    work = f"{ROWS} times {GENERATING}"
+    comparisons.append(comparison(work, "npgpt, once", eight, one, EIGHT_AT_MOST))
+    print(f"\n{compared(comparisons)}")
+    about = {"rounds": options.rounds, "threads": options.threads, "versions": versions}
+    harness.write("generation", about | {"comparisons": comparisons})
 
 
 if __name__ == "__main__":

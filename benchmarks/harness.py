@@ -23,13 +23,11 @@ RESULTS = Path(__file__).parent / "results"
 class Runner:
     """One implementation in its own process: `python -m benchmarks.X --serve NAME ARGUMENTS`.
 
-    `label`: what it is called in the results, if not NAME. `python`: another interpreter than this.
+    `python`: another interpreter than this one.
     """
 
-    def __init__(
-        self, module: str, name: str, *arguments: str, label=None, environment=None, python=None
-    ):
-        self.name = label or name
+    def __init__(self, module: str, name: str, *arguments: str, environment=None, python=None):
+        self.name = name
         python = python or sys.executable
         command = [python, "-W", "error", "-m", module, "--serve", name, *arguments]
         self.process = subprocess.Popen(
@@ -83,15 +81,46 @@ def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
     return {"median": statistics.median(ratios), "low": low, "high": high}
 
 
-def beside(ours: list[float], theirs: list[float], at_most: float | None) -> dict:
-    """`ratio`, with what it is to be at most, where that has been agreed."""
-    return ratio(ours, theirs) | {"at_most": at_most}
+def comparison(
+    work: str,
+    beside: str,
+    ours: list[float],
+    theirs: list[float],
+    at_most: float | None = None,
+    unit: str = "s",
+) -> dict:
+    """What npgpt needs for some work beside another: medians, and the ratio of the pairs.
+
+    `at_most`: what that ratio is to be, where it has been agreed.
+    """
+    return {
+        "work": work,
+        "beside": beside,
+        "unit": unit,
+        "npgpt": statistics.median(ours),
+        "other": statistics.median(theirs),
+        "ratio": ratio(ours, theirs),
+        "at_most": at_most,
+    }
 
 
-def shown(share: dict) -> list[str]:
-    """A figure of `beside` in two cells: the median with its range, and what it is to be."""
-    median = f"{share['median']:.3f} ({share['low']:.3f} to {share['high']:.3f})"
-    return [median, "" if share["at_most"] is None else f"{share['at_most']:.2f}"]
+def compared(comparisons: list[dict]) -> str:
+    """Comparisons as a table."""
+    rows = [["work", "npgpt", "beside", "needs", "npgpt / it", "at most"]]
+    for c in comparisons:
+        r, unit = c["ratio"], c["unit"]
+        share = f"{r['median']:.2f} ({r['low']:.2f} to {r['high']:.2f})"
+        rows.append(
+            [
+                c["work"],
+                f"{c['npgpt']:.2f} {unit}",
+                c["beside"],
+                f"{c['other']:.2f} {unit}",
+                share if r["low"] < r["high"] else f"{r['median']:.2f}",
+                "" if c["at_most"] is None else f"{c['at_most']:.2f}",
+            ]
+        )
+    return table(rows)
 
 
 def on_threads(count: int) -> dict[str, str]:
@@ -132,7 +161,6 @@ def machine() -> dict[str, str | int | None]:
 
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     commit = subprocess.run(describe, cwd=RESULTS.parent, capture_output=True, text=True)
-    packages = ("numpy", "numba", "torch", "transformers")
     return {
         "cpu": info.cpu()[0],
         "cores": info.cores(),
@@ -141,7 +169,7 @@ def machine() -> dict[str, str | int | None]:
         "python": platform.python_version(),
         "blas": ", ".join(pool.text for pool in info.blas_pools()),
         "commit": commit.stdout.strip() or None,
-    } | {package: metadata.version(package) for package in packages}
+    } | {package: metadata.version(package) for package in ("numpy", "numba", "torch")}
 
 
 def peak_memory() -> int:

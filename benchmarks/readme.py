@@ -1,42 +1,99 @@
-"""Writes the figures in README.md and docs/book.md from the JSON in benchmarks/results/.
+"""Writes the figures in README.md and docs/ from the JSON in benchmarks/results/.
 
-python -m benchmarks.readme
+    python -m benchmarks.readme
+
+A page has as many places for figures as PAGES has functions for it.
 """
 
+import contextlib
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import book_log
-from benchmarks.harness import RESULTS, table
+from benchmarks.harness import RESULTS, compared, table
+from npgpt import cost
+from npgpt.commands import estimate, profile
+from npgpt.config import Config
 
 ROOT = Path(__file__).parent.parent
 START, END = "<!-- figures: benchmarks/readme.py -->\n", "<!-- /figures -->"
+COMPARED = (
+    "training_step_2x256",
+    "training_step_book",
+    "training_step_1x1024",
+    "training_step_4x64",
+    "generation",
+)
 
 
 def speed() -> str:
-    """README: how fast."""
-    step, start = results("training_step_2x256"), results("start_up")
-    machine = step["machine"]
-    names = {
-        "npgpt": "npgpt",
-        "torch-book": "the book's PyTorch model",
-        "torch-best": "PyTorch, fused attention and AdamW",
-    }
-    rows = [
-        ["one training step, 124M shape, 2 x 256 tokens", "seconds", "peak memory", "npgpt takes"]
-    ]
-    for key, name in names.items():
-        share = "" if key == "npgpt" else f"{step[key]['npgpt_ratio']['median']:.2f} of its time"
-        memory = f"{step[key]['peak_bytes'] / 1e9:.1f} GB"
-        rows.append([name, f"{step[key]['seconds']:.2f}", memory, share])
+    """README: how fast, beside what somebody would take instead."""
+    chosen = [c for c in comparisons() if c["at_most"] and others(c)]
+    rows = [["float32, 124M shape", "npgpt", "beside", "needs", "npgpt / it"]]
+    for c in chosen:
+        needs = (f"{c[who]:.2f} {c['unit']}" for who in ("npgpt", "other"))
+        ours, theirs = needs
+        rows.append([c["work"], ours, c["beside"], theirs, f"{c['ratio']['median']:.2f}"])
+    start = results("start_up")
     train = start["npgpt train, from cold"]
     return (
         f"{table(rows)}\n\n"
-        f"float32, {machine['cores']} cores ({machine['cpu']}), {versions(machine)}.\n"
+        f"{machine(results('training_step_2x256'))}.\n"
         f"`npgpt train` with its defaults: {train['seconds']:.0f} s from a cold start, compiling "
         f"included. `import npgpt`: {start['import npgpt']['seconds']:.2f} s. `npgpt --help`: "
         f"{start['npgpt --help']['seconds']:.2f} s.\n"
     )
+
+
+def limits() -> str:
+    """docs/performance.md: every comparison, with what it is to be."""
+    return f"{compared(comparisons())}\n\n{machine(results('training_step_2x256'))}.\n"
+
+
+def step_by_op() -> str:
+    """docs/performance.md: npgpt profile of a training step."""
+    return printed(profile.show, "step")
+
+
+def token_by_op() -> str:
+    """docs/performance.md: npgpt profile --generate."""
+    return printed(profile.show, "token")
+
+
+def how_long() -> str:
+    """docs/performance.md: npgpt estimate."""
+    return printed(estimate.show, "estimate")
+
+
+def growth() -> str:
+    """docs/performance.md: what the curves say in numbers, and the curves."""
+    said, on = results("growth")["sayings"], machine(results("growth"))
+    return (
+        f"- A token more of one sequence costs {said['bytes_per_token_to_512'] / 1e6:.2f} MB "
+        f"between 256 and 512 tokens, {said['bytes_per_token_to_1024'] / 1e6:.2f} MB between 512 "
+        "and 1024. If attention kept its T x T probabilities, the second would be 0.44 MB more.\n"
+        f"- The line through 1 and 4 layers is off by {said['line_miss']:+.1%} at 12: that is how "
+        "`npgpt estimate` reaches further than it measures.\n"
+        f"- One thread takes {said['two_threads']:.2f} times as long as two, for a step of 512 "
+        "tokens.\n"
+        f"- A token at position {said['last_position']} takes {said['latency_growth']:.2f} times "
+        f"as long as at {said['first_position']}. It reads "
+        f"{bytes_at(said['last_position']) / bytes_at(said['first_position']):.2f} times the "
+        "bytes: all weights, and the keys and values so far.\n\n"
+        + "".join(f"![{title}](images/{name}.png)\n\n" for name, title in PICTURES.items())
+        + f"{on}.\n"
+    )
+
+
+PICTURES = {
+    "step-over-length": "Seconds and memory of a training step over the length of its sequence",
+    "step-over-batch": "Seconds and memory of a training step over the number of sequences",
+    "step-over-layers": "Seconds and memory of a training step over the number of layers",
+    "step-over-width": "Seconds and memory of a training step over the width of the model",
+    "token-latency": "Milliseconds of a new token over its position",
+}
 
 
 def drift() -> str:
@@ -55,7 +112,11 @@ def drift() -> str:
     )
 
 
-PAGES = {"README.md": speed, "docs/book.md": drift}
+PAGES: dict[str, list[Callable[[], str]]] = {
+    "README.md": [speed],
+    "docs/book.md": [drift],
+    "docs/performance.md": [limits, step_by_op, token_by_op, growth, how_long],
+}
 
 
 def results(name: str) -> dict:
@@ -63,17 +124,64 @@ def results(name: str) -> dict:
     return json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
 
 
+def comparisons() -> list[dict]:
+    """Of all benchmarks that have been run."""
+    there = [name for name in COMPARED if (RESULTS / f"{name}.json").exists()]
+    return [comparison for name in there for comparison in results(name)["comparisons"]]
+
+
+def others(comparison: dict) -> bool:
+    """Is this beside what somebody would take instead?"""
+    return not comparison["beside"].startswith(("npgpt", "floor"))
+
+
+def bytes_at(position: int) -> int:
+    """What a new token of the 124M shape reads there."""
+    config = Config()
+    return cost.token_bytes(config) + 4 * 2 * config.n_layer * config.n_embd * position
+
+
+def printed(show: Callable[[dict], None], name: str) -> str:
+    """What a command prints, as a block."""
+    found, out = results("profile"), io.StringIO()
+    with contextlib.redirect_stdout(out):
+        show(found[name])
+    return f"```\n{out.getvalue()}```\n\n{machine(found)}.\n"
+
+
+def machine(found: dict) -> str:
+    """What computed, and which commit."""
+    about = found["machine"]
+    commit = f", commit {about['commit'][:10]}" if about["commit"] else ""
+    return f"{about['cores']} cores ({about['cpu']}), {versions(about)}{commit}"
+
+
 def versions(machine: dict) -> str:
     """What computed."""
     return f"PyTorch {machine['torch']}, NumPy {machine['numpy']}, Numba {machine['numba']}"
 
 
+def figures(function: Callable[[], str]) -> str:
+    """What the function says, or that nothing was measured yet."""
+    try:
+        return function()
+    except FileNotFoundError as error:
+        return f"Not measured yet: there is no benchmarks/results/{Path(error.filename).name}.\n"
+
+
+def written(page: str) -> str:
+    """The page with its figures."""
+    text, made = (ROOT / page).read_text("utf-8"), ""
+    for function in PAGES[page]:
+        before, rest = text.split(START, 1)
+        text = rest.split(END, 1)[1]
+        made += f"{before}{START}{figures(function)}{END}"
+    return made + text
+
+
 def main() -> None:
-    for page, figures in PAGES.items():
-        text = (ROOT / page).read_text("utf-8")
-        before, rest = text.split(START)
-        after = rest.split(END)[1]
-        (ROOT / page).write_text(f"{before}{START}{figures()}{END}{after}", "utf-8")
+    for page in PAGES:
+        (ROOT / page).write_text(written(page), "utf-8")
 
 
 if __name__ == "__main__":

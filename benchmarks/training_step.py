@@ -13,6 +13,7 @@ book's PyTorch model, which draws the same parameters and the same masks.
 
 import argparse
 import os
+import re
 import shutil
 import statistics
 import sys
@@ -21,20 +22,27 @@ import warnings
 import numpy as np
 
 from benchmarks import harness
-from benchmarks.harness import Runner, alternate, beside, on_threads, once, serve, shown, table
+from benchmarks.harness import Runner, alternate, compared, comparison, on_threads, once, serve
 from npgpt import cost
 from npgpt.config import PRESETS, Config
 
 CONFIG, BOOK = Config(), PRESETS["book"].config  # both of the 124M shape
 LR, DECAY, SEED = 4e-4, 0.1, 123
-# npgpt's share of another's time; of PyTorch the faster, and "memory" is the share of its memory
+# what npgpt needs of another's time: of the faster PyTorch's, the floor's; "memory" of PyTorch's
 AT_MOST = {
     "2x256": {"torch": 0.66, "floor": 1.08, "npgpt-1-thread": 1 / 1.8, "memory": 0.90},
     "1x1024": {"torch": 0.68},
     "4x64": {"torch": 0.53},
-    "book": {"torch-book": 0.60},
+    "book": {"torch": 0.60},
 }
 TOLERANCE = 2e-5  # relative, of three losses in a row
+NAMES = {
+    "torch-eager": "PyTorch",
+    "torch-compiled": "PyTorch, compiled",
+    "torch-book": "the book's PyTorch model",
+    "npgpt-1-thread": "npgpt, one thread",
+    "floor": "floor: products by BLAS",
+}
 
 
 def weights() -> dict[str, np.ndarray]:
@@ -170,19 +178,19 @@ def serve_one(name: str, B: int, T: int) -> None:
     serve(losses, lambda: {"seconds": once(step), "bytes": harness.peak_memory()})
 
 
-def compared(shape: str, *, compiled: bool) -> list[str]:
-    """What runs for a shape."""
+def names(shape: str, *, compiled: bool) -> list[str]:
+    """What runs for a shape, npgpt first."""
     if shape == "book":
         return ["npgpt-book", "torch-book"]
-    names = ["npgpt", "torch-eager", *["torch-compiled"] * compiled]
-    return names + ["npgpt-1-thread"] * ("npgpt-1-thread" in AT_MOST.get(shape, {})) + ["floor"]
+    chosen = ["npgpt", "torch-eager", *["torch-compiled"] * compiled]
+    return chosen + ["npgpt-1-thread"] * ("npgpt-1-thread" in AT_MOST.get(shape, {})) + ["floor"]
 
 
 def run(shape: str, options) -> None:
     """Compares, prints and writes one shape."""
     B, T = (2, 256) if shape == "book" else map(int, shape.split("x"))
     runners = []
-    for name in compared(shape, compiled=options.compiled):
+    for name in names(shape, compiled=options.compiled):
         threads = 1 if name == "npgpt-1-thread" else options.threads
         given = "--shape", f"{B}x{T}"
         environment = on_threads(threads)
@@ -193,46 +201,28 @@ def run(shape: str, options) -> None:
             sys.exit(f"not the same losses: npgpt {ours.result}, {other.name} {other.result}")
     print(f"{shape}: the same losses over three steps, {ours.result}")
     found = alternate(runners, options.rounds)
-    figures = summary(shape, found, B * T)
-    print(f"\n{table(rows(shape, figures))}")
-    about = {"rounds": options.rounds, "threads": options.threads}
-    harness.write(f"training_step_{shape}", about | figures)
+    work = f"training step, {B} x {T} tokens" + (", the book's" if shape == "book" else "")
+    comparisons = comparisons_of(work, AT_MOST.get(shape, {}), found)
+    print(f"\n{compared(comparisons)}")
+    ours = statistics.median(measured["seconds"] for measured in found[ours.name])
+    print(f"npgpt: {B * T / ours:,.0f} tokens/s")
+    about = {"rounds": options.rounds, "threads": options.threads, "tokens": B * T}
+    harness.write(f"training_step_{shape}", about | {"comparisons": comparisons})
 
 
-def summary(shape: str, found: dict[str, list[dict]], tokens: int) -> dict[str, dict]:
-    """The figures of every implementation, the first of them ours."""
-    seconds = {name: [m["seconds"] for m in measured] for name, measured in found.items()}
-    middle = {name: statistics.median(taken) for name, taken in seconds.items()}
-    ours, limits = next(iter(found)), AT_MOST.get(shape, {})
-    torch = min((name for name in found if name.startswith("torch")), key=middle.get)
-    figures = {}
-    for name, measured in found.items():
-        figures[name] = {"seconds": middle[name], "tokens_per_s": tokens / middle[name]}
-        if name != "floor":
-            figures[name]["peak_bytes"] = max(m["bytes"] for m in measured)
-        if name != ours:
-            limit = limits.get("torch" if name == torch and name != "torch-book" else name)
-            figures[name]["npgpt_ratio"] = beside(seconds[ours], seconds[name], limit)
-    share = figures[ours]["peak_bytes"] / figures[torch]["peak_bytes"]
-    figures["memory"] = {"beside": torch, "npgpt_ratio": share, "at_most": limits.get("memory")}
-    return figures
-
-
-def rows(shape: str, figures: dict[str, dict]) -> list[list[str]]:
-    """What is to be a table."""
-    made = [[shape, "seconds", "tokens/s", "peak GB", "npgpt takes", "at most"]]
-    for name, f in figures.items():
-        if name == "memory":
-            continue
-        peak = f"{f['peak_bytes'] / 1e9:.2f}" if "peak_bytes" in f else ""
-        share = shown(f["npgpt_ratio"]) if "npgpt_ratio" in f else ["", ""]
-        made.append([name, f"{f['seconds']:.3f}", f"{f['tokens_per_s']:.0f}", peak, *share])
-    memory = figures["memory"]
-    limit = "" if memory["at_most"] is None else f"{memory['at_most']:.2f}"
-    made.append(
-        [f"memory of {memory['beside']}", "", "", "", f"{memory['npgpt_ratio']:.3f}", limit]
-    )
-    return made
+def comparisons_of(work: str, limits: dict[str, float], found: dict[str, list[dict]]) -> list[dict]:
+    """The first beside all others; a limit on PyTorch is one on the faster, or its memory."""
+    seconds = {name: [one["seconds"] for one in measured] for name, measured in found.items()}
+    ours, *others = found
+    torches = [name for name in others if name.startswith("torch")]
+    faster = min(torches, key=lambda name: statistics.median(seconds[name]))
+    made = []
+    for name in others:
+        limit = limits.get("torch" if name == faster else name)
+        made.append(comparison(work, NAMES[name], seconds[ours], seconds[name], limit))
+    memory = [[max(one["bytes"] for one in found[name]) / 1e9] for name in (ours, faster)]
+    what = f"memory of a {work}", NAMES[faster]
+    return [*made, comparison(*what, *memory, limits.get("memory"), unit="GB")]
 
 
 def lacks_compiler() -> bool:
@@ -253,6 +243,9 @@ def main() -> None:
     if options.compiled and lacks_compiler():
         print("torch-compiled is left out: torch.compile needs a C++ compiler, and finds none")
         options.compiled = False
+    for shape in options.shape:
+        if shape != "book" and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", shape):
+            parser.error(f'--shape {shape}: expected B x T as in 2x256, or "book"')
     for shape in options.shape:
         run(shape, options)
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
+from benchmarks import readme
 from npgpt import ops
 
 ROOT = Path(__file__).parents[1]
@@ -135,3 +136,9 @@ def test_links_lead_somewhere(page):
         assert target.exists(), f"{name(page)} links to {link}, which is not there"
         if anchor:
             assert anchor in headings(target), f"{name(page)} links to {link}: no such heading"
+
+
+@pytest.mark.parametrize("page", readme.PAGES)
+def test_figures_are_those_that_were_measured(page):
+    """`make figures` writes them."""
+    assert (ROOT / page).read_text("utf-8") == readme.written(page)
