@@ -54,9 +54,10 @@ def quickest(function: Callable[[], object], times: int = 3) -> float:
 
 @njit(parallel=True)
 def _sum(x: Array, parts: Array):
-    blocks, zero = len(parts), x.dtype.type(0)
+    blocks = len(parts)
     for block in prange(blocks):
-        total = zero
-        for i in range(block * x.size // blocks, (block + 1) * x.size // blocks):
-            total += x[i]
+        some = x[block * x.size // blocks : (block + 1) * x.size // blocks]
+        total = x.dtype.type(0)
+        for i in range(some.size):  # from 0, or LLVM would not make vectors of it
+            total += some[i]
         parts[block] = total
