@@ -17,7 +17,8 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 class Runner:
@@ -156,11 +157,9 @@ def write(name: str, figures: dict) -> Path:
 
 
 def machine() -> dict[str, str | int | None]:
-    """What computes: processor, memory, versions; and the commit, marked where files differ."""
+    """What computes: processor, memory, versions, commit."""
     from npgpt import info
 
-    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    commit = subprocess.run(describe, cwd=RESULTS.parent, capture_output=True, text=True)
     return {
         "cpu": info.cpu()[0],
         "cores": info.cores(),
@@ -168,8 +167,26 @@ def machine() -> dict[str, str | int | None]:
         "system": platform.system(),
         "python": platform.python_version(),
         "blas": ", ".join(pool.text for pool in info.blas_pools()),
-        "commit": commit.stdout.strip() or None,
+        "commit": commit(),
     } | {package: metadata.version(package) for package in ("numpy", "numba", "torch")}
+
+
+def commit() -> str | None:
+    """The commit that is checked out, marked where its code is not what computed; None without git.
+
+    What benchmarks write (results, the pages with their figures) is no code.
+    """
+
+    def git(*arguments: str) -> str:
+        said = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+        return said.stdout.strip()
+
+    try:
+        head = git("rev-parse", "HEAD")
+        changed = git("status", "--porcelain", "--", "*.py", "pyproject.toml")
+    except OSError:
+        return None
+    return head + "-dirty" * bool(changed) or None
 
 
 def peak_memory() -> int:

@@ -12,12 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import book_log
-from benchmarks.harness import RESULTS, compared, table
+from benchmarks.harness import RESULTS, ROOT, compared, table
 from npgpt import cost
 from npgpt.commands import estimate, profile
 from npgpt.config import Config
 
-ROOT = Path(__file__).parent.parent
 START, END = "<!-- figures: benchmarks/readme.py -->\n", "<!-- /figures -->"
 COMPARED = (
     "training_step_2x256",
@@ -152,8 +151,11 @@ def printed(show: Callable[[dict], None], name: str) -> str:
 def machine(found: dict) -> str:
     """What computed, and which commit."""
     about = found["machine"]
-    commit = f", commit {about['commit'][:10]}" if about["commit"] else ""
-    return f"{about['cores']} cores ({about['cpu']}), {versions(about)}{commit}"
+    commit = about["commit"] or "unknown"
+    changed = " and changes" * commit.endswith("-dirty")
+    return (
+        f"{about['cores']} cores ({about['cpu']}), {versions(about)}, commit {commit[:10]}{changed}"
+    )
 
 
 def versions(machine: dict) -> str:

@@ -54,6 +54,14 @@ def test_the_calls_of_a_step_cost_what_the_config_says(ops, dropout, tied):
     assert idle == ({"dropout.forward", "dropout.backward"} if dropout == 0 else set())
 
 
+def test_every_op_is_counted(shelf):
+    computes = {"forward", "backward", "evaluate", "update", "square_sum"}
+    there = {
+        f"{op}.{name}" for op in shelf.__all__ for name in computes & set(vars(getattr(shelf, op)))
+    }
+    assert there == set(profile.COUNTS)
+
+
 @pytest.mark.parametrize("ops", ["fused", "numpy"])
 def test_the_calls_of_a_token_cost_what_the_config_says(ops):
     chosen = settings(ops=ops)
