@@ -73,7 +73,7 @@ def step(dropout: float):
     tokens = np.random.default_rng(1).integers(VOCABULARY, size=(2, CONTEXT + 1))
 
     def run():
-        _, cache = model.loss(tokens[:, :-1], tokens[:, 1:], rng)
+        _, cache = model.loss(tokens[:, :-1], tokens[:, 1:], rng, out=gradients)
         model.backward(cache, out=gradients)
         optimizer.step(gradients)
 

@@ -96,7 +96,7 @@ def stepping(model, pair, rng=None):
     gradients = params.zeros(model.config)
 
     def step():
-        loss, cache = model.loss(*pair, rng)
+        loss, cache = model.loss(*pair, rng, out=gradients)
         model.backward(cache, out=gradients)
         optimizer.step(gradients)
         return float(loss)

@@ -41,8 +41,10 @@ def tile(
     context, left, l, right, r, right_stride, terms, onto, t, onto_stride, adds, out, o, stride
 ):  # fmt: skip
     """out[o + i stride + j] = onto[t + i onto_stride + j] + sum of k < terms of
-    left[l + k LEFT + i] * right[r + k right_stride + j], for i < ROWS and j < VECTORS vectors. Arrays are flat; what they are indexed with counts numbers. With `adds` 0, `onto` is
-    not read; it may be `out` itself.
+    left[l + k LEFT + i] * right[r + k right_stride + j], for i < ROWS and j < VECTORS vectors.
+
+    Arrays are flat; what they are indexed with counts numbers. With `adds` 0, `onto` is not read;
+    it may be `out` itself.
     """
     signature = types.void(
         left, types.intp, right, types.intp, types.intp, types.intp, onto, types.intp, types.intp,

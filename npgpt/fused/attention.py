@@ -79,7 +79,7 @@ def mask(keep: Array | None) -> Array:
 
 
 def workspace(qkv: Array, n_head: int) -> tuple[Array, Array]:
-    """For every task, room for the packed parts of a head, and for QUERIES rows of scores, twice."""
+    """For every task, room for the packed parts of a head, and for QUERIES rows of scores twice."""
     B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     wide = VECTORS * BYTES // qkv.itemsize
     S, D = -(-T // wide) * wide, -(-C // n_head // wide) * wide
@@ -88,8 +88,8 @@ def workspace(qkv: Array, n_head: int) -> tuple[Array, Array]:
     return panels, _buffers.empty((tasks, 2, QUERIES, S), qkv.dtype)
 
 
-# Kernels. `x` are the rows of qkv, (B * T, 3C), a head's queries in the columns from h * D, its keys
-# from C + h * D, its values from 2C + h * D. Right panels lie one after the other, for all terms.
+# Kernels. `x` are the rows of qkv, (B * T, 3C), a head's queries in the columns from h * D, its
+# keys from C + h * D, its values from 2C + h * D. Right panels lie one after the other.
 # `scores`, `probs` and their gradients are rows of S columns, S = T rounded up to whole panels, of
 # which row r belongs to query first + r and the first `seen` columns count.
 
