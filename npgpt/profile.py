@@ -226,6 +226,15 @@ def attention_backward(dout, cache, **_) -> Work:
     return Work(2 * cost.attention(C, B, T), 7 * dout.nbytes)
 
 
+def decode_forward(x, p, *, past, **_) -> Work:
+    """Reads a block's parameters, and the keys and values that are remembered."""
+    B, C = len(x), x.shape[-1]
+    weights = sum(array.nbytes for _, array in params.named(p))
+    matrices = sum(array.size for _, array in params.named(p) if array.ndim == 2)
+    remembered = 2 * B * past.length * C * x.itemsize
+    return Work(2 * B * matrices + cost.attention(C, B, 1, past.length), weights + remembered)
+
+
 def passes(count: int) -> Callable[..., Work]:
     """Arrays of the first argument's size that go in or come out."""
     return lambda x, *args, **options: Work(bytes=count * x.nbytes)
@@ -278,6 +287,7 @@ COUNTS: dict[str, Callable[..., Work]] = {
     "linear.backward": linear_backward,
     "attention.forward": attention_forward,
     "attention.backward": attention_backward,
+    "decode.forward": decode_forward,
     "gelu.forward": passes(2),
     "gelu.backward": passes(3),
     "dropout.forward": dropout_forward,

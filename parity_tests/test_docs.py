@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 OPS = ROOT / "docs" / "ops"
 INDEX = OPS / "README.md"
 PAGES = sorted(OPS.glob("*.md"))
-OPS_WITH_PAGES = sorted(set(ops.__all__) - {"random"})  # nothing goes backward through it
+OPS_WITH_PAGES = sorted(set(ops.__all__) - {"decode", "random"})  # nothing goes backward through it
 PROSE = [
     page
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]

@@ -41,6 +41,7 @@ class Pool:
         return lease[:size].view(dtype).reshape(shape)
 
     def take(self, size: int) -> mmap.mmap:
+        """So many bytes of pages, idle ones if there are any."""
         with self.lock:
             self.used += size
             if self.idle.get(size):
@@ -54,6 +55,7 @@ class Pool:
         return pages
 
     def give_back(self, pages: mmap.mmap) -> None:
+        """They are idle from now on."""
         with self.lock:
             self.used -= len(pages)
             self.idle.setdefault(len(pages), []).append(pages)

@@ -226,10 +226,12 @@ def vector(kind) -> ir.VectorType:
 
 
 def whole(number: int):
+    """An index that is known now."""
     return ir.Constant(ir.IntType(types.intp.bitwidth), number)
 
 
 def numbers(values: list[int]):
+    """A vector of 32-bit whole numbers that are known now."""
     return ir.Constant(ir.VectorType(ir.IntType(32), len(values)), values)
 
 
@@ -240,10 +242,12 @@ def place(context, builder, kind, array, index):
 
 
 def load(builder, address):
+    """The vector there; it need not begin at a multiple of its size."""
     return builder.load(address, align=4)
 
 
 def store(builder, value, address):
+    """A vector to where it need not be aligned."""
     builder.store(value, address, align=4)
 
 

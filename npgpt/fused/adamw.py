@@ -62,8 +62,8 @@ def _update(p, grad, m, v, shrink, gain1, beta2, gain2, correction2, rate, eps, 
 def _square_sum(x, parts):
     blocks = len(parts)
     for block in prange(blocks):
-        total = 0.0
-        for i in range(block * x.size // blocks, (block + 1) * x.size // blocks):
-            wide = np.float64(x[i])
+        total, some = 0.0, x[block * x.size // blocks : (block + 1) * x.size // blocks]
+        for i in range(some.size):
+            wide = np.float64(some[i])
             total += wide * wide
         parts[block] = total
