@@ -68,6 +68,7 @@ def test_the_calls_of_a_token_cost_what_the_config_says(ops):
     prompt, *later = tokens(chosen, 4, position=7)
     read = cost.forward(chosen.config, 3, 7, scored=1)
     assert total(prompt.calls)[0] == read
+    earlier = 0
     for position, one in enumerate(later, 7):
         read, before = cost.forward(chosen.config, 3, position + 1, scored=1), read
         assert total(one.calls)[0] == read - before + 2 * 3 * 32 * 97  # the head reads every token

@@ -33,14 +33,18 @@ PARTS = 16  # partial sums of a few rows
 FEW = 15  # rows of `a` for which packing would cost more than it saves
 
 
-def matmul(a: Array, b: Array, *, out: Array, bias: Array | None = None, beta: int = 0) -> Array:
+def matmul(
+    a: Array, b: Array, *, out: Array, bias: Array | None = None, beta: int = 0, panels=None
+) -> Array:
     """out = a @ b + bias + beta * out: (M, K), (K, N), (N,) -> (M, N)
 
     `a` and `b` may be transposed views (x.T). With beta 0, `out` is not read; with 1, it is added
-    to, and there is no bias. Like numpy.matmul, or BLAS's gemm.
+    to, and there is no bias. Like numpy.matmul, or BLAS's gemm. `panels`: the dtype in which the
+    operands are packed, out's own, or uint32 for pairs of bfloat16 numbers.
     """
     M, K = a.shape
     bias = np.empty(0, out.dtype) if bias is None else bias
+    panels = np.dtype(out.dtype if panels is None else panels)
     a, a_turned = upright(a)
     b, b_turned = upright(b)
     if M <= FEW:
@@ -48,14 +52,16 @@ def matmul(a: Array, b: Array, *, out: Array, bias: Array | None = None, beta: i
         parts = _buffers.empty((PARTS, *out.shape), out.dtype)
         _few_rows(a, b, b_turned, bias, beta, parts, out)
         return out
-    threads, panels = numba.get_num_threads(), -(-min(M, MOST_ROWS) // ROWS)
-    left = _buffers.empty((panels * min(K, MOST_TERMS) * LEFT,), out.dtype)
-    right = _buffers.empty((threads, STACKS * TERMS * VECTORS * BYTES // out.itemsize), out.dtype)
+    pair = 2 if panels == np.uint32 else 1
+    threads, many = numba.get_num_threads(), -(-min(M, MOST_ROWS) // ROWS)
+    left = _buffers.empty((many * -(-min(K, MOST_TERMS) // pair) * LEFT,), panels)
+    size = STACKS * -(-TERMS // pair) * VECTORS * BYTES // panels.itemsize
+    right = _buffers.empty((threads, size), panels)
     for top in range(0, M, MOST_ROWS):
         for first in range(0, K, MOST_TERMS):
             rows, terms = min(MOST_ROWS, M - top), min(MOST_TERMS, K - first)
             _matmul(a, a_turned, top, rows, b, b_turned, first, terms, bias, beta or first > 0,
-                    np.zeros(1, np.int64), left, right, out)  # fmt: skip
+                    pair, np.zeros(1, np.int64), left, right, out)  # fmt: skip
     return out
 
 
@@ -67,12 +73,12 @@ def upright(x: Array) -> tuple[Array, bool]:
 
 
 @njit(parallel=True)
-def _matmul(a, a_turned, top, rows, b, b_turned, first, terms, bias, adds, counter, left, right,
-            out):  # fmt: skip
+def _matmul(
+    a, a_turned, top, rows, b, b_turned, first, terms, bias, adds, pair, counter, left, right, out
+):  # fmt: skip
     """out[top : top + rows] = the same rows of a, times b, `terms` terms of the sum from `first`"""
     N, threads = out.shape[1], len(right)
-    wide = right_width(out)
-    panels, stacks = -(-rows // ROWS), -(-N // wide)
+    panels, stacks = -(-rows // ROWS), -(-N // right_width(out))
     most = max(1, min(STACKS, stacks // (2 * threads)))  # a few tasks for every thread,
     across = -(-stacks // most)
     down = min(panels, -(-2 * threads // across))  # if need be, out of fewer rows
@@ -82,16 +88,20 @@ def _matmul(a, a_turned, top, rows, b, b_turned, first, terms, bias, adds, count
         panel = packing * group
         for start in range(0, terms, TERMS):
             some, count = min(TERMS, terms - start), min(group, panels - panel)
+            size = -(-some // pair) * LEFT
             pack_panels(a, not a_turned, first + start, some, top + panel * ROWS, ROWS, LEFT, count,
-                        left, (start * panels + panel * some) * LEFT, some * LEFT)  # fmt: skip
+                        pair, left, start // pair * panels * LEFT + panel * size,
+                        size)  # fmt: skip
     for thread in prange(threads):
-        _tasks(top, rows, b, b_turned, first, terms, bias, adds, most, across, down, counter, left,
-               right[thread], home, N)  # fmt: skip
+        _tasks(top, rows, b, b_turned, first, terms, bias, adds, most, across, down, pair, counter,
+               left, right[thread], home, N)  # fmt: skip
 
 
 @njit
-def _tasks(top, rows, b, b_turned, first, terms, bias, adds, most, across, down, counter, left,
-           right, out, N):  # fmt: skip
+def _tasks(
+    top, rows, b, b_turned, first, terms, bias, adds, most, across, down, pair, counter, left,
+    right, out, N,
+):  # fmt: skip
     """What one thread does: task after task, each some right panels times some left ones."""
     wide = right_width(out)
     panels, stacks = -(-rows // ROWS), -(-N // wide)
@@ -102,18 +112,20 @@ def _tasks(top, rows, b, b_turned, first, terms, bias, adds, most, across, down,
         end = min(begin + most, stacks)
         for start in range(0, terms, TERMS):
             some = min(TERMS, terms - start)
+            lines = -(-some // pair)
             pack_panels(b, b_turned, first + start, some, begin * wide, wide, wide, end - begin,
-                        right, 0, some * wide)  # fmt: skip
+                        pair, right, 0, lines * wide)  # fmt: skip
             for panel in range(i * panels // down, (i + 1) * panels // down):
-                p, height = (start * panels + panel * some) * LEFT, min(ROWS, rows - panel * ROWS)
+                p = (start // pair * panels + panel * lines) * LEFT
+                height = min(ROWS, rows - panel * ROWS)
                 for stack in range(begin, end):
-                    column, q = stack * wide, (stack - begin) * some * wide
+                    column, q = stack * wide, (stack - begin) * lines * wide
                     o, width = (top + panel * ROWS) * N + column, min(wide, N - column)
                     if adds or start:
-                        put(left, p, right, q, wide, some, out, o, N, 1,
+                        put(left, p, right, q, wide, lines, out, o, N, 1,
                             out, o, N, height, width, corner)  # fmt: skip
                     else:
-                        put(left, p, right, q, wide, some, bias, column, 0, bias.size,
+                        put(left, p, right, q, wide, lines, bias, column, 0, bias.size,
                             out, o, N, height, width, corner)  # fmt: skip
         task = take(counter, 0)
 
