@@ -11,14 +11,24 @@ from npgpt.ops.linear import Cache, Params
 
 def forward(x: Array, p: Params, *, out: Array | None = None):
     """(..., I) -> (..., O)"""
+    return forward_with(matmul, x, p, out)
+
+
+def backward(dout: Array, cache: Cache, g: Params, *, dx: Array | None = None):
+    """(..., O) -> (..., I)"""
+    return backward_with(matmul, dout, cache, g, dx)
+
+
+def forward_with(matmul, x: Array, p: Params, out: Array | None):
+    """`forward`, its product made by this function."""
     shape = (*x.shape[:-1], p.weight.shape[-1])
     out = _buffers.empty(shape, x.dtype) if out is None else out
     matmul(rows(x), p.weight, out=rows(out), bias=p.bias)
     return out, Cache(x, p)
 
 
-def backward(dout: Array, cache: Cache, g: Params, *, dx: Array | None = None):
-    """(..., O) -> (..., I)"""
+def backward_with(matmul, dout: Array, cache: Cache, g: Params, dx: Array | None):
+    """`backward`, its products made by this function."""
     x, p = cache
     matmul(rows(x).T, rows(dout), out=g.weight)
     if p.bias is not None:

@@ -17,6 +17,26 @@ def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 512,
     `dweight`: where backward's `g` is known already, the gradient of the head goes straight there,
     for dloss = 1; such a Cache is good for one backward.
     """
+    return forward_with(matmul, x, weight, targets, chunk, dweight)
+
+
+def backward(dloss: float, cache: Cache, g: Array, *, dx: Array | None = None):
+    """scalar -> (..., C). `g` is the gradient of the head, (V, C)."""
+    dloss = cache.dx.dtype.type(dloss)
+    if g is not cache.dweight or dloss != 1:
+        _scale(flat(cache.dweight), dloss, flat(g))
+    dx = _buffers.empty_like(cache.dx) if dx is None else dx
+    _scale(flat(cache.dx), dloss, flat(dx))
+    return dx
+
+
+def evaluate(x: Array, weight: Array, targets: Array, *, chunk: int = 512):
+    """The loss alone, for whoever does not go backward: a third of the work."""
+    return evaluate_with(matmul, x, weight, targets, chunk)
+
+
+def forward_with(matmul, x: Array, weight: Array, targets: Array, chunk: int, dweight):
+    """`forward`, its products made by this function."""
     x_rows, targets = rows(x), check(targets, weight)
     N, V = len(x_rows), len(weight)
     dx = _buffers.empty_like(x_rows)
@@ -33,18 +53,8 @@ def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 512,
     return x.dtype.type(loss.sum(dtype=np.float64) / N), Cache(dx.reshape(x.shape), dweight)
 
 
-def backward(dloss: float, cache: Cache, g: Array, *, dx: Array | None = None):
-    """scalar -> (..., C). `g` is the gradient of the head, (V, C)."""
-    dloss = cache.dx.dtype.type(dloss)
-    if g is not cache.dweight or dloss != 1:
-        _scale(flat(cache.dweight), dloss, flat(g))
-    dx = _buffers.empty_like(cache.dx) if dx is None else dx
-    _scale(flat(cache.dx), dloss, flat(dx))
-    return dx
-
-
-def evaluate(x: Array, weight: Array, targets: Array, *, chunk: int = 512):
-    """The loss alone, for whoever does not go backward: a third of the work."""
+def evaluate_with(matmul, x: Array, weight: Array, targets: Array, chunk: int):
+    """`evaluate`, its product made by this function."""
     x_rows, targets = rows(x), check(targets, weight)
     N, V = len(x_rows), len(weight)
     loss = np.empty(N, x.dtype)

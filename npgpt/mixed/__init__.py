@@ -13,10 +13,9 @@ from npgpt.fused import (
     embedding,
     gelu,
     layernorm,
-    linear,
-    linear_cross_entropy,
     random,
 )
+from npgpt.mixed import linear, linear_cross_entropy
 
 __all__ = [
     "adamw",

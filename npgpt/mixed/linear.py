@@ -1,0 +1,16 @@
+"""Linear, its products of bfloat16 numbers. What it is, is in npgpt/ops/linear.py."""
+
+from npgpt.arrays import Array
+from npgpt.fused.linear import backward_with, forward_with
+from npgpt.mixed._matmul import matmul
+from npgpt.ops.linear import Cache, Params
+
+
+def forward(x: Array, p: Params, *, out: Array | None = None):
+    """(..., I) -> (..., O)"""
+    return forward_with(matmul, x, p, out)
+
+
+def backward(dout: Array, cache: Cache, g: Params, *, dx: Array | None = None):
+    """(..., O) -> (..., I)"""
+    return backward_with(matmul, dout, cache, g, dx)
