@@ -44,13 +44,13 @@ __all__ = [
     "words64",
 ]
 
-BLOCK = 1024  # words per buffer
+BLOCK = 2496  # words at a time; with the keys that they come from, all of a nearest cache
 
 
 def words(engine: Engine, n: int) -> Array:
     """-> (n,) uint32"""
     out = np.empty(n, np.uint32)
-    _words(engine.key, engine.position, out)
+    _copy_words(engine.key, engine.position, out)
     return out
 
 
@@ -138,46 +138,61 @@ def _transpose(x, out):
 
 # The twister
 
+TWIST = 624  # words of a key; from a word to the one that it helps to make
+RUN = TWIST // 3  # words made in one loop: fewer than the 227 back to the nearest that it reads
+ROOM = BLOCK + 2 * TWIST  # for the key at hand and the keys that BLOCK more words need
 UPPER, LOWER = np.uint32(0x80000000), np.uint32(0x7FFFFFFF)
 MATRIX, ONE = np.uint32(0x9908B0DF), np.uint32(1)
 
 
 @exact_njit
-def _twist(key):
-    """The next 624 words, untempered, in three runs in which no word needs its near neighbours."""
-    for i in range(227):
-        y = (key[i] & UPPER) | (key[i + 1] & LOWER)
-        key[i] = key[i + 397] ^ (y >> ONE) ^ ((y & ONE) * MATRIX)
-    for i in range(227, 623):
-        y = (key[i] & UPPER) | (key[i + 1] & LOWER)
-        key[i] = key[i - 227] ^ (y >> ONE) ^ ((y & ONE) * MATRIX)
-    y = (key[623] & UPPER) | (key[0] & LOWER)
-    key[623] = key[396] ^ (y >> ONE) ^ ((y & ONE) * MATRIX)
+def _words(key, position, room, count):
+    """-> (count,) uint32, the next words, from 1 to BLOCK of them. They stand in room (2, ROOM)."""
+    row, words = room[0], room[1, :count]
+    here = position[0] or TWIST  # a fresh engine stands at the end of its key
+    end = here + count
+    twists = (end - 1) // TWIST
+    for i in range(TWIST):
+        row[i] = key[i]
+    _twist(row, twists)
+    _temper(row[here:end], words)
+    last = row[TWIST * twists :]
+    for i in range(TWIST):
+        key[i] = last[i]
+    position[0] = end - TWIST * twists
+    return words
 
 
 @exact_njit
-def _words(key, position, out):
-    done = 0
-    while done < out.size:
-        here = position[0]
-        if here == 0 or here == 624:
-            _twist(key)
-            here = 0
-        count = min(624 - here, out.size - done)
-        fresh, block = key[here : here + count], out[done : done + count]
-        for i in range(count):
-            y = fresh[i]
-            y ^= y >> np.uint32(11)
-            y ^= (y << np.uint32(7)) & np.uint32(0x9D2C5680)
-            y ^= (y << np.uint32(15)) & np.uint32(0xEFC60000)
-            block[i] = y ^ (y >> np.uint32(18))
-        done += count
-        position[0] = here + count
+def _twist(row, twists):
+    """row[:624] is a key; the following ones go behind it."""
+    for run in range(3 * twists):
+        part = row[RUN * run :]
+        for i in range(RUN):
+            y = (part[i] & UPPER) | (part[i + 1] & LOWER)
+            part[i + 624] = part[i + 397] ^ (y >> ONE) ^ ((y & ONE) * MATRIX)
 
 
 @exact_njit
-def _pair(w, i):
-    return (np.uint64(w[2 * i]) << np.uint64(32)) | np.uint64(w[2 * i + 1])
+def _temper(row, words):
+    for i in range(words.size):
+        y = row[i]
+        y ^= y >> np.uint32(11)
+        y ^= (y << np.uint32(7)) & np.uint32(0x9D2C5680)
+        y ^= (y << np.uint32(15)) & np.uint32(0xEFC60000)
+        words[i] = y ^ (y >> np.uint32(18))
+
+
+@exact_njit
+def _pairs(key, position, room, count):
+    """-> (count,) uint64, each the next two words as they lie in memory; see _pair."""
+    return _words(key, position, room, 2 * count).view(np.uint64)
+
+
+@exact_njit
+def _pair(w):
+    """The first word on top: in memory (little-endian) it is the lower half."""
+    return w << np.uint64(32) | w >> np.uint64(32)
 
 
 LOW24, UNIT24 = np.uint32(2**24 - 1), np.float32(2**-24)
@@ -185,8 +200,8 @@ LOW53, UNIT53 = np.uint64(2**53 - 1), 2.0**-53
 
 
 @exact_njit
-def _u53(w, i):
-    return np.float64(np.int64(_pair(w, i) & LOW53)) * UNIT53  # signed converts faster
+def _u53(w):
+    return np.float64(np.int64(_pair(w) & LOW53)) * UNIT53  # signed converts faster
 
 
 @intrinsic
@@ -205,43 +220,53 @@ def _fma(typing_context, a, b, c):
 
 
 @exact_njit
-def _uniform32(key, position, low, span, out):
-    w = np.empty(BLOCK, np.uint32)
+def _copy_words(key, position, out):
+    room = np.empty((2, ROOM), np.uint32)
     for start in range(0, out.size, BLOCK):
         block = out[start : start + BLOCK]
-        _words(key, position, w[: block.size])
+        w = _words(key, position, room, block.size)
+        for i in range(block.size):
+            block[i] = w[i]
+
+
+@exact_njit
+def _uniform32(key, position, low, span, out):
+    room = np.empty((2, ROOM), np.uint32)
+    for start in range(0, out.size, BLOCK):
+        block = out[start : start + BLOCK]
+        w = _words(key, position, room, block.size)
         for i in range(block.size):
             block[i] = _fma(np.float32(np.int32(w[i] & LOW24)) * UNIT24, span, low)
 
 
 @exact_njit
 def _uniform64(key, position, low, span, out):
-    w = np.empty(BLOCK, np.uint32)
+    room = np.empty((2, ROOM), np.uint32)
     for start in range(0, out.size, BLOCK // 2):
         block = out[start : start + BLOCK // 2]
-        _words(key, position, w[: 2 * block.size])
+        w = _pairs(key, position, room, block.size)
         for i in range(block.size):
-            block[i] = _fma(_u53(w, i), span, low)
+            block[i] = _fma(_u53(w[i]), span, low)
 
 
 @exact_njit
 def _bernoulli(key, position, threshold, out):
-    w = np.empty(BLOCK, np.uint32)
+    room = np.empty((2, ROOM), np.uint32)
     for start in range(0, out.size, BLOCK // 2):
         block = out[start : start + BLOCK // 2]
-        _words(key, position, w[: 2 * block.size])
+        w = _pairs(key, position, room, block.size)
         for i in range(block.size):
-            block[i] = (_pair(w, i) & LOW53) < threshold
+            block[i] = (_pair(w[i]) & LOW53) < threshold
 
 
 @exact_njit
 def _exponential(key, position, out):
-    w = np.empty(BLOCK, np.uint32)
+    room = np.empty((2, ROOM), np.uint32)
     for start in range(0, out.size, BLOCK // 2):
         block = out[start : start + BLOCK // 2]
-        _words(key, position, w[: 2 * block.size])
+        w = _pairs(key, position, room, block.size)
         for i in range(block.size):
-            block[i] = -math.log1p(-_u53(w, i))
+            block[i] = -math.log1p(-_u53(w[i]))
 
 
 @exact_njit
@@ -260,22 +285,22 @@ def _multinomial(key, position, probs, out):
 
 @exact_njit
 def _randint32(key, position, low, span, out):
-    w = np.empty(BLOCK, np.uint32)
+    room = np.empty((2, ROOM), np.uint32)
     for start in range(0, out.size, BLOCK):
         block = out[start : start + BLOCK]
-        _words(key, position, w[: block.size])
+        w = _words(key, position, room, block.size)
         for i in range(block.size):
             block[i] = np.uint64(w[i]) % span + low
 
 
 @exact_njit
 def _randint64(key, position, low, span, out):
-    w = np.empty(BLOCK, np.uint32)
+    room = np.empty((2, ROOM), np.uint32)
     for start in range(0, out.size, BLOCK // 2):
         block = out[start : start + BLOCK // 2]
-        _words(key, position, w[: 2 * block.size])
+        w = _pairs(key, position, room, block.size)
         for i in range(block.size):
-            block[i] = _pair(w, i) % span + low
+            block[i] = _pair(w[i]) % span + low
 
 
 @exact_njit
@@ -283,10 +308,10 @@ def _randperm(key, position, out):
     N = out.size
     for i in range(N):
         out[i] = i
-    w = np.empty(BLOCK, np.uint32)
+    room = np.empty((2, ROOM), np.uint32)
     for start in range(0, N - 1, BLOCK):
         count = min(BLOCK, N - 1 - start)
-        _words(key, position, w[:count])
+        w = _words(key, position, room, count)
         for j in range(count):
             i = start + j
             z = i + np.int64(w[j] % np.uint32(N - i))
@@ -295,14 +320,14 @@ def _randperm(key, position, out):
 
 @exact_njit
 def _normal_short(key, position, spare, mean, std, out):
-    w = np.empty(4, np.uint32)
+    room = np.empty((2, ROOM), np.uint32)
     for i in range(out.size):
         value = spare[0]
         spare[0] = np.nan
         if value != value:
-            _words(key, position, w)
-            radius = math.sqrt(-2.0 * math.log1p(-_u53(w, 1)))
-            theta = 2 * np.pi * _u53(w, 0)
+            w = _pairs(key, position, room, 2)
+            radius = math.sqrt(-2.0 * math.log1p(-_u53(w[1])))
+            theta = 2 * np.pi * _u53(w[0])
             value = radius * math.cos(theta)
             spare[0] = radius * math.sin(theta)
         out[i] = _fma(value, std, mean)
