@@ -14,7 +14,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from npgpt.arrays import Array
-from npgpt.fused._jit import exact_njit, njit, prange
+from npgpt.fused._jit import exact_njit, njit
 from npgpt.ops.random import (
     COS,
     FOUR_OVER_PI,
@@ -126,11 +126,11 @@ def lay(drawn: Array, *, out: Array) -> None:
 LINE = 16  # numbers of a cache line, more or less
 
 
-@njit(parallel=True)
+@njit
 def _transpose(x, out):
     """(R, S) -> out (S, R), a few rows of x at a time: every line of out is written once."""
-    for stripe in prange(-(-len(x) // LINE)):
-        some, there = x[stripe * LINE :][:LINE], out[:, stripe * LINE :][:, :LINE]
+    for row in range(0, len(x), LINE):
+        some, there = x[row : row + LINE], out[:, row : row + LINE]
         for s in range(some.shape[1]):
             for r in range(len(some)):
                 there[s, r] = some[r, s]
