@@ -1,8 +1,9 @@
 """The pages are programs: they run, print what they say they print, and quote the code as it is.
 
-In docs/ops/*.md a ```python block is executed, in order, one namespace a page; what it prints is
-the ```text block after it. A ```python block whose first line is a path, `# npgpt/ops/gelu.py`,
-is a quotation: it stands in that file word for word, at any one depth of indentation.
+In docs/ops/*.md and docs/book.md a ```python block is executed, in order, one namespace a page;
+what it prints is the ```text block after it. A ```python block whose first line is a path,
+`# npgpt/ops/gelu.py`, is a quotation: it stands in that file word for word, at any one depth of
+indentation.
 """
 
 import contextlib
@@ -75,6 +76,15 @@ def headings(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_page_runs_and_prints_what_it_shows(page):
+    run(page)
+
+
+def test_the_books_page_prints_what_the_book_prints(bpe):
+    run(ROOT / "docs" / "book.md")
+
+
+def run(page: Path) -> None:
+    """Executes a page's blocks, and compares what they print with what it shows."""
     namespace: dict = {"__name__": page.stem}
     printed, printer = "", 0
     for block in [b for b in blocks(page) if b.language in ("python", "text")]:
