@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import npgpt
+from npgpt import tokens
 from npgpt.errors import InputError, RunError
 from npgpt.tokens import VOCABULARIES, decode, encode
 
@@ -59,23 +60,45 @@ def test_the_vocabularies_are_as_large_as_the_settings_say(bpe):
         assert npgpt.tokenizer(name).n_vocab == size
 
 
-@pytest.mark.parametrize("error", [ConnectionError("no route"), ValueError("Hash mismatch")])
-def test_gpt2_without_a_network(monkeypatch, error):
+def test_gpt2_is_tiktokens(bpe):
     import tiktoken
 
-    def unreachable(name):
+    theirs = tiktoken.get_encoding("gpt2")
+    assert bpe.token_byte_values() == theirs.token_byte_values()
+    for token in range(theirs.n_vocab):
+        assert bpe.decode_single_token_bytes(token) == theirs.decode_single_token_bytes(token)
+
+    @settings(deadline=None)
+    @given(st.text())
+    def check(text):
+        assert bpe.encode(text, disallowed_special=()) == theirs.encode(text, disallowed_special=())
+
+    check()
+
+
+@pytest.fixture
+def nothing_read_yet():
+    tokens.gpt2.cache_clear()
+    yield
+    tokens.gpt2.cache_clear()
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no route"), ValueError("Hash mismatch")])
+@pytest.mark.usefixtures("nothing_read_yet")
+def test_gpt2_without_a_network(monkeypatch, error):
+    import tiktoken.load
+
+    def unreachable(address, sha256):
         raise error
 
-    monkeypatch.setattr(tiktoken, "get_encoding", unreachable)
+    monkeypatch.setattr(tiktoken.load, "read_file_cached", unreachable)
     with pytest.raises(RunError, match=r"could not be downloaded .*TIKTOKEN_CACHE_DIR.*byte"):
         npgpt.tokenizer("gpt2")
 
 
+@pytest.mark.usefixtures("nothing_read_yet")
 def test_gpt2_without_a_network_for_real(monkeypatch, tmp_path):
     """Through tiktoken and requests, to an address where nobody listens."""
-    import tiktoken.registry
-
-    monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")

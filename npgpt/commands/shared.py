@@ -5,9 +5,11 @@ from pathlib import Path
 
 def latest_or(path: Path | None) -> Path:
     """The path, or the newest run's under ./runs."""
+    if path is not None:
+        return path
     from npgpt import folder
 
-    return folder.latest() if path is None else path
+    return folder.latest()
 
 
 def load(path: Path | None):
@@ -19,10 +21,12 @@ def load(path: Path | None):
 
 def watched(items, total: int, *, quiet: bool = False, description: str = ""):
     """`items`, with a bar and the time left on a terminal."""
+    if quiet:
+        return items
     from rich.console import Console
     from rich.progress import track
 
     console = Console(stderr=True)
-    if quiet or not console.is_terminal:
+    if not console.is_terminal:
         return items
     return track(items, total=total, console=console, description=description, transient=True)
