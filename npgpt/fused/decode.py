@@ -7,6 +7,8 @@ memory, and leaves partial sums; whoever needs the result adds them up. There ar
 so that the bits do not depend on the number of threads.
 """
 
+from typing import NamedTuple
+
 import numba
 import numpy as np
 
@@ -22,22 +24,39 @@ PARTS = 16  # tasks of every layer
 C_ATTN, ATTENTION, ATTN_PROJ, C_FC, MLP_PROJ, SUM, LAYERS = range(7)
 
 
+class Matrix(NamedTuple):
+    """A linear layer as kernels take it: nothing in it is None."""
+
+    weight: Array  # (I, O), of x's dtype, or bfloat16 (its bits in uint16), or int8
+    scale: Array  # (O,), what a column of the product is multiplied with; (0,): nothing
+    bias: Array  # (O,)
+
+
 def forward(x: Array, p, *, n_head: int, past, out: Array | None = None):
     """(B, 1, C) -> (B, 1, C). `p`: the parameters of a block, npgpt/params.py; `past`: what its
     attention remembers, one position more afterwards."""
+    return forward_with(matrix, x, p, n_head, past, out)
+
+
+def matrix(p, dtype) -> Matrix:
+    """A linear layer's parameters as a Matrix."""
+    bias = np.zeros(p.weight.shape[1], dtype) if p.bias is None else p.bias
+    return Matrix(p.weight, np.empty(0, dtype), bias)
+
+
+def forward_with(matrix, x: Array, p, n_head: int, past, out: Array | None):
+    """`forward`, with this function to make a Matrix of a layer."""
     (B, _, C), number = x.shape, x.dtype.type
     out = np.empty_like(x) if out is None else out
     start = past.grow(1)
     qkv, h = (np.empty((PARTS, B, many * C), x.dtype) for many in (3, 4))
     attended, added = np.empty((B, C), x.dtype), np.empty((2, PARTS, B, C), x.dtype)
-    c_attn = p.attn.c_attn
-    if c_attn.bias is None:
-        c_attn = c_attn._replace(bias=np.zeros(3 * C, x.dtype))
+    layers = (matrix(layer, x.dtype) for layer in (*p.attn, *p.mlp))
+    c_attn, attn_proj, c_fc, mlp_proj = layers
     _forward(
-        rows(x), p.ln_1, c_attn, p.attn.c_proj, p.ln_2, p.mlp.c_fc, p.mlp.c_proj,
-        number(EPS), number(SCALE), number(CUBIC), past.k, past.v, start,
-        number((C // n_head) ** -0.5), numba.get_num_threads(), np.zeros(LAYERS + 1, np.int64),
-        qkv, attended, added, h, rows(out),
+        rows(x), p.ln_1, c_attn, attn_proj, p.ln_2, c_fc, mlp_proj, number(EPS), number(SCALE),
+        number(CUBIC), past.k, past.v, start, number((C // n_head) ** -0.5),
+        numba.get_num_threads(), np.zeros(LAYERS + 1, np.int64), qkv, attended, added, h, rows(out),
     )  # fmt: skip
     return out
 
@@ -71,25 +90,25 @@ def _tasks(
             multiply_rows(some, c_attn.weight, first, last, qkv[part])
         elif layer == ATTENTION:
             for head in range(part * B * H // PARTS, (part + 1) * B * H // PARTS):
-                _attend(qkv, c_attn.bias, head // H, head % H, k, v, start, scale, attended)
+                _attend(qkv, c_attn, head // H, head % H, k, v, start, scale, attended)
         elif layer == ATTN_PROJ:
             first, last = _share(C, part)
             multiply_rows(attended, attn_proj.weight, first, last, added[0, part])
         elif layer == C_FC:
-            _total(x, added[0], attn_proj.bias, 0, C, some)
+            _total(x, added[0], attn_proj, 0, C, some)
             _normalise(some, ln_2, eps, some)
             first, last = _share(C, part)
             multiply_rows(some, c_fc.weight, first, last, h[part])
         elif layer == MLP_PROJ:
             first, last = _share(4 * C, part)
             wide[:, first:last] = 0
-            _total(wide, h, c_fc.bias, first, last, wide)
+            _total(wide, h, c_fc, first, last, wide)
             _gelu(first, last, gelu_scale, cubic, wide)
             multiply_rows(wide, mlp_proj.weight, first, last, added[1, part])
         else:
             first, last = _share(C, part)
-            _total(x, added[0], attn_proj.bias, first, last, some)
-            _total(some, added[1], mlp_proj.bias, first, last, out)
+            _total(x, added[0], attn_proj, first, last, some)
+            _total(some, added[1], mlp_proj, first, last, out)
         take(counters, layer)  # one part more of it is done
         task = take(counters, LAYERS)
 
@@ -101,16 +120,24 @@ def _share(size, part):
 
 
 @njit
-def _total(x, parts, bias, first, last, out):
-    """out = x + bias + the sum of the parts, in these columns."""
+def _total(x, parts, p, first, last, out):
+    """out = x + bias + scale * the sum of the parts, in these columns."""
+    sums = np.empty(last - first, x.dtype)
     for n in range(len(x)):
         home, before = out[n, first:last], x[n, first:last]
-        for c in range(last - first):
-            home[c] = before[c] + bias[first + c]
+        sums[:] = 0
         for part in range(len(parts)):
             more = parts[part, n, first:last]
             for c in range(last - first):
-                home[c] += more[c]
+                sums[c] += more[c]
+        for c in range(last - first):
+            home[c] = before[c] + p.bias[first + c]
+        if p.scale.size:
+            for c in range(last - first):
+                home[c] += p.scale[first + c] * sums[c]
+        else:
+            for c in range(last - first):
+                home[c] += sums[c]
 
 
 @njit
@@ -144,7 +171,7 @@ def _gelu(first, last, scale, cubic, x):
 
 
 @njit
-def _attend(qkv, bias, b, h, k, v, start, scale, out):
+def _attend(qkv, p, b, h, k, v, start, scale, out):
     """Remembers the new key and value of one head, and attends to all that are remembered."""
     H, D = k.shape[1], k.shape[3]
     C, seen = H * D, start + 1
@@ -152,10 +179,13 @@ def _attend(qkv, bias, b, h, k, v, start, scale, out):
     new = np.empty((3, D), out.dtype)
     for i in range(3):
         left = i * C + h * D
-        new[i] = bias[left : left + D]
+        new[i] = 0
         for part in range(len(qkv)):
             for d in range(D):
                 new[i, d] += qkv[part, b, left + d]
+        for d in range(D):
+            step = p.scale[left + d] if p.scale.size else one
+            new[i, d] = p.bias[left + d] + step * new[i, d]
     query, keys, values, home = new[0], k[b, h], v[b, h], out[b, h * D : (h + 1) * D]
     keys[start] = new[1]
     values[start] = new[2]
