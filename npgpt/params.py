@@ -139,4 +139,4 @@ def named(node, prefix: str = "") -> Iterator[tuple[str, Array]]:
 
 def is_leaf(node) -> bool:
     """Is this an array, or the shape of one?"""
-    return isinstance(node, (np.ndarray, Shape))
+    return isinstance(node, (np.ndarray, Shape)) or hasattr(node, "widen")

@@ -134,7 +134,7 @@ def add_products(context, rows, a, i, a_stride, b, j, b_stride, vectors, out, o,
 
         def spot(number, array, start, stride, times, more):
             at = builder.add(builder.add(start, builder.mul(whole(times), stride)), more)
-            return place(context, builder, kinds[number], array, at)
+            return place(context, builder, kinds[number], array, at, lanes)
 
         factors = []
         for r in rows:
@@ -143,7 +143,9 @@ def add_products(context, rows, a, i, a_stride, b, j, b_stride, vectors, out, o,
             factors.append([broadcast(context, builder, kinds[0], a, at) for at in places])
         with cgutils.for_range(builder, vectors) as loop:
             n = builder.mul(loop.index, whole(lanes))
-            if len(rows) > 1:  # with one, the processor's own prefetcher keeps up, and better
+            if (
+                len(rows) > 1 or kinds[3].dtype.bitwidth < 32
+            ):  # else the processor does it, and better
                 for k in four:
                     prefetch(builder, spot(3, b, j, b_stride, 4 + k, n), write=0)
             some = [widened(builder, load(builder, spot(3, b, j, b_stride, k, n))) for k in four]

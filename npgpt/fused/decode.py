@@ -79,13 +79,15 @@ def _tasks(
     """What one thread does: task after task, layer after layer."""
     (B, C), H = x.shape, k.shape[1]
     some, wide = np.empty((B, C), x.dtype), np.empty((B, 4 * C), x.dtype)
+    ready = -1  # the layer whose input this thread has made already
     task = take(counters, LAYERS)
     while task < LAYERS * PARTS:
         layer, part = task // PARTS, task % PARTS
         if layer:
             wait(counters, layer - 1, PARTS)
         if layer == C_ATTN:
-            _normalise(x, ln_1, eps, some)
+            if ready != layer:
+                _normalise(x, ln_1, eps, some)
             first, last = _share(C, part)
             multiply_rows(some, c_attn.weight, first, last, qkv[part])
         elif layer == ATTENTION:
@@ -95,8 +97,9 @@ def _tasks(
             first, last = _share(C, part)
             multiply_rows(attended, attn_proj.weight, first, last, added[0, part])
         elif layer == C_FC:
-            _total(x, added[0], attn_proj, 0, C, some)
-            _normalise(some, ln_2, eps, some)
+            if ready != layer:
+                _total(x, added[0], attn_proj, 0, C, some)
+                _normalise(some, ln_2, eps, some)
             first, last = _share(C, part)
             multiply_rows(some, c_fc.weight, first, last, h[part])
         elif layer == MLP_PROJ:
@@ -109,6 +112,7 @@ def _tasks(
             first, last = _share(C, part)
             _total(x, added[0], attn_proj, first, last, some)
             _total(some, added[1], mlp_proj, first, last, out)
+        ready = layer
         take(counters, layer)  # one part more of it is done
         task = take(counters, LAYERS)
 
@@ -142,7 +146,7 @@ def _total(x, parts, p, first, last, out):
 
 @njit
 def _normalise(x, p, eps, out):
-    """LayerNorm, by every task for itself: that is quicker than to wait for somebody else's."""
+    """LayerNorm, by every thread for itself: that is quicker than to wait for somebody else's."""
     N, C = x.shape
     zero, one, size = x.dtype.type(0), x.dtype.type(1), x.dtype.type(C)
     for n in range(N):

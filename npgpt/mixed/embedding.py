@@ -1,0 +1,17 @@
+"""Token plus position embedding, of tokens in fewer bits too. See npgpt/ops/embedding.py."""
+
+from npgpt.arrays import Array, into
+from npgpt.fused import embedding
+from npgpt.fused.embedding import backward as backward
+from npgpt.narrow import Narrow
+from npgpt.ops.embedding import Cache, Params, check
+
+
+def forward(tokens: Array, p: Params, *, start: int = 0, out: Array | None = None):
+    """(B, T) integers below V -> (B, T, C). Position `start` is that of the first token."""
+    if not isinstance(p.wte, Narrow):
+        return embedding.forward(tokens, p, start=start, out=out)
+    check(tokens, p, start)
+    x = p.wte.rows(tokens)
+    x += p.wpe[start : start + tokens.shape[-1]]
+    return into(out, x), Cache(tokens)
