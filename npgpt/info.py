@@ -102,10 +102,10 @@ def numba_pool() -> tuple[int, str]:
 
 def numba_cache() -> str:
     """Where compiled kernels are kept, so that the next process need not compile them."""
-    import numba
+    from npgpt import fused
 
-    folder = numba.config.CACHE_DIR or Path(npgpt.__file__).parent / "fused" / "__pycache__"
-    return folder_state(Path(folder))
+    folder = fused.dropout._drop.stats.cache_path  # all kernels lie in one folder
+    return NOWHERE if folder is None else folder_state(Path(folder))
 
 
 def cpu() -> tuple[str, list[str]]:
@@ -154,10 +154,10 @@ def folder_state(folder: Path) -> str:
     """A folder, and what can be done with it."""
     if not folder.exists():
         return f"{folder} (not made yet)"
-    return f"{folder} ({'writable' if os.access(folder, os.W_OK) else READ_ONLY})"
+    return f"{folder} ({'writable' if os.access(folder, os.W_OK) else 'not writable'})"
 
 
-READ_ONLY = "not writable"
+NOWHERE = "nowhere"
 
 
 def gib(count: int | None) -> str:
@@ -238,8 +238,8 @@ def feature_warnings(machine: str, features: list[str]) -> list[str]:
     return []
 
 
-def cache_warnings(state: str) -> list[str]:
+def cache_warnings(folder: str) -> list[str]:
     """Compiled again in every process."""
-    if not state.endswith(f"({READ_ONLY})"):
+    if folder != NOWHERE:
         return []
-    return [f"Numba cannot keep what it compiles in {state}: set NUMBA_CACHE_DIR to a folder"]
+    return ["Numba has no folder to keep what it compiles: set NUMBA_CACHE_DIR to one"]

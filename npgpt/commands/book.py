@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from npgpt.commands.shared import compiling
 from npgpt.errors import InputError
 
 
@@ -29,7 +30,8 @@ class Book:
         columns = "{:<27} {:<25} {:<25} {:<10} {}"
         failed = None
         console = Console(stderr=True)
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+        with compiling(self.ops), bar:
             print(columns.format("rung", "the book", "here", "difference", ""), flush=True)
             task = bar.add_task("walking", total=self.steps)
             for seen in climb(self.data, self.steps, ops=self.ops):

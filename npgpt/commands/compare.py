@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tyro
 
-from npgpt.commands.shared import watched
+from npgpt.commands.shared import compiling, watched
 from npgpt.errors import InputError
 
 
@@ -20,6 +20,7 @@ class Compare:
     prompt: str = "Every effort moves you"
     """What both read, to compare what comes out of each layer."""
 
+    @compiling()
     def run(self) -> int:
         """The exit code: 0 if they are the same, 1 if not."""
         from npgpt import compare, gpt

@@ -5,7 +5,7 @@ import math
 from dataclasses import asdict, dataclass
 
 from npgpt.commands.shape import Shape
-from npgpt.commands.shared import watched
+from npgpt.commands.shared import compiling, watched
 from npgpt.errors import InputError
 
 
@@ -18,6 +18,7 @@ class Estimate(Shape):
     json: bool = False
     """Print one JSON object, for programs."""
 
+    @compiling()
     def run(self) -> int:
         """The exit code."""
         if self.tokens is not None and not 1 <= self.tokens < math.inf:

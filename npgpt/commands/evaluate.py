@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from npgpt.commands.shared import load, watched
+from npgpt.commands.shared import compiling, load, watched
 from npgpt.errors import InputError
 
 
@@ -24,6 +24,7 @@ class Evaluate:
     batch_size: int = 2
     """Windows read at once: changes time and memory, not the result."""
 
+    @compiling()
     def run(self) -> int:
         """The exit code."""
         from npgpt import evaluate

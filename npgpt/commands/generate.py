@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from npgpt.commands.shared import load, watched
+from npgpt.commands.shared import compiling, load, watched
 from npgpt.errors import InputError
 
 
@@ -33,6 +33,7 @@ class Generate:
     num_samples: int = 1
     """How many continuations, made side by side."""
 
+    @compiling()
     def run(self) -> int:
         """The exit code."""
         import numpy as np
@@ -59,8 +60,7 @@ class Generate:
         )
         texts = [self.prompt] * self.num_samples
         streams = [TextStream(encoding) for _ in texts]
-        show = texts[0] if self.num_samples == 1 else ""
-        print(show, end="", flush=True)
+        unseen = self.prompt  # it is shown with the first token
         started, count, ended = time.perf_counter(), 0, np.zeros(self.num_samples, bool)
         for ids in watched(steps, self.max_new_tokens, quiet=self.num_samples == 1):
             ended |= ids == encoding.eot_token
@@ -68,10 +68,11 @@ class Generate:
             for i in np.flatnonzero(~ended):
                 texts[i] += (piece := streams[i].feed(ids[i]))
                 if self.num_samples == 1:
-                    print(piece, end="", flush=True)
+                    print(unseen + piece, end="", flush=True)
+                    unseen = ""
         tails = [stream.end() for stream in streams]
         if self.num_samples == 1:
-            print(tails[0])
+            print(unseen + tails[0])
         else:
             for i, (text, tail) in enumerate(zip(texts, tails, strict=True), 1):
                 print(f"--- sample {i} of {self.num_samples}\n{text}{tail}")

@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 
+from npgpt.commands.shared import compiling
+
 
 @dataclass(kw_only=True)
 class Info:
     """What npgpt runs on: versions, BLAS, threads, CPU, memory; and what will make it slow."""
 
+    @compiling()
     def run(self) -> int:
         """The exit code."""
         from npgpt import info

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from npgpt.commands.shape import Shape
-from npgpt.commands.shared import watched
+from npgpt.commands.shared import compiling, watched
 from npgpt.errors import InputError
 
 
@@ -21,6 +21,7 @@ class Profile(Shape):
     json: bool = False
     """Print one JSON object, for programs."""
 
+    @compiling()
     def run(self) -> int:
         """The exit code."""
         if self.rounds < 1:

@@ -1,6 +1,11 @@
 """What several commands do."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+COMPILING = "Compiling kernels for this CPU, which takes up to a minute;"
 
 
 def latest_or(path: Path | None) -> Path:
@@ -30,3 +35,31 @@ def watched(items, total: int, *, quiet: bool = False, description: str = ""):
     if not console.is_terminal:
         return items
     return track(items, total=total, console=console, description=description, transient=True)
+
+
+@contextmanager
+def compiling(ops: str = "fused") -> Iterator[None]:
+    """Whatever of that shelf has to be compiled in here is announced, in one line on stderr.
+
+    There is none where everything is in Numba's cache. `ops`: "fused", or "numpy" without Numba.
+    """
+    if ops != "fused":
+        yield
+        return
+    from numba.core import event
+
+    class Announcement(event.Listener):
+        said = False
+
+        def on_start(self, event):
+            if not self.said:
+                self.said = True
+                folder = event.data["dispatcher"].stats.cache_path
+                kept = f"they are kept in {folder}" if folder else "they cannot be kept: npgpt info"
+                print(COMPILING, kept, file=sys.stderr, flush=True)
+
+        def on_end(self, event):
+            pass
+
+    with event.install_listener("numba:compile", Announcement()):
+        yield

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tyro
 
+from npgpt.commands.shared import compiling
 from npgpt.errors import RunError
 from npgpt.settings import Settings
 
@@ -27,6 +28,11 @@ class Train:
 
     def run(self) -> int:
         """The exit code."""
+        with compiling(self.settings.ops):
+            return self.train()
+
+    def train(self) -> int:
+        """Begins or goes on with a run, to its end or a Ctrl-C; the exit code."""
         from npgpt import folder, run
         from npgpt.report import Report
         from npgpt.tokens import tokenizer

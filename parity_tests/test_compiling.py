@@ -1,0 +1,112 @@
+"""What Numba compiles: said when it happens, kept wherever there is room, and never twice."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import npgpt
+from npgpt.commands.shared import COMPILING
+
+TRAIN = (
+    "train --data text.txt --out {run} --steps 2 --n-layer 1 --n-embd 16 --n-head 2 "
+    "--context-length 16 --batch-size 4 --stride 16 --sample-tokens 3 --warmup-steps 1"
+)
+GENERATE = "generate --model {run} --prompt The --max-new-tokens 20 --num-samples 3"
+TEXT = "The lamp is lit at dusk, and the keeper writes the hour in the book. " * 12
+
+# Trains and generates in one process, then again; prints every kernel's argument types, made plain.
+PROGRAM = """
+import importlib, json, os, pkgutil, sys
+from numba import types
+from numba.core.dispatcher import Dispatcher
+from npgpt import cli, fused
+
+def plain(kind):
+    kind = types.unliteral(kind)
+    if isinstance(kind, types.Array):
+        return f"{kind.ndim}d {kind.dtype}"
+    return "number" if isinstance(kind, types.Number) else str(kind)
+
+for run in "again", "once more":
+    for line in sys.argv[1:]:
+        assert cli.main(line.format(run=f"{run}-{os.getpid()}".replace(" ", "-")).split()) == 0
+    print("that was", run, file=sys.stderr)
+kernels = {}
+for module in pkgutil.iter_modules(fused.__path__, "npgpt.fused."):
+    for name, kernel in vars(importlib.import_module(module.name)).items():
+        if isinstance(kernel, Dispatcher) and kernel.py_func.__module__ == module.name:
+            kernels[f"{module.name}.{name}"] = [
+                ", ".join(map(plain, kinds)) for kinds in kernel.overloads
+            ]
+print(json.dumps(kernels))
+"""
+
+
+@pytest.fixture
+def sealed(tmp_path, monkeypatch):
+    """A copy of the package whose folders nobody can write to, root included: a file is in the way.
+
+    -> the environment of a program that finds this copy, and an empty home.
+    """
+    site = tmp_path / "site"
+    source = Path(npgpt.__file__).parent
+    shutil.copytree(source, site / "npgpt", ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in [path.parent for path in site.rglob("__init__.py")]:
+        (folder / "__pycache__").write_text("in the way")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "text.txt").write_text(TEXT)
+    monkeypatch.chdir(tmp_path)
+    # little optimisation compiles faster, and what is compiled is the same
+    changed = {"PYTHONPATH": str(site), "HOME": str(tmp_path / "home"), "NUMBA_OPT": "1"}
+    ours = {k: v for k, v in os.environ.items() if k not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
+    return ours | changed
+
+
+def python(program, *arguments, environment):
+    run = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env=environment, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    return run.stdout.splitlines()[-1], run.stderr.splitlines()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its cache folder is not under HOME")
+def test_kernels_are_compiled_once_and_kept_where_there_is_room(sealed):
+    kernels, said = python(PROGRAM, TRAIN, GENERATE, environment=sealed)
+    assert [line.split(";")[0] + ";" for line in said] == [
+        COMPILING, COMPILING, "that was again;", "that was once more;"
+    ]  # fmt: skip
+    kept = {Path(line.partition("they are kept in ")[2]) for line in said[:2]}
+    (folder,) = kept
+    assert folder.is_relative_to(sealed["HOME"])
+    there = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert len(there) > 20
+
+    kernels = json.loads(kernels)
+    assert len(kernels) > 30
+    twice = {name: kinds for name, kinds in kernels.items() if len(set(kinds)) < len(kinds)}
+    # by intention: into a matrix, and into some columns of one, which lie otherwise
+    assert twice.pop("npgpt.fused.random._transpose") == ["2d float32, 2d float32"] * 2
+    assert twice == {}
+
+    _, said = python(PROGRAM, TRAIN, GENERATE, environment=sealed)
+    assert said == ["that was again", "that was once more"]
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == there
+
+
+def test_without_any_room_everything_works_and_info_says_so(sealed, tmp_path):
+    (tmp_path / "home").rmdir()
+    (tmp_path / "home").write_text("in the way")
+    program = (
+        "import npgpt; from npgpt import info; "
+        "print(npgpt.Generator(123).uniform(1)[0], info.numba_cache())"
+    )
+    said, complaints = python(program, environment=sealed)
+    assert said == "0.29611194 nowhere"
+    assert complaints == []
