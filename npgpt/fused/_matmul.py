@@ -122,11 +122,11 @@ def _tasks(
                     column, q = stack * wide, (stack - begin) * lines * wide
                     o, width = (top + panel * ROWS) * N + column, min(wide, N - column)
                     if adds or start:
-                        put(left, p, right, q, wide, lines, out, o, N, 1,
-                            out, o, N, height, width, corner)  # fmt: skip
+                        onto, t, onto_stride, joins = out, o, N, 1
                     else:
-                        put(left, p, right, q, wide, lines, bias, column, 0, bias.size,
-                            out, o, N, height, width, corner)  # fmt: skip
+                        onto, t, onto_stride, joins = bias, column, 0, bias.size
+                    put(left, p, right, q, wide, lines, onto, t, onto_stride, joins,
+                        out, o, N, height, width, corner)  # fmt: skip
         task = take(counter, 0)
 
 

@@ -160,15 +160,15 @@ def put(left, p, right, q, right_stride, terms, onto, t, onto_stride, adds, out,
         columns, corner):  # fmt: skip
     """A tile into `out`, of which only so many rows and columns are there. See `tile`."""
     width = right_width(out)
-    if rows == ROWS and columns == width:
-        tile(left, p, right, q, right_stride, terms, onto, t, onto_stride, adds, out, o, stride)
-        return
-    tile(left, p, right, q, right_stride, terms, corner, 0, 0, 0, corner, 0, width)
-    for i in range(rows):
-        row, home = corner[i * width :][:columns], out[o + i * stride :][:columns]
+    whole = rows == ROWS and columns == width
+    home, h, home_stride = (out, o, stride) if whole else (corner, 0, width)
+    tile(left, p, right, q, right_stride, terms, onto, t, onto_stride, adds if whole else 0,
+         home, h, home_stride)  # fmt: skip
+    for i in range(0 if whole else rows):
+        row, place = corner[i * width :][:columns], out[o + i * stride :][:columns]
         if adds:
             before = onto[t + i * onto_stride :][:columns]
             for j in range(columns):
                 row[j] += before[j]
         for j in range(columns):
-            home[j] = row[j]
+            place[j] = row[j]
