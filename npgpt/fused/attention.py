@@ -132,94 +132,99 @@ def _multiply_values(left, T, values, terms, out, top, height, column, D, corner
 
 @njit(parallel=True)
 def _forward(x, keep, factor, scale, panels, space, out, top, share):
-    B, H, T = top.shape
-    C = out.shape[1]
-    D, tasks, wide = C // H, len(panels), right_width(x)
+    heads, tasks = top.shape[0] * top.shape[1], len(panels)
     for task in prange(tasks):
-        keys, values, scores = panels[task, 0], panels[task, 1], space[task, 0]
-        left, corner = np.empty(LEFT * max(T, D), x.dtype), np.empty(ROWS * wide, x.dtype)
-        for head in range(task * B * H // tasks, (task + 1) * B * H // tasks):
-            b, h = head // H, head % H
-            begin = b * T
-            _pack_keys(x, begin, T, C + h * D, D, keys)
-            _pack_values(x, begin, T, 2 * C + h * D, D, values)
-            for first in range(0, T, ROWS):
-                height = min(ROWS, T - first)
-                seen = first + height
-                pack_along(x, h * D, D, begin + first, height, LEFT, left, 0)
-                _multiply_keys(left, D, keys, seen, scores, 0)
-                for r in range(height):
-                    t = first + r
-                    top[b, h, t], share[b, h, t] = _softmax(scores, r, t + 1, seen, scale)
-                    if keep.size:
-                        for s in range(t + 1):
-                            scores[r, s] *= keep[b, h, t, s] * factor
-                pack_along(scores, 0, seen, 0, height, LEFT, left, 0)
-                _multiply_values(
-                    left, T, values, seen, out, begin + first, height, h * D, D, corner
-                )
+        for head in range(task * heads // tasks, (task + 1) * heads // tasks):
+            _forward_head(x, keep, factor, scale, panels[task], space[task], head, out, top, share)
+
+
+@njit
+def _forward_head(x, keep, factor, scale, panels, space, head, out, top, share):
+    (_, H, T), C = top.shape, out.shape[1]
+    D, b, h, begin = C // H, head // H, head % H, head // H * T
+    keys, values, scores = panels[0], panels[1], space[0]
+    left = np.empty(LEFT * max(T, D), x.dtype)
+    corner = np.empty(ROWS * right_width(x), x.dtype)
+    _pack_keys(x, begin, T, C + h * D, D, keys)
+    _pack_values(x, begin, T, 2 * C + h * D, D, values)
+    for first in range(0, T, ROWS):
+        height = min(ROWS, T - first)
+        seen = first + height
+        pack_along(x, h * D, D, begin + first, height, LEFT, left, 0)
+        _multiply_keys(left, D, keys, seen, scores, 0)
+        for r in range(height):
+            t = first + r
+            top[b, h, t], share[b, h, t] = _softmax(scores, r, t + 1, seen, scale)
+            if keep.size:
+                for s in range(t + 1):
+                    scores[r, s] *= keep[b, h, t, s] * factor
+        pack_along(scores, 0, seen, 0, height, LEFT, left, 0)
+        _multiply_values(left, T, values, seen, out, begin + first, height, h * D, D, corner)
 
 
 @njit(parallel=True)
 def _backward(dout, x, top, share, keep, factor, scale, panels, space, dx):
-    B, H, T = top.shape
-    C = dout.shape[1]
-    D, tasks = C // H, len(panels)
-    wide = right_width(x)
-    D_wide = -(-D // wide) * wide
+    heads, tasks = top.shape[0] * top.shape[1], len(panels)
     for task in prange(tasks):
-        keys, values, queries = panels[task, 0], panels[task, 1], panels[task, 2]
-        keys_across, douts = panels[task, 3], panels[task, 4]
-        dk, dv = panels[task, 5], panels[task, 6]
-        probs, dprobs = space[task, 0], space[task, 1]
-        left, corner = np.empty(LEFT * max(T, D), x.dtype), np.empty(ROWS * wide, x.dtype)
-        for head in range(task * B * H // tasks, (task + 1) * B * H // tasks):
-            b, h = head // H, head % H
-            begin = b * T
-            _pack_keys(x, begin, T, C + h * D, D, keys)
-            _pack_keys(x, begin, T, 2 * C + h * D, D, values)
-            _pack_values(x, begin, T, h * D, D, queries)
-            _pack_values(x, begin, T, C + h * D, D, keys_across)
-            _pack_values(dout, begin, T, h * D, D, douts)
-            dk[:], dv[:] = 0, 0
-            for first in range(0, T, QUERIES):
-                rows = min(QUERIES, T - first)
-                for r in range(0, rows, ROWS):
-                    height = min(ROWS, rows - r)
-                    seen = first + r + height
-                    pack_along(x, h * D, D, begin + first + r, height, LEFT, left, 0)
-                    _multiply_keys(left, D, keys, seen, probs, r)
-                    pack_along(dout, h * D, D, begin + first + r, height, LEFT, left, 0)
-                    _multiply_keys(left, D, values, seen, dprobs, r)
-                seen = first + rows
-                for r in range(rows):
-                    t = first + r
-                    _softmax_again(probs, r, t + 1, scale, top[b, h, t], share[b, h, t])
-                    if keep.size:
-                        for s in range(t + 1):
-                            dprobs[r, s] *= keep[b, h, t, s] * factor
-                    _softmax_backward(dprobs, probs, r, t + 1, scale)
-                    dscores = dprobs
-                    for s in range(t + 1, seen):
-                        probs[r, s], dscores[r, s] = 0, 0
-                    if keep.size:
-                        for s in range(t + 1):
-                            probs[r, s] *= keep[b, h, t, s] * factor
-                for s in range(0, seen, ROWS):
-                    height = min(ROWS, seen - s)
-                    pack_across(probs, 0, rows, s, height, LEFT, left, 0)
-                    _add_values(left, T, douts, first, rows, dv, s, D_wide)
-                    pack_across(dscores, 0, rows, s, height, LEFT, left, 0)
-                    _add_values(left, T, queries, first, rows, dk, s, D_wide)
-                for r in range(0, rows, ROWS):
-                    height = min(ROWS, rows - r)
-                    pack_along(dscores, 0, seen, r, height, LEFT, left, 0)
-                    _multiply_values(left, T, keys_across, seen, dx, begin + first + r, height,
-                                     h * D, D, corner)  # fmt: skip
-            for t in range(T):
-                for d in range(D):
-                    dx[begin + t, C + h * D + d] = dk[t * D_wide + d]
-                    dx[begin + t, 2 * C + h * D + d] = dv[t * D_wide + d]
+        for head in range(task * heads // tasks, (task + 1) * heads // tasks):
+            _backward_head(
+                dout, x, top, share, keep, factor, scale, panels[task], space[task], head, dx
+            )
+
+
+@njit
+def _backward_head(dout, x, top, share, keep, factor, scale, panels, space, head, dx):
+    (_, H, T), C, wide = top.shape, dout.shape[1], right_width(x)
+    D, b, h, begin = C // H, head // H, head % H, head // H * T
+    D_wide = -(-D // wide) * wide
+    keys, values, queries, keys_across = panels[0], panels[1], panels[2], panels[3]
+    douts, dk, dv = panels[4], panels[5], panels[6]
+    probs, dprobs = space[0], space[1]
+    left, corner = np.empty(LEFT * max(T, D), x.dtype), np.empty(ROWS * wide, x.dtype)
+    _pack_keys(x, begin, T, C + h * D, D, keys)
+    _pack_keys(x, begin, T, 2 * C + h * D, D, values)
+    _pack_values(x, begin, T, h * D, D, queries)
+    _pack_values(x, begin, T, C + h * D, D, keys_across)
+    _pack_values(dout, begin, T, h * D, D, douts)
+    dk[:], dv[:] = 0, 0
+    for first in range(0, T, QUERIES):
+        rows = min(QUERIES, T - first)
+        for r in range(0, rows, ROWS):
+            height = min(ROWS, rows - r)
+            seen = first + r + height
+            pack_along(x, h * D, D, begin + first + r, height, LEFT, left, 0)
+            _multiply_keys(left, D, keys, seen, probs, r)
+            pack_along(dout, h * D, D, begin + first + r, height, LEFT, left, 0)
+            _multiply_keys(left, D, values, seen, dprobs, r)
+        seen = first + rows
+        for r in range(rows):
+            t = first + r
+            _softmax_again(probs, r, t + 1, scale, top[b, h, t], share[b, h, t])
+            if keep.size:
+                for s in range(t + 1):
+                    dprobs[r, s] *= keep[b, h, t, s] * factor
+            _softmax_backward(dprobs, probs, r, t + 1, scale)
+            dscores = dprobs
+            for s in range(t + 1, seen):
+                probs[r, s], dscores[r, s] = 0, 0
+            if keep.size:
+                for s in range(t + 1):
+                    probs[r, s] *= keep[b, h, t, s] * factor
+        for s in range(0, seen, ROWS):
+            height = min(ROWS, seen - s)
+            pack_across(probs, 0, rows, s, height, LEFT, left, 0)
+            _add_values(left, T, douts, first, rows, dv, s, D_wide)
+            pack_across(dscores, 0, rows, s, height, LEFT, left, 0)
+            _add_values(left, T, queries, first, rows, dk, s, D_wide)
+        for r in range(0, rows, ROWS):
+            height = min(ROWS, rows - r)
+            pack_along(dscores, 0, seen, r, height, LEFT, left, 0)
+            _multiply_values(left, T, keys_across, seen, dx, begin + first + r, height,
+                             h * D, D, corner)  # fmt: skip
+    for t in range(T):
+        for d in range(D):
+            dx[begin + t, C + h * D + d] = dk[t * D_wide + d]
+            dx[begin + t, 2 * C + h * D + d] = dv[t * D_wide + d]
 
 
 @njit
