@@ -72,7 +72,7 @@ def climb(data: str, steps: int, *, ops: str = "fused") -> Iterator[Rung | Step]
     `ops`: "fused" or "numpy".
     """
     settings = replace(defaults("book"), data=data, ops=ops)
-    tokens, module = read_tokens(settings), shelf(ops)
+    tokens, module = read_tokens(settings), shelf(settings)
     stream = Generator(SEED, ops=module).uniform(3)
     yield numbers("torch.rand(3)", (0.2961, 0.5166, 0.2517), stream, digits=4)
 

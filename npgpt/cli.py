@@ -21,6 +21,7 @@ from npgpt.commands.info import Info
 from npgpt.commands.inspect import Inspect
 from npgpt.commands.plot import Plot
 from npgpt.commands.profile import Profile
+from npgpt.commands.quantize import Quantize
 from npgpt.commands.train import INTERRUPTED, Train
 from npgpt.commands.train_flags import check_flags, train_defaults
 from npgpt.errors import InputError, RunError
@@ -32,6 +33,7 @@ COMMANDS = {
     "plot": Plot,
     "download": Download,
     "export": Export,
+    "quantize": Quantize,
     "inspect": Inspect,
     "compare": Compare,
     "book": Book,

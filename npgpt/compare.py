@@ -10,6 +10,7 @@ from npgpt import block, model
 from npgpt.arrays import Array
 from npgpt.errors import InputError
 from npgpt.gpt import GPT
+from npgpt.narrow import Narrow
 from npgpt.ops.embedding import Params as Embedding
 from npgpt.params import named
 
@@ -31,24 +32,26 @@ def parameters(a: GPT, b: GPT) -> Iterator[Difference]:
 
     Raises InputError where the two have not the same sizes.
     """
-    ours, theirs = dict(named(a.params)), dict(named(b.params))
+    ours, theirs = dict(named(a.params)), dict(named(b.params))  # in fewer bits, maybe
     for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd"):
         one, other = getattr(a.config, name), getattr(b.config, name)
         if one != other:
             raise InputError(f"the first model's {name} is {one}, the second's {other}")
     for name in [*ours, *(name for name in theirs if name not in ours)]:
         if name in ours and name in theirs:
-            found = difference(name, ours[name], theirs[name])
-            yield (
-                found
-                if found.largest == 0
-                else found._replace(note=guess(ours[name], theirs[name]))
-            )
+            one, other = wide(ours[name]), wide(theirs[name])
+            found = difference(name, one, other)
+            yield found if found.largest == 0 else found._replace(note=guess(one, other))
         else:
-            there = ours.get(name, theirs.get(name))
+            there = wide(ours.get(name, theirs.get(name)))
             largest = float(np.abs(there).max())
             who = "first" if name in ours else "second"
             yield Difference(name, largest, 1.0 if largest else 0.0, f"only the {who} has it")
+
+
+def wide(leaf) -> Array:
+    """A parameter as the float32 numbers that it stands for."""
+    return leaf.widen() if isinstance(leaf, Narrow) else leaf
 
 
 def layers(a: GPT, b: GPT, tokens: Array) -> Iterator[Difference]:
@@ -58,10 +61,8 @@ def layers(a: GPT, b: GPT, tokens: Array) -> Iterator[Difference]:
 
 
 def trace(gpt: GPT, tokens: Array) -> Iterator[tuple[str, Array]]:
-    """(1, T) -> the name and the output of every layer, as the fused shelf computes it."""
-    from npgpt import fused as ops  # here, because importing Numba takes most of a second
-
-    p, config = gpt.params, gpt.config
+    """(1, T) -> the name and the output of every layer."""
+    p, config, ops = gpt.params, gpt.config, gpt.ops
     x, _ = ops.embedding.forward(tokens, Embedding(p.wte.weight, p.wpe.weight))
     yield "wte + wpe", x
     for i, p_block in enumerate(p.h):

@@ -66,11 +66,11 @@ def measure(settings: Settings, *, budget: float = BUDGET) -> Iterator[Measured]
     config = settings.config
     rows = min(settings.training.batch_size * config.context_length, MOST_ROWS)
     blocks = cost.linears(config)[:-1]
-    rate = peaks.multiplying(blocks, rows, backward=True, dtype=settings.dtype)
+    rate = peaks.multiplying(blocks, rows, backward=True, dtype=settings.parameter_dtype)
     known = Measured(batch_size(settings, rate, budget), rate, ())
     yield known
     settings = replace(settings, training=replace(settings.training, batch_size=known.batch))
-    training_step(replace(settings, config=smallest(config)), shelf(settings.ops))()
+    training_step(replace(settings, config=smallest(config)), shelf(settings))()
     yield known
     for _ in range(3):
         layers = next_layers(settings, known.points, budget, memory()[1])
@@ -86,7 +86,7 @@ STAGES = 5
 def seconds_of(settings: Settings, layers: int) -> float:
     """Of one step, with so many layers."""
     config = replace(settings.config, n_layer=layers)
-    step, taken = training_step(replace(settings, config=config), shelf(settings.ops)), []
+    step, taken = training_step(replace(settings, config=config), shelf(settings)), []
     while len(taken) < STEPS or sum(taken) < ENOUGH:
         started = time.perf_counter()
         step()

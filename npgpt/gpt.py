@@ -12,13 +12,16 @@ from npgpt.errors import InputError
 from npgpt.rng import Generator
 from npgpt.weights import checkpoint, formats
 
+WEIGHTS = "float32", "bfloat16", "int8"
+
 
 class GPT:
     """A GPT-2 with its gradients.
 
     `config`: its shape. `params`: the tree of its parameters, `params.h[3].attn.c_attn.weight`
-    (see `npgpt.named` for all of them by name). `ops`: the shelf, `npgpt.fused` (Numba) or
-    `npgpt.ops` (plain NumPy). `tokenizer`: the name of the tokenizer it was trained with, or None.
+    (see `npgpt.named` for all of them by name). `ops`: the shelf, `npgpt.fused` (Numba),
+    `npgpt.mixed` (bfloat16) or `npgpt.ops` (plain NumPy). `tokenizer`: the name of the tokenizer it
+    was trained with, or None.
     """
 
     def __init__(
@@ -33,25 +36,32 @@ class GPT:
     ):
         """A new model, its parameters drawn from `seed` (an integer, or a generator to go on with).
 
-        `dtype`: float32 or float64, for parameters and everything computed from them.
+        `dtype`: float32 or float64, for parameters and everything computed from them; "bfloat16"
+        for float32 parameters and products of bfloat16 numbers, on the shelf npgpt.mixed.
         `scheme`: "gpt2" or "book", a name in npgpt/init.py.
         """
         if scheme not in init.SCHEMES:
             raise InputError(f"init is {scheme!r}, but has to be one of {sorted(init.SCHEMES)}")
-        tree = params.zeros(config, check_dtype(dtype))
+        dtype, ops = check_dtype(dtype, ops)
+        tree = params.zeros(config, dtype)
         rng = seed if isinstance(seed, Generator) else Generator(seed, ops=ops)
         init.SCHEMES[scheme](tree, config, rng)
         self._hold(config, tree, ops, tokenizer)
 
     @classmethod
     def of(cls, config: Config, tree: params.Params, *, ops=None, tokenizer=None) -> "GPT":
-        """A model on parameters that exist already; they are not copied."""
+        """A model on parameters that exist already; they are not copied.
+
+        `ops`: the shelf; by default npgpt.fused, or npgpt.mixed where matrices are in fewer bits.
+        """
         self = cls.__new__(cls)
         self._hold(config, tree, ops, tokenizer)
         return self
 
     def _hold(self, config, tree, ops, tokenizer):
-        if ops is None:
+        if params.is_narrow(tree):
+            ops = mixed(ops, "matrices in fewer bits")
+        elif ops is None:
             from npgpt import fused as ops  # here, because importing Numba takes most of a second
         threads.settle()
         self.config, self.params, self.ops, self.tokenizer = config, tree, ops, tokenizer
@@ -84,11 +94,13 @@ class GPT:
         Dropout only where a generator is given. `out`: the tree that backward will be given, once,
         saves a second array of the head's size.
         """
+        params.check_wide(self.params)
         tokens, targets = self.check_pair(tokens, targets)
         return model.loss(self.params, tokens, targets, self.config, rng=rng, g=out, ops=self.ops)
 
     def backward(self, cache, *, out: params.Params | None = None, dloss: float = 1.0):
         """The gradient of `dloss` * loss, the same tree as `params`; into `out` if given."""
+        params.check_wide(self.params)
         gradients = params.zeros(self.config, self.dtype) if out is None else out
         model.backward(cache, gradients, dloss=dloss, ops=self.ops)
         return gradients
@@ -105,7 +117,11 @@ class GPT:
         return model.evaluate(self.params, tokens, targets, self.config, ops=self.ops)
 
     def save(self, path: str | Path) -> None:
-        """Writes config and parameters as HDF5, whole or not at all. See `npgpt.load`."""
+        """Writes config and parameters as HDF5, whole or not at all. See `npgpt.load`.
+
+        Raises InputError for matrices in fewer bits: npgpt quantize writes these.
+        """
+        params.check_wide(self.params)
         checkpoint.write(path, self)
 
     def check(self, tokens, *, start: int = 0) -> Array:
@@ -133,22 +149,41 @@ class GPT:
         return tokens, targets
 
 
-def load(path: str | Path, *, ops=None) -> GPT:
+def load(path: str | Path, *, weights: str | None = None, ops=None) -> GPT:
     """The model in a file or folder of any format that is known here, or a downloaded GPT-2 by its
     name: "gpt2-small".
 
     Its parameters are views of the mapped file where that holds float32 in GPT-2's layout, so that
     nothing is read before it is used, and writing into them leaves the file alone. `ops`: the shelf
-    that it is to compute with; npgpt.fused by default. Raises InputError for what is not a whole
-    model.
+    that it is to compute with; npgpt.fused by default. `weights`: "float32", or "bfloat16" or
+    "int8" for a model whose matrices are kept so, on the shelf npgpt.mixed, to generate and to
+    evaluate (docs/precision.md); by default what npgpt quantize wrote, and float32 in all else.
+    Raises InputError for what is not a whole model.
     """
+    if weights not in (None, *WEIGHTS):
+        raise InputError(f"weights is {weights!r}, but has to be {' or '.join(WEIGHTS)}")
     source = formats.look(path)
-    return GPT.of(source.config, source.params(), ops=ops, tokenizer=source.tokenizer)
+    return GPT.of(source.config, source.params(weights), ops=ops, tokenizer=source.tokenizer)
 
 
-def check_dtype(dtype) -> np.dtype:
-    """float32 or float64. Raises InputError for any other."""
-    dtype = np.dtype(dtype)
+def check_dtype(dtype, ops) -> tuple[np.dtype, Any]:
+    """The dtype of the parameters, and the shelf. Raises InputError for what is neither float32,
+    float64 nor "bfloat16"."""
+    if isinstance(dtype, str) and dtype == "bfloat16":
+        return np.dtype(np.float32), mixed(ops, 'dtype "bfloat16"')
+    try:
+        dtype = np.dtype(dtype)
+    except TypeError:
+        pass  # no dtype at all: said below
     if dtype not in (np.float32, np.float64):
-        raise InputError(f"dtype is {dtype}, but has to be float32 or float64")
-    return dtype
+        raise InputError(f"dtype is {dtype}, but has to be float32, float64 or bfloat16")
+    return dtype, ops
+
+
+def mixed(ops, what: str):
+    """The shelf npgpt.mixed. Raises InputError where another one is asked for."""
+    from npgpt import mixed  # here, because importing Numba takes most of a second
+
+    if ops not in (None, mixed):
+        raise InputError(f"{what}: only npgpt.mixed computes with these; ops is {ops.__name__}")
+    return mixed

@@ -20,6 +20,8 @@ FAST_BLAS = ("openblas", "mkl", "accelerate", "blis", "armpl", "nvpl")
 # what matrix products and the loops of npgpt.fused get faster by, on x86 and on ARM
 FEATURES = ("avx2", "fma", "avx512f", "avx512bf16", "amx-bf16", "neon", "sve", "bf16")
 
+NO_BFLOAT16 = "no AVX512_BF16 in this CPU, or not for the kernels"
+
 
 class Found(NamedTuple):
     """What `gather` found: facts by name, and a sentence for whatever will make npgpt slow."""
@@ -48,6 +50,7 @@ def gather() -> Found:
     facts["Numba's cache"] = numba_cache()
     name, features = cpu()
     facts["CPU"] = f"{name} ({', '.join(features) or 'no features known'})"
+    facts["bfloat16"] = bfloat16(multiplies_bfloat16())
     facts["cores"] = f"{cores()} available of {os.cpu_count()}"
     total, available = memory()
     facts["memory"] = f"{gib(available)} available of {gib(total)}"
@@ -114,6 +117,20 @@ def cpu() -> tuple[str, list[str]]:
 
     flags = binding.get_host_cpu_features()
     return binding.get_host_cpu_name(), [name for name in FEATURES if flags.get(name)]
+
+
+def multiplies_bfloat16() -> bool:
+    """Has the CPU products of bfloat16 numbers, and may the kernels use them?"""
+    from npgpt.fused import _tile
+
+    return _tile.BFLOAT16
+
+
+def bfloat16(multiplied: bool) -> str:
+    """Which path --dtype bfloat16 and --weights take, and why."""
+    if multiplied:
+        return "products of bfloat16 numbers by AVX512_BF16; --weights reads fewer bits"
+    return f"{NO_BFLOAT16}: float32 products of rounded numbers; --weights reads fewer bits"
 
 
 def cores() -> int:

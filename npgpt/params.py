@@ -7,6 +7,7 @@ is None in the tree and has no name.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -15,7 +16,10 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.errors import InputError
+from npgpt.narrow import Narrow, bfloat16, int8
 from npgpt.ops import layernorm, linear
+
+HEADS = "wte.weight", "lm_head.weight"  # what the output head may be
 
 
 class Matrix(NamedTuple):
@@ -115,6 +119,47 @@ def cropped(tree: Params, context_length: int) -> Params:
     return tree._replace(wpe=Matrix(tree.wpe.weight[:context_length]))
 
 
+def output_axis(name: str) -> int:
+    """Which axis of this matrix is its output: the head computes x @ wte.T, all others x @ weight.
+
+    That is the one of which int8 keeps a scale for every row (0) or column (1).
+    """
+    return 0 if name in HEADS else 1
+
+
+def narrows(name: str) -> bool:
+    """Is this one of the matrices that may be kept in fewer bits? Positions are few, and added."""
+    return name in HEADS or re.search(r"\.c_\w+\.weight$", name) is not None
+
+
+def rounded(name: str, array: Array, kind: str) -> Array | Narrow:
+    """A parameter of a model whose matrices are kept as "bfloat16" or "int8"."""
+    if not narrows(name):
+        return array
+    return bfloat16(array) if kind == "bfloat16" else int8(array, output_axis(name))
+
+
+def narrow(tree: Params, kind: str) -> Params:
+    """The tree with its matrices rounded to "bfloat16" or "int8"; the rest is shared."""
+    leaves = iter(list(named(tree)))
+    return fill(tree, lambda _: rounded(*next(leaves), kind))
+
+
+def is_narrow(tree: Params) -> bool:
+    """Are its matrices in fewer bits?"""
+    return isinstance(tree.wte.weight, Narrow)
+
+
+def check_wide(tree: Params) -> None:
+    """Raises InputError for parameters in fewer bits: no step is fine enough for them to follow."""
+    for name, leaf in named(tree):
+        if isinstance(leaf, Narrow):
+            raise InputError(
+                f"{name} is kept as {leaf.kind}, which is for generating and evaluating only: "
+                'load the model with weights="float32"'
+            )
+
+
 def fill(node, make: Callable) -> Any:
     """The same tree with `make(leaf)` for every leaf, in order."""
     if node is None:
@@ -138,5 +183,5 @@ def named(node, prefix: str = "") -> Iterator[tuple[str, Array]]:
 
 
 def is_leaf(node) -> bool:
-    """Is this an array, or the shape of one?"""
-    return isinstance(node, (np.ndarray, Shape)) or hasattr(node, "widen")
+    """Is this an array, the shape of one, or a matrix in fewer bits?"""
+    return isinstance(node, (np.ndarray, Shape, Narrow))

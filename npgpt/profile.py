@@ -106,8 +106,8 @@ def training_step(settings: Settings, ops) -> Callable[[], object]:
     """
     config, training = settings.config, settings.training
     check_memory(4 * bytes_of(settings), "parameters, gradients and both moments")
-    rng = Generator(training.seed, ops=shelf(settings.ops))
-    model = GPT(config, seed=rng, dtype=settings.dtype, scheme=settings.init, ops=ops)
+    rng = Generator(training.seed, ops=shelf(settings))
+    model = GPT(config, seed=rng, dtype=settings.parameter_dtype, scheme=settings.init, ops=ops)
     rows, T = training.batch_size * training.grad_accumulation, config.context_length
     tokens = rng.randint(0, config.vocab_size, rows * T + 1)
     trainer = Trainer(model, tokens, tokens, training, rng, prompt=[0])
@@ -137,8 +137,8 @@ def new_token(settings: Settings, ops, *, position: int | None, count: int) -> C
             f"{config.context_length}, and {count} tokens are made"
         )
     check_memory(bytes_of(settings), "parameters")
-    rng = Generator(settings.training.seed, ops=shelf(settings.ops))
-    model = GPT(config, seed=rng, dtype=settings.dtype, scheme=settings.init, ops=ops)
+    rng = Generator(settings.training.seed, ops=shelf(settings))
+    model = GPT(config, seed=rng, dtype=settings.parameter_dtype, scheme=settings.init, ops=ops)
     tokens = generate(model, rng.randint(0, config.vocab_size, (rows, position)), count)
     return lambda: next(tokens)
 

@@ -42,7 +42,7 @@ class Generator:
     def __init__(self, seed: int, *, ops: ModuleType | None = None):
         self._seed = _integer("seed", seed, 0, 2**64 - 1)
         self.ops = ops or importlib.import_module("npgpt.fused")
-        self._random = importlib.import_module(f"{self.ops.__name__}.random")
+        self._random = self.ops.random
         self._engine = self._random.seed(self._seed)
         self._rest = np.zeros(3, np.uint32)
 

@@ -16,14 +16,17 @@ from npgpt.rng import Generator
 from npgpt.settings import Settings
 from npgpt.tokens import encode, tokenizer
 from npgpt.train import Evaluation, Progress, Sample, Trainer
-from npgpt.weights import checkpoint, formats
+from npgpt.weights import checkpoint, formats, quantized
+from npgpt.weights.source import Source
 
 
-def shelf(name: str):
-    """The module that computes: "fused" is npgpt.fused, "numpy" is npgpt.ops."""
-    from npgpt import fused, ops
+def shelf(settings: Settings):
+    """The module that computes: npgpt.fused, npgpt.mixed for bfloat16, or npgpt.ops."""
+    from npgpt import fused, mixed, ops
 
-    return {"fused": fused, "numpy": ops}[name]
+    if settings.dtype == "bfloat16":
+        return mixed
+    return {"fused": fused, "numpy": ops}[settings.ops]
 
 
 @dataclass
@@ -51,7 +54,7 @@ def read_tokens(settings: Settings) -> Tokens:
 
 def start(settings: Settings, tokens: Tokens, *, model: GPT | None = None) -> Trainer:
     """A new run. One generator draws the parameters, unless `model` has some, and all the rest."""
-    rng = Generator(settings.training.seed, ops=shelf(settings.ops))
+    rng = Generator(settings.training.seed, ops=shelf(settings))
     model = first_model(settings, rng) if model is None else model
     return trainer(settings, tokens, model, rng)
 
@@ -59,11 +62,11 @@ def start(settings: Settings, tokens: Tokens, *, model: GPT | None = None) -> Tr
 def first_model(settings: Settings, rng: Generator) -> GPT:
     """The model that a run begins with: drawn from `rng`, or read where --init-from says."""
     if settings.init_from is not None:
-        source = formats.look(settings.init_from, verify=True)
+        source = trainable(settings.init_from, verify=True)
         free = {name: getattr(source.config, name) for name in ("context_length", "dropout")}
         if replace(settings.config, **free) != source.config:
             raise InputError(f"{settings.init_from} is of {source.config}, not {settings.config}")
-        tree = cropped(source.params(), settings.config.context_length)
+        tree = cropped(source.params("float32"), settings.config.context_length)
         return GPT.of(settings.config, tree, ops=rng.ops, tokenizer=settings.tokenizer)
     return GPT(
         settings.config,
@@ -73,6 +76,17 @@ def first_model(settings: Settings, rng: Generator) -> GPT:
         ops=rng.ops,
         tokenizer=settings.tokenizer,
     )
+
+
+def trainable(path: str | Path, *, verify: bool = False) -> Source:
+    """The weights at `path`, to go on from. Raises InputError for int8 ones."""
+    source = formats.look(path, verify=verify)
+    if source.weights == "int8":
+        raise InputError(
+            f"{source.path} holds int8 weights: the steps of training are finer than these numbers "
+            "are apart. Start from what npgpt quantize made it of"
+        )
+    return source
 
 
 def trainer(settings, tokens, model, rng, progress=None) -> Trainer:
@@ -117,8 +131,8 @@ def read_saved(path: Path) -> tuple[Settings, GPT, checkpoint.TrainingState]:
     path = checkpoint.file_of(path)
     (config, tree, tokenizer_name), saved = checkpoint.read_training(path)
     settings = parse_state(saved.state, path)
-    model = GPT.of(config, tree, ops=shelf(settings.ops), tokenizer=tokenizer_name)
-    if settings.config != config or settings.dtype != model.dtype.name:
+    model = GPT.of(config, tree, ops=shelf(settings), tokenizer=tokenizer_name)
+    if settings.config != config or settings.parameter_dtype != model.dtype.name:
         raise InputError(
             f"{path}: its run is of a {settings.dtype} model with {settings.config}, "
             f"but the model in it is {model.dtype.name} with {config}"
@@ -129,6 +143,10 @@ def read_saved(path: Path) -> tuple[Settings, GPT, checkpoint.TrainingState]:
 def read_settings(path: Path) -> Settings:
     """The settings of the run in a folder, or in one checkpoint file, and nothing more."""
     path = checkpoint.file_of(path)
+    if quantized.is_quantized(path):
+        raise InputError(
+            f"{path} is a model that npgpt quantize wrote, for generating: there is no run in it"
+        )
     return parse_state(checkpoint.read_state(path), path)
 
 

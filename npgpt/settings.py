@@ -27,8 +27,9 @@ class Settings:
     """Which distribution the parameters start from: GPT-2's own, or PyTorch's defaults."""
     init_from: str | None = None
     """Start from the model in this checkpoint instead; its shape is taken over."""
-    dtype: Literal["float32", "float64"] = "float32"
-    """Of parameters and everything computed from them."""
+    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
+    """Of parameters and everything computed from them; bfloat16 is of products alone, all else
+    stays float32."""
     ops: Literal["fused", "numpy"] = "fused"
     """The shelf: Numba kernels, or the plain NumPy that is there to be read."""
     config: Config = field(default_factory=Config)
@@ -41,6 +42,13 @@ class Settings:
             if not fits:
                 names = " or ".join(getattr(one, "__name__", one) for one in allowed)
                 raise InputError(f"{name} is {value!r}, but has to be {names}")
+        if (self.dtype, self.ops) == ("bfloat16", "numpy"):
+            raise InputError("dtype is 'bfloat16', which NumPy does not multiply: leave out --ops")
+
+    @property
+    def parameter_dtype(self) -> str:
+        """NumPy's name of what the parameters are."""
+        return "float32" if self.dtype == "bfloat16" else self.dtype
 
 
 def defaults(preset: str, *, tokenizer_name: str | None = None) -> Settings:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tyro
 
-from npgpt.commands.shared import compiling, watched
+from npgpt.commands.shared import Weights, compiling, watched
 from npgpt.errors import InputError
 
 
@@ -20,13 +20,17 @@ class Compare:
     prompt: str = "Every effort moves you"
     """What both read, to compare what comes out of each layer."""
 
+    weights: Weights | None = None
+    """What the second's matrices are kept as: a model beside itself shows what fewer bits change
+    [default: as npgpt quantize wrote them, else float32]."""
+
     @compiling()
     def run(self) -> int:
         """The exit code: 0 if they are the same, 1 if not."""
         from npgpt import compare, gpt
         from npgpt.params import named
 
-        a, b = gpt.load(self.first), gpt.load(self.second)
+        a, b = gpt.load(self.first), gpt.load(self.second, weights=self.weights)
         tokens = read_prompt(a, self.prompt)
         found = list(watched(compare.parameters(a, b), len(list(named(a.params)))))
         print(f"{self.first} and {self.second}")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from npgpt.commands.shared import compiling, load, watched
+from npgpt.commands.shared import Weights, compiling, load, watched
 from npgpt.errors import InputError
 
 
@@ -16,6 +16,9 @@ class Evaluate:
     model: Path | None = None
     """A run's folder, weights of any format, or gpt2-small to gpt2-xl once downloaded
     [default: the newest under ./runs]."""
+    weights: Weights | None = None
+    """What its matrices are kept as: fewer bits are read sooner, and round
+    [default: as npgpt quantize wrote them, else float32]."""
     context_length: int | None = None
     """Tokens in a window [default: the model's]."""
     stride: int | None = None
@@ -35,7 +38,7 @@ class Evaluate:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}, but has to be at least 1")
-        model = load(self.model)
+        model = load(self.model, self.weights)
         longest = model.config.context_length
         length = self.context_length or longest
         stride = self.stride or length

@@ -33,14 +33,16 @@ class Export:
             if self.out.exists() and not (self.out.is_dir() and not any(self.out.iterdir())):
                 raise InputError(f"{self.out} is there already: choose another --out")
             if self.to == "huggingface":
-                tree = source.params()
+                tree = source.params("float32")
                 huggingface.write_huggingface(self.out, config, tree, tokenizer, dtype=self.dtype)
             elif self.to == "llm.c":
-                llmc.write_llmc(self.out, config, source.params(), dtype=self.dtype)
+                llmc.write_llmc(self.out, config, source.params("float32"), dtype=self.dtype)
             elif self.dtype != "float32":
                 raise InputError(f"a checkpoint of npgpt holds float32, not {self.dtype}")
             else:
-                checkpoint.write(self.out, checkpoint.Contents(config, source.params(), tokenizer))
+                checkpoint.write(
+                    self.out, checkpoint.Contents(config, source.params("float32"), tokenizer)
+                )
         except OSError as error:
             raise RunError(f"{self.out} could not be written: {error.strerror or error}") from None
         print(self.out)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from npgpt.commands.shared import compiling, load, watched
+from npgpt.commands.shared import Weights, compiling, load, watched
 from npgpt.errors import InputError
 
 
@@ -20,6 +20,9 @@ class Generate:
     model: Optional[Path] = None  # noqa: UP045
     """A run's folder, weights of any format, or gpt2-small to gpt2-xl once downloaded
     [default: the newest under ./runs]."""
+    weights: Optional[Weights] = None  # noqa: UP045
+    """What its matrices are kept as: fewer bits are read sooner, and round
+    [default: as npgpt quantize wrote them, else float32]."""
     max_new_tokens: int = 200
     """How many tokens to add, unless the text ends before."""
     temperature: float = 0.8
@@ -45,7 +48,7 @@ class Generate:
         if self.num_samples < 1:
             raise InputError(f"num_samples is {self.num_samples}, but has to be at least 1")
         rng = Generator(self.seed)
-        model = load(self.model)
+        model = load(self.model, self.weights)
         encoding = tokenizer(model.tokenizer or "gpt2")
         prompt = encode(encoding, self.prompt)
         steps = generate(

@@ -44,7 +44,7 @@ class Profile(Shape):
 
         B, T = settings.training.batch_size, settings.config.context_length
         warm = 2 if self.generate else 1  # reading the prompt is no token
-        count, timed = warm + self.rounds, profile.Timed(shelf(settings.ops))
+        count, timed = warm + self.rounds, profile.Timed(shelf(settings))
         if self.generate:
             run = profile.new_token(settings, timed, position=self.position, count=count)
             what, tokens, rows = f"one new token, batch size {B}", B, profile.MOST_ROWS
@@ -52,7 +52,8 @@ class Profile(Shape):
             run = profile.training_step(settings, timed)
             what, tokens, rows = f"one training step of {B} x {T} tokens", B * T, B * T
         training = not self.generate
-        best = profile.measure_peaks(settings.config, rows, backward=training, dtype=settings.dtype)
+        best = profile.measure_peaks(settings.config, rows, backward=training,
+                                     dtype=settings.parameter_dtype)  # fmt: skip
         rounds = profile.rounds(run, timed, count)
         found = list(watched(rounds, count, description="compiling, then measuring"))
         middle = profile.middle(found[warm:])

@@ -28,8 +28,9 @@ class Shape:
     """The rate [default: the preset's]."""
     tied: bool | None = None
     """Is the output head the token embedding? [default: the preset's]"""
-    dtype: Literal["float32", "float64"] = "float32"
-    """Of parameters and everything computed from them."""
+    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
+    """Of parameters and everything computed from them; bfloat16 is of products alone, all else
+    stays float32."""
     ops: Literal["fused", "numpy"] = "fused"
     """The shelf: Numba kernels, or the plain NumPy that is there to be read."""
 

@@ -4,6 +4,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
+
+Weights = Literal["float32", "bfloat16", "int8"]
 
 COMPILING = "Compiling kernels for this CPU, which takes up to a minute;"
 
@@ -17,11 +20,11 @@ def latest_or(path: Path | None) -> Path:
     return folder.latest()
 
 
-def load(path: Path | None):
-    """The model at `path`, or the newest under ./runs."""
+def load(path: Path | None, weights: Weights | None):
+    """The model at `path`, or the newest under ./runs, its matrices kept as `weights`."""
     from npgpt import gpt
 
-    return gpt.load(latest_or(path))
+    return gpt.load(latest_or(path), weights=weights)
 
 
 def watched(items, total: int, *, quiet: bool = False, description: str = ""):

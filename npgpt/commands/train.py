@@ -33,10 +33,12 @@ class Train:
 
     def train(self) -> int:
         """Begins or goes on with a run, to its end or a Ctrl-C; the exit code."""
-        from npgpt import folder, run
+        from npgpt import folder, info, run
         from npgpt.report import Report
         from npgpt.tokens import tokenizer
 
+        if self.settings.dtype == "bfloat16" and not info.multiplies_bfloat16():
+            print(f"{info.NO_BFLOAT16}: training in bfloat16 will be slow", file=sys.stderr)
         home = self.resume and folder.folder_of(self.resume)
         path = self.out or home or folder.next_folder(self.settings.preset)
         place = folder.Folder(path)

@@ -34,9 +34,9 @@ def train_defaults(arguments: Sequence[str]) -> Settings:
 
 def take_over(settings: Settings, path: Path) -> Settings:
     """The settings with the shape, and the tokenizer, of given weights."""
-    from npgpt.weights import formats
+    from npgpt import run
 
-    source = formats.look(path)
+    source = run.trainable(path)
     config = dataclasses.replace(source.config, dropout=settings.config.dropout)
     return dataclasses.replace(
         settings,
@@ -56,6 +56,8 @@ def check_flags(command: Train, before: Settings) -> None:
         way, source = "init-from", command.settings.init_from
         free = saved.keys() - {"vocab_size", "n_layer", "n_head", "n_embd", "qkv_bias", "tied",
                                "tokenizer", "dtype"}  # fmt: skip
+        if saved["dtype"] == command.settings.parameter_dtype:
+            free |= {"dtype"}  # bfloat16 products of float32 parameters
         if asked["context_length"] > saved["context_length"]:
             raise InputError(
                 f"--context-length {asked['context_length']} does not fit: {source} has positions "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from npgpt import download
 from npgpt.errors import InputError
-from npgpt.weights import checkpoint, huggingface, llmc, openai
+from npgpt.weights import checkpoint, huggingface, llmc, openai, quantized
 from npgpt.weights.hdf5 import MAGIC as HDF5
 from npgpt.weights.leveldb import MAGIC as LEVELDB
 from npgpt.weights.safetensors import is_index, is_safetensors
@@ -44,6 +44,8 @@ def look(path: str | Path, *, verify: bool = False) -> Source:
         return llmc.read_llmc(path)
     if tail == LEVELDB:
         return openai.read_openai(path, verify=verify)
+    if quantized.is_quantized(path):
+        return quantized.read_quantized(path)
     if is_safetensors(head) or is_index(head):
         return huggingface.read_huggingface(path)
     raise InputError(

@@ -39,7 +39,12 @@ ALIGNED = 64  # what the numbers written here begin at: a cache line
 
 
 def read_safetensors(path: str | Path) -> dict[str, Stored]:
-    """Every tensor by its name, in the order of the header.
+    """Every tensor by its name, in the order of the header. Raises as `read_file`."""
+    return read_file(path)[0]
+
+
+def read_file(path: str | Path) -> tuple[dict[str, Stored], dict[str, Any]]:
+    """Every tensor by its name, in the order of the header, and what stands in its metadata.
 
     Raises InputError for what is not a whole file, or where tensors have bytes in common.
     """
@@ -57,7 +62,7 @@ def read_safetensors(path: str | Path) -> dict[str, Stored]:
     if length > MOST_TEXT:
         raise InputError(f"{path}: a header of {length:,} bytes; at most {MOST_TEXT:,} are read")
     header = parse_object(file.data[8:begin].tobytes(), f"{path}: its header")
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", None)
     tensors = {name: parse_entry(name, entry, file, begin) for name, entry in header.items()}
     taken = sorted((t.start, t.start + t.nbytes, name) for name, t in tensors.items() if t.nbytes)
     for one, other in pairwise(taken):
@@ -71,7 +76,7 @@ def read_safetensors(path: str | Path) -> dict[str, Stored]:
         raise InputError(
             f"{path} has {left:,} bytes of numbers, its header knows of {numbers:,}: it is damaged"
         )
-    return tensors
+    return tensors, metadata if isinstance(metadata, dict) else {}
 
 
 def is_safetensors(head: bytes) -> bool:
@@ -161,10 +166,15 @@ class Piece(NamedTuple):
         return math.prod(self.shape) * itemsize(self.dtype)
 
 
-def write_safetensors(path: str | Path, tensors: Mapping[str, Piece]) -> None:
-    """Writes the tensors, whole or not at all. Raises OSError as any writing does."""
+def write_safetensors(
+    path: str | Path, tensors: Mapping[str, Piece], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes the tensors, whole or not at all. Raises OSError as any writing does.
+
+    `metadata`: what the header says besides; by default that they are PyTorch's, as others ask for.
+    """
     codes = {dtype: code for code, dtype in DTYPES.items()}
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": metadata or {"format": "pt"}}
     end = 0
     for name, piece in tensors.items():
         first, end = end, end + piece.nbytes

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,8 @@ from npgpt import params
 from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.errors import InputError
-from npgpt.weights.stored import Stored, short
+from npgpt.narrow import Narrow
+from npgpt.weights.stored import BFLOAT16, Stored, short
 
 ROWS = 64  # of a matrix, transposed at once
 FLOATS = ("float32", "float16", "bfloat16")  # float64 too, if all are
@@ -26,16 +28,45 @@ class Source(NamedTuple):
     tensors: dict[str, Stored]  # everything in the file, by the file's own names
     parameters: dict[str, Stored]  # what the model uses, by the names of npgpt/params.py
     transposed: frozenset[str] = frozenset()  # those parameters that lie there as (out, in)
+    weights: str = "float32"  # what its matrices are meant to be kept as
+    scales: Mapping[str, Array] = MappingProxyType({})  # of the parameters that lie there as int8
 
     @property
     def dtype(self) -> np.dtype:
         """float32, or float64 where the file is: what the parameters are once read."""
         return np.dtype("f8" if self.parameters["wte.weight"].dtype == "float64" else "f4")
 
-    def params(self) -> params.Params:
-        """The tree: views of the mapped file where it holds what the model uses, else copies."""
+    def params(self, weights: str | None = None) -> params.Params:
+        """The tree: views of the mapped file where it holds what the model uses, else copies.
+
+        `weights`: what matrices are kept as, float32, bfloat16 or int8; by default what the file is
+        meant for. Raises InputError for what int8 has no place for.
+        """
         names = iter(self.parameters)
-        return params.fill(params.shapes(self.config), lambda _: self.array(next(names)))
+        weights = weights or self.weights
+        return params.fill(params.shapes(self.config), lambda _: self.leaf(next(names), weights))
+
+    def leaf(self, name: str, weights: str) -> Array | Narrow:
+        """One parameter of a model that keeps its matrices as `weights`."""
+        stored = self.parameters[name]
+        if name in self.scales:
+            narrow = Narrow(stored.raw(), self.scales[name], params.output_axis(name))
+            if weights == BFLOAT16:
+                raise InputError(
+                    f"{self.path} holds int8 weights, and in bfloat16 they would be rounded a "
+                    "second time: start from what npgpt quantize made it of"
+                )
+            return narrow if weights == "int8" else narrow.widen()
+        if weights == "float32" or not params.narrows(name):
+            return self.array(name)
+        if (weights, stored.dtype) == (BFLOAT16, BFLOAT16) and name not in self.transposed:
+            return Narrow(stored.raw(), None, axis=1)
+        try:
+            found = params.rounded(name, self.array(name), weights)
+        except InputError as error:
+            raise InputError(f"{self.path}: {name} is {error}") from None
+        stored.file.forget(stored.start, stored.start + stored.nbytes)
+        return found
 
     def array(self, name: str) -> Array:
         """One parameter, as `params` has it."""
@@ -58,11 +89,12 @@ def matched(
     *,
     own: Callable[[str], str] = str,
     transposed: Iterable[str] = (),
+    dtypes: Iterable[str] = FLOATS,
 ) -> dict[str, Stored]:
     """The parameters of `config` out of `found`, in order, their shapes and dtypes as they must be.
 
     `own`: how the file calls a parameter, for messages. Raises InputError for one that is missing,
-    not in the config, of another shape or of no float dtype.
+    not in the config, of another shape or of none of the `dtypes` (float64 is one if all are).
     """
     if config.n_layer > len(found):  # before the names of so many layers are listed
         raise InputError(f"{path} has {len(found)} tensors, too few for {config.n_layer} layers")
@@ -79,12 +111,12 @@ def matched(
         if there != right:
             hint = ": has it been transposed? GPT-2's are (in, out)" if there == right[::-1] else ""
             raise InputError(f"{path}: {own(name)} is {there}, its config asks for {right}{hint}")
-    dtypes = {found[name].dtype for name in expected}
-    if not dtypes <= {*FLOATS} and dtypes != {"float64"}:
-        name = next(n for n in expected if found[n].dtype not in FLOATS)
+    there = {found[name].dtype for name in expected}
+    if not there <= {*dtypes} and there != {"float64"}:
+        name = next(n for n in expected if found[n].dtype not in dtypes)
         raise InputError(
             f"{path}: {own(name)} is {found[name].dtype}; parameters have to be "
-            f"{', '.join(FLOATS)}, or all of them float64"
+            f"{', '.join(dtypes)}, or all of them float64"
         )
     return {name: found[name] for name in expected}
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.errors import InputError
+from npgpt.narrow import from_bfloat16, to_bfloat16
 
 BFLOAT16 = "bfloat16"  # NumPy has no such dtype: the upper half of a float32
 LFS = b"version https://git-lfs.github.com/spec/"
@@ -147,7 +148,7 @@ def itemsize(dtype: str) -> int:
 def widened(numbers: Array, dtype: str) -> Array:
     """float32 for float16 and bfloat16 (as uint16), exact; all else as it is."""
     if dtype == BFLOAT16:
-        return (numbers.astype(np.uint32) << 16).view(np.float32)
+        return from_bfloat16(numbers)
     return numbers.astype(np.float32) if dtype == "float16" else numbers
 
 
@@ -168,11 +169,3 @@ def narrowed(array: Array, dtype: str, name: str) -> Iterator[Array]:
                 f"{name} has numbers beyond {LARGEST[dtype]:g}, the largest in {dtype}{hint}"
             )
         yield found
-
-
-def to_bfloat16(numbers: Array) -> Array:
-    """float32 -> the upper halves as uint16."""
-    bits = np.ascontiguousarray(numbers, np.float32).view(np.uint32)
-    up = 0x7FFF + (bits >> 16 & 1)  # a tie goes up where the last bit that stays is 1
-    rounded = (bits + up) >> 16
-    return np.where(np.isnan(numbers), bits >> 16 | 0x40, rounded).astype(np.uint16)
