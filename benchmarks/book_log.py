@@ -122,7 +122,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help=f"1 to {STEPS}")
     parser.add_argument("--steps64", type=int, default=31, help="1 to --steps")
     parser.add_argument("--data", default="verdict", help="as of npgpt train")
-    parser.add_argument("--dtype", choices=("float32", "float64"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--dtype", choices=("float32", "float64", "bfloat16"), help=argparse.SUPPRESS
+    )
     parser.add_argument("--serve", choices=PROGRAMS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:

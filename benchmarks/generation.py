@@ -1,11 +1,15 @@
 """How long does generating take, and reading a prompt, beside transformers and llama.cpp?
 
     python -m benchmarks.generation [--rounds 7] [--threads 2] [--llama-python PATH] [--scratch DIR]
+                                    [--weights bfloat16]
 
 A model of the 124M shape, its numbers drawn, float32, greedy: 128 tokens after a prompt of 32, and
 the first token after a prompt of 512. npgpt and transformers (with its cache) read the same folder,
 llama.cpp a GGUF file of the same numbers, with keys and values in float32 as well. llama.cpp runs
 under the interpreter named by --llama-python, in which llama-cpp-python is installed.
+
+--weights bfloat16 or int8: npgpt with its matrices in fewer bits beside itself in float32, its
+memory too, and beside llama.cpp in as many bits (its 8-bit format has a scale for 32 numbers).
 
 Beside them stand the floors: all weights read once for every token, at the rate at which Numba sums
 an array that no cache holds; the products of a prompt at the rate of NumPy's BLAS.
@@ -30,13 +34,28 @@ PROMPT, NEW, LONG, ROWS = 32, 128, 512, 8
 FORCED = 8  # tokens that are read one by one for the comparison
 # of the largest logit; 1.4e-6 and 7.8e-4 were seen: llama.cpp looks GELU up in half precision
 TOLERANCES = {"transformers": 1e-5, "llama.cpp": 2e-3}
-FILES = {"npgpt": "model", "transformers": "model", "llama.cpp": "model.gguf"}
+COARSE = 0.05  # where matrices are in fewer bits
+FILES = {
+    "npgpt": "model", "npgpt float32": "model", "transformers": "model", "llama.cpp": "model.gguf"
+}  # fmt: skip
 GENERATING = f"{NEW} tokens after a prompt of {PROMPT}"
 READING = f"the first token after a prompt of {LONG}"
 # what npgpt is held against, by what is measured: the work, and what its ratio is to be
 AT_MOST = {
     "generate": (GENERATING, {"transformers": 0.40, "llama.cpp": 0.85, "bandwidth": 1.20}),
     "read": (READING, {"transformers": 0.70, "llama.cpp": 1.00, "blas": 1.35}),
+}
+NARROW_AT_MOST = {
+    "bfloat16": {
+        "generate": (GENERATING, {"npgpt float32": 0.58, "llama.cpp": 0.85}),
+        "read": (READING, {"npgpt float32": 0.65, "llama.cpp": None}),
+        "bytes": (f"memory of {GENERATING}", {"npgpt float32": None, "llama.cpp": None}),
+    },
+    "int8": {
+        "generate": (GENERATING, {"npgpt float32": 0.38, "llama.cpp": 0.90}),
+        "read": (READING, {"npgpt float32": None, "llama.cpp": None}),
+        "bytes": (f"memory of {GENERATING}", {"npgpt float32": 0.45, "llama.cpp": None}),
+    },
 }
 EIGHT_AT_MOST = 2.0  # times as long for eight sequences as for one: half of eight times the rate
 NAMES = {"bandwidth": "floor: weights at the rate of reading", "blas": "floor: products by BLAS"}
@@ -135,7 +154,9 @@ class LlamaCpp:
         return np.stack(new, axis=1)
 
 
-PROGRAMS = {"npgpt": Npgpt, "transformers": Transformers, "llama.cpp": LlamaCpp}
+PROGRAMS = {
+    "npgpt": Npgpt, "npgpt float32": Npgpt, "transformers": Transformers, "llama.cpp": LlamaCpp
+}  # fmt: skip
 
 
 def tokens_of(rows: int, length: int) -> np.ndarray:
@@ -152,15 +173,17 @@ def program(name: str, path: str, threads: int) -> None:
         runs.next_logits(long)
 
     def measure():
-        seconds = {"generate": once(lambda: runs.generate(prompt, NEW)), "read": once(read)}
+        found = {"generate": once(lambda: runs.generate(prompt, NEW)), "bytes": peak}
+        found["read"] = once(read)
         if name == "npgpt":
-            seconds["eight"] = once(lambda: runs.generate(tokens_of(ROWS, PROMPT), NEW))
-        return seconds
+            found["eight"] = once(lambda: runs.generate(tokens_of(ROWS, PROMPT), NEW))
+        return found
 
+    made = runs.generate(prompt, NEW).shape[1]
+    peak = harness.peak_memory()  # before anything else is read, and loading is in it
     runs.restart()
     logits = [runs.next_logits(prompt)]
     logits += [runs.next_logits(long[:, i : i + 1]) for i in range(FORCED)]
-    made = runs.generate(prompt, NEW).shape[1]
     read()
     some = np.stack(logits)[:, ::61].tolist()
     serve({"logits": some, "generated": made, "version": runs.version}, measure)
@@ -182,25 +205,29 @@ def floor(name: str) -> None:
     serve(measure(), measure)
 
 
-def write_models(folder: Path) -> None:
-    """The same numbers as Hugging Face's folder, and as a GGUF file."""
+def write_models(folder: Path, weights: str) -> None:
+    """The same numbers as Hugging Face's folder, as a GGUF file, and as npgpt's in fewer bits."""
     import npgpt
     from benchmarks.gguf import write_gguf
+    from npgpt.weights import formats
     from npgpt.weights.huggingface import write_huggingface
+    from npgpt.weights.quantized import write_quantized
 
     model = npgpt.GPT(CONFIG, seed=1)
     write_huggingface(folder / "model", CONFIG, model.params, None, dtype="float32")
-    write_gguf(folder / "model.gguf", CONFIG, model.params)
+    write_gguf(folder / "model.gguf", CONFIG, model.params, weights)
+    if weights != "float32":
+        write_quantized(folder / f"model.{weights}", formats.look(folder / "model"), weights)
 
 
-def validate(runners: list[Runner]) -> None:
+def validate(runners: list[Runner], coarse: float | None = None) -> None:
     """Leaves where a program does not compute what the first one does, or stops early."""
     ours = np.array(runners[0].result["logits"])
     for runner in runners:
         if runner.result["generated"] != NEW:
             sys.exit(f"{runner.name} generated {runner.result['generated']} tokens, not {NEW}")
         apart = np.abs(np.array(runner.result["logits"]) - ours).max() / np.abs(ours).max()
-        allowed = TOLERANCES.get(runner.name, 0)
+        allowed = coarse or TOLERANCES.get(runner.name, 0)
         if not apart <= allowed:
             sys.exit(f"{runner.name}: logits {apart:.1e} of the largest apart, above {allowed:.0e}")
         print(f"{runner.name}: logits within {apart:.1e} of the largest, at most {allowed:.0e}")
@@ -221,6 +248,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--weights", choices=("float32", *NARROW_AT_MOST), default="float32")
     parser.add_argument("--llama-python", help="an interpreter that has llama-cpp-python")
     parser.add_argument("--scratch", type=Path, help="a folder with room for 1 GB")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
@@ -231,22 +259,25 @@ def main() -> None:
     if options.serve:
         return floor(options.serve)
 
-    names = ["npgpt", "transformers", "llama.cpp"]
+    narrow = options.weights != "float32"
+    names = ["npgpt", "npgpt float32" if narrow else "transformers", "llama.cpp"]
     if lacking := lacks_llama(options.llama_python):
         print(f"llama.cpp is left out: {lacking}")
         names.remove("llama.cpp")
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
-        write_models(Path(scratch))
+        write_models(Path(scratch), options.weights)
+        files = FILES | ({"npgpt": f"model.{options.weights}"} if narrow else {})
         start = dict(environment=on_threads(options.threads))
         module, threads = "benchmarks.generation", ("--threads", str(options.threads))
         runners = []
         for name in names:
             python = options.llama_python if name == "llama.cpp" else None
-            path = str(Path(scratch) / FILES[name])
+            path = str(Path(scratch) / files[name])
             runners.append(Runner(module, name, *threads, "--path", path, **start, python=python))
-        validate(runners)
+        validate(runners, COARSE if narrow else None)
         versions = {runner.name: runner.result["version"] for runner in runners}
-        runners += [Runner(module, name, *threads, **start) for name in NAMES]
+        if not narrow:
+            runners += [Runner(module, name, *threads, **start) for name in NAMES]
         found = alternate(runners, options.rounds)
     report(found, versions, options)
 
@@ -258,18 +289,26 @@ def report(found: dict[str, list[dict]], versions: dict[str, str], options) -> N
         for who, measured in found.items()
         for what in measured[0]
     }
-    comparisons = [
-        comparison(work, NAMES.get(who, who), taken["npgpt", what], taken[who, what], at_most)
-        for what, (work, limits) in AT_MOST.items()
-        for who, at_most in limits.items()
-        if who in found
-    ]
-    eight, one = taken["npgpt", "eight"], taken["npgpt", "generate"]
-    work = f"{ROWS} times {GENERATING}"
-    comparisons.append(comparison(work, "npgpt, once", eight, one, EIGHT_AT_MOST))
+    weights = options.weights
+    comparisons = []
+    for what, (work, limits) in NARROW_AT_MOST.get(weights, AT_MOST).items():
+        unit, size = ("GB", 1e9) if what == "bytes" else ("s", 1.0)
+        for who, at_most in limits.items():
+            if who in found:
+                ours, theirs = ([v / size for v in taken[one, what]] for one in ("npgpt", who))
+                beside = NAMES.get(who, who)
+                comparisons.append(comparison(work, beside, ours, theirs, at_most, unit))
+    if weights == "float32":
+        eight, one = taken["npgpt", "eight"], taken["npgpt", "generate"]
+        work = f"{ROWS} times {GENERATING}"
+        comparisons.append(comparison(work, "npgpt, once", eight, one, EIGHT_AT_MOST))
+    else:
+        for made in comparisons:
+            made["work"] += f", {weights} weights"
     print(f"\n{compared(comparisons)}")
     about = {"rounds": options.rounds, "threads": options.threads, "versions": versions}
-    harness.write("generation", about | {"comparisons": comparisons})
+    name = "generation" + (f"_{weights}" if weights != "float32" else "")
+    harness.write(name, about | {"comparisons": comparisons})
 
 
 if __name__ == "__main__":

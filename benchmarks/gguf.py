@@ -1,4 +1,6 @@
-"""Writes a model as llama.cpp reads it: a GGUF file of a GPT-2 without its tokenizer, in float32.
+"""Writes a model as llama.cpp reads it: a GGUF file of a GPT-2 without its tokenizer.
+
+Its matrices are float32, bfloat16, or 8 bits with a scale for every 32 numbers (llama.cpp's Q8_0).
 
 The format is described at https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
@@ -9,11 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.config import Config
-from npgpt.params import Params, named
+from npgpt.narrow import to_bfloat16
+from npgpt.params import Params, named, narrows
 
 MAGIC, VERSION = b"GGUF", 3
 UINT32, FLOAT32, STRING = 4, 6, 8  # types of values
-TENSOR_FLOAT32 = 0
+TENSORS = {"float32": 0, "bfloat16": 30, "int8": 8}  # types of tensors
+GROUP = np.dtype([("scale", "<f2"), ("values", "i1", 32)])  # of Q8_0
 ALIGNMENT = 32  # of every tensor
 NAMES = {
     "wte": "token_embd",
@@ -29,23 +33,41 @@ NAMES = {
 }
 
 
-def write_gguf(path: Path, config: Config, tree: Params) -> None:
-    """Writes all parameters of a float32 model."""
-    tensors = [converted(name, array) for name, array in named(tree)]
+def write_gguf(path: Path, config: Config, tree: Params, weights: str = "float32") -> None:
+    """Writes all parameters of a float32 model, its matrices as `weights`."""
+    tensors = []
+    for name, array in named(tree):
+        kind = weights if narrows(name) else "float32"
+        own, array = converted(name, array)
+        tensors.append((own, array.shape, TENSORS[kind], encoded(array, kind)))
     head = bytearray(MAGIC + struct.pack("<IQQ", VERSION, len(tensors), len(values(config))))
     for key, value in values(config).items():
         head += text(key) + typed(value)
     offset = 0
-    for name, array in tensors:
-        head += text(name) + struct.pack("<I", array.ndim)
-        head += struct.pack(f"<{array.ndim}Q", *reversed(array.shape))  # the fastest axis first
-        head += struct.pack("<IQ", TENSOR_FLOAT32, offset)
+    for name, shape, kind, array in tensors:
+        head += text(name) + struct.pack("<I", len(shape))
+        head += struct.pack(f"<{len(shape)}Q", *reversed(shape))  # the fastest axis first
+        head += struct.pack("<IQ", kind, offset)
         offset += array.nbytes + -array.nbytes % ALIGNMENT
     with open(path, "wb") as file:
         file.write(head + b"\0" * (-len(head) % ALIGNMENT))
-        for _, array in tensors:
-            file.write(np.ascontiguousarray(array).data)
+        for *_, array in tensors:
+            file.write(np.ascontiguousarray(array))
             file.write(b"\0" * (-array.nbytes % ALIGNMENT))
+
+
+def encoded(array: np.ndarray, kind: str) -> np.ndarray:
+    """The numbers of a float32 array as they stand in the file."""
+    if kind == "float32":
+        return array
+    if kind == "bfloat16":
+        return to_bfloat16(array)
+    groups = np.ascontiguousarray(array).reshape(-1, 32)
+    made = np.empty(len(groups), GROUP)
+    scale = np.abs(groups).max(1) / np.float32(127)
+    made["scale"] = scale
+    made["values"] = np.rint(groups / np.where(scale, scale, 1)[:, None])
+    return made
 
 
 def values(config: Config) -> dict[str, int | float | str]:

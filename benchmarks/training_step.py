@@ -1,11 +1,15 @@
 """How long is one training step of the 124M shape beside PyTorch, and beside its floor?
 
     python -m benchmarks.training_step [--shape 2x256 1x1024 4x64 book] [--rounds 5] [--threads 2]
+                                       [--dtype bfloat16]
 
 float32: forward, backward, AdamW. B x T tokens without dropout, the head tied, against PyTorch at
 its best (scaled_dot_product_attention, its own layers, fused AdamW), as it is and under
 torch.compile; the faster of the two counts. The floor is what its matrix products would take at the
 rate of NumPy's BLAS, a process of its own, at the shapes of the model.
+
+--dtype bfloat16: products of bfloat16 numbers, beside npgpt's own float32 step and PyTorch under
+bfloat16 autocast; for a B x T shape.
 
 `book`: the step of the book's chapter 5 (2 x 256, dropout 0.1, a head of its own) against the
 book's PyTorch model, which draws the same parameters and the same masks.
@@ -35,12 +39,16 @@ AT_MOST = {
     "4x64": {"torch": 0.53},
     "book": {"torch": 0.60},
 }
-TOLERANCE = 2e-5  # relative, of three losses in a row
+BFLOAT16_AT_MOST = {"2x256": {"torch": 0.65, "npgpt": 0.60}}
+TOLERANCE = {"float32": 2e-5, "bfloat16": 2e-2}  # relative, of three losses in a row
 NAMES = {
     "torch-eager": "PyTorch",
     "torch-compiled": "PyTorch, compiled",
     "torch-book": "the book's PyTorch model",
     "npgpt-1-thread": "npgpt, one thread",
+    "npgpt": "npgpt float32",
+    "torch-eager-bfloat16": "PyTorch bfloat16",
+    "torch-compiled-bfloat16": "PyTorch bfloat16, compiled",
     "floor": "floor: products by BLAS",
 }
 
@@ -65,7 +73,7 @@ def batch(B: int, T: int) -> tuple[np.ndarray, np.ndarray]:
 # Each makes a step: a function that takes one and returns the loss before it.
 
 
-def npgpt_step(B: int, T: int):
+def npgpt_step(B: int, T: int, *, bfloat16=False):
     from npgpt import threads
 
     threads.settle()
@@ -75,7 +83,11 @@ def npgpt_step(B: int, T: int):
     tree, named = params.zeros(CONFIG), weights()
     for name, array in params.named(tree):
         array[...] = named[name]
-    return stepping(npgpt.GPT.of(CONFIG, tree), batch(B, T))
+    if bfloat16:
+        from npgpt import mixed as ops
+    else:
+        from npgpt import fused as ops
+    return stepping(npgpt.GPT.of(CONFIG, tree, ops=ops), batch(B, T))
 
 
 def npgpt_book_step(B: int, T: int):
@@ -104,14 +116,15 @@ def stepping(model, pair, rng=None):
     return step
 
 
-def torch_step(B: int, T: int, *, compiled=False):
+def torch_step(B: int, T: int, *, compiled=False, bfloat16=False):
     import torch
 
     from benchmarks import book_model
 
     named = {name: torch.tensor(array) for name, array in weights().items()}
     model = book_model.best(*sizes(CONFIG), named)
-    return torch_stepping(model, batch(B, T), compiled=compiled, fused=True)
+    given = dict(compiled=compiled, bfloat16=bfloat16, fused=True)
+    return torch_stepping(model, batch(B, T), **given)
 
 
 def torch_book_step(B: int, T: int):
@@ -129,7 +142,7 @@ def sizes(config: Config) -> tuple[int, ...]:
     return c.vocab_size, c.context_length, c.n_embd, c.n_head, c.n_layer
 
 
-def torch_stepping(model, pair, *, compiled=False, **of_adamw):
+def torch_stepping(model, pair, *, compiled=False, bfloat16=False, **of_adamw):
     import torch
 
     from benchmarks.book_model import cross_entropy
@@ -143,7 +156,8 @@ def torch_stepping(model, pair, *, compiled=False, **of_adamw):
 
     def step():
         optimizer.zero_grad()
-        loss = loss_of(model, tokens, targets)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            loss = loss_of(model, tokens, targets)
         loss.backward()
         optimizer.step()
         return loss.item()
@@ -156,6 +170,9 @@ STEPS = {
     "npgpt-1-thread": npgpt_step,
     "torch-eager": torch_step,
     "torch-compiled": lambda B, T: torch_step(B, T, compiled=True),
+    "npgpt-bfloat16": lambda B, T: npgpt_step(B, T, bfloat16=True),
+    "torch-eager-bfloat16": lambda B, T: torch_step(B, T, bfloat16=True),
+    "torch-compiled-bfloat16": lambda B, T: torch_step(B, T, compiled=True, bfloat16=True),
     "npgpt-book": npgpt_book_step,
     "torch-book": torch_book_step,
 }
@@ -178,8 +195,11 @@ def serve_one(name: str, B: int, T: int) -> None:
     serve(losses, lambda: {"seconds": once(step), "bytes": harness.peak_memory()})
 
 
-def names(shape: str, *, compiled: bool) -> list[str]:
-    """What runs for a shape, npgpt first."""
+def names(shape: str, *, compiled: bool, dtype: str = "float32") -> list[str]:
+    """What runs for a shape, the npgpt that is compared first."""
+    if dtype == "bfloat16":
+        others = ["torch-eager-bfloat16", *["torch-compiled-bfloat16"] * compiled]
+        return ["npgpt-bfloat16", "npgpt", *others]
     if shape == "book":
         return ["npgpt-book", "torch-book"]
     chosen = ["npgpt", "torch-eager", *["torch-compiled"] * compiled]
@@ -189,25 +209,33 @@ def names(shape: str, *, compiled: bool) -> list[str]:
 def run(shape: str, options) -> None:
     """Compares, prints and writes one shape."""
     B, T = (2, 256) if shape == "book" else map(int, shape.split("x"))
+    dtype, narrow = options.dtype, options.dtype == "bfloat16"
     runners = []
-    for name in names(shape, compiled=options.compiled):
+    for name in names(shape, compiled=options.compiled, dtype=dtype):
         threads = 1 if name == "npgpt-1-thread" else options.threads
         given = "--shape", f"{B}x{T}"
         environment = on_threads(threads)
         runners.append(Runner("benchmarks.training_step", name, *given, environment=environment))
     ours = runners[0]
     for other in runners[1:]:
-        if other.name != "floor" and not np.allclose(ours.result, other.result, rtol=TOLERANCE):
+        close = other.name == "floor" or np.allclose(
+            ours.result, other.result, rtol=TOLERANCE[dtype]
+        )
+        if not close:
             sys.exit(f"not the same losses: npgpt {ours.result}, {other.name} {other.result}")
     print(f"{shape}: the same losses over three steps, {ours.result}")
     found = alternate(runners, options.rounds)
     work = f"training step, {B} x {T} tokens" + (", the book's" if shape == "book" else "")
-    comparisons = comparisons_of(work, AT_MOST.get(shape, {}), found)
+    work += ", bfloat16" * narrow
+    limits = (BFLOAT16_AT_MOST if narrow else AT_MOST).get(shape, {})
+    comparisons = comparisons_of(work, limits, found)
     print(f"\n{compared(comparisons)}")
     ours = statistics.median(measured["seconds"] for measured in found[ours.name])
     print(f"npgpt: {B * T / ours:,.0f} tokens/s")
     about = {"rounds": options.rounds, "threads": options.threads, "tokens": B * T}
-    harness.write(f"training_step_{shape}", about | {"comparisons": comparisons})
+    harness.write(
+        f"training_step_{shape}" + "_bfloat16" * narrow, about | {"comparisons": comparisons}
+    )
 
 
 def comparisons_of(work: str, limits: dict[str, float], found: dict[str, list[dict]]) -> list[dict]:
@@ -233,11 +261,16 @@ def lacks_compiler() -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--shape", nargs="+", default=list(AT_MOST), help='B x T, or "book"')
+    parser.add_argument("--shape", nargs="+", help='B x T, or "book" [default: all, or 2x256]')
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    narrow = options.dtype == "bfloat16"
+    options.shape = options.shape or list(BFLOAT16_AT_MOST if narrow else AT_MOST)
+    if narrow and "book" in options.shape:
+        parser.error("--shape book is of float32: leave out --dtype")
     if options.serve:
         return serve_one(options.serve, *map(int, options.shape[0].split("x")))
     if options.compiled and lacks_compiler():
