@@ -1,9 +1,10 @@
 """The exp of the fused kernels, in units of the last place, over all it is defined on."""
 
+import numba
 import numpy as np
 import pytest
 
-from npgpt.fused._jit import njit, prange
+from npgpt.fused._jit import FREEDOM, prange
 from npgpt.fused._math import exp
 
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
@@ -15,7 +16,8 @@ WORST = 1.5
 NUMPY = {np.float32: 2.52, np.float64: 1.0}
 
 
-@njit(parallel=True, cache=False)  # the cache looks at this file only, not at _math.py
+# as kernels are, but not cached: the cache looks at this file only, not at _math.py
+@numba.njit(parallel=True, error_model="numpy", fastmath=FREEDOM)
 def _exps(x, out):
     for i in prange(x.size):
         out[i] = exp(x[i])
