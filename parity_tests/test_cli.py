@@ -407,7 +407,7 @@ FLAGS = {
     "train": (
         "--preset --data --tokenizer --epochs --steps --batch-size --context-length --stride --lr "
         "--weight-decay --warmup-steps --initial-lr --min-lr --grad-clip --grad-accumulation "
-        "--dropout --eval-every --eval-batches --prompt --seed --dtype {float32,float64} --ops "
+        "--dropout --eval-every --eval-batches --prompt --seed --dtype {float32,float64,bfloat16} --ops "
         "{fused,numpy} --out --resume --init-from"
     ),
     "generate": (
@@ -421,7 +421,7 @@ FLAGS = {
     "plot": "--out",
     "profile": (
         "--preset --batch-size --context-length --vocab-size --n-layer --n-head --n-embd --dropout "
-        "--tied --dtype {float32,float64} --ops {fused,numpy} --generate --position --rounds --json"
+        "--tied --dtype {float32,float64,bfloat16} --ops {fused,numpy} --generate --position --rounds --json"
     ),
     "estimate": "--preset --batch-size --context-length --n-layer --tokens --json",
     "info": "--help",

@@ -26,12 +26,12 @@ def settings(*, ops="fused", **changed):
 
 
 def steps(chosen, count):
-    timed = Timed(shelf_of(chosen.ops))
+    timed = Timed(shelf_of(chosen))
     return list(profile.rounds(training_step(chosen, timed), timed, count))
 
 
 def tokens(chosen, count, position):
-    timed = Timed(shelf_of(chosen.ops))
+    timed = Timed(shelf_of(chosen))
     run = new_token(chosen, timed, position=position, count=count)
     return list(profile.rounds(run, timed, count))
 

@@ -21,12 +21,12 @@ HUGE = 1 << 22  # bytes: from here on, huge pages save more than the end of the 
 
 
 class Pool:
-    """`idle`: pages by their size. `used`: bytes of arrays that somebody holds. `made`: how many
-    times pages were asked of the system."""
+    """`idle`: pages by their size. `used`: bytes of arrays that somebody holds, `most` at any time.
+    `made`: how many times pages were asked of the system."""
 
     def __init__(self):
         self.idle: dict[int, list[mmap.mmap]] = {}
-        self.used = self.made = 0
+        self.used = self.most = self.made = 0
         self.lock = threading.RLock()  # a finalizer may run while its own thread is in here
 
     def empty(self, shape: tuple[int, ...], dtype) -> Array:
@@ -44,9 +44,10 @@ class Pool:
         """So many bytes of pages, idle ones if there are any."""
         with self.lock:
             self.used += size
+            self.most = max(self.most, self.used)
             if self.idle.get(size):
                 return self.idle[size].pop()
-            if sum(len(pages) for some in self.idle.values() for pages in some) > self.used:
+            if sum(len(pages) for some in self.idle.values() for pages in some) > self.most:
                 self.idle.clear()  # sizes have changed: what nobody asks for any more goes back
             self.made += 1
         pages = mmap.mmap(-1, size, **PRIVATE)

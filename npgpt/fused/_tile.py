@@ -318,8 +318,17 @@ def bfloat16(builder, value):
         return value
     if value.type.element == ir.IntType(8):
         value = widened(builder, value)
-    short = builder.fptrunc(value, ir.VectorType(BFloat(), value.type.count))
-    return builder.bitcast(short, bits)
+    if BFLOAT16:
+        short = builder.fptrunc(value, ir.VectorType(BFloat(), value.type.count))
+        return builder.bitcast(short, bits)
+    # half of what is cut off is added, less one where what stays is even; a NaN is made quiet
+    word = builder.bitcast(value, ir.VectorType(ir.IntType(32), value.type.count))
+    kept, one = builder.lshr(word, numbers([16] * value.type.count)), [1] * value.type.count
+    half = builder.add(builder.and_(kept, numbers(one)), numbers([0x7FFF] * value.type.count))
+    rounded = builder.lshr(builder.add(word, half), numbers([16] * value.type.count))
+    quiet = builder.or_(kept, numbers([64] * value.type.count))
+    nan = builder.fcmp_unordered("uno", value, value)
+    return builder.trunc(builder.select(nan, quiet, rounded), bits)
 
 
 def widened(builder, value):
