@@ -28,6 +28,10 @@ bench-all: bench ## all shapes and ops, how cost grows, what loading costs: abou
 	$(PYTHON) -m benchmarks.growth
 	$(PYTHON) -m benchmarks.book_run
 	$(PYTHON) -m benchmarks.loading
+	$(PYTHON) -m benchmarks.training_step --dtype bfloat16
+	$(PYTHON) -m benchmarks.generation --weights bfloat16 $(LLAMA)
+	$(PYTHON) -m benchmarks.generation --weights int8 $(LLAMA)
+	$(PYTHON) -m benchmarks.precision xl
 
 figures:  ## README's and docs/' figures, from benchmarks/results/
 	$(PYTHON) -m benchmarks.readme

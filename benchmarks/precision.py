@@ -1,6 +1,7 @@
 """What do fewer bits cost in accuracy, and how little memory does the largest GPT-2 take in them?
 
     python -m benchmarks.precision weights --name verdict --model RUN --data TEXT
+    python -m benchmarks.precision weights --name shakespeare --model RUN --data TEXT
     python -m benchmarks.precision book [--steps 90] [--data verdict]
     python -m benchmarks.precision xl
 
@@ -21,6 +22,7 @@ import numpy as np
 
 from benchmarks import book_log, harness
 from benchmarks.harness import Runner, serve, table
+from npgpt import params
 from npgpt.book import STEPS
 from npgpt.config import PRESETS
 
@@ -135,7 +137,6 @@ def sayings(lines: list[dict]) -> dict:
 def random_xl():
     """gpt2-xl's shape in int8, every number drawn, without ever being wider."""
     import npgpt
-    from npgpt import params
     from npgpt.narrow import MOST, Narrow
 
     config, rng = PRESETS["gpt2-xl"].config, np.random.default_rng(1)
@@ -170,7 +171,9 @@ def measure_xl() -> None:
     found = runner.result
     runner.close()
     print(f"gpt2-xl in int8: {found['bytes'] / 1e9:.2f} GB at most, to be {XL_AT_MOST / 1e9} GB")
-    harness.write("precision_xl", found | {"at_most": XL_AT_MOST, "new_tokens": XL_NEW})
+    figures = {"at_most": XL_AT_MOST, "new_tokens": XL_NEW}
+    figures["float32_bytes"] = 4 * params.size(PRESETS["gpt2-xl"].config)
+    harness.write("precision_xl", found | figures)
 
 
 def main() -> None:

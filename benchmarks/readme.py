@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import book_log
+from benchmarks import book_log, precision
 from benchmarks.harness import RESULTS, ROOT, compared, table
 from npgpt import cost
 from npgpt.commands import estimate, profile
@@ -25,6 +25,8 @@ COMPARED = (
     "training_step_4x64",
     "generation",
 )
+NARROW = "training_step_2x256_bfloat16", "generation_bfloat16", "generation_int8"
+TRAINED = {"verdict": "The book's run on The Verdict", "shakespeare": "`tiny` on Shakespeare"}
 
 
 def speed() -> str:
@@ -111,9 +113,51 @@ def drift() -> str:
     )
 
 
+def narrow_ratios() -> str:
+    """docs/precision.md: a step and a token in fewer bits, with what they are to be."""
+    found = [results(name) for name in NARROW]
+    rows = [comparison for one in found for comparison in one["comparisons"]]
+    return f"{compared(rows)}\n\n{machine(found[0])}.\n"
+
+
+def narrow_accuracy() -> str:
+    """docs/precision.md: perplexity and greedy text of models that were really trained."""
+    said = []
+    for model, where in TRAINED.items():
+        found = results(f"precision_{model}")
+        said.append(
+            f"{where}, {found['tokens']:,} tokens:\n\n"
+            f"{table(precision.weight_rows(found['weights']))}\n"
+        )
+    return "\n".join(said)
+
+
+def narrow_book() -> str:
+    """docs/precision.md: the book's log in bfloat16."""
+    found = results("precision_book")
+    ends = " / ".join(f"{loss:.3f}" for loss in found["end"])
+    return (
+        f"{table(precision.book_rows(found['lines']))}\n\n"
+        f"At most {found['largest_of_first']:.4f} apart in the first {precision.FIRST_STEPS} steps "
+        f"(to be below {found['largest_of_first_at_most']}), {found['largest']:.3f} anywhere; the "
+        f"end is {ends}.\n"
+    )
+
+
+def narrow_xl() -> str:
+    """docs/precision.md: how little memory the largest GPT-2 takes."""
+    found = results("precision_xl")
+    return (
+        f"gpt2-xl's shape with int8 weights, {found['new_tokens']} tokens generated: "
+        f"{found['bytes'] / 1e9:.2f} GB at the most (to be below {found['at_most'] / 1e9:.1f} GB), "
+        f"where its float32 weights alone are {found['float32_bytes'] / 1e9:.1f} GB.\n"
+    )
+
+
 PAGES: dict[str, list[Callable[[], str]]] = {
     "README.md": [speed],
     "docs/book.md": [drift],
+    "docs/precision.md": [narrow_ratios, narrow_accuracy, narrow_book, narrow_xl],
     "docs/performance.md": [limits, step_by_op, token_by_op, growth, how_long],
 }
 
