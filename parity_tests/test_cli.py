@@ -403,25 +403,29 @@ def test_info_warns_of_what_is_slow():
 
 
 FLAGS = {
-    "": "train generate evaluate plot book download export inspect compare profile estimate info",
+    "": "train generate evaluate plot book download export quantize inspect compare profile "
+    "estimate info",
     "train": (
         "--preset --data --tokenizer --epochs --steps --batch-size --context-length --stride --lr "
         "--weight-decay --warmup-steps --initial-lr --min-lr --grad-clip --grad-accumulation "
-        "--dropout --eval-every --eval-batches --prompt --seed --dtype {float32,float64,bfloat16} --ops "
-        "{fused,numpy} --out --resume --init-from"
+        "--dropout --eval-every --eval-batches --prompt --seed --dtype "
+        "{float32,float64,bfloat16} --ops {fused,numpy} --out --resume --init-from"
     ),
     "generate": (
-        "--model --prompt --max-new-tokens --temperature --top-k --top-p --seed --num-samples"
+        "--model --weights --prompt --max-new-tokens --temperature --top-k --top-p --seed "
+        "--num-samples"
     ),
-    "evaluate": "--model --data --context-length --stride",
+    "evaluate": "--model --weights --data --context-length --stride",
     "download": "{gpt2-small,gpt2-medium,gpt2-large,gpt2-xl} --source {huggingface,openai} --to",
     "export": "--model --to {huggingface,llm.c,npgpt} --out --dtype {float32,float16,bfloat16}",
+    "quantize": "PATH --to --weights {int8,bfloat16}",
     "inspect": "PATH --json --verify",
-    "compare": "PATH --prompt",
+    "compare": "PATH --prompt --weights",
     "plot": "--out",
     "profile": (
         "--preset --batch-size --context-length --vocab-size --n-layer --n-head --n-embd --dropout "
-        "--tied --dtype {float32,float64,bfloat16} --ops {fused,numpy} --generate --position --rounds --json"
+        "--tied --dtype {float32,float64,bfloat16} --ops {fused,numpy} --generate --position "
+        "--rounds --json"
     ),
     "estimate": "--preset --batch-size --context-length --n-layer --tokens --json",
     "info": "--help",
