@@ -47,7 +47,7 @@ class Pool:
             self.most = max(self.most, self.used)
             if self.idle.get(size):
                 return self.idle[size].pop()
-            if sum(len(pages) for some in self.idle.values() for pages in some) > self.most:
+            if sum(len(pages) for some in self.idle.values() for pages in some) > 2 * self.most:
                 self.idle.clear()  # sizes have changed: what nobody asks for any more goes back
             self.made += 1
         pages = mmap.mmap(-1, size, **PRIVATE)
