@@ -48,11 +48,12 @@ class Masks:
     def __init__(self, masks):
         self.masks, self.asked = list(masks), []
 
-    def bernoulli(self, p, shape):
+    def bernoulli(self, p, shape, *, out):
         keep = self.masks.pop(0)
         assert keep.shape == tuple(shape), f"a mask of {keep.shape} for an array of {shape}"
         self.asked.append(p)
-        return keep
+        out[:] = keep
+        return out
 
 
 def parameters(config, rng, dtype):

@@ -134,6 +134,17 @@ def test_small_arrays_are_numpys():
     assert pool.empty((10,), np.float64).base is None and pool.made == 0
 
 
+def test_the_pages_of_a_mask_come_back():
+    shape, rng, made = (3, 5, 211, 307), npgpt.Generator(1), fused._buffers.pool.made
+    for _ in range(2):
+        x = fused._buffers.empty(shape, np.float32)
+        _, cache = fused.dropout.forward(x, rate=0.1, rng=rng, out=x)
+        assert cache.keep.nbytes > _buffers.LARGE and 0.89 < cache.keep.mean() < 0.91
+        del x, cache
+        gc.collect()
+    assert fused._buffers.pool.made == made + 2  # the numbers and their mask, once
+
+
 def test_a_step_and_a_token_make_no_large_array():
     """After the first, everything large comes back. Small enough to be quick, large enough that
     activations, logits and panels are more than `_buffers.LARGE`."""

@@ -15,12 +15,11 @@ import numba
 import numpy as np
 
 from npgpt.arrays import Array, rows
-from npgpt.fused import _buffers
+from npgpt.fused import _buffers, dropout
 from npgpt.fused._jit import njit, prange
 from npgpt.fused._math import exp
 from npgpt.fused._panels import pack_across, pack_along, put, right_width
 from npgpt.fused._tile import BYTES, LEFT, ROWS, VECTORS, tile
-from npgpt.ops import dropout
 
 QUERIES = 4 * ROWS  # of backward, at a time: 48 rows of 1024 scores are 192 KB
 

@@ -1,9 +1,14 @@
 """Dropout, one pass. What it computes is in npgpt/ops/dropout.py."""
 
+from functools import partial
+
 from npgpt.arrays import Array, flat, into
 from npgpt.fused import _buffers
 from npgpt.fused._jit import njit, prange
-from npgpt.ops.dropout import Cache, draw
+from npgpt.ops import dropout
+from npgpt.ops.dropout import Cache
+
+draw = partial(dropout.draw, empty=_buffers.empty)
 
 
 def forward(x: Array, *, rate: float, rng=None, out: Array | None = None):

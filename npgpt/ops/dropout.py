@@ -38,11 +38,14 @@ def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
     return into(dx, dout * (keep * scale))
 
 
-def draw(shape, dtype, *, rate: float, rng) -> tuple[Array | None, float]:
-    """A mask of that shape, and its scale; no mask where nothing is to be dropped."""
+def draw(shape, dtype, *, rate: float, rng, empty=np.empty) -> tuple[Array | None, float]:
+    """A mask of that shape, and its scale; no mask where nothing is to be dropped.
+
+    `empty` makes the array for it.
+    """
     one = dtype.type(1)
     if rng is None or rate == 0:
         return None, one
     if rate == 1:  # PyTorch draws nothing here either
         return np.zeros(shape, bool), one
-    return rng.bernoulli(1 - rate, shape), one / dtype.type(1 - rate)
+    return rng.bernoulli(1 - rate, shape, out=empty(shape, bool)), one / dtype.type(1 - rate)
