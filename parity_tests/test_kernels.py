@@ -159,9 +159,10 @@ def test_a_step_and_a_token_make_no_large_array():
         model.backward(cache, out=gradients)
         optimizer.step(gradients)
 
-    step(), step()
     model.next_logits(tokens[:1, :32], past=past)
-    model.next_logits(tokens[:1, :1], past=past)
+    for _ in range(2):  # a first round may send away pages that other tests have left
+        step()
+        model.next_logits(tokens[:1, :1], past=past)
     made = fused._buffers.pool.made
     tracemalloc.start()
     for _ in range(3):
