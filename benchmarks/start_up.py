@@ -3,7 +3,8 @@
     python -m benchmarks.start_up [--rounds 7] [--no-train]
 
 `npgpt train` runs in an empty folder with an empty Numba cache, as on a machine that has just
-installed npgpt: compiling is part of the time.
+installed npgpt: compiling is part of the time. `compiling` is that alone: from an empty cache to
+the end of the first training step of a tiny model, and to the end of its first tokens.
 """
 
 import argparse
@@ -26,6 +27,23 @@ COMMANDS = {
     "npgpt train --help": [*PYTHON, "-m", "npgpt", "train", "--help"],
 }
 
+FIRST = """
+import time
+started = time.perf_counter()
+import numpy as np, npgpt
+config = npgpt.Config(
+    vocab_size=257, context_length=32, n_layer=1, n_head=2, n_embd=32, dropout=0.1, tied=False
+)
+rng, tokens = npgpt.Generator(1), np.arange(66).reshape(2, 33)
+model = npgpt.GPT(config, seed=rng, scheme="book")
+loss, cache = model.loss(tokens[:, :-1], tokens[:, 1:], rng)
+npgpt.AdamW(model.params, lr=1e-3).step(model.backward(cache))
+print(time.perf_counter() - started)
+list(npgpt.generate(model, tokens[:, :5], 3, temperature=1.0, rng=rng))
+model.evaluate(tokens[:, :-1], tokens[:, 1:])
+print(time.perf_counter() - started)
+"""
+
 
 def run(command: list[str], **options) -> subprocess.CompletedProcess:
     return subprocess.run(command, check=True, capture_output=True, text=True, **options)
@@ -42,6 +60,14 @@ def train_from_cold() -> dict[str, float]:
     return {"seconds": seconds, "train_loss": last["train_loss"], "val_loss": last["val_loss"]}
 
 
+def compiling() -> tuple[float, float]:
+    """Seconds from an empty cache to the end of the first step, and of everything."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"NUMBA_CACHE_DIR": folder}
+        step, everything = run([*PYTHON, "-c", FIRST], env=environment).stdout.split()
+    return float(step), float(everything)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
@@ -56,6 +82,10 @@ def main() -> None:
         figures[name] = {"seconds": statistics.median(taken)}
         rows.append([name, f"{figures[name]['seconds']:.3f}"])
     if options.train:
+        step, everything = compiling()
+        figures["compiling"] = {"first_step": step, "everything": everything}
+        rows.append(["compiling, to the first training step", f"{step:.1f}"])
+        rows.append(["compiling, everything", f"{everything:.1f}"])
         figures["npgpt train, from cold"] = found = train_from_cold()
         rows.append(["npgpt train, from cold", f"{found['seconds']:.1f}"])
     print(table(rows))
