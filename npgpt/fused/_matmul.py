@@ -25,7 +25,7 @@ from npgpt.fused._rows import multiply_rows, multiply_rows_turned
 from npgpt.fused._tasks import take
 from npgpt.fused._tile import BYTES, LEFT, ROWS, VECTORS
 
-TERMS = 768
+TERMS = 768  # even, so that no pair of bfloat16 numbers is torn apart
 STACKS = 6  # right panels of a task: 768 terms of 6 x 32 columns are 590 KB in float32
 GROUP = 16  # left panels that one thread packs together, where there are enough
 MOST_ROWS, MOST_TERMS = 4080, 6 * TERMS  # of `a`, packed at once

@@ -3,8 +3,8 @@
     out = onto + sum over k of outer(left[k], right[k])        ROWS x (VECTORS vectors)
 
 All of its sums stay in the processor's vector registers while k runs, and that is why it reaches
-what the processor can do: 24 sums of 16 float32 with AVX-512, where one step of k loads two vectors
-from `right`, ROWS numbers from `left`, and makes 24 vector FMAs of them. Numba's loops cannot say
+what the processor can do: 28 sums of 16 float32 with AVX-512, where one step of k loads two vectors
+from `right`, ROWS numbers from `left`, and makes 28 vector FMAs of them. Numba's loops cannot say
 "keep these in registers", LLVM's builder can; this module is all that is said to it.
 
 `left` and `right` lie in panels (_panels.py): for every k, LEFT numbers of `left`, of which the
@@ -37,7 +37,7 @@ VECTORS = 2
 ROWS = 14 if FEATURES & {"avx512f", "neon"} else 6  # 32 registers there, 16 elsewhere
 LEFT = 16  # numbers of a left panel per k, of which ROWS count: packing writes whole vectors
 AHEAD = 64  # terms of a left panel: what lies so far ahead is asked for, be it the next panel's
-BFLOAT16 = "avx512bf16" in FEATURES  # can it multiply pairs of bfloat16 numbers?
+BFLOAT16 = FEATURES >= {"avx512f", "avx512bf16"}  # can it multiply pairs of bfloat16 numbers?
 FMA = bool(FEATURES & {"fma", "neon"})  # without, LLVM would call a function for every one
 
 
@@ -143,9 +143,8 @@ def add_products(context, rows, a, i, a_stride, b, j, b_stride, vectors, out, o,
             factors.append([broadcast(context, builder, kinds[0], a, at) for at in places])
         with cgutils.for_range(builder, vectors) as loop:
             n = builder.mul(loop.index, whole(lanes))
-            if (
-                len(rows) > 1 or kinds[3].dtype.bitwidth < 32
-            ):  # else the processor does it, and better
+            # with one row of float32 the processor's own prefetcher does it, and better
+            if len(rows) > 1 or kinds[3].dtype.bitwidth < 32:
                 for k in four:
                     prefetch(builder, spot(3, b, j, b_stride, 4 + k, n), write=0)
             some = [widened(builder, load(builder, spot(3, b, j, b_stride, k, n))) for k in four]
