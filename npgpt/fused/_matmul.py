@@ -20,7 +20,7 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.fused import _buffers
 from npgpt.fused._jit import njit, prange
-from npgpt.fused._panels import pack_panels, put, right_width
+from npgpt.fused._panels import pack, put, right_width
 from npgpt.fused._rows import multiply_rows, multiply_rows_turned
 from npgpt.fused._tasks import take
 from npgpt.fused._tile import BYTES, LEFT, ROWS, VECTORS
@@ -89,9 +89,8 @@ def _matmul(
         for start in range(0, terms, TERMS):
             some, count = min(TERMS, terms - start), min(group, panels - panel)
             size = -(-some // pair) * LEFT
-            pack_panels(a, not a_turned, first + start, some, top + panel * ROWS, ROWS, LEFT, count,
-                        pair, left, start // pair * panels * LEFT + panel * size,
-                        size)  # fmt: skip
+            pack(a, not a_turned, first + start, some, top + panel * ROWS, ROWS, LEFT, count,
+                 left, start // pair * panels * LEFT + panel * size, size)  # fmt: skip
     for thread in prange(threads):
         _tasks(top, rows, b, b_turned, first, terms, bias, adds, most, across, down, pair, counter,
                left, right[thread], home, N)  # fmt: skip
@@ -113,8 +112,8 @@ def _tasks(
         for start in range(0, terms, TERMS):
             some = min(TERMS, terms - start)
             lines = -(-some // pair)
-            pack_panels(b, b_turned, first + start, some, begin * wide, wide, wide, end - begin,
-                        pair, right, 0, lines * wide)  # fmt: skip
+            pack(b, b_turned, first + start, some, begin * wide, wide, wide, end - begin,
+                 right, 0, lines * wide)  # fmt: skip
             for panel in range(i * panels // down, (i + 1) * panels // down):
                 p = (start // pair * panels + panel * lines) * LEFT
                 height = min(ROWS, rows - panel * ROWS)

@@ -13,6 +13,7 @@ from npgpt.fused._jit import njit
 from npgpt.fused._tile import BYTES, ROWS, VECTORS, copy, copy_pairs, fetch, tile, transpose
 
 ROWS_AHEAD, VECTORS_AHEAD = 8, 4  # what packing asks for before it comes to it
+STRIP = 8  # rows of which all panels are made before the next ones are read; even, for pairs
 
 
 @njit
@@ -22,80 +23,113 @@ def right_width(x):
 
 
 @njit
-def pack_across(x, first, terms, left, lanes, width, packed, p):
-    """packed[p + k width + w] = x[first + k, left + w], for k < terms and w < lanes
+def pack_across(x, first, terms, left, lanes, width, count, packed, p, stride):
+    """packed[p + i stride + k width + w] = x[first + k, left + i lanes + w]
 
-    `x` is a C-contiguous matrix, `packed` flat. What follows in the lanes up to `width` is unsaid.
+    For i < count, k < terms and w < lanes, where x has so many columns. `x` is a C-contiguous
+    matrix, `packed` flat. What follows in the lanes up to `width` is unsaid.
     """
     step, columns = BYTES // packed.itemsize, x.shape[1]
     flat = x.reshape(-1)
-    whole = min(width, columns - left) // step * step  # lanes that can be read by whole vectors
-    for k in range(terms):
-        at = (first + k) * columns + left
-        for w in range(0, whole, step):
-            fetch(flat, at + ROWS_AHEAD * columns + w)
-            copy(flat, at + w, packed, p + k * width + w)
-        for w in range(whole, lanes):
-            packed[p + k * width + w] = flat[at + w]
+    whole = whole_panels(columns - left, lanes, width, count)
+    for start in range(0, terms, STRIP):
+        for i in range(whole):
+            at, q = (first + start) * columns + left + i * lanes, p + i * stride + start * width
+            for _ in range(min(STRIP, terms - start)):
+                copy(flat, at, packed, q)
+                for w in range(step, width, step):
+                    copy(flat, at + w, packed, q + w)
+                at += columns
+                q += width
+    for i in range(whole, count):
+        some = min(lanes, columns - left - i * lanes)
+        for k in range(terms):
+            for w in range(some):
+                packed[p + i * stride + k * width + w] = x[first + k, left + i * lanes + w]
 
 
 @njit
-def pack_along(x, first, terms, left, lanes, width, packed, p):
-    """packed[p + k width + w] = x[left + w, first + k], for k < terms and w < lanes
+def whole_panels(columns, lanes, width, count):
+    """How many panels have all their `width` lanes, beyond `lanes` too, among so many columns."""
+    return min(count, (columns - width) // lanes + 1) if columns >= width else 0
 
-    `x` is a C-contiguous matrix, `packed` flat. What follows in the lanes up to `width` is unsaid.
+
+@njit
+def pack_along(x, first, terms, left, lanes, width, count, packed, p, stride):
+    """packed[p + i stride + k width + w] = x[left + i lanes + w, first + k]
+
+    For i < count, k < terms and w < lanes, where x has so many rows. `x` is a C-contiguous matrix,
+    `packed` flat. What follows in the lanes up to `width` is unsaid.
     """
-    step, columns = BYTES // packed.itemsize, x.shape[1]
+    step, (rows, columns) = BYTES // packed.itemsize, x.shape
     flat = x.reshape(-1)
     whole = terms // step * step
-    for k in range(0, whole, step):
-        for w in range(0, lanes, step):
-            at = (left + w) * columns + first + k
-            for row in range(step):
-                fetch(flat, at + row * columns + VECTORS_AHEAD * step)
-            transpose(flat, at, columns, lanes - w, packed, p + k * width + w, width)
-    for k in range(whole, terms):
-        for w in range(lanes):
-            packed[p + k * width + w] = x[left + w, first + k]
+    for i in range(count):
+        top, q = left + i * lanes, p + i * stride
+        some = min(lanes, rows - top)
+        for k in range(0, whole, step):
+            for w in range(0, some, step):
+                at = (top + w) * columns + first + k
+                for row in range(step):
+                    fetch(flat, at + row * columns + VECTORS_AHEAD * step)
+                transpose(flat, at, columns, some - w, packed, q + k * width + w, width)
+        for k in range(whole, terms):
+            for w in range(some):
+                packed[q + k * width + w] = x[top + w, first + k]
 
 
 # The same for panels of uint32: a term there is a pair, as bfloat16.
 
 
 @njit
-def pack_pairs_across(x, first, terms, left, lanes, width, packed, p):
-    """packed[p + k width + w] = x[first + 2k, left + w], x[first + 2k + 1, left + w]"""
+def pack_pairs_across(x, first, terms, left, lanes, width, count, packed, p, stride):
+    """packed[p + i stride + k width + w] = x[first + 2k, left + i lanes + w] and, in its upper half,
+    x[first + 2k + 1, left + i lanes + w]"""
     step, columns = BYTES // packed.itemsize, x.shape[1]
     flat = x.reshape(-1)
-    whole = min(width, columns - left) // step * step
-    for k in range(0, terms, 2):
-        at, both, q = (first + k) * columns + left, k + 1 < terms, p + k // 2 * width
-        after = at + columns if both else at
-        for w in range(0, whole, step):
-            fetch(flat, at + ROWS_AHEAD * columns + w)
-            fetch(flat, after + ROWS_AHEAD * columns + w)
-            copy_pairs(flat, at + w, after + w, both, packed, q + w)
-        for w in range(whole, lanes):
-            second = bits(flat[after + w]) if both else np.uint32(0)
-            packed[q + w] = bits(flat[at + w]) | second << np.uint32(16)
+    whole = whole_panels(columns - left, lanes, width, count)
+    for start in range(0, terms, STRIP):
+        for i in range(whole):
+            at, q = (first + start) * columns + left + i * lanes, p + i * stride + start // 2 * width
+            for k in range(start, min(start + STRIP, terms), 2):
+                both = k + 1 < terms
+                after = at + columns if both else at
+                copy_pairs(flat, at, after, both, packed, q)
+                for w in range(step, width, step):
+                    copy_pairs(flat, at + w, after + w, both, packed, q + w)
+                at += 2 * columns
+                q += width
+    for i in range(whole, count):
+        some = min(lanes, columns - left - i * lanes)
+        for k in range(0, terms, 2):
+            for w in range(some):
+                column = left + i * lanes + w
+                second = bits(x[first + k + 1, column]) if k + 1 < terms else np.uint32(0)
+                both = bits(x[first + k, column]) | second << np.uint32(16)
+                packed[p + i * stride + k // 2 * width + w] = both
 
 
 @njit
-def pack_pairs_along(x, first, terms, left, lanes, width, packed, p):
-    """packed[p + k width + w] = x[left + w, first + 2k], x[left + w, first + 2k + 1]"""
-    step, columns = BYTES // packed.itemsize, x.shape[1]
+def pack_pairs_along(x, first, terms, left, lanes, width, count, packed, p, stride):
+    """packed[p + i stride + k width + w] = x[left + i lanes + w, first + 2k] and, in its upper half,
+    x[left + i lanes + w, first + 2k + 1]"""
+    step, (rows, columns) = BYTES // packed.itemsize, x.shape
     flat = x.reshape(-1)
     whole = terms // (2 * step) * (2 * step)
-    for k in range(0, whole, 2 * step):
-        for w in range(0, lanes, step):
-            at = (left + w) * columns + first + k
-            for row in range(step):
-                fetch(flat, at + row * columns + 2 * VECTORS_AHEAD * step)
-            transpose(flat, at, columns, lanes - w, packed, p + k // 2 * width + w, width)
-    for k in range(whole, terms, 2):
-        for w in range(lanes):
-            second = bits(x[left + w, first + k + 1]) if k + 1 < terms else np.uint32(0)
-            packed[p + k // 2 * width + w] = bits(x[left + w, first + k]) | second << np.uint32(16)
+    for i in range(count):
+        top, q = left + i * lanes, p + i * stride
+        some = min(lanes, rows - top)
+        for k in range(0, whole, 2 * step):
+            for w in range(0, some, step):
+                at = (top + w) * columns + first + k
+                for row in range(step):
+                    fetch(flat, at + row * columns + 2 * VECTORS_AHEAD * step)
+                transpose(flat, at, columns, some - w, packed, q + k // 2 * width + w, width)
+        for k in range(whole, terms, 2):
+            for w in range(some):
+                second = bits(x[top + w, first + k + 1]) if k + 1 < terms else np.uint32(0)
+                both = bits(x[top + w, first + k]) | second << np.uint32(16)
+                packed[q + k // 2 * width + w] = both
 
 
 def bits(number):
@@ -119,40 +153,24 @@ def _overload_bits(number):
     return rounded
 
 
-def pack(x, turned, first, terms, left, lanes, width, packed, p):
+def pack(x, turned, first, terms, left, lanes, width, count, packed, p, stride):
     """Whichever of the four it is: turned, terms are x's columns; of uint32, panels are pairs."""
     raise NotImplementedError("only inside a Numba kernel")
 
 
 @overload(pack)
-def _overload_pack(x, turned, first, terms, left, lanes, width, packed, p):
+def _overload_pack(x, turned, first, terms, left, lanes, width, count, packed, p, stride):
     pairs = packed.dtype == types.uint32
     along = pack_pairs_along if pairs else pack_along
     across = pack_pairs_across if pairs else pack_across
 
-    def packing(x, turned, first, terms, left, lanes, width, packed, p):
+    def packing(x, turned, first, terms, left, lanes, width, count, packed, p, stride):
         if turned:
-            along(x, first, terms, left, lanes, width, packed, p)
+            along(x, first, terms, left, lanes, width, count, packed, p, stride)
         else:
-            across(x, first, terms, left, lanes, width, packed, p)
+            across(x, first, terms, left, lanes, width, count, packed, p, stride)
 
     return packing
-
-
-STRIP = 4  # terms packed at once: of these rows of a matrix, all panels are made
-
-
-@njit
-def pack_panels(x, turned, first, terms, left, lanes, width, count, pair, panels, p, stride):
-    """`count` panels of up to `lanes` lanes each, `stride` numbers apart, of a part of x that ends
-    where x does. `turned`: terms are x's columns, else its rows. `pair`: terms of a number.
-    """
-    most, strip = (x.shape[0], terms) if turned else (x.shape[1], STRIP)
-    for start in range(0, terms, strip):
-        some = min(strip, terms - start)
-        for i in range(count):
-            lane, q = left + i * lanes, p + i * stride + start // pair * width
-            pack(x, turned, first + start, some, lane, min(lanes, most - lane), width, panels, q)
 
 
 @njit

@@ -98,7 +98,7 @@ def _pack_keys(x, top, T, left, D, packed):
     """Rows top..top + T and columns left..left + D of x as right panels: a lane for every row."""
     wide = right_width(x)
     for s in range(0, T, wide):
-        pack_along(x, left, D, top + s, min(wide, T - s), wide, packed, s * D)
+        pack_along(x, left, D, top + s, min(wide, T - s), wide, 1, packed, s * D, 0)
 
 
 @njit
@@ -106,7 +106,7 @@ def _pack_values(x, top, T, left, D, packed):
     """The same rows and columns as right panels with a lane for every column."""
     wide = right_width(x)
     for d in range(0, D, wide):
-        pack_across(x, top, T, left + d, min(wide, D - d), wide, packed, d * T)
+        pack_across(x, top, T, left + d, min(wide, D - d), wide, 1, packed, d * T, 0)
 
 
 @njit
@@ -149,7 +149,7 @@ def _forward_head(x, keep, factor, scale, panels, space, head, out, top, share):
     for first in range(0, T, ROWS):
         height = min(ROWS, T - first)
         seen = first + height
-        pack_along(x, h * D, D, begin + first, height, LEFT, left, 0)
+        pack_along(x, h * D, D, begin + first, height, LEFT, 1, left, 0, 0)
         _multiply_keys(left, D, keys, seen, scores, 0)
         for r in range(height):
             t = first + r
@@ -157,7 +157,7 @@ def _forward_head(x, keep, factor, scale, panels, space, head, out, top, share):
             if keep.size:
                 for s in range(t + 1):
                     scores[r, s] *= keep[b, h, t, s] * factor
-        pack_along(scores, 0, seen, 0, height, LEFT, left, 0)
+        pack_along(scores, 0, seen, 0, height, LEFT, 1, left, 0, 0)
         _multiply_values(left, T, values, seen, out, begin + first, height, h * D, D, corner)
 
 
@@ -191,9 +191,9 @@ def _backward_head(dout, x, top, share, keep, factor, scale, panels, space, head
         for r in range(0, rows, ROWS):
             height = min(ROWS, rows - r)
             seen = first + r + height
-            pack_along(x, h * D, D, begin + first + r, height, LEFT, left, 0)
+            pack_along(x, h * D, D, begin + first + r, height, LEFT, 1, left, 0, 0)
             _multiply_keys(left, D, keys, seen, probs, r)
-            pack_along(dout, h * D, D, begin + first + r, height, LEFT, left, 0)
+            pack_along(dout, h * D, D, begin + first + r, height, LEFT, 1, left, 0, 0)
             _multiply_keys(left, D, values, seen, dprobs, r)
         seen = first + rows
         for r in range(rows):
@@ -211,13 +211,13 @@ def _backward_head(dout, x, top, share, keep, factor, scale, panels, space, head
                     probs[r, s] *= keep[b, h, t, s] * factor
         for s in range(0, seen, ROWS):
             height = min(ROWS, seen - s)
-            pack_across(probs, 0, rows, s, height, LEFT, left, 0)
+            pack_across(probs, 0, rows, s, height, LEFT, 1, left, 0, 0)
             _add_values(left, T, douts, first, rows, dv, s, D_wide)
-            pack_across(dscores, 0, rows, s, height, LEFT, left, 0)
+            pack_across(dscores, 0, rows, s, height, LEFT, 1, left, 0, 0)
             _add_values(left, T, queries, first, rows, dk, s, D_wide)
         for r in range(0, rows, ROWS):
             height = min(ROWS, rows - r)
-            pack_along(dscores, 0, seen, r, height, LEFT, left, 0)
+            pack_along(dscores, 0, seen, r, height, LEFT, 1, left, 0, 0)
             _multiply_values(left, T, keys_across, seen, dx, begin + first + r, height,
                              h * D, D, corner)  # fmt: skip
     for t in range(T):
