@@ -36,6 +36,8 @@ def pack_across(x, first, terms, left, lanes, width, count, packed, p, stride):
         for i in range(whole):
             at, q = (first + start) * columns + left + i * lanes, p + i * stride + start * width
             for _ in range(min(STRIP, terms - start)):
+                for line in (0, width - 1):
+                    fetch(flat, at + ROWS_AHEAD * columns + line)
                 copy(flat, at, packed, q)
                 for w in range(step, width, step):
                     copy(flat, at + w, packed, q + w)

@@ -197,10 +197,11 @@ def copy_pairs(context, x, i, j, both, out, o):
 
 @intrinsic
 def fetch(context, x, i):
-    """Asks for the cache line of x[i], which will be read soon. It may lie beyond the end of x."""
+    """Asks for the cache line of x[i], which will soon be read, and only once: no other cache than
+    the first need make room for it. It may lie beyond the end of x."""
 
     def generate(context, builder, signature, values):
-        prefetch(builder, place(context, builder, signature.args[0], *values), write=0)
+        prefetch(builder, place(context, builder, signature.args[0], *values), write=0, locality=0)
         return context.get_dummy_value()
 
     return types.void(x, types.intp), generate
@@ -346,12 +347,13 @@ def upper(builder, bits):
     return builder.shl(bits, numbers([16] * bits.type.count))
 
 
-def prefetch(builder, address, *, write):
-    """Asks for what lies there, to be written or only read. It need not be anybody's."""
+def prefetch(builder, address, *, write, locality=3):
+    """Asks for what lies there, to be written or only read, into all caches or, with locality 0,
+    the first one. It need not be anybody's."""
     address, number = builder.bitcast(address, ir.IntType(8).as_pointer()), ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [address.type, number, number, number])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    builder.call(function, [address, *(ir.Constant(number, n) for n in (write, 3, 1))])
+    builder.call(function, [address, *(ir.Constant(number, n) for n in (write, locality, 1))])
 
 
 def broadcast(context, builder, kind, array, index):
