@@ -66,9 +66,9 @@ NAMES = {"bandwidth": "floor: weights at the rate of reading", "blas": "floor: p
 
 class Npgpt:
     def __init__(self, path: str, threads: int):
-        from npgpt import threads
+        from npgpt import environment
 
-        threads.settle()
+        environment.settle()
         import npgpt
 
         self.model, self.version = npgpt.load(path), npgpt.__version__

@@ -4,7 +4,8 @@
 
 `npgpt train` runs in an empty folder with an empty Numba cache, as on a machine that has just
 installed npgpt: compiling is part of the time. `compiling` is that alone: from an empty cache to
-the end of the first training step of a tiny model, and to the end of its first tokens.
+the end of the first training step of a tiny model, and to the end of its first tokens, with what
+the commands do about it (npgpt/ahead.py).
 """
 
 import argparse
@@ -30,7 +31,11 @@ COMMANDS = {
 FIRST = """
 import time
 started = time.perf_counter()
+from npgpt import environment
+environment.settle()
 import numpy as np, npgpt
+from npgpt import ahead
+ahead.compile_kernels("train", "float32")
 config = npgpt.Config(
     vocab_size=257, context_length=32, n_layer=1, n_head=2, n_embd=32, dropout=0.1, tied=False
 )
@@ -39,6 +44,7 @@ model = npgpt.GPT(config, seed=rng, scheme="book")
 loss, cache = model.loss(tokens[:, :-1], tokens[:, 1:], rng)
 npgpt.AdamW(model.params, lr=1e-3).step(model.backward(cache))
 print(time.perf_counter() - started)
+ahead.compile_kernels("generate", "float32")
 list(npgpt.generate(model, tokens[:, :5], 3, temperature=1.0, rng=rng))
 model.evaluate(tokens[:, :-1], tokens[:, 1:])
 print(time.perf_counter() - started)

@@ -74,9 +74,9 @@ def batch(B: int, T: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def npgpt_step(B: int, T: int, *, bfloat16=False):
-    from npgpt import threads
+    from npgpt import environment
 
-    threads.settle()
+    environment.settle()
     import npgpt
     from npgpt import params
 
@@ -91,9 +91,9 @@ def npgpt_step(B: int, T: int, *, bfloat16=False):
 
 
 def npgpt_book_step(B: int, T: int):
-    from npgpt import threads
+    from npgpt import environment
 
-    threads.settle()
+    environment.settle()
     import npgpt
 
     rng = npgpt.Generator(SEED)

@@ -7,9 +7,9 @@ import sys
 def main() -> int:
     """Runs the command that the arguments ask for; returns its exit code."""
     gc.set_threshold(50_000)  # imports leave no garbage, but looking takes a tenth of a start
-    from npgpt import threads
+    from npgpt import environment
 
-    threads.settle()  # before NumPy is imported, or OpenBLAS will not hear of it
+    environment.settle()  # before NumPy is imported, or OpenBLAS will not hear of it
     from npgpt import cli
 
     return cli.main(sys.argv[1:])

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from npgpt import init, model, params, threads
+from npgpt import environment, init, model, params
 from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.errors import InputError
@@ -42,6 +42,7 @@ class GPT:
         """
         if scheme not in init.SCHEMES:
             raise InputError(f"init is {scheme!r}, but has to be one of {sorted(init.SCHEMES)}")
+        environment.settle()  # before Numba is imported
         dtype, ops = check_dtype(dtype, ops)
         tree = params.zeros(config, dtype)
         rng = seed if isinstance(seed, Generator) else Generator(seed, ops=ops)
@@ -59,11 +60,11 @@ class GPT:
         return self
 
     def _hold(self, config, tree, ops, tokenizer):
+        environment.settle()  # before Numba is imported
         if params.is_narrow(tree):
             ops = mixed(ops, "matrices in fewer bits")
         elif ops is None:
             from npgpt import fused as ops  # here, because importing Numba takes most of a second
-        threads.settle()
         self.config, self.params, self.ops, self.tokenizer = config, tree, ops, tokenizer
 
     @property

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 import npgpt
-from npgpt import threads
+from npgpt import environment
 from npgpt.config import PRESETS
 from npgpt.download import cache_folder
 from npgpt.params import size
@@ -155,8 +155,8 @@ def memory() -> tuple[int | None, int | None]:
 
 
 def settings() -> dict[str, str]:
-    """What npgpt/threads.py sets, as it is now."""
-    return {name: os.environ.get(name, "not set") for name in threads.OPENMP | threads.OPENBLAS}
+    """What npgpt/environment.py sets, as it is now."""
+    return {name: os.environ.get(name, "not set") for name in environment.IDLE}
 
 
 def tokenizer_cache() -> str:
@@ -218,10 +218,10 @@ def thread_warnings(numba_threads: int, available: int) -> list[str]:
 
 
 def setting_warnings(found: dict[str, str]) -> list[str]:
-    """Idle threads that spin take the cores from the other pool: see npgpt/threads.py."""
+    """Idle threads that spin take the cores from the other pool: see npgpt/environment.py."""
     return [
         f"{name} is {found[name]}, not {value}: idle threads of one pool keep the other's waiting"
-        for name, value in (threads.OPENMP | threads.OPENBLAS).items()
+        for name, value in environment.IDLE.items()
         if found[name] != value
     ]
 

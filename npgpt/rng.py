@@ -13,6 +13,7 @@ from types import ModuleType
 
 import numpy as np
 
+from npgpt import environment
 from npgpt.arrays import Array
 from npgpt.errors import InputError
 
@@ -41,6 +42,7 @@ class Generator:
 
     def __init__(self, seed: int, *, ops: ModuleType | None = None):
         self._seed = _integer("seed", seed, 0, 2**64 - 1)
+        environment.settle()  # before Numba is imported
         self.ops = ops or importlib.import_module("npgpt.fused")
         self._random = self.ops.random
         self._engine = self._random.seed(self._seed)

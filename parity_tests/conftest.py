@@ -8,10 +8,10 @@ import pytest
 
 import npgpt.fused
 import npgpt.ops
-from npgpt import cli, threads
+from npgpt import cli, environment
 from npgpt.errors import InputError
 
-threads.settle()
+environment.settle()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import npgpt
+from npgpt import ahead
 from npgpt.commands.shared import COMPILING
 
 TRAIN = (
@@ -98,6 +99,48 @@ def test_kernels_are_compiled_once_and_kept_where_there_is_room(sealed):
     _, said = python(PROGRAM, TRAIN, GENERATE, environment=sealed)
     assert said == ["that was again", "that was once more"]
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == there
+
+
+# Trains and generates; prints the modules of which something had to be compiled.
+LISTENER = """
+import sys
+from numba.core import event
+from npgpt import cli
+
+class Compiled(event.Listener):
+    modules = set()
+    def on_start(self, event):
+        self.modules.add(event.data["dispatcher"].py_func.__module__.rpartition(".")[2])
+    def on_end(self, event):
+        pass
+
+with event.install_listener("numba:compile", Compiled()):
+    for line in sys.argv[1:]:
+        assert cli.main(line.format(run="run").split()) == 0
+print(*sorted(Compiled.modules))
+"""
+
+
+def test_a_second_process_compiles_what_the_first_one_needs(tmp_path, monkeypatch):
+    """The same argument types, that is: otherwise all of it would be compiled again."""
+    (tmp_path / "text.txt").write_text(TEXT)
+    monkeypatch.chdir(tmp_path)
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "NUMBA_OPT": "1"}
+    seconds = [
+        subprocess.Popen([sys.executable, "-m", "npgpt.ahead", work, "float32"], env=environment)
+        for work in ahead.SHARES
+    ]
+    assert [second.wait(600) for second in seconds] == [0, 0]
+    modules, _ = python(LISTENER, TRAIN, GENERATE, environment=environment)
+    assert not {"attention", "gelu", "layernorm", "decode"} & set(modules.split())
+    assert {"_matmul", "linear_cross_entropy", "adamw"} <= set(modules.split())
+
+
+def test_nothing_is_compiled_ahead_of_what_is_there(monkeypatch):
+    monkeypatch.setattr(ahead.info, "cores", lambda: 2)
+    monkeypatch.setattr(ahead, "missing", lambda kernel: False)
+    monkeypatch.setattr(ahead.subprocess, "Popen", None)
+    ahead.compile_kernels("train", "float32")
 
 
 def test_without_any_room_everything_works_and_info_says_so(sealed, tmp_path):

@@ -41,6 +41,7 @@ class Generate:
         """The exit code."""
         import numpy as np
 
+        from npgpt import ahead
         from npgpt.generation import TextStream, generate
         from npgpt.rng import Generator
         from npgpt.tokens import encode, tokenizer
@@ -51,6 +52,8 @@ class Generate:
         model = load(self.model, self.weights)
         encoding = tokenizer(model.tokenizer or "gpt2")
         prompt = encode(encoding, self.prompt)
+        kept_as = getattr(model.params.wte.weight, "kind", model.dtype.name)  # of a Narrow one
+        ahead.compile_kernels("generate", kept_as)
         steps = generate(
             model,
             np.tile(np.asarray(prompt, np.int64), (self.num_samples, 1)),

@@ -33,7 +33,7 @@ class Train:
 
     def train(self) -> int:
         """Begins or goes on with a run, to its end or a Ctrl-C; the exit code."""
-        from npgpt import folder, info, run
+        from npgpt import ahead, folder, info, run
         from npgpt.report import Report
         from npgpt.tokens import tokenizer
 
@@ -52,6 +52,8 @@ class Train:
             tokens = run.read_tokens(self.settings)
             trainer = run.resume(self.settings, tokens, model, saved)
         place.open(self.settings, tokens, trainer)
+        if self.settings.ops == "fused":
+            ahead.compile_kernels("train", self.settings.dtype)
 
         encoding = tokenizer(self.settings.tokenizer)
         progress = trainer.progress

@@ -34,7 +34,8 @@ def pack_across(x, first, terms, left, lanes, width, count, packed, p, stride):
     whole = whole_panels(columns - left, lanes, width, count)
     for start in range(0, terms, STRIP):
         for i in range(whole):
-            at, q = (first + start) * columns + left + i * lanes, p + i * stride + start * width
+            at = (first + start) * columns + left + i * lanes
+            q = p + i * stride + start * width
             for _ in range(min(STRIP, terms - start)):
                 for line in (0, width - 1):
                     fetch(flat, at + ROWS_AHEAD * columns + line)
@@ -85,14 +86,15 @@ def pack_along(x, first, terms, left, lanes, width, count, packed, p, stride):
 
 @njit
 def pack_pairs_across(x, first, terms, left, lanes, width, count, packed, p, stride):
-    """packed[p + i stride + k width + w] = x[first + 2k, left + i lanes + w] and, in its upper half,
+    """packed[p + i stride + k width + w] = x[first + 2k, left + i lanes + w], and in its upper half
     x[first + 2k + 1, left + i lanes + w]"""
     step, columns = BYTES // packed.itemsize, x.shape[1]
     flat = x.reshape(-1)
     whole = whole_panels(columns - left, lanes, width, count)
     for start in range(0, terms, STRIP):
         for i in range(whole):
-            at, q = (first + start) * columns + left + i * lanes, p + i * stride + start // 2 * width
+            at = (first + start) * columns + left + i * lanes
+            q = p + i * stride + start // 2 * width
             for k in range(start, min(start + STRIP, terms), 2):
                 both = k + 1 < terms
                 after = at + columns if both else at
@@ -113,7 +115,7 @@ def pack_pairs_across(x, first, terms, left, lanes, width, count, packed, p, str
 
 @njit
 def pack_pairs_along(x, first, terms, left, lanes, width, count, packed, p, stride):
-    """packed[p + i stride + k width + w] = x[left + i lanes + w, first + 2k] and, in its upper half,
+    """packed[p + i stride + k width + w] = x[left + i lanes + w, first + 2k], and in its upper half
     x[left + i lanes + w, first + 2k + 1]"""
     step, (rows, columns) = BYTES // packed.itemsize, x.shape
     flat = x.reshape(-1)

@@ -1,0 +1,79 @@
+"""Kernels compiled before they are needed, by two processes, where Numba's cache has none yet.
+
+Numba compiles on one core, and most of a first run is that. The ops of one shelf work among those
+of another: each process lets a tiny model take a step or generate a token, its own share of the ops
+compiled and all others plain NumPy. What one has compiled, the other finds in the cache.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from npgpt import info, kv, model, optim, params
+from npgpt.config import Config
+from npgpt.rng import Generator
+
+# What the second process compiles for a piece of work: half of the time, by measurement.
+SHARES = {"train": ("attention", "gelu", "layernorm"), "generate": ("decode",)}
+NARROW = "bfloat16", "int8"
+
+
+def compile_kernels(work: str, kind: str) -> None:
+    """What has to be compiled before the first step or token of npgpt.fused or npgpt.mixed.
+
+    `work`: "train" or "generate". `kind`: as --dtype of the one, as --weights of the other. Nothing
+    happens where some of it is in the cache, where there is no room for one, or with a single core:
+    then kernels are compiled when they are called.
+    """
+    from npgpt import fused
+
+    others = SHARES[work]
+    if info.cores() < 2 or not missing(getattr(fused, others[0])._forward):
+        return
+    command = [sys.executable, "-m", "npgpt.ahead", work, kind]
+    silent = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    with subprocess.Popen(command, **silent) as second:  # its end is waited for
+        try:
+            exercise(work, kind, [name for name in fused.__all__ if name not in others])
+        except BaseException:
+            second.kill()
+            raise
+
+
+def missing(kernel) -> bool:
+    """Is there a cache, and nothing of this kernel in it?"""
+    folder, name = kernel.stats.cache_path, kernel.py_func.__qualname__
+    module = kernel.py_func.__module__.rpartition(".")[2]
+    return folder is not None and not any(Path(folder).glob(f"{module}.{name}-*.nbi"))
+
+
+def exercise(work: str, kind: str, names) -> None:
+    """Lets a tiny model work, with these ops of the shelf compiled."""
+    from npgpt import fused, mixed, ops
+
+    fast = mixed if kind in NARROW else fused
+    shelf = SimpleNamespace(
+        **{name: getattr(fast if name in names else ops, name) for name in fused.__all__}
+    )
+    config = Config(vocab_size=32, context_length=16, n_layer=1, n_head=1, n_embd=16)
+    tree = params.zeros(config, np.float64 if kind == "float64" else np.float32)
+    tokens = np.arange(16)[None]
+    if work == "train":
+        rng, gradients = Generator(0, ops=shelf), params.zeros_like(tree)
+        _, cache = model.loss(tree, tokens, tokens, config, rng=rng, g=gradients, ops=shelf)
+        model.backward(cache, gradients, ops=shelf)
+        scale = optim.global_norm(gradients, ops=shelf)
+        optim.AdamW(tree, ops=shelf).step(gradients, scale=min(scale, 1.0))
+        model.evaluate(tree, tokens, tokens, config, ops=shelf)
+        return
+    tree = params.narrow(tree, kind) if kind in NARROW else tree
+    past = kv.empty(1, config, tree.wpe.weight.dtype)
+    for some in tokens[:, :15], tokens[:, 15:]:  # a prompt, and a token after it
+        model.next_logits(tree, some, config, past=past, ops=shelf)
+
+
+if __name__ == "__main__":
+    exercise(*sys.argv[1:], SHARES[sys.argv[1]])
