@@ -6,6 +6,7 @@ flat arrays. What a config leaves out (the head when it is tied, the query/key/v
 is None in the tree and has no name.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from npgpt import arrays
 from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.errors import InputError
@@ -85,20 +87,19 @@ def size(config: Config) -> int:
 
 def zeros(config: Config, dtype=np.float32) -> Params:
     """The tree of a config, every leaf a view into one flat array of zeros."""
-    buffer, start = np.zeros(size(config), dtype), 0
-
-    def view(shape):
-        nonlocal start
-        start, end = start + math.prod(shape), start
-        return buffer[end:start].reshape(shape)
-
-    return fill(shapes(config), view)
+    return _laid_out(shapes(config), dtype)
 
 
 def zeros_like(tree: Params) -> Params:
-    """The same tree on new zeros."""
-    # not np.zeros_like, which writes its zeros at once: these are pages that nobody has touched yet
-    return fill(tree, lambda array: np.zeros(array.shape, array.dtype))
+    """The same tree on new zeros, flat likewise."""
+    return _laid_out(fill(tree, lambda array: Shape(array.shape)), tree.wte.weight.dtype)
+
+
+def _laid_out(tree: Params, dtype) -> Params:
+    """A tree of shapes on new zeros, which are pages that nobody has touched yet."""
+    ends = [0, *itertools.accumulate(math.prod(shape) for _, shape in named(tree))]
+    buffer, places = arrays.zeros(ends[-1], dtype), itertools.pairwise(ends)
+    return fill(tree, lambda shape: buffer[slice(*next(places))].reshape(shape))
 
 
 def head(tree: Params) -> Array:

@@ -1,11 +1,14 @@
 """The numbers: presets, defaults, and what is refused."""
 
 import dataclasses
+import mmap
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from npgpt import params
+from npgpt.arrays import LINE, PAGE, zeros
 from npgpt.config import PRESETS, Config, Training
 from npgpt.errors import InputError
 from npgpt.settings import Settings, defaults
@@ -64,6 +67,31 @@ def test_the_size_is_that_of_the_arrays():
                             tied=tied, qkv_bias=qkv_bias)  # fmt: skip
             tree = params.zeros(config)
             assert sum(array.size for _, array in params.named(tree)) == params.size(config)
+
+
+def test_parameters_are_one_flat_array_that_begins_at_a_cache_line():
+    config = Config(vocab_size=100, context_length=16, n_layer=2, n_head=2, n_embd=16)
+    for dtype in (np.float32, np.float64):
+        tree = params.zeros(config, dtype)
+        for some in (tree, params.zeros_like(tree)):
+            leaves = [array for _, array in params.named(some)]
+            assert all(array.dtype == dtype and not array.any() for array in leaves)
+            assert all(array.ctypes.data % LINE == 0 for array in leaves)  # 16 divides their sizes
+            ends = [array.ctypes.data + array.nbytes for array in leaves]
+            assert ends[:-1] == [array.ctypes.data for array in leaves[1:]]
+    shapes = [(name, array.shape) for name, array in params.named(tree)]
+    assert shapes == [(name, array.shape) for name, array in params.named(some)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not say")
+def test_zeros_that_nobody_has_written_to_take_no_memory():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+    before, large = resident(), zeros((1 << 25,), np.float32)
+    some = params.zeros_like(params.zeros(PRESETS["gpt2-small"].config))
+    assert large.ctypes.data % PAGE == 0 and some.wte.weight.ctypes.data % PAGE == 0
+    assert resident() - before < 1 << 24
 
 
 def test_another_tokenizer_brings_its_vocabulary():
