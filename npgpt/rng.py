@@ -63,8 +63,11 @@ class Generator:
         _finite("high - low", high - low, home.dtype)
         if low > high:
             raise InputError(f"low = {low} and high = {high}: low may not be above high")
+        if out.ndim == 2 and home is not out:
+            self._random.uniform_columns(self._engine, low, high, out=out.T)
+            return out
         self._random.uniform(self._engine, low, high, out=home.reshape(-1))
-        return self._deliver(home, out)
+        return _deliver(home, out)
 
     def normal(self, shape, mean=0.0, std=1.0, *, dtype=np.float32, out=None) -> Array:
         """-> (*shape). torch.empty(shape).normal_(mean, std). `out` as for `uniform`."""
@@ -73,7 +76,7 @@ class Generator:
         if std < 0:
             raise InputError(f"std = {std}: it must be at least 0")
         self._random.normal(self._engine, mean, std, out=home.reshape(-1))
-        return self._deliver(home, out)
+        return _deliver(home, out)
 
     def bernoulli(self, p: float, shape, *, out=None) -> Array:
         """-> (*shape) bool, True with probability p. torch.empty(shape).bernoulli_(p).
@@ -85,7 +88,7 @@ class Generator:
             raise InputError(f"p = {p}: a probability lies between 0 and 1")
         out, home = _destination(shape, np.bool_, out, dtypes=(np.bool_,))
         self._random.bernoulli(self._engine, p, out=home.reshape(-1))
-        return self._deliver(home, out)
+        return _deliver(home, out)
 
     def exponential(self, shape, *, dtype=np.float32) -> Array:
         """-> (*shape) with mean 1. torch.empty(shape).exponential_(1)."""
@@ -122,11 +125,6 @@ class Generator:
         """-> (n,) int64: 0 to n - 1, shuffled. torch.randperm(n)."""
         n = _integer("n", n, 0, 214_748_363)  # from there torch shuffles in another way
         return self._random.randperm(self._engine, out=np.empty(n, np.int64))
-
-    def _deliver(self, home: Array, out: Array) -> Array:
-        if home is not out:
-            self._random.lay(home, out=out)
-        return out
 
     # State
 
@@ -203,6 +201,12 @@ def _destination(shape, dtype, out, *, dtypes=(np.float32, np.float64)) -> tuple
         raise InputError(f"out has shape {out.shape}, but {shape} was asked for")
     _one_of(dtypes, out.dtype)
     return out, out if out.flags.c_contiguous else np.empty(shape, out.dtype)
+
+
+def _deliver(home: Array, out: Array) -> Array:
+    if home is not out:
+        np.copyto(out, home)
+    return out
 
 
 def _one_of(dtypes, dtype) -> np.dtype:

@@ -15,6 +15,7 @@ import threading
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -225,6 +226,51 @@ def test_draws_go_where_they_are_told(draw, n, ops):
     if draw != "bernoulli":
         wide = np.full((n, 3), np.nan)  # brings its own dtype
         np.testing.assert_array_equal(drawn(out=wide), drawn(dtype=np.float64))
+
+
+LARGE = 1_000_003  # so many are drawn by all threads
+
+
+@rounds_once
+@pytest.mark.parametrize("draw", ["uniform", "normal", "bernoulli", "columns"])
+def test_many_threads_draw_what_one_draws(draw):
+    before, calls = numba.get_num_threads(), {
+        "uniform": Call("uniform", lambda g, n: g.uniform(n, -0.3, 1.7),
+                        lambda n: torch.empty(n).uniform_(-0.3, 1.7)),
+        "normal": Call("normal", lambda g, n: g.normal(n), lambda n: torch.empty(n).normal_()),
+        "bernoulli": Call("bernoulli", lambda g, n: g.bernoulli(0.3, n),
+                          lambda n: torch.empty(n).bernoulli_(0.3).bool()),
+        "columns": Call("columns", lambda g, n: columns(g, 1000, n // 1000),
+                        lambda n: torch.empty(1000, n // 1000).uniform_(-0.3, 1.7)),
+    }  # fmt: skip
+    for threads in {1, numba.config.NUMBA_NUM_THREADS}:
+        numba.set_num_threads(threads)
+        generator = begin(123, SHELVES["fused"])
+        for n in (LARGE, LARGE - 3, LARGE + 40_000):
+            calls[draw].check(generator, n)
+    numba.set_num_threads(before)
+
+
+def columns(generator, O, I):
+    """(O, I) numbers as a layer has them, in columns of a wider (I, ...) matrix."""
+    home = np.full((I, O + 7), np.nan, np.float32)
+    generator.uniform((O, I), -0.3, 1.7, out=home[:, 3:-4].T)
+    assert np.isnan(home[:, :3]).all() and np.isnan(home[:, -4:]).all()
+    return home[:, 3:-4].T
+
+
+@rounds_once
+def test_columns_of_any_size(ops):
+    generator = begin(123, ops)
+    call = Call("columns", lambda g, n: columns(g, n, 70),
+                lambda n: torch.empty(n, 70).uniform_(-0.3, 1.7))  # fmt: skip
+    for n in (1, 15, 16, 17, 32, 100):
+        call.check(generator, n)
+    for odd in (np.zeros((40, 60), np.float32)[::2, ::2], np.zeros((40, 5, 2), np.float32)[..., 1],
+                np.zeros((0, 3), np.float32).T):  # fmt: skip
+        theirs = torch.empty(odd.shape).uniform_(-0.3, 1.7)
+        np.testing.assert_array_equal(generator.uniform(odd.shape, -0.3, 1.7, out=odd), theirs)
+        np.testing.assert_array_equal(generator.state, torch.get_rng_state().numpy())
 
 
 # States

@@ -5,16 +5,25 @@ stays in the nearest cache, then one plain loop, which LLVM can vectorise, makes
 It can because the loop runs over slices from 0 (an index start + i might be negative, for all it
 knows) and because the polynomials are written out (a loop within would be the one it looks at).
 No fastmath here, and every FMA is asked for by name: the bits are the promise.
+
+Each key comes from the one before, but that is the lesser part of the work: of a large draw, every
+thread makes all keys for itself, and numbers of the pieces that it takes. Nobody waits for another,
+and who makes a piece changes no bit of it.
 """
 
 import math
+from typing import NamedTuple
 
+import numba
 import numpy as np
 from numba import types
 from numba.extending import intrinsic
+from numpy.lib.stride_tricks import as_strided
 
 from npgpt.arrays import Array
-from npgpt.fused._jit import exact_njit, njit
+from npgpt.fused._jit import exact_njit, prange
+from npgpt.fused._tasks import take
+from npgpt.fused._tile import BYTES, transpose
 from npgpt.ops.random import (
     COS,
     FOUR_OVER_PI,
@@ -33,18 +42,20 @@ __all__ = [
     "Engine",
     "bernoulli",
     "exponential",
-    "lay",
     "multinomial",
     "normal",
     "randint",
     "randperm",
     "seed",
     "uniform",
+    "uniform_columns",
     "words",
     "words64",
 ]
 
 BLOCK = 2496  # words at a time; with the keys that they come from, all of a nearest cache
+PIECE = 24576  # words that a thread takes, a multiple of 16; they stay in its second cache
+LARGE = 1 << 18  # numbers: from here on, all threads draw
 
 
 def words(engine: Engine, n: int) -> Array:
@@ -63,8 +74,24 @@ def words64(engine: Engine, n: int) -> Array:
 def uniform(engine: Engine, low: float, high: float, *, out: Array) -> Array:
     """out (N,) float32 or float64"""
     low, high = out.dtype.type(low), out.dtype.type(high)
-    fill = _uniform32 if out.dtype == np.float32 else _uniform64
-    fill(engine.key, engine.position, low, high - low, out)
+    if out.dtype == np.float64:
+        _uniform64(engine.key, engine.position, low, high - low, out)
+    else:
+        run(_uniform32, _uniform32_together, engine, out.size, low, high - low, out)
+    return out
+
+
+def uniform_columns(engine: Engine, low: float, high: float, *, out: Array) -> Array:
+    """out (I, O) float32 or float64, column after column; fast where float32 lie side by side."""
+    (I, O), (row, step) = out.shape, out.strides
+    apart = step != out.itemsize or row < O * step or row % step
+    if apart or out.size == 0 or out.dtype == np.float64:
+        drawn = uniform(engine, low, high, out=np.empty(out.size, out.dtype))
+        out[...] = drawn.reshape(O, I).T
+        return out
+    low, high, stride = np.float32(low), np.float32(high), row // step
+    flat = as_strided(out, ((I - 1) * stride + O,), (step,))
+    run(_columns, _columns_together, engine, out.size, low, high - low, I, O, stride, flat)
     return out
 
 
@@ -73,10 +100,12 @@ def normal(engine: Engine, mean: float, std: float, *, out: Array) -> Array:
     if out.size < 16:
         _normal_short(*engine, float(mean), float(std), out)
         return out
-    uniform(engine, 0, 1, out=out)
-    box_muller = _box_muller32 if out.dtype == np.float32 else _box_muller64
     mean, std = out.dtype.type(mean), out.dtype.type(std)
-    box_muller(mean, std, out[: out.size // 16 * 16])
+    box_muller = _box_muller32 if out.dtype == np.float32 else _box_muller64
+    if out.dtype == np.float32:
+        run(_normal32, _normal32_together, engine, out.size, mean, std, out)
+    else:
+        box_muller(mean, std, uniform(engine, 0, 1, out=out)[: out.size // 16 * 16])
     if out.size % 16:
         box_muller(mean, std, uniform(engine, 0, 1, out=out[-16:]))
     return out
@@ -85,7 +114,8 @@ def normal(engine: Engine, mean: float, std: float, *, out: Array) -> Array:
 def bernoulli(engine: Engine, p: float, *, out: Array) -> Array:
     """out (N,) bool"""
     # k 2^-53 < p where k < p 2^53, and for a whole k that is k < ceil(p 2^53)
-    _bernoulli(engine.key, engine.position, np.uint64(math.ceil(p * 2.0**53)), out)
+    threshold = np.uint64(math.ceil(p * 2.0**53))
+    run(_bernoulli, _bernoulli_together, engine, out.size, threshold, out)
     return out
 
 
@@ -115,25 +145,13 @@ def randperm(engine: Engine, *, out: Array) -> Array:
     return out
 
 
-def lay(drawn: Array, *, out: Array) -> None:
-    """drawn -> out, of the same shape and another layout; fast where that is a transposed matrix"""
-    if out.ndim == 2:
-        _transpose(drawn, out.T)
+def run(alone, together, engine: Engine, size: int, *arguments) -> None:
+    """A kernel that makes so many numbers: on all threads, where that pays for starting them."""
+    start, counter = Engine(*(array.copy() for array in engine)), np.zeros(1, np.int64)
+    if size < LARGE:
+        alone(start, engine, counter, *arguments)
     else:
-        np.copyto(out, drawn)
-
-
-LINE = 16  # numbers of a cache line, more or less
-
-
-@njit
-def _transpose(x, out):
-    """(R, S) -> out (S, R), a few rows of x at a time: every line of out is written once."""
-    for row in range(0, len(x), LINE):
-        some, there = x[row : row + LINE], out[:, row : row + LINE]
-        for s in range(some.shape[1]):
-            for r in range(len(some)):
-                there[s, r] = some[r, s]
+        together(numba.get_num_threads(), start, engine, counter, *arguments)
 
 
 # The twister
@@ -148,19 +166,54 @@ MATRIX, ONE = np.uint32(0x9908B0DF), np.uint32(1)
 @exact_njit
 def _words(key, position, room, count):
     """-> (count,) uint32, the next words, from 1 to BLOCK of them. They stand in room (2, ROOM)."""
-    row, words = room[0], room[1, :count]
+    words = room[1, :count]
+    _temper(_raw(key, position, room[0], count), words)
+    return words
+
+
+@exact_njit
+def _raw(key, position, row, count):
+    """-> (count,) uint32, the next words before tempering, a part of row (count + 2 TWIST,)."""
     here = position[0] or TWIST  # a fresh engine stands at the end of its key
     end = here + count
     twists = (end - 1) // TWIST
     for i in range(TWIST):
         row[i] = key[i]
     _twist(row, twists)
-    _temper(row[here:end], words)
     last = row[TWIST * twists :]
     for i in range(TWIST):
         key[i] = last[i]
     position[0] = end - TWIST * twists
-    return words
+    return row[here:end]
+
+
+class Mine(NamedTuple):
+    """A thread's own engine."""
+
+    key: Array  # (624,) uint32
+    position: Array  # (1,) int64
+    task: Array  # (1,) int64: whose words come next
+
+
+@exact_njit
+def _begin(start, most):
+    """An engine of one's own, and room for so many words of `_raw`."""
+    mine = Mine(start.key.copy(), start.position.copy(), np.zeros(1, np.int64))
+    return mine, np.empty(max(BLOCK, most) + 2 * TWIST, np.uint32)
+
+
+@exact_njit
+def _raw_of(task, size, total, mine, engine, row):
+    """-> uint32, the words of a task before tempering: `size` of them, fewer if it is the last of
+    `total`, which leaves the engine as it is then. Those of tasks in between are passed over."""
+    for _other in range(mine.task[0], task):
+        for done in range(0, size, BLOCK):
+            _raw(mine.key, mine.position, row, min(BLOCK, size - done))
+    mine.task[0] = task + 1
+    raw = _raw(mine.key, mine.position, row, min(size, total - task * size))
+    if total <= (task + 1) * size:
+        engine.key[:], engine.position[:] = mine.key, mine.position
+    return raw
 
 
 @exact_njit
@@ -174,13 +227,17 @@ def _twist(row, twists):
 
 
 @exact_njit
-def _temper(row, words):
+def _temper(raw, words):
     for i in range(words.size):
-        y = row[i]
-        y ^= y >> np.uint32(11)
-        y ^= (y << np.uint32(7)) & np.uint32(0x9D2C5680)
-        y ^= (y << np.uint32(15)) & np.uint32(0xEFC60000)
-        words[i] = y ^ (y >> np.uint32(18))
+        words[i] = _tempered(raw[i])
+
+
+@exact_njit
+def _tempered(y):
+    y ^= y >> np.uint32(11)
+    y ^= (y << np.uint32(7)) & np.uint32(0x9D2C5680)
+    y ^= (y << np.uint32(15)) & np.uint32(0xEFC60000)
+    return y ^ (y >> np.uint32(18))
 
 
 @exact_njit
@@ -230,16 +287,6 @@ def _copy_words(key, position, out):
 
 
 @exact_njit
-def _uniform32(key, position, low, span, out):
-    room = np.empty((2, ROOM), np.uint32)
-    for start in range(0, out.size, BLOCK):
-        block = out[start : start + BLOCK]
-        w = _words(key, position, room, block.size)
-        for i in range(block.size):
-            block[i] = _fma(np.float32(np.int32(w[i] & LOW24)) * UNIT24, span, low)
-
-
-@exact_njit
 def _uniform64(key, position, low, span, out):
     room = np.empty((2, ROOM), np.uint32)
     for start in range(0, out.size, BLOCK // 2):
@@ -247,16 +294,6 @@ def _uniform64(key, position, low, span, out):
         w = _pairs(key, position, room, block.size)
         for i in range(block.size):
             block[i] = _fma(_u53(w[i]), span, low)
-
-
-@exact_njit
-def _bernoulli(key, position, threshold, out):
-    room = np.empty((2, ROOM), np.uint32)
-    for start in range(0, out.size, BLOCK // 2):
-        block = out[start : start + BLOCK // 2]
-        w = _pairs(key, position, room, block.size)
-        for i in range(block.size):
-            block[i] = (_pair(w[i]) & LOW53) < threshold
 
 
 @exact_njit
@@ -331,6 +368,118 @@ def _normal_short(key, position, spare, mean, std, out):
             value = radius * math.cos(theta)
             spare[0] = radius * math.sin(theta)
         out[i] = _fma(value, std, mean)
+
+
+# Kernels for any number of threads: what one thread does, and all of them. `start` is the engine as
+# it stands, of which every thread makes a copy; `engine` is what the end of the draw is written to.
+
+
+@exact_njit
+def _uniform32(start, engine, counter, low, span, out):
+    mine, row = _begin(start, min(PIECE, out.size))
+    while _piece(mine, engine, counter, row, low, span, out).size:
+        pass
+
+
+@exact_njit(parallel=True)
+def _uniform32_together(threads, start, engine, counter, low, span, out):
+    for _thread in prange(threads):
+        _uniform32(start, engine, counter, low, span, out)
+
+
+@exact_njit
+def _piece(mine, engine, counter, row, low, span, out):
+    """The next piece of `out`, filled; an empty one when nothing is left."""
+    task = take(counter, 0)
+    piece = out[task * PIECE :][:PIECE]
+    if piece.size:
+        _spread(_raw_of(task, PIECE, out.size, mine, engine, row), low, span, piece)
+    return piece
+
+
+@exact_njit
+def _spread(raw, low, span, out):
+    for i in range(out.size):
+        out[i] = _fma(np.float32(np.int32(_tempered(raw[i]) & LOW24)) * UNIT24, span, low)
+
+
+@exact_njit
+def _normal32(start, engine, counter, mean, std, out):
+    """What is left over behind groups of 16 stays uniform."""
+    mine, row = _begin(start, min(PIECE, out.size))
+    zero, one = np.float32(0), np.float32(1)
+    piece = _piece(mine, engine, counter, row, zero, one, out)
+    while piece.size:
+        _box_muller32(mean, std, piece[: piece.size // 16 * 16])
+        piece = _piece(mine, engine, counter, row, zero, one, out)
+
+
+@exact_njit(parallel=True)
+def _normal32_together(threads, start, engine, counter, mean, std, out):
+    for _thread in prange(threads):
+        _normal32(start, engine, counter, mean, std, out)
+
+
+@exact_njit
+def _bernoulli(start, engine, counter, threshold, out):
+    half = PIECE // 2  # each takes two words
+    mine, row = _begin(start, 2 * min(half, out.size))
+    words = np.empty(BLOCK, np.uint32)
+    task = take(counter, 0)
+    while task * half < out.size:
+        piece = out[task * half :][:half]
+        raw = _raw_of(task, PIECE, 2 * out.size, mine, engine, row)
+        for first in range(0, piece.size, BLOCK // 2):
+            block = piece[first : first + BLOCK // 2]
+            _temper(raw[2 * first :], words[: 2 * block.size])
+            w = words.view(np.uint64)
+            for i in range(block.size):
+                block[i] = (_pair(w[i]) & LOW53) < threshold
+        task = take(counter, 0)
+
+
+@exact_njit(parallel=True)
+def _bernoulli_together(threads, start, engine, counter, threshold, out):
+    for _thread in prange(threads):
+        _bernoulli(start, engine, counter, threshold, out)
+
+
+LINES = 16  # columns of a task: so many numbers are a cache line, which is then written once
+CHUNK = 64  # numbers of a column that are made, and turned, together
+LANES = BYTES // 4
+
+
+@exact_njit
+def _columns(start, engine, counter, low, span, I, O, stride, out):
+    """Row i of the (I, O) matrix begins at out[i stride]."""
+    mine, row = _begin(start, LINES * I)
+    some = np.empty((LINES, CHUNK), np.float32)
+    flat = some.reshape(-1)
+    task = take(counter, 0)
+    while task * LINES < O:
+        left = task * LINES
+        columns = min(LINES, O - left)
+        raw = _raw_of(task, LINES * I, O * I, mine, engine, row)
+        for top in range(0, I, CHUNK):
+            rows = min(CHUNK, I - top)
+            for o in range(columns):
+                _spread(raw[o * I + top :], low, span, some[o, :rows])
+            squares = rows // LANES * LANES if columns == LINES else 0
+            for i in range(0, squares, LANES):
+                for o in range(0, LINES, LANES):
+                    home = (top + i) * stride + left + o
+                    transpose(flat, o * CHUNK + i, CHUNK, LANES, out, home, stride)
+            for i in range(squares, rows):
+                line = out[(top + i) * stride + left :]
+                for o in range(columns):
+                    line[o] = some[o, i]
+        task = take(counter, 0)
+
+
+@exact_njit(parallel=True)
+def _columns_together(threads, start, engine, counter, low, span, I, O, stride, out):
+    for _thread in prange(threads):
+        _columns(start, engine, counter, low, span, I, O, stride, out)
 
 
 # Box-Muller on groups of 16 uniforms, where they stand

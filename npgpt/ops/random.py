@@ -24,13 +24,13 @@ __all__ = [
     "Engine",
     "bernoulli",
     "exponential",
-    "lay",
     "multinomial",
     "normal",
     "randint",
     "randperm",
     "seed",
     "uniform",
+    "uniform_columns",
     "words",
     "words64",
 ]
@@ -89,6 +89,13 @@ def uniform(engine: Engine, low: float, high: float, *, out: Array) -> Array:
     if (low, high) != (0, 1):
         for block in pieces(out, BLOCK):
             block[:] = fma(block, high - low, low)
+    return out
+
+
+def uniform_columns(engine: Engine, low: float, high: float, *, out: Array) -> Array:
+    """out (I, O) = what `uniform` draws as (O, I), transposed: column after column."""
+    drawn = uniform(engine, low, high, out=np.empty(out.size, out.dtype))
+    out[...] = drawn.reshape(out.shape[::-1]).T
     return out
 
 
@@ -181,11 +188,6 @@ def randperm(engine: Engine, *, out: Array) -> Array:
         items[i], items[i + z] = items[i + z], items[i]
     out[:] = items
     return out
-
-
-def lay(drawn: Array, *, out: Array) -> None:
-    """drawn -> out, of the same shape and another layout."""
-    np.copyto(out, drawn)
 
 
 # Uniforms from words
