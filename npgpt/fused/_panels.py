@@ -10,7 +10,7 @@ from numba import types
 from numba.extending import overload
 
 from npgpt.fused._jit import njit
-from npgpt.fused._tile import BYTES, ROWS, VECTORS, copy, copy_pairs, fetch, tile, transpose
+from npgpt.fused._tile import BYTES, LEFT, ROWS, VECTORS, copy, copy_pairs, fetch, tile, transpose
 
 ROWS_AHEAD, VECTORS_AHEAD = 8, 4  # what packing asks for before it comes to it
 STRIP = 8  # rows of which all panels are made before the next ones are read; even, for pairs
@@ -73,8 +73,9 @@ def pack_along(x, first, terms, left, lanes, width, count, packed, p, stride):
         for k in range(0, whole, step):
             for w in range(0, some, step):
                 at = (top + w) * columns + first + k
-                for row in range(step):
-                    fetch(flat, at + row * columns + VECTORS_AHEAD * step)
+                if k + VECTORS_AHEAD * step < whole:
+                    for row in range(step):
+                        fetch(flat, at + row * columns + VECTORS_AHEAD * step)
                 transpose(flat, at, columns, some - w, packed, q + k * width + w, width)
         for k in range(whole, terms):
             for w in range(some):
@@ -126,8 +127,9 @@ def pack_pairs_along(x, first, terms, left, lanes, width, count, packed, p, stri
         for k in range(0, whole, 2 * step):
             for w in range(0, some, step):
                 at = (top + w) * columns + first + k
-                for row in range(step):
-                    fetch(flat, at + row * columns + 2 * VECTORS_AHEAD * step)
+                if k + 2 * VECTORS_AHEAD * step < whole:
+                    for row in range(step):
+                        fetch(flat, at + row * columns + 2 * VECTORS_AHEAD * step)
                 transpose(flat, at, columns, some - w, packed, q + k // 2 * width + w, width)
         for k in range(whole, terms, 2):
             for w in range(some):
@@ -184,7 +186,7 @@ def put(left, p, right, q, right_stride, terms, onto, t, onto_stride, adds, out,
     width = right_width(out)
     whole = rows == ROWS and columns == width
     home, h, home_stride = (out, o, stride) if whole else (corner, 0, width)
-    tile(left, p, right, q, right_stride, terms, onto, t, onto_stride, adds if whole else 0,
+    tile(left, p, LEFT, right, q, right_stride, terms, onto, t, onto_stride, adds if whole else 0,
          home, h, home_stride)  # fmt: skip
     for i in range(0 if whole else rows):
         row, place = corner[i * width :][:columns], out[o + i * stride :][:columns]

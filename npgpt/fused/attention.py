@@ -78,13 +78,14 @@ def mask(keep: Array | None) -> Array:
 
 
 def workspace(qkv: Array, n_head: int) -> tuple[Array, Array]:
-    """For every task, room for the packed parts of a head, and for QUERIES rows of scores twice."""
+    """For every task, room for the packed parts of a head, and for QUERIES rows of scores, twice."""
     B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     wide = VECTORS * BYTES // qkv.itemsize
     S, D = -(-T // wide) * wide, -(-C // n_head // wide) * wide
     tasks = min(B * n_head, numba.get_num_threads())
     panels = _buffers.empty((tasks, 7, (S + ROWS) * D), qkv.dtype)
-    return panels, _buffers.empty((tasks, 2, QUERIES, S), qkv.dtype)
+    # of backward's last row, ROWS columns are read that may not all be there: one row more
+    return panels, _buffers.empty((tasks, 2, QUERIES + 1, S), qkv.dtype)
 
 
 # Kernels. `x` are the rows of qkv, (B * T, 3C), a head's queries in the columns from h * D, its
@@ -115,7 +116,7 @@ def _multiply_keys(left, D, keys, seen, scores, r):
     wide, S = right_width(scores), scores.shape[1]
     flat = scores.reshape(-1)
     for s in range(0, seen, wide):
-        tile(left, 0, keys, s * D, wide, D, flat, 0, 0, 0, flat, r * S + s, S)
+        tile(left, 0, LEFT, keys, s * D, wide, D, flat, 0, 0, 0, flat, r * S + s, S)
 
 
 @njit
@@ -210,29 +211,29 @@ def _backward_head(dout, x, top, share, keep, factor, scale, panels, space, head
                 for s in range(t + 1):
                     probs[r, s] *= keep[b, h, t, s] * factor
         for s in range(0, seen, ROWS):
-            height = min(ROWS, seen - s)
-            pack_across(probs, 0, rows, s, height, LEFT, 1, left, 0, 0)
-            _add_values(left, T, douts, first, rows, dv, s, D_wide)
-            pack_across(dscores, 0, rows, s, height, LEFT, 1, left, 0, 0)
-            _add_values(left, T, queries, first, rows, dk, s, D_wide)
+            _add_values(probs, T, douts, first, rows, dv, s, D_wide)
+            _add_values(dscores, T, queries, first, rows, dk, s, D_wide)
         for r in range(0, rows, ROWS):
             height = min(ROWS, rows - r)
             pack_along(dscores, 0, seen, r, height, LEFT, 1, left, 0, 0)
             _multiply_values(left, T, keys_across, seen, dx, begin + first + r, height,
                              h * D, D, corner)  # fmt: skip
     for t in range(T):
-        for d in range(D):
-            dx[begin + t, C + h * D + d] = dk[t * D_wide + d]
-            dx[begin + t, 2 * C + h * D + d] = dv[t * D_wide + d]
+        for start, total in ((C + h * D, dk), (2 * C + h * D, dv)):
+            home, some = dx[begin + t, start : start + D], total[t * D_wide :][:D]
+            for d in range(D):
+                home[d] = some[d]
 
 
 @njit
-def _add_values(left, T, values, first, terms, total, s, D_wide):
-    """ROWS rows of `total` from s on, D_wide columns each, += a left panel times packed values."""
-    wide = right_width(total)
+def _add_values(scores, T, values, first, terms, total, s, D_wide):
+    """ROWS rows of `total` from s on += as many columns of the scores, from s on, turned, times
+    packed values: D_wide columns each."""
+    wide, S = right_width(total), scores.shape[1]
+    flat = scores.reshape(-1)
     for d in range(0, D_wide, wide):
         o = s * D_wide + d
-        tile(left, 0, values, d * T + first * wide, wide, terms, total, o, D_wide, 1,
+        tile(flat, s, S, values, d * T + first * wide, wide, terms, total, o, D_wide, 1,
              total, o, D_wide)  # fmt: skip
 
 
