@@ -1,71 +1,94 @@
 """A few rows times a matrix, as in generation: bound by reading the matrix, which is done once, in
 the order in which it lies, and without packing it. A matrix of fewer bits, bfloat16 (its bits in
-uint16) or int8, is widened as it is read."""
+uint16) or int8, is widened as it is read.
+
+Four rows of the matrix are read side by side, but asked for one after the other, well before: the
+processor's own prefetcher begins anew at every page, and memory would wait for it.
+"""
 
 import numpy as np
 from numba import types
 from numba.extending import overload
 
 from npgpt.fused._jit import njit
-from npgpt.fused._tile import BYTES, add_products
+from npgpt.fused._tile import LINE, add_dots, add_products
+
+AHEAD = 1 << 14  # bytes between what is read and what is asked for, beside the four rows
 
 
 @njit
 def multiply_rows(a, b, first, last, sums):
-    """sums = a[:, first:last] @ b[first:last]: (M, K), (K, N) -> (M, N)
+    """sums = a[:, first:last] @ b[first:last]: (M, K), (K, N) -> (M, N)"""
+    row = b.itemsize * b.shape[1]
+    multiply_rows_then(a, b, first, last, sums, last, b.ctypes.data + last * row)
+
+
+@njit
+def multiply_rows_then(a, b, first, last, sums, end, then):
+    """The same, for whoever reads b up to row `end` and goes on with what lies at the address
+    `then`.
 
     Four rows of b at a time, so that a sum is loaded and stored once for them.
     """
     (M, N), K = sums.shape, a.shape[1]
-    step = BYTES // sums.itemsize
-    fours, vectors, terms = M - M % 4, N // step, last - (last - first) % 4
+    step, row = LINE // b.itemsize, b.itemsize * N
+    fours, lines, terms, rows_ahead = M - M % 4, N // step, last - (last - first) % 4, ahead(row)
     for i in range(M):
-        row = sums[i]
+        home = sums[i]
         for j in range(N):
-            row[j] = 0
-    a_flat, b_flat, home = a.reshape(-1), b.reshape(-1), sums.reshape(-1)
+            home[j] = 0
+    a_flat, b_flat, flat = a.reshape(-1), b.reshape(-1), sums.reshape(-1)
     for k in range(first, terms, 4):
+        soon = k + rows_ahead
+        soon = b.ctypes.data + soon * row if soon < end else then + (soon - end) * row
         for i in range(0, fours, 4):
-            add_products(4, a_flat, i * K + k, K, b_flat, k * N, N, vectors, home, i * N, N)
+            add_products(4, a_flat, i * K + k, K, b_flat, k * N, N, lines, soon, flat, i * N, N)
         for i in range(fours, M):
-            add_products(1, a_flat, i * K + k, K, b_flat, k * N, N, vectors, home, i * N, N)
+            add_products(1, a_flat, i * K + k, K, b_flat, k * N, N, lines, soon, flat, i * N, N)
         for i in range(M):
-            for j in range(vectors * step, N):
+            for j in range(lines * step, N):
                 for term in range(k, k + 4):
                     sums[i, j] += a[i, term] * widen(b[term, j])
     for k in range(terms, last):
         rest = b[k]
         for i in range(M):
-            row = sums[i]
+            home = sums[i]
             for j in range(N):
-                row[j] += a[i, k] * widen(rest[j])
+                home[j] += a[i, k] * widen(rest[j])
+
+
+@njit
+def ahead(row):
+    """How many rows of so many bytes lie between what is read and what is asked for."""
+    return 4 + AHEAD // max(1, row)
 
 
 @njit
 def multiply_rows_turned(a, b, first, last, out):
     """out[:, first:last] = a @ b[first:last].T: (M, K), (N, K) -> (M, N)
 
-    Four rows of a at a time, so that b is loaded once for them.
+    Four rows of b at a time, and of a where there are as many.
     """
-    M, K = a.shape
-    zero = out.dtype.type(0)
-    fours = M - M % 4
-    for j in range(first, last):
-        column = b[j]
+    (M, K), N = a.shape, out.shape[1]
+    step, row = LINE // b.itemsize, b.itemsize * K
+    fours, lines, columns = M - M % 4, K // step, last - (last - first) % 4
+    a_flat, b_flat, flat = a.reshape(-1), b.reshape(-1), out.reshape(-1)
+    for j in range(first, columns, 4):
+        soon = b.ctypes.data + (j + ahead(row)) * row
         for i in range(0, fours, 4):
-            a0, a1, a2, a3 = a[i], a[i + 1], a[i + 2], a[i + 3]
-            t0, t1, t2, t3 = zero, zero, zero, zero
-            for k in range(K):
-                number = widen(column[k])
-                t0 += a0[k] * number
-                t1 += a1[k] * number
-                t2 += a2[k] * number
-                t3 += a3[k] * number
-            out[i, j], out[i + 1, j], out[i + 2, j], out[i + 3, j] = t0, t1, t2, t3
+            add_dots(4, a_flat, i * K, K, b_flat, j * K, K, lines, soon, flat, i * N + j, N)
         for i in range(fours, M):
-            row, total = a[i], zero
+            add_dots(1, a_flat, i * K, K, b_flat, j * K, K, lines, soon, flat, i * N + j, N)
+        for i in range(M):
+            for column in range(j, j + 4):
+                for k in range(lines * step, K):
+                    out[i, column] += a[i, k] * widen(b[column, k])
+    for j in range(columns, last):
+        rest = b[j]
+        for i in range(M):
+            line, total = a[i], out.dtype.type(0)
             for k in range(K):
-                total += row[k] * widen(column[k])
+                total += line[k] * widen(rest[k])
             out[i, j] = total
 
 

@@ -32,6 +32,7 @@ def cpu_features() -> frozenset[str]:
 
 
 FEATURES = cpu_features()
+LINE = 64  # bytes that memory is read by
 BYTES = 64 if "avx512f" in FEATURES else 32 if "avx" in FEATURES else 16  # of a vector register
 VECTORS = 2
 ROWS = 14 if FEATURES & {"avx512f", "neon"} else 6  # 32 registers there, 16 elsewhere
@@ -118,23 +119,22 @@ def tile(
 
 
 @intrinsic(prefer_literal=True)
-def add_products(context, rows, a, i, a_stride, b, j, b_stride, vectors, out, o, stride):
+def add_products(context, rows, a, i, a_stride, b, j, b_stride, lines, soon, out, o, stride):
     """out[o + r stride + n] += sum of k < 4 of a[i + r a_stride + k] * b[j + k b_stride + n], for
-    r < rows and n < so many vectors: the register block for few rows, which reads b as it lies.
+    r < rows and n < so many cache lines of b: the register block for few rows, which reads b as it
+    lies.
 
     The numbers of a stay in registers; b is loaded once for all rows, and a sum once for four
     terms. b may be bfloat16 (its bits in uint16) or int8. `rows` is a constant. Arrays are flat.
+    As many lines are asked for from the address `soon` on.
     """
-    signature = types.void(
-        rows, a, types.intp, types.intp, b, types.intp, types.intp, types.intp, out, types.intp,
-        types.intp,
-    )  # fmt: skip
+    signature = few_rows(rows, a, b, out)
 
     def generate(context, builder, signature, values):
-        _, a, i, a_stride, b, j, b_stride, vectors, out, o, stride = values
+        _, a, i, a_stride, b, j, b_stride, lines, soon, out, o, stride = values
         count, *kinds = signature.args
         four, rows = range(4), range(count.literal_value)
-        lanes = vector(kinds[7]).count
+        lanes, line = vector(kinds[8]).count, LINE * 8 // kinds[3].dtype.bitwidth
 
         def spot(number, array, start, stride, times, more):
             at = builder.add(builder.add(start, builder.mul(whole(times), stride)), more)
@@ -145,22 +145,72 @@ def add_products(context, rows, a, i, a_stride, b, j, b_stride, vectors, out, o,
             row = builder.add(i, builder.mul(whole(r), a_stride))
             places = (builder.add(row, whole(k)) for k in four)
             factors.append([broadcast(context, builder, kinds[0], a, at) for at in places])
-        with cgutils.for_range(builder, vectors) as loop:
-            n = builder.mul(loop.index, whole(lanes))
-            # with one row of float32 the processor's own prefetcher does it, and better
-            if len(rows) > 1 or kinds[3].dtype.bitwidth < 32:
-                for k in four:
-                    prefetch(builder, spot(3, b, j, b_stride, 4 + k, n), write=0)
-            some = [widened(builder, load(builder, spot(3, b, j, b_stride, k, n))) for k in four]
-            for r in rows:
-                home = spot(7, out, o, stride, r, n)
-                total = load(builder, home)
-                for k in four:
-                    total = multiply_add(builder, factors[r][k], some[k], total)
-                store(builder, total, home)
+        with cgutils.for_range(builder, lines) as loop:
+            ask(builder, soon, loop.index, 4)
+            for lane in range(0, line, lanes):
+                n = builder.add(builder.mul(loop.index, whole(line)), whole(lane))
+                some = (load(builder, spot(3, b, j, b_stride, k, n)) for k in four)
+                some = [widened(builder, value) for value in some]
+                for r in rows:
+                    home = spot(8, out, o, stride, r, n)
+                    total = load(builder, home)
+                    for k in four:
+                        total = multiply_add(builder, factors[r][k], some[k], total)
+                    store(builder, total, home)
         return context.get_dummy_value()
 
     return signature, generate
+
+
+@intrinsic(prefer_literal=True)
+def add_dots(context, rows, a, i, a_stride, b, j, b_stride, lines, soon, out, o, stride):
+    """out[o + r stride + c] = sum of a[i + r a_stride + n] * b[j + c b_stride + n] over so many
+    cache lines of b, for r < rows and c < 4: the same for a transposed b.
+    """
+    signature = few_rows(rows, a, b, out)
+
+    def generate(context, builder, signature, values):
+        _, a, i, a_stride, b, j, b_stride, lines, soon, out, o, stride = values
+        count, *kinds = signature.args
+        four, rows = range(4), range(count.literal_value)
+        kind, line = vector(kinds[8]), LINE * 8 // kinds[3].dtype.bitwidth
+
+        def spot(number, array, start, stride, times, more):
+            at = builder.add(builder.add(start, builder.mul(whole(times), stride)), more)
+            return place(context, builder, kinds[number], array, at, kind.count)
+
+        nothing = ir.Constant(kind, None)
+        sums = [cgutils.alloca_once_value(builder, nothing) for _ in (*rows, *rows, *rows, *rows)]
+        for total in sums:
+            builder.store(nothing, total)
+        with cgutils.for_range(builder, lines) as loop:
+            ask(builder, soon, loop.index, 4)
+            for lane in range(0, line, kind.count):
+                n = builder.add(builder.mul(loop.index, whole(line)), whole(lane))
+                factors = [load(builder, spot(0, a, i, a_stride, r, n)) for r in rows]
+                for c in four:
+                    some = widened(builder, load(builder, spot(3, b, j, b_stride, c, n)))
+                    for r in rows:
+                        total = sums[4 * r + c]
+                        more = multiply_add(builder, factors[r], some, builder.load(total))
+                        builder.store(more, total)
+        for r in rows:
+            for c in four:
+                at = builder.add(builder.add(o, builder.mul(whole(r), stride)), whole(c))
+                data = context.make_array(kinds[8])(context, builder, out).data
+                builder.store(total_of(builder, builder.load(sums[4 * r + c])),
+                              builder.gep(data, [at]))  # fmt: skip
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def few_rows(rows, a, b, out):
+    """The signature of both."""
+    return types.void(
+        rows, a, types.intp, types.intp, b, types.intp, types.intp, types.intp, types.intp, out,
+        types.intp, types.intp,
+    )  # fmt: skip
 
 
 @intrinsic
@@ -352,12 +402,34 @@ def upper(builder, bits):
 
 
 def prefetch(builder, address, *, write, locality=3):
-    """Asks for what lies there, to be written or only read, into all caches or, with locality 0,
-    the first one. It need not be anybody's."""
+    """Asks for what lies there, to be written or only read: into all caches, with locality 2 not
+    into the first one, with 0 only there. It need not be anybody's."""
     address, number = builder.bitcast(address, ir.IntType(8).as_pointer()), ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [address.type, number, number, number])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
     builder.call(function, [address, *(ir.Constant(number, n) for n in (write, locality, 1))])
+
+
+def ask(builder, address, step, count):
+    """Asks for lines step * count to (step + 1) * count from there on: into the second cache, which
+    has room for what is needed later."""
+    first = builder.add(address, builder.mul(step, whole(count * LINE)))
+    for line in range(count):
+        at = builder.add(first, whole(line * LINE))
+        prefetch(builder, builder.inttoptr(at, ir.IntType(8).as_pointer()), write=0, locality=2)
+
+
+def total_of(builder, value):
+    """The sum of a vector's numbers: of both halves, until one is left."""
+    count = value.type.count
+    while count > 1:
+        count //= 2
+        halves = (
+            builder.shuffle_vector(value, value, numbers(list(range(first, first + count))))
+            for first in (0, count)
+        )
+        value = builder.fadd(*halves)
+    return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
 
 
 def broadcast(context, builder, kind, array, index):
