@@ -62,10 +62,10 @@ def hidden(p: Params, tokens: Array, config: Config, *, past=None, ops):
     """(B, T) -> (B, T, C), what the head reads. `past`: what the tokens follow."""
     start = past[0].length if past else 0
     x, _ = ops.embedding.forward(tokens, Embedding(p.wte.weight, p.wpe.weight), start=start)
-    for p_block, slot in zip(p.h, past or [None] * config.n_layer, strict=True):
-        if past and tokens.shape[1] == 1:
-            x = ops.decode.forward(x, p_block, n_head=config.n_head, past=slot)
-        else:
+    if past and tokens.shape[1] == 1:
+        x = ops.decode.forward(x, p.h, n_head=config.n_head, past=past)
+    else:
+        for p_block, slot in zip(p.h, past or [None] * config.n_layer, strict=True):
             x, _ = block.forward(x, p_block, n_head=config.n_head, past=slot, ops=ops)
     x, _ = ops.layernorm.forward(x, p.ln_f)
     return x

@@ -226,13 +226,14 @@ def attention_backward(dout, cache, **_) -> Work:
     return Work(2 * cost.attention(C, B, T), 7 * dout.nbytes)
 
 
-def decode_forward(x, p, *, past, **_) -> Work:
-    """Reads a block's parameters, and the keys and values that are remembered."""
-    B, C = len(x), x.shape[-1]
-    weights = sum(array.nbytes for _, array in params.named(p))
-    matrices = sum(array.size for _, array in params.named(p) if array.ndim == 2)
-    remembered = 2 * B * past.length * C * x.itemsize
-    return Work(2 * B * matrices + cost.attention(C, B, 1, past.length), weights + remembered)
+def decode_forward(x, blocks, *, past, **_) -> Work:
+    """Reads the blocks' parameters, and the keys and values that are remembered."""
+    B, C, L, start = len(x), x.shape[-1], len(blocks), past[0].length
+    arrays = [array for _, array in params.named(blocks)]
+    weights = sum(array.nbytes for array in arrays)
+    matrices = sum(array.size for array in arrays if array.ndim == 2)
+    remembered = 2 * L * B * start * C * x.itemsize
+    return Work(2 * B * matrices + L * cost.attention(C, B, 1, start), weights + remembered)
 
 
 def passes(count: int) -> Callable[..., Work]:

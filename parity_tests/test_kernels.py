@@ -94,9 +94,9 @@ def test_a_position_at_a_time_is_the_block(shelf, batch, qkv_bias, dtype, rng):
 
 
 def steps(shelf, p, x, config):
-    past = kv.Layer(len(x), config, x.dtype)
+    blocks, past = (p,), [kv.Layer(len(x), config, x.dtype)]
     return np.concatenate(
-        [shelf.decode.forward(np.ascontiguousarray(x[:, t : t + 1]), p, n_head=3, past=past)
+        [shelf.decode.forward(np.ascontiguousarray(x[:, t : t + 1]), blocks, n_head=3, past=past)
          for t in range(x.shape[1])], axis=1,
     )  # fmt: skip
 

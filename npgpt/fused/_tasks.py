@@ -5,10 +5,11 @@ machine that has anything else to do, that is a wait at every loop. Here a threa
 a task takes the next: `prange` over the threads, and in it `task = take(counters, 0)` until there
 are no more. Who makes a task changes nothing of what it computes.
 
-Where tasks need what earlier ones made, they `wait` for it, which saves the end of one parallel
-loop and the beginning of the next: tens of microseconds, as long as a small product takes. It
-cannot come to a standstill, even where one thread runs everything: tasks are taken in order, so
-whatever is waited for has been taken by a thread that is at work.
+Where tasks need what earlier ones made, whoever comes too early waits until the count of those has
+`passed` their number, which saves the end of one parallel loop and the beginning of the next: tens
+of microseconds, as long as a small product takes. It cannot come to a standstill, even where one
+thread runs everything: tasks are taken in order, so whatever is waited for has been taken by a
+thread that is at work.
 """
 
 from llvmlite import ir
@@ -30,20 +31,14 @@ def take(context, counters, i):
 
 
 @intrinsic
-def wait(context, counters, i, many):
-    """Comes back when counters[i] is `many` or more."""
+def passed(context, counters, i, many):
+    """Is counters[i] `many` or more? Then what was written before that can be read."""
 
     def generate(context, builder, signature, values):
-        counter = address(context, builder, signature, values)
-        loop, done = map(builder.append_basic_block, ("wait", "done"))
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        now = builder.load_atomic(counter, "acquire", 8)
-        builder.cbranch(builder.icmp_signed("<", now, values[2]), loop, done)
-        builder.position_at_end(done)
-        return context.get_dummy_value()
+        now = builder.load_atomic(address(context, builder, signature, values), "acquire", 8)
+        return builder.icmp_signed(">=", now, values[2])
 
-    return types.void(counters, types.intp, types.int64), generate
+    return types.boolean(counters, types.intp, types.int64), generate
 
 
 ONE = ir.Constant(ir.IntType(64), 1)

@@ -1,13 +1,17 @@
-"""One new position through a block, in one parallel loop. What it computes: npgpt/ops/decode.py.
+"""One new position through all blocks, in one parallel loop. What it computes: npgpt/ops/decode.py.
 
-A single position reads every weight once and is bound by that. What costs besides is beginning and
-ending parallel loops, so there is one: its tasks are PARTS of each layer, and wait for the layer
-before (_tasks.py). A task of a matrix takes some of its rows, which lie one after the other in
-memory, and leaves partial sums; whoever needs the result adds them up. There are always as many,
-so that the bits do not depend on the number of threads.
+A single position reads every weight once and is bound by that. What costs besides is whatever lets
+memory wait: beginning and ending parallel loops, so there is one, and threads that wait for each
+other, so meanwhile they ask for the weights that they will read next.
+
+Every block has five stages, each needs the one before, and each has PARTS parts, shared out among
+the threads; whoever has done its own takes another's (_tasks.py). A part of a matrix is some of its
+rows, which lie one after the other in memory, and leaves partial sums; whoever needs the result
+adds them up. There are always as many, so that the bits do not depend on the number of threads.
 """
 
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numba
 import numpy as np
@@ -15,112 +19,230 @@ import numpy as np
 from npgpt.arrays import Array, rows
 from npgpt.fused._jit import njit, prange
 from npgpt.fused._math import exp
-from npgpt.fused._rows import multiply_rows
-from npgpt.fused._tasks import take, wait
+from npgpt.fused._places import address, array_at, fetch_at
+from npgpt.fused._rows import multiply_rows_then
+from npgpt.fused._tasks import passed, take
+from npgpt.fused._tile import LINE
 from npgpt.ops.gelu import CUBIC, SCALE
 
 EPS = 1e-5  # of LayerNorm
-PARTS = 16  # tasks of every layer
-C_ATTN, ATTENTION, ATTN_PROJ, C_FC, MLP_PROJ, SUM, LAYERS = range(7)
+PARTS = 16  # of every stage
+C_ATTN, ATTN_PROJ, C_FC, MLP_PROJ, ATTENTION = range(5)  # matrices first
+STAGES = C_ATTN, ATTENTION, ATTN_PROJ, C_FC, MLP_PROJ
+WEIGHT, BIAS, FACTOR = range(3)  # of a matrix; the first two of a LayerNorm
+MOST_AHEAD = 1 << 18  # bytes that a waiting thread asks for: a fourth of a second cache
 
 
 class Matrix(NamedTuple):
-    """A linear layer as kernels take it: nothing in it is None."""
+    """A linear layer as kernels take it. Its weight is of x's dtype, or bfloat16 (its bits in
+    uint16), or int8."""
 
-    weight: Array  # (I, O), of x's dtype, or bfloat16 (its bits in uint16), or int8
-    scale: Array  # (O,), what a column of the product is multiplied with; (0,): nothing
-    bias: Array  # (O,)
-
-
-def forward(x: Array, p, *, n_head: int, past, out: Array | None = None):
-    """(B, 1, C) -> (B, 1, C). `p`: the parameters of a block, npgpt/params.py; `past`: what its
-    attention remembers, one position more afterwards."""
-    return forward_with(matrix, x, p, n_head, past, out)
+    weight: Array  # (I, O)
+    bias: Array | None  # (O,)
+    scale: Array | None  # (O,), what a column of the product is multiplied with
 
 
-def matrix(p, dtype) -> Matrix:
+class Places(NamedTuple):
+    """Where the parameters of L blocks lie: addresses, 0 where there is nothing."""
+
+    matrices: Array  # (L, 4, 3)
+    norms: Array  # (L, 2, 2)
+    kind: Array  # (0,), of the matrices' dtype
+
+
+def forward(x: Array, blocks, *, n_head: int, past, out: Array | None = None):
+    """(B, 1, C) -> (B, 1, C). `blocks`: the parameters of all of them, npgpt/params.py; `past`:
+    what the attention of each remembers, one position more afterwards."""
+    return forward_with(matrix, x, blocks, n_head, past, out)
+
+
+def matrix(p) -> Matrix:
     """A linear layer's parameters as a Matrix."""
-    bias = np.zeros(p.weight.shape[1], dtype) if p.bias is None else p.bias
-    return Matrix(p.weight, np.empty(0, dtype), bias)
+    return Matrix(p.weight, p.bias, None)
 
 
-def forward_with(matrix, x: Array, p, n_head: int, past, out: Array | None):
+def forward_with(matrix, x: Array, blocks, n_head: int, past, out: Array | None):
     """`forward`, with this function to make a Matrix of a layer."""
-    (B, _, C), number = x.shape, x.dtype.type
-    out = np.empty_like(x) if out is None else out
-    start = past.grow(1)
-    qkv, h = (np.empty((PARTS, B, many * C), x.dtype) for many in (3, 4))
-    attended, added = np.empty((B, C), x.dtype), np.empty((2, PARTS, B, C), x.dtype)
-    layers = (matrix(layer, x.dtype) for layer in (*p.attn, *p.mlp))
-    c_attn, attn_proj, c_fc, mlp_proj = layers
-    _forward(
-        rows(x), p.ln_1, c_attn, attn_proj, p.ln_2, c_fc, mlp_proj, number(EPS), number(SCALE),
-        number(CUBIC), past.k, past.v, start, number((C // n_head) ** -0.5),
-        numba.get_num_threads(), np.zeros(LAYERS + 1, np.int64), qkv, attended, added, h, rows(out),
+    (B, _, C), number, L = x.shape, x.dtype.type, len(blocks)
+    if not L:
+        raise ValueError("there are no blocks")
+    places = places_of(matrix, blocks, past, x.dtype)
+    starts = {slot.grow(1) for slot in past}
+    if len(starts) != 1:
+        raise ValueError(f"blocks remember different numbers of positions: {sorted(starts)}")
+    remembered = np.array([[address(slot.k, x.dtype), address(slot.v, x.dtype)] for slot in past])
+    out, threads = np.empty_like(x) if out is None else out, numba.get_num_threads()
+    stream, qkv, h, added = (
+        np.empty(shape, x.dtype) for shape in
+        ((2 * L, B, C), (PARTS, B, 3 * C), (PARTS, B, 4 * C), (2, PARTS, B, C))
     )  # fmt: skip
+    stream[0] = rows(x)
+    counters = np.zeros((len(STAGES) * L * (threads + 1), LINE // 8), np.int64)
+    room = past[0].k.shape[-2]
+    _forward(places.matrices, places.norms, places.kind, remembered, n_head, room, starts.pop(),
+             number((C // n_head) ** -0.5), number(EPS), number(SCALE), number(CUBIC), threads,
+             counters, stream, qkv, h, added, rows(out))  # fmt: skip
     return out
+
+
+known = WeakKeyDictionary()  # by the memory of a first block: parameters and their Places
+
+
+def places_of(matrix, blocks, past, dtype) -> Places:
+    """Of these blocks, looked up once for as long as somebody has this memory."""
+    found = known.get(past[0])
+    if found is None or found[0] is not blocks:
+        found = known[past[0]] = blocks, find_places(matrix, blocks, dtype)
+    return found[1]
+
+
+def find_places(matrix, blocks, dtype) -> Places:
+    """Of these blocks."""
+    layers = [[matrix(layer) for layer in (*p.attn, *p.mlp)] for p in blocks]
+    kind = layers[0][0].weight.dtype
+    return Places(
+        np.array([
+            [[address(p.weight, kind), address(p.bias, dtype), address(p.scale, dtype)]
+             for p in block] for block in layers
+        ]),
+        np.array([
+            [[address(norm.weight, dtype), address(norm.bias, dtype)] for norm in (p.ln_1, p.ln_2)]
+            for p in blocks
+        ]),
+        np.empty(0, kind),
+    )  # fmt: skip
+
+
+# Kernels. A number is at `place` if it is an address.
 
 
 @njit(parallel=True)
 def _forward(
-    x, ln_1, c_attn, attn_proj, ln_2, c_fc, mlp_proj, eps, gelu_scale, cubic, k, v, start, scale,
-    threads, counters, qkv, attended, added, h, out,
+    matrices, norms, kind, remembered, n_head, room, start, scale, eps, gelu_scale, cubic, threads,
+    counters, stream, qkv, h, added, out,
 ):  # fmt: skip
-    for _thread in prange(threads):
-        _tasks(x, ln_1, c_attn, attn_proj, ln_2, c_fc, mlp_proj, eps, gelu_scale, cubic, k, v,
-               start, scale, counters, qkv, attended, added, h, out)  # fmt: skip
+    attended = np.empty_like(out)
+    for thread in prange(threads):
+        _stages(thread, matrices, norms, kind, remembered, n_head, room, start, scale, eps,
+                gelu_scale, cubic, threads, counters, stream, qkv, attended, h,
+                added)  # fmt: skip
+    C = out.shape[1]
+    _total(stream[-1], added[1], matrices[-1, MLP_PROJ], 0, C, out)
 
 
 @njit
-def _tasks(
-    x, ln_1, c_attn, attn_proj, ln_2, c_fc, mlp_proj, eps, gelu_scale, cubic, k, v, start, scale,
-    counters, qkv, attended, added, h, out,
+def _stages(
+    thread, matrices, norms, kind, remembered, n_head, room, start, scale, eps, gelu_scale, cubic,
+    threads, counters, stream, qkv, attended, h, added,
 ):  # fmt: skip
-    """What one thread does: task after task, layer after layer."""
-    (B, C), H = x.shape, k.shape[1]
-    some, wide = np.empty((B, C), x.dtype), np.empty((B, 4 * C), x.dtype)
-    ready = -1  # the layer whose input this thread has made already
-    task = take(counters, LAYERS)
-    while task < LAYERS * PARTS:
-        layer, part = task // PARTS, task % PARTS
-        if layer:
-            wait(counters, layer - 1, PARTS)
-        if layer == C_ATTN:
-            if ready != layer:
-                _normalise(x, ln_1, eps, some)
-            first, last = _share(C, part)
-            multiply_rows(some, c_attn.weight, first, last, qkv[part])
-        elif layer == ATTENTION:
-            for head in range(part * B * H // PARTS, (part + 1) * B * H // PARTS):
-                _attend(qkv, c_attn, head // H, head % H, k, v, start, scale, attended)
-        elif layer == ATTN_PROJ:
-            first, last = _share(C, part)
-            multiply_rows(attended, attn_proj.weight, first, last, added[0, part])
-        elif layer == C_FC:
-            if ready != layer:
-                _total(x, added[0], attn_proj, 0, C, some)
-                _normalise(some, ln_2, eps, some)
-            first, last = _share(C, part)
-            multiply_rows(some, c_fc.weight, first, last, h[part])
-        elif layer == MLP_PROJ:
-            first, last = _share(4 * C, part)
-            wide[:, first:last] = 0
-            _total(wide, h, c_fc, first, last, wide)
-            _gelu(first, last, gelu_scale, cubic, wide)
-            multiply_rows(wide, mlp_proj.weight, first, last, added[1, part])
-        else:
-            first, last = _share(C, part)
-            _total(x, added[0], attn_proj, first, last, some)
-            _total(some, added[1], mlp_proj, first, last, out)
-        ready = layer
-        take(counters, layer)  # one part more of it is done
-        task = take(counters, LAYERS)
+    """What one thread does, stage after stage."""
+    _, B, C = stream.shape
+    x, some, wide = np.empty((B, C), h.dtype), np.empty((B, C), h.dtype), np.empty_like(h[0])
+    mine, beyond = _own(thread, threads)
+    for step in range(len(STAGES) * len(matrices)):
+        layer, stage = step // len(STAGES), STAGES[step % len(STAGES)]
+        matrix = ATTN_PROJ if stage == ATTENTION else stage
+        place, (I, O) = matrices[layer, matrix, WEIGHT], _shape(matrix, C)
+        row, begin, end = kind.itemsize * O, mine * I // PARTS, beyond * I // PARTS
+        _wait(counters, step, threads, place + begin * row, min(MOST_AHEAD, (end - begin) * row))
+        a, sums = some, qkv
+        if stage == C_ATTN:
+            if layer:
+                _total(stream[2 * layer - 1], added[1], matrices[layer - 1, MLP_PROJ], 0, C, x)
+            else:
+                x[:] = stream[0]
+            _normalise(x, norms[layer, 0], eps, some)
+        elif stage == ATTN_PROJ:
+            a, sums = attended, added[0]
+        elif stage == C_FC:
+            _total(stream[2 * layer], added[0], matrices[layer, ATTN_PROJ], 0, C, x)
+            _normalise(x, norms[layer, 1], eps, some)
+            sums = h
+        elif stage == MLP_PROJ:
+            a, sums = wide, added[1]
+        then = _then(matrices, layer, stage, mine, kind.itemsize, C)
+        weight = array_at(place, (I, O), kind)
+        part = _next_part(counters, step, thread, threads)
+        while part >= 0:
+            first, last = part * I // PARTS, (part + 1) * I // PARTS
+            if stage == ATTENTION:
+                for head in range(part * B * n_head // PARTS, (part + 1) * B * n_head // PARTS):
+                    _attend(qkv, matrices[layer, C_ATTN], head // n_head, head % n_head, n_head,
+                            remembered[layer], room, start, scale, attended)  # fmt: skip
+            else:
+                if stage == MLP_PROJ:
+                    wide[:, first:last] = 0
+                    _total(wide, h, matrices[layer, C_FC], first, last, wide)
+                    _gelu(first, last, gelu_scale, cubic, wide)
+                elif part == 0 and stage == C_ATTN:
+                    stream[2 * layer] = x  # for whoever comes by the next time
+                elif part == 0 and stage == C_FC:
+                    stream[2 * layer + 1] = x
+                multiply_rows_then(a, weight, first, last, sums[part], max(end, last), then)
+            take(counters.reshape(-1), _counter(counters, step, threads, threads))
+            part = _next_part(counters, step, thread, threads)
 
 
 @njit
-def _share(size, part):
-    """Which of so many rows or columns are those of a part."""
-    return part * size // PARTS, (part + 1) * size // PARTS
+def _own(thread, threads):
+    """The parts that a thread begins with: they lie one after the other."""
+    return thread * PARTS // threads, (thread + 1) * PARTS // threads
+
+
+@njit
+def _shape(stage, C):
+    """(I, O) of its matrix."""
+    if stage == C_FC:
+        return C, 4 * C
+    if stage == MLP_PROJ:
+        return 4 * C, C
+    return C, C if stage == ATTN_PROJ else 3 * C
+
+
+@njit
+def _then(matrices, layer, stage, part, itemsize, C):
+    """Where in the next matrix a thread begins that begins with this part."""
+    stage += 1
+    if stage > MLP_PROJ:
+        layer, stage = min(layer + 1, len(matrices) - 1), C_ATTN
+    I, O = _shape(stage, C)
+    return matrices[layer, stage, WEIGHT] + part * I // PARTS * O * itemsize
+
+
+# Counters: for every step one a thread, of how many of its parts are taken, and one of what is done
+
+
+@njit
+def _counter(counters, step, threads, i):
+    """Which one it is, of the flat array. Each has a cache line of its own."""
+    return (step * (threads + 1) + i) * counters.shape[1]
+
+
+@njit
+def _next_part(counters, step, thread, threads):
+    """A part that nobody has taken yet, of this thread or of others; -1 where there is none."""
+    flat = counters.reshape(-1)
+    for i in range(thread, thread + threads):
+        i %= threads
+        first, last = _own(i, threads)
+        if first < last:
+            part = first + take(flat, _counter(counters, step, threads, i))
+            if part < last:
+                return part
+    return -1
+
+
+@njit
+def _wait(counters, step, threads, place, size):
+    """Until all parts of the step before are done; meanwhile so many bytes are asked for."""
+    if step == 0:
+        return
+    flat, end = counters.reshape(-1), place + size
+    before = _counter(counters, step - 1, threads, threads)
+    while not passed(flat, before, PARTS):
+        if place < end:
+            fetch_at(place)
+            place += LINE
 
 
 @njit
@@ -129,25 +251,34 @@ def _total(x, parts, p, first, last, out):
     sums = np.empty(last - first, x.dtype)
     for n in range(len(x)):
         home, before = out[n, first:last], x[n, first:last]
-        sums[:] = 0
-        for part in range(len(parts)):
-            more = parts[part, n, first:last]
-            for c in range(last - first):
-                sums[c] += more[c]
+        _add_up(parts, n, p, first, last, sums)
         for c in range(last - first):
-            home[c] = before[c] + p.bias[first + c]
-        if p.scale.size:
-            for c in range(last - first):
-                home[c] += p.scale[first + c] * sums[c]
-        else:
-            for c in range(last - first):
-                home[c] += sums[c]
+            home[c] = before[c] + sums[c]
+
+
+@njit
+def _add_up(parts, n, p, first, last, sums):
+    """sums = bias + scale * the sum of the parts, in these columns of row n."""
+    size = (parts.shape[-1],)
+    bias, scale = array_at(p[BIAS], size, sums), array_at(p[FACTOR], size, sums)
+    sums[:] = 0
+    for part in range(len(parts)):
+        more = parts[part, n, first:last]
+        for c in range(last - first):
+            sums[c] += more[c]
+    if p[FACTOR]:
+        for c in range(last - first):
+            sums[c] *= scale[first + c]
+    if p[BIAS]:
+        for c in range(last - first):
+            sums[c] += bias[first + c]
 
 
 @njit
 def _normalise(x, p, eps, out):
     """LayerNorm, by every thread for itself: that is quicker than to wait for somebody else's."""
     N, C = x.shape
+    weight, bias = array_at(p[WEIGHT], (C,), x), array_at(p[BIAS], (C,), x)
     zero, one, size = x.dtype.type(0), x.dtype.type(1), x.dtype.type(C)
     for n in range(N):
         row, home = x[n], out[n]
@@ -160,7 +291,7 @@ def _normalise(x, p, eps, out):
             total += (row[c] - mean) * (row[c] - mean)
         rstd = one / np.sqrt(total / size + eps)
         for c in range(C):
-            home[c] = (row[c] - mean) * rstd * p.weight[c] + p.bias[c]
+            home[c] = (row[c] - mean) * rstd * weight[c] + bias[c]
 
 
 @njit
@@ -175,22 +306,21 @@ def _gelu(first, last, scale, cubic, x):
 
 
 @njit
-def _attend(qkv, p, b, h, k, v, start, scale, out):
+def _attend(qkv, p, b, h, H, remembered, room, start, scale, out):
     """Remembers the new key and value of one head, and attends to all that are remembered."""
-    H, D = k.shape[1], k.shape[3]
-    C, seen = H * D, start + 1
+    C, seen = out.shape[1], start + 1
+    D = C // H
     zero, one = out.dtype.type(0), out.dtype.type(1)
     new = np.empty((3, D), out.dtype)
     for i in range(3):
         left = i * C + h * D
-        new[i] = 0
-        for part in range(len(qkv)):
-            for d in range(D):
-                new[i, d] += qkv[part, b, left + d]
-        for d in range(D):
-            step = p.scale[left + d] if p.scale.size else one
-            new[i, d] = p.bias[left + d] + step * new[i, d]
-    query, keys, values, home = new[0], k[b, h], v[b, h], out[b, h * D : (h + 1) * D]
+        _add_up(qkv, b, p, left, left + D, new[i])
+    query, home = new[0], out[b, h * D : (h + 1) * D]
+    here = (b * H + h) * room * D * out.itemsize
+    keys, values = (
+        array_at(remembered[0] + here, (room, D), out),
+        array_at(remembered[1] + here, (room, D), out),
+    )
     keys[start] = new[1]
     values[start] = new[2]
     scores = np.empty(seen, out.dtype)
