@@ -13,7 +13,7 @@ from numba.extending import overload
 from npgpt.fused._jit import njit
 from npgpt.fused._tile import LINE, add_dots, add_products
 
-AHEAD = 1 << 14  # bytes between what is read and what is asked for, beside the four rows
+AHEAD = 1 << 13  # bytes between what is read and what is asked for, beside the four rows
 
 
 @njit

@@ -77,7 +77,7 @@ def forward_with(matrix, x: Array, blocks, n_head: int, past, out: Array | None)
         ((2 * L, B, C), (PARTS, B, 3 * C), (PARTS, B, 4 * C), (2, PARTS, B, C))
     )  # fmt: skip
     stream[0] = rows(x)
-    counters = np.zeros((len(STAGES) * L * (threads + 1), LINE // 8), np.int64)
+    counters = np.zeros((len(STAGES) * L * (threads + 1) + 1, LINE // 8), np.int64)
     room = past[0].k.shape[-2]
     _forward(places.matrices, places.norms, places.kind, remembered, n_head, room, starts.pop(),
              number((C // n_head) ** -0.5), number(EPS), number(SCALE), number(CUBIC), threads,
@@ -122,22 +122,22 @@ def _forward(
     counters, stream, qkv, h, added, out,
 ):  # fmt: skip
     attended = np.empty_like(out)
-    for thread in prange(threads):
-        _stages(thread, matrices, norms, kind, remembered, n_head, room, start, scale, eps,
-                gelu_scale, cubic, threads, counters, stream, qkv, attended, h,
-                added)  # fmt: skip
+    for _thread in prange(threads):
+        _stages(matrices, norms, kind, remembered, n_head, room, start, scale, eps, gelu_scale,
+                cubic, threads, counters, stream, qkv, attended, h, added)  # fmt: skip
     C = out.shape[1]
     _total(stream[-1], added[1], matrices[-1, MLP_PROJ], 0, C, out)
 
 
 @njit
 def _stages(
-    thread, matrices, norms, kind, remembered, n_head, room, start, scale, eps, gelu_scale, cubic,
-    threads, counters, stream, qkv, attended, h, added,
+    matrices, norms, kind, remembered, n_head, room, start, scale, eps, gelu_scale, cubic, threads,
+    counters, stream, qkv, attended, h, added,
 ):  # fmt: skip
     """What one thread does, stage after stage."""
     _, B, C = stream.shape
     x, some, wide = np.empty((B, C), h.dtype), np.empty((B, C), h.dtype), np.empty_like(h[0])
+    thread = take(counters.reshape(-1), counters.size - counters.shape[1])  # as they come
     mine, beyond = _own(thread, threads)
     for step in range(len(STAGES) * len(matrices)):
         layer, stage = step // len(STAGES), STAGES[step % len(STAGES)]
@@ -209,7 +209,8 @@ def _then(matrices, layer, stage, part, itemsize, C):
     return matrices[layer, stage, WEIGHT] + part * I // PARTS * O * itemsize
 
 
-# Counters: for every step one a thread, of how many of its parts are taken, and one of what is done
+# Counters: for every step one a thread, of how many of its parts are taken, and one of what is
+# done; the last of all numbers the threads.
 
 
 @njit
