@@ -48,7 +48,7 @@ def fetch_at(context, place):
 
     def generate(context, builder, signature, values):
         where = builder.inttoptr(values[0], ir.IntType(8).as_pointer())
-        prefetch(builder, where, write=0, level=2)
+        prefetch(builder, where, write=0, locality=2)
         return context.get_dummy_value()
 
     return types.void(types.intp), generate

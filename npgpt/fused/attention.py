@@ -78,7 +78,7 @@ def mask(keep: Array | None) -> Array:
 
 
 def workspace(qkv: Array, n_head: int) -> tuple[Array, Array]:
-    """For every task, room for the packed parts of a head, and for QUERIES rows of scores, twice."""
+    """For every task, room for the packed parts of a head, and twice for QUERIES rows of scores."""
     B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     wide = VECTORS * BYTES // qkv.itemsize
     S, D = -(-T // wide) * wide, -(-C // n_head // wide) * wide
