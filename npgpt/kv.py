@@ -21,6 +21,7 @@ class Layer:
         shape = (batch, config.n_head, min(FEW, self.longest), head_size)  # (B, H, room, D)
         self.k, self.v = np.empty((2, *shape), dtype)
         self.length = 0  # S, the positions filled so far
+        self.noted = None  # what a shelf need not look up again for the next position
 
     def append(self, k: Array, v: Array) -> tuple[Array, Array]:
         """(B, H, T, D) twice -> (B, H, S, D) twice, views of everything remembered.

@@ -11,7 +11,6 @@ adds them up. There are always as many, so that the bits do not depend on the nu
 """
 
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
 
 import numba
 import numpy as np
@@ -85,15 +84,11 @@ def forward_with(matrix, x: Array, blocks, n_head: int, past, out: Array | None)
     return out
 
 
-known = WeakKeyDictionary()  # by the memory of a first block: parameters and their Places
-
-
 def places_of(matrix, blocks, past, dtype) -> Places:
-    """Of these blocks, looked up once for as long as somebody has this memory."""
-    found = known.get(past[0])
-    if found is None or found[0] is not blocks:
-        found = known[past[0]] = blocks, find_places(matrix, blocks, dtype)
-    return found[1]
+    """Of these blocks, looked up once for every memory."""
+    if past[0].noted is None or past[0].noted[0] is not blocks:
+        past[0].noted = blocks, find_places(matrix, blocks, dtype)
+    return past[0].noted[1]
 
 
 def find_places(matrix, blocks, dtype) -> Places:
