@@ -3,7 +3,7 @@
 The plan is Goto's (Goto and van de Geijn 2008, "Anatomy of high-performance matrix
 multiplication"), around the register block of _tile.py:
 
-1. All of `a` (of a million rows, so many at a time) is packed into left panels, by all threads.
+1. All of `a`, or so many rows and terms at a time, is packed into left panels, by all threads.
 2. A task makes a few columns of `out`, TERMS terms of the sum at a time: so much of `b` is packed
    into right panels, which stay in the core's second cache.
 3. One left panel after the other meets all of them, tile by tile.
@@ -28,7 +28,7 @@ from npgpt.fused._tile import BYTES, LEFT, ROWS, VECTORS
 TERMS = 768  # even, so that no pair of bfloat16 numbers is torn apart
 STACKS = 6  # right panels of a task: 768 terms of 6 x 32 columns are 590 KB in float32
 GROUP = 16  # left panels that one thread packs together, where there are enough
-MOST_ROWS, MOST_TERMS = 4080, 6 * TERMS  # of `a`, packed at once
+MOST_ROWS, MOST_TERMS = 3066, 4 * TERMS  # of `a`, packed at once: 7 MB, as 512 rows of 3072 terms
 PARTS = 16  # partial sums of a few rows
 FEW = 15  # rows of `a` for which packing would cost more than it saves
 
