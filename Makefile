@@ -24,6 +24,7 @@ bench:    ## how fast, beside PyTorch, transformers and llama.cpp: under ten min
 bench-all: bench ## all shapes and ops, how cost grows, what loading costs: about an hour
 	$(PYTHON) -m benchmarks.training_step --shape 1x1024 4x64
 	$(PYTHON) -m benchmarks.ops
+	$(PYTHON) -m benchmarks.products
 	$(PYTHON) -m benchmarks.profile
 	$(PYTHON) -m benchmarks.growth
 	$(PYTHON) -m benchmarks.book_run

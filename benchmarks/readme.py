@@ -25,7 +25,7 @@ COMPARED = (
     "training_step_4x64",
     "generation",
 )
-NARROW = "training_step_2x256_bfloat16", "generation_bfloat16", "generation_int8"
+NARROW = "products", "training_step_2x256_bfloat16", "generation_bfloat16", "generation_int8"
 TRAINED = {"verdict": "The book's run on The Verdict", "shakespeare": "`tiny` on Shakespeare"}
 
 

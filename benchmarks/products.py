@@ -1,0 +1,104 @@
+"""How long do the matrix products of a training step take alone, beside NumPy's BLAS?
+
+    python -m benchmarks.products [--rounds 7] [--threads 2]
+
+Those of the 124M shape on 512 tokens: of every linear layer, the head among them, the product that
+goes forward and the two that come back, as often as a step makes them. npgpt's own float32 and
+bfloat16 (operands are float32 and are rounded as they are packed: that is part of it), and
+NumPy's float32. The products of a step among its other ops are slower: they find nothing in caches.
+"""
+
+import argparse
+import statistics
+import sys
+
+import numpy as np
+
+from benchmarks import harness
+from benchmarks.harness import Runner, alternate, compared, comparison, on_threads, once, serve
+from npgpt import cost
+from npgpt.config import Config
+
+ROWS = 512
+BFLOAT16_AT_MOST = 0.60  # of the time that NumPy's float32 products need
+TOLERANCE = {"npgpt": 1e-5, "npgpt-bfloat16": 2e-2}  # of the largest number of a product
+
+
+def products(config: Config, rows: int):
+    """Yields (how often, a, b, out) for the products of a step."""
+    rng = np.random.default_rng(0)
+    for count, inputs, outputs in cost.linears(config):
+        x, w, y = (
+            rng.standard_normal(shape, np.float32)
+            for shape in ((rows, inputs), (inputs, outputs), (rows, outputs))
+        )
+        yield count, x, w, np.empty_like(y)
+        yield count, y, w.T, np.empty_like(x)
+        yield count, x.T, y, np.empty_like(w)
+
+
+def multiplication(name: str):
+    """A function like np.matmul."""
+    if name == "numpy":
+        return np.matmul
+    from npgpt import environment
+
+    environment.settle()
+    from npgpt.fused import _matmul
+    from npgpt.mixed import _matmul as narrow
+
+    return (narrow if name == "npgpt-bfloat16" else _matmul).matmul
+
+
+def serve_one(name: str) -> None:
+    matmul, made = multiplication(name), list(products(Config(), ROWS))
+    corners = []
+    for _, a, b, out in made:
+        matmul(a, b, out=out)
+        corners.append(out[:4, :4].tolist())
+
+    def measure():
+        seconds = [count * once(lambda a=a, b=b, out=out: matmul(a, b, out=out))
+                   for count, a, b, out in made]  # fmt: skip
+        return {"seconds": sum(seconds)}
+
+    serve(corners, measure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        return serve_one(options.serve)
+    names = "npgpt-bfloat16", "npgpt", "numpy"
+    environment = on_threads(options.threads)
+    runners = [Runner("benchmarks.products", name, environment=environment) for name in names]
+    for runner in runners[:2]:
+        for ours, theirs in zip(runner.result, runners[2].result, strict=True):
+            # a corner of numbers as large as the square root of the terms: their spread
+            worst = np.abs(np.subtract(ours, theirs)).max() / np.std(theirs)
+            if not worst <= TOLERANCE[runner.name]:
+                sys.exit(f"{runner.name}: {worst:.1e} away from NumPy's product")
+    found = {
+        name: [one["seconds"] for one in measured]
+        for name, measured in alternate(runners, options.rounds).items()
+    }
+    work = f"products of a step of {ROWS} tokens"
+    comparisons = [
+        comparison(work, "NumPy", found["npgpt"], found["numpy"]),
+        comparison(f"{work}, bfloat16", "NumPy float32", found["npgpt-bfloat16"], found["numpy"],
+                   BFLOAT16_AT_MOST),
+    ]  # fmt: skip
+    print(compared(comparisons))
+    operations = 3 * sum(2 * ROWS * n * i * o for n, i, o in cost.linears(Config()))
+    rates = {name: operations / statistics.median(taken) / 1e9 for name, taken in found.items()}
+    print(", ".join(f"{name} {rate:,.0f} GFLOP/s" for name, rate in rates.items()))
+    about = {"rounds": options.rounds, "threads": options.threads, "gflops": rates}
+    harness.write("products", about | {"comparisons": comparisons})
+
+
+if __name__ == "__main__":
+    main()
