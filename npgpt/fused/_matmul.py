@@ -49,8 +49,8 @@ def matmul(
     b, b_turned = upright(b)
     if M <= FEW:
         a = np.ascontiguousarray(a.T) if a_turned else a
-        parts = _buffers.empty((PARTS, *out.shape), out.dtype)
-        _few_rows(a, b, b_turned, bias, beta, parts, out)
+        parts = _buffers.empty((1 if b_turned else PARTS, *out.shape), out.dtype)
+        _few_rows(a, b, b_turned, bias, beta, PARTS, parts, out)
         return out
     pair = 2 if panels == np.uint32 else 1
     threads, many = numba.get_num_threads(), -(-min(M, MOST_ROWS) // ROWS)
@@ -134,22 +134,32 @@ def _tasks(
 
 
 @njit(parallel=True)
-def _few_rows(a, b, b_turned, bias, beta, parts, out):
-    M, N = out.shape
-    for part in prange(len(parts)):
-        first, last = part * len(b) // len(parts), (part + 1) * len(b) // len(parts)
+def _few_rows(a, b, b_turned, bias, beta, tasks, parts, out):
+    for task in prange(tasks):
+        first, last = task * len(b) // tasks, (task + 1) * len(b) // tasks
         if b_turned:
             multiply_rows_turned(a, b, first, last, parts[0])
+            _finish(parts, bias, beta, first, last, out)
         else:
-            multiply_rows(a, b, first, last, parts[part])
-    for i in range(M):
-        for part in range(1, 1 if b_turned else len(parts)):
-            for j in range(N):
-                parts[0, i, j] += parts[part, i, j]
-        for j in range(N):
-            total = parts[0, i, j]
-            if bias.size:
-                total += bias[j]
-            if beta:
-                total += out[i, j]
-            out[i, j] = total
+            multiply_rows(a, b, first, last, parts[task])
+    if not b_turned:
+        _finish(parts, bias, beta, 0, out.shape[1], out)
+
+
+@njit
+def _finish(parts, bias, beta, first, last, out):
+    """out = the sum of the parts + bias + beta * out, in these columns."""
+    for i in range(len(out)):
+        total, home = parts[0, i, first:last], out[i, first:last]
+        for part in range(1, len(parts)):
+            more = parts[part, i, first:last]
+            for j in range(last - first):
+                total[j] += more[j]
+        if bias.size:
+            for j in range(last - first):
+                total[j] += bias[first + j]
+        if beta:
+            for j in range(last - first):
+                total[j] += home[j]
+        for j in range(last - first):
+            home[j] = total[j]
