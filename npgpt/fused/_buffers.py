@@ -13,11 +13,10 @@ import weakref
 
 import numpy as np
 
-from npgpt.arrays import Array
+from npgpt.arrays import HUGE, Array
 
 LARGE = 1 << 18  # bytes: below, malloc keeps pages by itself
 PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
-HUGE = 1 << 22  # bytes: from here on, huge pages save more than the end of the last one wastes
 
 
 class Pool:

@@ -110,8 +110,8 @@ def pack_pairs_across(x, first, terms, left, lanes, width, count, packed, p, str
             for w in range(some):
                 column = left + i * lanes + w
                 second = bits(x[first + k + 1, column]) if k + 1 < terms else np.uint32(0)
-                both = bits(x[first + k, column]) | second << np.uint32(16)
-                packed[p + i * stride + k // 2 * width + w] = both
+                pair = bits(x[first + k, column]) | second << np.uint32(16)
+                packed[p + i * stride + k // 2 * width + w] = pair
 
 
 @njit
@@ -134,8 +134,8 @@ def pack_pairs_along(x, first, terms, left, lanes, width, count, packed, p, stri
         for k in range(whole, terms, 2):
             for w in range(some):
                 second = bits(x[top + w, first + k + 1]) if k + 1 < terms else np.uint32(0)
-                both = bits(x[top + w, first + k]) | second << np.uint32(16)
-                packed[q + k // 2 * width + w] = both
+                pair = bits(x[top + w, first + k]) | second << np.uint32(16)
+                packed[q + k // 2 * width + w] = pair
 
 
 def bits(number):

@@ -10,8 +10,9 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
+from npgpt.arrays import LINE
 from npgpt.fused._jit import njit
-from npgpt.fused._tile import LINE, add_dots, add_products
+from npgpt.fused._tile import add_products, dots
 
 AHEAD = 1 << 13  # bytes between what is read and what is asked for, beside the four rows
 
@@ -76,9 +77,9 @@ def multiply_rows_turned(a, b, first, last, out):
     for j in range(first, columns, 4):
         soon = b.ctypes.data + (j + ahead(row)) * row
         for i in range(0, fours, 4):
-            add_dots(4, a_flat, i * K, K, b_flat, j * K, K, lines, soon, flat, i * N + j, N)
+            dots(4, a_flat, i * K, K, b_flat, j * K, K, lines, soon, flat, i * N + j, N)
         for i in range(fours, M):
-            add_dots(1, a_flat, i * K, K, b_flat, j * K, K, lines, soon, flat, i * N + j, N)
+            dots(1, a_flat, i * K, K, b_flat, j * K, K, lines, soon, flat, i * N + j, N)
         for i in range(M):
             for column in range(j, j + 4):
                 for k in range(lines * step, K):

@@ -23,6 +23,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from npgpt.arrays import LINE
+
 
 def cpu_features() -> frozenset[str]:
     """What the kernels may use: of this CPU, unless NUMBA_CPU_FEATURES says otherwise."""
@@ -32,7 +34,6 @@ def cpu_features() -> frozenset[str]:
 
 
 FEATURES = cpu_features()
-LINE = 64  # bytes that memory is read by
 BYTES = 64 if "avx512f" in FEATURES else 32 if "avx" in FEATURES else 16  # of a vector register
 VECTORS = 2
 ROWS = 14 if FEATURES & {"avx512f", "neon"} else 6  # 32 registers there, 16 elsewhere
@@ -163,7 +164,7 @@ def add_products(context, rows, a, i, a_stride, b, j, b_stride, lines, soon, out
 
 
 @intrinsic(prefer_literal=True)
-def add_dots(context, rows, a, i, a_stride, b, j, b_stride, lines, soon, out, o, stride):
+def dots(context, rows, a, i, a_stride, b, j, b_stride, lines, soon, out, o, stride):
     """out[o + r stride + c] = sum of a[i + r a_stride + n] * b[j + c b_stride + n] over so many
     cache lines of b, for r < rows and c < 4: the same for a transposed b.
     """

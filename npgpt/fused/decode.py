@@ -15,13 +15,12 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from npgpt.arrays import Array, rows
+from npgpt.arrays import LINE, Array, rows
 from npgpt.fused._jit import njit, prange
 from npgpt.fused._math import exp
 from npgpt.fused._places import address, array_at, fetch_at
 from npgpt.fused._rows import multiply_rows_then
 from npgpt.fused._tasks import passed, take
-from npgpt.fused._tile import LINE
 from npgpt.ops.gelu import CUBIC, SCALE
 
 EPS = 1e-5  # of LayerNorm
