@@ -2,7 +2,8 @@
 
 A panel holds, for every term of the sum, `width` lanes: the rows of the left operand or the columns
 of the right one. Where lanes lie side by side in the matrix they are copied (`pack_across`), where
-the terms do, they are transposed (`pack_along`).
+the terms do, they are transposed (`pack_along`), down a vector of rows at a time: so many streams
+the CPU sees coming, twice as many it does not.
 """
 
 import numpy as np
@@ -12,7 +13,7 @@ from numba.extending import overload
 from npgpt.fused._jit import njit
 from npgpt.fused._tile import BYTES, LEFT, ROWS, VECTORS, copy, copy_pairs, fetch, tile, transpose
 
-ROWS_AHEAD, VECTORS_AHEAD = 8, 4  # what packing asks for before it comes to it
+ROWS_AHEAD = 8  # rows of single lines, which the CPU does not ask for by itself before their turn
 STRIP = 8  # rows of which all panels are made before the next ones are read; even, for pairs
 
 
@@ -70,13 +71,10 @@ def pack_along(x, first, terms, left, lanes, width, count, packed, p, stride):
     for i in range(count):
         top, q = left + i * lanes, p + i * stride
         some = min(lanes, rows - top)
-        for k in range(0, whole, step):
-            for w in range(0, some, step):
-                at = (top + w) * columns + first + k
-                if k + VECTORS_AHEAD * step < whole:
-                    for row in range(step):
-                        fetch(flat, at + row * columns + VECTORS_AHEAD * step)
-                transpose(flat, at, columns, some - w, packed, q + k * width + w, width)
+        for w in range(0, some, step):
+            at = (top + w) * columns + first
+            for k in range(0, whole, step):
+                transpose(flat, at + k, columns, some - w, packed, q + k * width + w, width)
         for k in range(whole, terms):
             for w in range(some):
                 packed[q + k * width + w] = x[top + w, first + k]
@@ -97,6 +95,9 @@ def pack_pairs_across(x, first, terms, left, lanes, width, count, packed, p, str
             at = (first + start) * columns + left + i * lanes
             q = p + i * stride + start // 2 * width
             for k in range(start, min(start + STRIP, terms), 2):
+                for line in (0, width - 1):
+                    fetch(flat, at + ROWS_AHEAD * columns + line)
+                    fetch(flat, at + (ROWS_AHEAD + 1) * columns + line)
                 both = k + 1 < terms
                 after = at + columns if both else at
                 copy_pairs(flat, at, after, both, packed, q)
@@ -124,13 +125,10 @@ def pack_pairs_along(x, first, terms, left, lanes, width, count, packed, p, stri
     for i in range(count):
         top, q = left + i * lanes, p + i * stride
         some = min(lanes, rows - top)
-        for k in range(0, whole, 2 * step):
-            for w in range(0, some, step):
-                at = (top + w) * columns + first + k
-                if k + 2 * VECTORS_AHEAD * step < whole:
-                    for row in range(step):
-                        fetch(flat, at + row * columns + 2 * VECTORS_AHEAD * step)
-                transpose(flat, at, columns, some - w, packed, q + k // 2 * width + w, width)
+        for w in range(0, some, step):
+            at = (top + w) * columns + first
+            for k in range(0, whole, 2 * step):
+                transpose(flat, at + k, columns, some - w, packed, q + k // 2 * width + w, width)
         for k in range(whole, terms, 2):
             for w in range(some):
                 second = bits(x[top + w, first + k + 1]) if k + 1 < terms else np.uint32(0)
