@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from npgpt.fused._jit import FREEDOM, prange
-from npgpt.fused._math import exp
+from npgpt.fused._math import exp, largest
 
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
 
@@ -98,3 +98,29 @@ def test_extremes(dtype):
     assert exps(near)[0] >= info.smallest_normal
     assert np.isfinite(exps(near)[1])
     np.testing.assert_array_equal(exps(np.array([info.smallest_subnormal], dtype)), 1)
+
+
+@numba.njit(error_model="numpy", fastmath=FREEDOM)
+def _largest(x):
+    return largest(x)
+
+
+@each_dtype
+def test_the_largest_number_of_a_row(dtype):
+    rng = np.random.default_rng(4)
+    tiny, infinite = np.finfo(dtype).smallest_subnormal, dtype(np.inf)
+    rows = [rng.normal(size=count).astype(dtype) for count in (1, 2, 15, 16, 17, 63, 1000)]
+    rows += [-np.abs(row) for row in rows]
+    edges = [-infinite], [-infinite, -1], [1, infinite], [-tiny, 0], [0, tiny], [-tiny, -1]
+    rows += [np.array(row, dtype) for row in edges]
+    for row in rows:
+        assert _largest(row) == row.max(), row
+
+
+@each_dtype
+def test_a_row_with_a_nan_less_its_largest_still_has_one(dtype):
+    for nan in np.array([np.nan, -np.nan], dtype):
+        for place in (0, 5, 16):
+            row = np.arange(17, dtype=dtype)
+            row[place] = nan
+            assert np.isnan((row - _largest(row))[place])

@@ -1,4 +1,4 @@
-"""exp that LLVM can vectorise.
+"""exp and a maximum that LLVM can vectorise.
 
 A call into libm runs one number at a time; 512 x 3072 GELUs took 11 ms that way and take 0.3 ms
 like this. exp(x) = 2^n * exp(r) with n = round(x / ln 2) and |r| <= ln 2 / 2: exp(r) is a
@@ -89,3 +89,28 @@ def _exp64(x):
     p = 0.0 if x < lowest else p
     p = np.inf if x > highest else p
     return x if x != x else p
+
+
+def largest(x):
+    """The largest of a row, C-contiguous and not empty, inside a kernel. A NaN may be taken for the
+    largest or passed over: who subtracts the result from all of them keeps it in either case.
+
+    Comparing floats, LLVM must ask of every one whether it is NaN, and goes one by one. The bits of
+    floats are in the order of whole numbers, but that those of negative ones count downwards.
+    """
+    raise NotImplementedError("only inside a Numba kernel")
+
+
+@overload(largest)
+def _overload_largest(x):
+    whole = {types.float32: np.int32, types.float64: np.int64}[x.dtype]
+    number, info = np.dtype(x.dtype.name).type, np.iinfo(whole)
+    but_sign, sign, lowest = whole(info.max), whole(info.bits - 1), whole(info.min)
+
+    def largest(x):
+        bits, top = x.view(whole), lowest
+        for i in range(len(bits)):
+            top = max(top, bits[i] ^ ((bits[i] >> sign) & but_sign))
+        return whole(top ^ ((top >> sign) & but_sign)).view(number)
+
+    return largest

@@ -17,7 +17,7 @@ import numpy as np
 from npgpt.arrays import Array, rows
 from npgpt.fused import _buffers, dropout
 from npgpt.fused._jit import njit, prange
-from npgpt.fused._math import exp
+from npgpt.fused._math import exp, largest
 from npgpt.fused._panels import pack_across, pack_along, put, right_width
 from npgpt.fused._tile import BYTES, LEFT, ROWS, VECTORS, tile
 
@@ -266,9 +266,7 @@ def _forward_past(qkv, k, v, start, scale, out):
 def _softmax(scores, r, seen, width, scale):
     """scores[r] -> probabilities, in place; 0 from `seen` to `width`. Returns top and share."""
     zero, one = scores.dtype.type(0), scores.dtype.type(1)
-    top = scores[r, 0]
-    for s in range(1, seen):
-        top = max(top, scores[r, s])
+    top = largest(scores[r, :seen])
     total = zero
     for s in range(seen):
         e = exp((scores[r, s] - top) * scale)

@@ -17,7 +17,7 @@ import numpy as np
 
 from npgpt.arrays import LINE, Array, rows
 from npgpt.fused._jit import njit, prange
-from npgpt.fused._math import exp
+from npgpt.fused._math import exp, largest
 from npgpt.fused._places import address, array_at, fetch_at
 from npgpt.fused._rows import multiply_rows_then
 from npgpt.fused._tasks import passed, take
@@ -324,9 +324,7 @@ def _attend(qkv, p, b, h, H, remembered, room, start, scale, out):
         for d in range(D):
             total += query[d] * keys[s, d]
         scores[s] = total * scale
-    top = scores[0]
-    for s in range(1, seen):
-        top = max(top, scores[s])
+    top = largest(scores)
     total = zero
     for s in range(seen):
         scores[s] = exp(scores[s] - top)

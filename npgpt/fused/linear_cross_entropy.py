@@ -5,7 +5,7 @@ import numpy as np
 from npgpt.arrays import Array, flat, rows
 from npgpt.fused import _buffers
 from npgpt.fused._jit import njit, prange
-from npgpt.fused._math import exp
+from npgpt.fused._math import exp, largest
 from npgpt.fused._matmul import matmul
 from npgpt.ops.linear_cross_entropy import Cache, blocks, check
 
@@ -73,9 +73,7 @@ def _forward(logits, targets, share, loss):
     N, V = logits.shape
     zero = logits.dtype.type(0)
     for n in prange(N):
-        top = logits[n, 0]
-        for v in range(1, V):
-            top = max(top, logits[n, v])
+        top = largest(logits[n])
         hit = logits[n, targets[n]] - top
         total = zero
         for v in range(V):
@@ -94,9 +92,7 @@ def _evaluate(logits, targets, loss):
     N, V = logits.shape
     zero = logits.dtype.type(0)
     for n in prange(N):
-        top = logits[n, 0]
-        for v in range(1, V):
-            top = max(top, logits[n, v])
+        top = largest(logits[n])
         total = zero
         for v in range(V):
             total += exp(logits[n, v] - top)
