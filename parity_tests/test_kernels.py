@@ -129,6 +129,22 @@ def test_pages_that_nobody_asks_for_go_back():
     assert sum(len(pages) for some in pool.idle.values() for pages in some) <= 2 * 40 << 20
 
 
+def test_room_is_lent_to_one_at_a_time():
+    pool = _buffers.Pool()
+    first, other = pool.lend(1000, np.float32), pool.lend(10, np.uint32)
+    assert first.size >= 1000 and first.dtype == np.float32 and other.dtype == np.uint32
+    assert not np.shares_memory(first, other) and first.ctypes.data % 64 == 0
+    pool.restore(first)
+    assert np.shares_memory(first, pool.lend(400, np.float64))
+
+
+def test_there_are_as_many_rooms_as_were_lent_at_once_and_the_small_ones_go():
+    pool = _buffers.Pool()
+    for size in range(1, 40):
+        pool.restore(pool.lend(size * 1000, np.float32))
+    assert [len(room) for room in pool.rooms] == [-(-39_000 * 4 // 64) * 64]
+
+
 def test_small_arrays_are_numpys():
     pool = _buffers.Pool()
     assert pool.empty((10,), np.float64).base is None and pool.made == 0

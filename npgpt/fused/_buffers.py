@@ -13,7 +13,7 @@ import weakref
 
 import numpy as np
 
-from npgpt.arrays import HUGE, Array
+from npgpt.arrays import HUGE, LINE, Array, zeros
 
 LARGE = 1 << 18  # bytes: below, malloc keeps pages by itself
 PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
@@ -21,10 +21,12 @@ PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP
 
 class Pool:
     """`idle`: pages by their size. `used`: bytes of arrays that somebody holds, `most` at any time.
-    `made`: how many times pages were asked of the system."""
+    `made`: how many times pages were asked of the system. `rooms`: what kernels work in, one for
+    each that runs at the same time, as large as the largest that was asked for."""
 
     def __init__(self):
         self.idle: dict[int, list[mmap.mmap]] = {}
+        self.rooms: list[Array] = []
         self.used = self.most = self.made = 0
         self.lock = threading.RLock()  # a finalizer may run while its own thread is in here
 
@@ -38,6 +40,21 @@ class Pool:
         lease = np.frombuffer(pages, np.uint8)  # all views of it keep it; when it goes, they did
         weakref.finalize(lease, self.give_back, pages).atexit = False
         return lease[:size].view(dtype).reshape(shape)
+
+    def lend(self, size: int, dtype) -> Array:
+        """Room for `size` numbers or more, to be handed to `restore`: quicker than noticing when it
+        is gone, for what is needed at every product."""
+        size *= np.dtype(dtype).itemsize
+        with self.lock:
+            room = self.rooms.pop() if self.rooms else None
+            if room is None or len(room) < size:
+                room = zeros(-(-size // LINE) * LINE, np.uint8)
+                self.made += 1
+        return room.view(dtype)
+
+    def restore(self, room: Array) -> None:
+        """What was lent, whole, can be lent again."""
+        self.rooms.append(room.view(np.uint8))
 
     def take(self, size: int) -> mmap.mmap:
         """So many bytes of pages, idle ones if there are any."""
@@ -62,7 +79,7 @@ class Pool:
 
 
 pool = Pool()
-empty = pool.empty
+empty, lend, restore = pool.empty, pool.lend, pool.restore
 
 
 def empty_like(x: Array) -> Array:

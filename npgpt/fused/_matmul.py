@@ -54,14 +54,16 @@ def matmul(
         return out
     pair = 2 if panels == np.uint32 else 1
     threads, many = numba.get_num_threads(), -(-min(M, MOST_ROWS) // ROWS)
-    left = _buffers.empty((many * -(-min(K, MOST_TERMS) // pair) * LEFT,), panels)
-    size = STACKS * -(-TERMS // pair) * VECTORS * BYTES // panels.itemsize
-    right = _buffers.empty((threads, size), panels)
+    lefts = many * -(-min(K, MOST_TERMS) // pair) * LEFT
+    rights = STACKS * -(-TERMS // pair) * VECTORS * BYTES // panels.itemsize
+    room = _buffers.lend(lefts + threads * rights, panels)
+    left, right = room[:lefts], room[lefts : lefts + threads * rights].reshape(threads, rights)
     for top in range(0, M, MOST_ROWS):
         for first in range(0, K, MOST_TERMS):
             rows, terms = min(MOST_ROWS, M - top), min(MOST_TERMS, K - first)
             _matmul(a, a_turned, top, rows, b, b_turned, first, terms, bias, beta or first > 0,
                     pair, np.zeros(1, np.int64), left, right, out)  # fmt: skip
+    _buffers.restore(room)
     return out
 
 

@@ -9,6 +9,7 @@ where it keeps their logarithm, which loses digits when scores are large. Each h
 writes only its own columns, so the bits do not depend on the number of threads.
 """
 
+import math
 from typing import NamedTuple
 
 import numba
@@ -55,9 +56,9 @@ def forward(qkv: Array, *, n_head: int, past=None, rate: float = 0.0, rng=None,
             raise ValueError("dropout is for training, which has no past; leave out rng or past")
         _forward_past(qkv, past.k, past.v, start, scale, out)
     else:
-        _forward(
-            rows(qkv), mask(keep), factor, scale, *workspace(qkv, n_head), rows(out), top, share
-        )
+        room, *parts = workspace(qkv, n_head)
+        _forward(rows(qkv), mask(keep), factor, scale, *parts, rows(out), top, share)
+        _buffers.restore(room)
     return out, Cache(qkv, top, share, drop)
 
 
@@ -67,8 +68,9 @@ def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
     dx = _buffers.empty_like(qkv) if dx is None else dx
     n_head = top.shape[1]
     scale = qkv.dtype.type((qkv.shape[-1] // 3 // n_head) ** -0.5)
-    space = workspace(qkv, n_head)
-    _backward(rows(dout), rows(qkv), top, share, mask(keep), factor, scale, *space, rows(dx))
+    room, *parts = workspace(qkv, n_head)
+    _backward(rows(dout), rows(qkv), top, share, mask(keep), factor, scale, *parts, rows(dx))
+    _buffers.restore(room)
     return dx
 
 
@@ -77,15 +79,19 @@ def mask(keep: Array | None) -> Array:
     return np.empty((0, 0, 0, 0), bool) if keep is None else keep
 
 
-def workspace(qkv: Array, n_head: int) -> tuple[Array, Array]:
-    """For every task, room for the packed parts of a head, and twice for QUERIES rows of scores."""
+def workspace(qkv: Array, n_head: int) -> tuple[Array, Array, Array]:
+    """What _buffers lent, and in it for every task the packed parts of a head, and twice QUERIES
+    rows of scores."""
     B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     wide = VECTORS * BYTES // qkv.itemsize
     S, D = -(-T // wide) * wide, -(-C // n_head // wide) * wide
     tasks = min(B * n_head, numba.get_num_threads())
-    panels = _buffers.empty((tasks, 7, (S + ROWS) * D), qkv.dtype)
+    panels = tasks, 7, (S + ROWS) * D
     # of backward's last row, ROWS columns are read that may not all be there: one row more
-    return panels, _buffers.empty((tasks, 2, QUERIES + 1, S), qkv.dtype)
+    scores = tasks, 2, QUERIES + 1, S
+    first, second = math.prod(panels), math.prod(scores)
+    room = _buffers.lend(first + second, qkv.dtype)
+    return room, room[:first].reshape(panels), room[first : first + second].reshape(scores)
 
 
 # Kernels. `x` are the rows of qkv, (B * T, 3C), a head's queries in the columns from h * D, its
