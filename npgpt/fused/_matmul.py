@@ -20,7 +20,7 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.fused import _buffers
 from npgpt.fused._jit import njit, prange
-from npgpt.fused._panels import pack, put, right_width
+from npgpt.fused._panels import pack, put, right_width, steps_of
 from npgpt.fused._rows import multiply_rows, multiply_rows_turned
 from npgpt.fused._tasks import take
 from npgpt.fused._tile import BYTES, LEFT, ROWS, VECTORS
@@ -62,7 +62,7 @@ def matmul(
         for first in range(0, K, MOST_TERMS):
             rows, terms = min(MOST_ROWS, M - top), min(MOST_TERMS, K - first)
             _matmul(a, a_turned, top, rows, b, b_turned, first, terms, bias, beta or first > 0,
-                    pair, np.zeros(1, np.int64), left, right, out)  # fmt: skip
+                    np.zeros(1, np.int64), left, right, out)  # fmt: skip
     _buffers.restore(room)
     return out
 
@@ -76,7 +76,7 @@ def upright(x: Array) -> tuple[Array, bool]:
 
 @njit(parallel=True)
 def _matmul(
-    a, a_turned, top, rows, b, b_turned, first, terms, bias, adds, pair, counter, left, right, out
+    a, a_turned, top, rows, b, b_turned, first, terms, bias, adds, counter, left, right, out
 ):  # fmt: skip
     """out[top : top + rows] = the same rows of a, times b, `terms` terms of the sum from `first`"""
     N, threads = out.shape[1], len(right)
@@ -90,18 +90,18 @@ def _matmul(
         panel = packing * group
         for start in range(0, terms, TERMS):
             some, count = min(TERMS, terms - start), min(group, panels - panel)
-            size = -(-some // pair) * LEFT
+            size = steps_of(some, left) * LEFT
             pack(a, not a_turned, first + start, some, top + panel * ROWS, ROWS, LEFT, count,
-                 left, start // pair * panels * LEFT + panel * size, size)  # fmt: skip
+                 left, steps_of(start, left) * panels * LEFT + panel * size, size)  # fmt: skip
     for thread in prange(threads):
-        _tasks(top, rows, b, b_turned, first, terms, bias, adds, most, across, down, pair, counter,
-               left, right[thread], home, N)  # fmt: skip
+        _tasks(top, rows, b, b_turned, first, terms, bias, adds, most, across, down, counter, left,
+               right[thread], home, N)  # fmt: skip
 
 
 @njit
 def _tasks(
-    top, rows, b, b_turned, first, terms, bias, adds, most, across, down, pair, counter, left,
-    right, out, N,
+    top, rows, b, b_turned, first, terms, bias, adds, most, across, down, counter, left, right,
+    out, N,
 ):  # fmt: skip
     """What one thread does: task after task, each some right panels times some left ones."""
     wide = right_width(out)
@@ -113,20 +113,20 @@ def _tasks(
         end = min(begin + most, stacks)
         for start in range(0, terms, TERMS):
             some = min(TERMS, terms - start)
-            lines = -(-some // pair)
+            steps = steps_of(some, right)
             pack(b, b_turned, first + start, some, begin * wide, wide, wide, end - begin,
-                 right, 0, lines * wide)  # fmt: skip
+                 right, 0, steps * wide)  # fmt: skip
             for panel in range(i * panels // down, (i + 1) * panels // down):
-                p = (start // pair * panels + panel * lines) * LEFT
+                p = (steps_of(start, left) * panels + panel * steps) * LEFT
                 height = min(ROWS, rows - panel * ROWS)
                 for stack in range(begin, end):
-                    column, q = stack * wide, (stack - begin) * lines * wide
+                    column, q = stack * wide, (stack - begin) * steps * wide
                     o, width = (top + panel * ROWS) * N + column, min(wide, N - column)
                     if adds or start:
                         onto, t, onto_stride, joins = out, o, N, 1
                     else:
                         onto, t, onto_stride, joins = bias, column, 0, bias.size
-                    put(left, p, right, q, wide, lines, onto, t, onto_stride, joins,
+                    put(left, p, right, q, wide, steps, onto, t, onto_stride, joins,
                         out, o, N, height, width, corner)  # fmt: skip
         task = take(counter, 0)
 

@@ -11,7 +11,7 @@ from numba import types
 from numba.extending import overload
 
 from npgpt.fused._jit import njit
-from npgpt.fused._tile import BYTES, LEFT, ROWS, VECTORS, copy, copy_pairs, fetch, tile, transpose
+from npgpt.fused._tile import BYTES, ROWS, VECTORS, copy, copy_pairs, fetch, tile, transpose
 
 ROWS_AHEAD = 8  # rows of single lines, which the CPU does not ask for by itself before their turn
 STRIP = 8  # rows of which all panels are made before the next ones are read; even, for pairs
@@ -24,7 +24,7 @@ def right_width(x):
 
 
 @njit
-def pack_across(x, first, terms, left, lanes, width, count, packed, p, stride):
+def numbers_across(x, first, terms, left, lanes, width, count, packed, p, stride):
     """packed[p + i stride + k width + w] = x[first + k, left + i lanes + w]
 
     For i < count, k < terms and w < lanes, where x has so many columns. `x` is a C-contiguous
@@ -38,8 +38,9 @@ def pack_across(x, first, terms, left, lanes, width, count, packed, p, stride):
             at = (first + start) * columns + left + i * lanes
             q = p + i * stride + start * width
             for _ in range(min(STRIP, terms - start)):
-                for line in (0, width - 1):
-                    fetch(flat, at + ROWS_AHEAD * columns + line)
+                if count > 1:
+                    for line in (0, width - 1):
+                        fetch(flat, at + ROWS_AHEAD * columns + line)
                 copy(flat, at, packed, q)
                 for w in range(step, width, step):
                     copy(flat, at + w, packed, q + w)
@@ -59,7 +60,7 @@ def whole_panels(columns, lanes, width, count):
 
 
 @njit
-def pack_along(x, first, terms, left, lanes, width, count, packed, p, stride):
+def numbers_along(x, first, terms, left, lanes, width, count, packed, p, stride):
     """packed[p + i stride + k width + w] = x[left + i lanes + w, first + k]
 
     For i < count, k < terms and w < lanes, where x has so many rows. `x` is a C-contiguous matrix,
@@ -84,7 +85,7 @@ def pack_along(x, first, terms, left, lanes, width, count, packed, p, stride):
 
 
 @njit
-def pack_pairs_across(x, first, terms, left, lanes, width, count, packed, p, stride):
+def pairs_across(x, first, terms, left, lanes, width, count, packed, p, stride):
     """packed[p + i stride + k width + w] = x[first + 2k, left + i lanes + w], and in its upper half
     x[first + 2k + 1, left + i lanes + w]"""
     step, columns = BYTES // packed.itemsize, x.shape[1]
@@ -95,9 +96,10 @@ def pack_pairs_across(x, first, terms, left, lanes, width, count, packed, p, str
             at = (first + start) * columns + left + i * lanes
             q = p + i * stride + start // 2 * width
             for k in range(start, min(start + STRIP, terms), 2):
-                for line in (0, width - 1):
-                    fetch(flat, at + ROWS_AHEAD * columns + line)
-                    fetch(flat, at + (ROWS_AHEAD + 1) * columns + line)
+                if count > 1:
+                    for line in (0, width - 1):
+                        fetch(flat, at + ROWS_AHEAD * columns + line)
+                        fetch(flat, at + (ROWS_AHEAD + 1) * columns + line)
                 both = k + 1 < terms
                 after = at + columns if both else at
                 copy_pairs(flat, at, after, both, packed, q)
@@ -116,7 +118,7 @@ def pack_pairs_across(x, first, terms, left, lanes, width, count, packed, p, str
 
 
 @njit
-def pack_pairs_along(x, first, terms, left, lanes, width, count, packed, p, stride):
+def pairs_along(x, first, terms, left, lanes, width, count, packed, p, stride):
     """packed[p + i stride + k width + w] = x[left + i lanes + w, first + 2k], and in its upper half
     x[left + i lanes + w, first + 2k + 1]"""
     step, (rows, columns) = BYTES // packed.itemsize, x.shape
@@ -157,24 +159,54 @@ def _overload_bits(number):
     return rounded
 
 
-def pack(x, turned, first, terms, left, lanes, width, count, packed, p, stride):
-    """Whichever of the four it is: turned, terms are x's columns; of uint32, panels are pairs."""
+def pack_across(x, first, terms, left, lanes, width, count, packed, p, stride):
+    """Panels of numbers, or of pairs where `packed` is of uint32."""
     raise NotImplementedError("only inside a Numba kernel")
 
 
-@overload(pack)
-def _overload_pack(x, turned, first, terms, left, lanes, width, count, packed, p, stride):
-    pairs = packed.dtype == types.uint32
-    along = pack_pairs_along if pairs else pack_along
-    across = pack_pairs_across if pairs else pack_across
+@overload(pack_across)
+def _overload_pack_across(x, first, terms, left, lanes, width, count, packed, p, stride):
+    return called(pairs_across if packed.dtype == types.uint32 else numbers_across)
 
-    def packing(x, turned, first, terms, left, lanes, width, count, packed, p, stride):
-        if turned:
-            along(x, first, terms, left, lanes, width, count, packed, p, stride)
-        else:
-            across(x, first, terms, left, lanes, width, count, packed, p, stride)
 
-    return packing
+def pack_along(x, first, terms, left, lanes, width, count, packed, p, stride):
+    """The same of turned ones."""
+    raise NotImplementedError("only inside a Numba kernel")
+
+
+@overload(pack_along)
+def _overload_pack_along(x, first, terms, left, lanes, width, count, packed, p, stride):
+    return called(pairs_along if packed.dtype == types.uint32 else numbers_along)
+
+
+def called(packing):
+    """A function of the same arguments that calls this one."""
+
+    def call(x, first, terms, left, lanes, width, count, packed, p, stride):
+        packing(x, first, terms, left, lanes, width, count, packed, p, stride)
+
+    return call
+
+
+@njit
+def pack(x, turned, first, terms, left, lanes, width, count, packed, p, stride):
+    """Whichever of both it is: turned, terms are x's columns."""
+    if turned:
+        pack_along(x, first, terms, left, lanes, width, count, packed, p, stride)
+    else:
+        pack_across(x, first, terms, left, lanes, width, count, packed, p, stride)
+
+
+def steps_of(terms, packed):
+    """How many steps a panel of so many terms has: half as many, where it is of pairs."""
+    raise NotImplementedError("only inside a Numba kernel")
+
+
+@overload(steps_of)
+def _overload_steps_of(terms, packed):
+    if packed.dtype == types.uint32:
+        return lambda terms, packed: -(-terms // 2)
+    return lambda terms, packed: terms
 
 
 @njit
@@ -184,7 +216,7 @@ def put(left, p, right, q, right_stride, terms, onto, t, onto_stride, adds, out,
     width = right_width(out)
     whole = rows == ROWS and columns == width
     home, h, home_stride = (out, o, stride) if whole else (corner, 0, width)
-    tile(left, p, LEFT, right, q, right_stride, terms, onto, t, onto_stride, adds if whole else 0,
+    tile(left, p, right, q, right_stride, terms, onto, t, onto_stride, adds if whole else 0,
          home, h, home_stride)  # fmt: skip
     for i in range(0 if whole else rows):
         row, place = corner[i * width :][:columns], out[o + i * stride :][:columns]

@@ -8,7 +8,7 @@ from `right`, ROWS numbers from `left`, and makes 28 vector FMAs of them. Numba'
 "keep these in registers", LLVM's builder can; this module is all that is said to it.
 
 `left` and `right` lie in panels (_panels.py): for every k, LEFT numbers of `left`, of which the
-first ROWS count, and VECTORS vectors of `right`. Rows of a matrix serve as well as they lie.
+first ROWS count, and VECTORS vectors of `right`.
 
 Panels of uint32 hold pairs of bfloat16 numbers, the upper halves of float32 ones: those of terms 2k
 and 2k + 1. A step then adds two products to every float32 sum, in one instruction where the CPU has
@@ -45,26 +45,25 @@ FMA = bool(FEATURES & {"fma", "neon"})  # without, LLVM would call a function fo
 
 @intrinsic
 def tile(
-    context, left, l, left_stride, right, r, right_stride, terms, onto, t, onto_stride, adds, out,
-    o, stride,
+    context, left, l, right, r, right_stride, terms, onto, t, onto_stride, adds, out, o, stride,
 ):  # fmt: skip
     """out[o + i stride + j] = onto[t + i onto_stride + j] + sum of k < terms of
-    left[l + k left_stride + i] * right[r + k right_stride + j], for i < ROWS and j < VECTORS
+    left[l + k LEFT + i] * right[r + k right_stride + j], for i < ROWS and j < VECTORS
     vectors.
 
     Arrays are flat; what they are indexed with counts numbers. With `adds` 0, `onto` is not read;
     it may be `out` itself.
     """
     signature = types.void(
-        left, types.intp, types.intp, right, types.intp, types.intp, types.intp, onto, types.intp,
-        types.intp, types.intp, out, types.intp, types.intp,
+        left, types.intp, right, types.intp, types.intp, types.intp, onto, types.intp, types.intp,
+        types.intp, out, types.intp, types.intp,
     )  # fmt: skip
 
     def generate(context, builder, signature, values):
-        left, l, left_stride, right, r, right_stride, terms, onto, t, onto_stride = values[:10]
-        adds, out, o, stride = values[10:]
+        left, l, right, r, right_stride, terms, onto, t, onto_stride = values[:9]
+        adds, out, o, stride = values[9:]
         kinds = signature.args
-        lanes = vector(kinds[11]).count
+        lanes = vector(kinds[10]).count
         places = [(i, j) for i in range(ROWS) for j in range(VECTORS)]
 
         def spot(number, array, start, stride, i, j):
@@ -74,21 +73,20 @@ def tile(
         begin, loop = builder.block, builder.append_basic_block("loop")
         adding, writing, end = map(builder.append_basic_block, ("adding", "writing", "end"))
         for i, j in places:  # they are on their way while the loop runs
-            prefetch(builder, spot(11, out, o, stride, i, j), write=1)
-        far = builder.mul(whole(AHEAD), left_stride)
+            prefetch(builder, spot(10, out, o, stride, i, j), write=1)
         builder.branch(loop)
 
         builder.position_at_end(loop)
         k = builder.phi(terms.type)
         k.add_incoming(whole(0), begin)
-        sums = [builder.phi(vector(kinds[11])) for _ in places]
+        sums = [builder.phi(vector(kinds[10])) for _ in places]
         for total in sums:
             total.add_incoming(ir.Constant(total.type, None), begin)
-        line = builder.add(l, builder.mul(k, left_stride))
-        ahead = place(context, builder, kinds[0], left, builder.add(line, far))
+        line = builder.add(l, builder.mul(k, whole(LEFT)))
+        ahead = place(context, builder, kinds[0], left, builder.add(line, whole(AHEAD * LEFT)))
         prefetch(builder, ahead, write=0)
         row = builder.add(r, builder.mul(k, right_stride))
-        factors = [load(builder, spot(3, right, row, whole(0), 0, j)) for j in range(VECTORS)]
+        factors = [load(builder, spot(2, right, row, whole(0), 0, j)) for j in range(VECTORS)]
         grown = []
         for i in range(ROWS):
             factor = broadcast(context, builder, kinds[0], left, builder.add(line, whole(i)))
@@ -106,12 +104,12 @@ def tile(
         builder.cbranch(builder.icmp_signed("!=", adds, whole(0)), adding, writing)
         builder.position_at_end(adding)
         for total, (i, j) in zip(grown, places, strict=True):
-            before = load(builder, spot(7, onto, t, onto_stride, i, j))
-            store(builder, builder.fadd(before, total), spot(11, out, o, stride, i, j))
+            before = load(builder, spot(6, onto, t, onto_stride, i, j))
+            store(builder, builder.fadd(before, total), spot(10, out, o, stride, i, j))
         builder.branch(end)
         builder.position_at_end(writing)
         for total, (i, j) in zip(grown, places, strict=True):
-            store(builder, total, spot(11, out, o, stride, i, j))
+            store(builder, total, spot(10, out, o, stride, i, j))
         builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()
@@ -258,7 +256,7 @@ def fetch(context, x, i):
     the first need make room for it. It may lie beyond the end of x."""
 
     def generate(context, builder, signature, values):
-        prefetch(builder, place(context, builder, signature.args[0], *values), write=0, locality=0)
+        prefetch(builder, place(context, builder, signature.args[0], *values), write=0)
         return context.get_dummy_value()
 
     return types.void(x, types.intp), generate

@@ -19,10 +19,10 @@ from npgpt.arrays import Array, rows
 from npgpt.fused import _buffers, dropout
 from npgpt.fused._jit import njit, prange
 from npgpt.fused._math import exp, largest
-from npgpt.fused._panels import pack_across, pack_along, put, right_width
+from npgpt.fused._panels import pack_across, pack_along, put, right_width, steps_of
 from npgpt.fused._tile import BYTES, LEFT, ROWS, VECTORS, tile
 
-QUERIES = 4 * ROWS  # of backward, at a time: 56 rows of 1024 scores are 224 KB
+QUERIES = 4 * ROWS  # of backward, at a time, an even number: 56 rows of 1024 scores are 224 KB
 
 
 class Cache(NamedTuple):
@@ -40,6 +40,17 @@ def forward(qkv: Array, *, n_head: int, past=None, rate: float = 0.0, rng=None,
 
     Going backward is for whole sequences: with a past that was not empty, the Cache serves nobody.
     """
+    return forward_with(qkv.dtype, qkv, n_head, past, rate, rng, out)
+
+
+def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
+    """(B, T, C) -> (B, T, 3C)"""
+    return backward_with(cache.qkv.dtype, dout, cache, dx)
+
+
+def forward_with(kind, qkv: Array, n_head: int, past, rate: float, rng, out: Array | None):
+    """`forward`, its products of panels of this dtype: qkv's own, or uint32 for pairs of bfloat16
+    numbers."""
     B, T, C = *qkv.shape[:-1], qkv.shape[-1] // 3
     D = C // n_head
     out = _buffers.empty((B, T, C), qkv.dtype) if out is None else out
@@ -56,19 +67,19 @@ def forward(qkv: Array, *, n_head: int, past=None, rate: float = 0.0, rng=None,
             raise ValueError("dropout is for training, which has no past; leave out rng or past")
         _forward_past(qkv, past.k, past.v, start, scale, out)
     else:
-        room, *parts = workspace(qkv, n_head)
+        room, *parts = workspace(kind, qkv, n_head)
         _forward(rows(qkv), mask(keep), factor, scale, *parts, rows(out), top, share)
         _buffers.restore(room)
     return out, Cache(qkv, top, share, drop)
 
 
-def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
-    """(B, T, C) -> (B, T, 3C)"""
+def backward_with(kind, dout: Array, cache: Cache, dx: Array | None):
+    """`backward`, its products of such panels."""
     qkv, top, share, (keep, factor) = cache
     dx = _buffers.empty_like(qkv) if dx is None else dx
     n_head = top.shape[1]
     scale = qkv.dtype.type((qkv.shape[-1] // 3 // n_head) ** -0.5)
-    room, *parts = workspace(qkv, n_head)
+    room, *parts = workspace(kind, qkv, n_head)
     _backward(rows(dout), rows(qkv), top, share, mask(keep), factor, scale, *parts, rows(dx))
     _buffers.restore(room)
     return dx
@@ -79,19 +90,20 @@ def mask(keep: Array | None) -> Array:
     return np.empty((0, 0, 0, 0), bool) if keep is None else keep
 
 
-def workspace(qkv: Array, n_head: int) -> tuple[Array, Array, Array]:
-    """What _buffers lent, and in it for every task the packed parts of a head, and twice QUERIES
-    rows of scores."""
+def workspace(kind, qkv: Array, n_head: int) -> list[Array]:
+    """What _buffers lent, and in it for every task the packed parts of a head, in panels of this
+    dtype; two sums of as many numbers; and twice QUERIES rows of scores."""
     B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     wide = VECTORS * BYTES // qkv.itemsize
     S, D = -(-T // wide) * wide, -(-C // n_head // wide) * wide
     tasks = min(B * n_head, numba.get_num_threads())
-    panels = tasks, 7, (S + ROWS) * D
-    # of backward's last row, ROWS columns are read that may not all be there: one row more
-    scores = tasks, 2, QUERIES + 1, S
-    first, second = math.prod(panels), math.prod(scores)
-    room = _buffers.lend(first + second, qkv.dtype)
-    return room, room[:first].reshape(panels), room[first : first + second].reshape(scores)
+    shapes = (tasks, 5, (S + ROWS) * D), (tasks, 2, (S + ROWS) * D), (tasks, 2, QUERIES, S)
+    room = _buffers.lend(sum(map(math.prod, shapes)), qkv.dtype)
+    parts, first = [], 0
+    for shape in shapes:
+        parts.append(room[first : first + math.prod(shape)].reshape(shape))
+        first += math.prod(shape)
+    return [room, parts[0].view(kind), *parts[1:]]
 
 
 # Kernels. `x` are the rows of qkv, (B * T, 3C), a head's queries in the columns from h * D, its
@@ -103,26 +115,26 @@ def workspace(qkv: Array, n_head: int) -> tuple[Array, Array, Array]:
 @njit
 def _pack_keys(x, top, T, left, D, packed):
     """Rows top..top + T and columns left..left + D of x as right panels: a lane for every row."""
-    wide = right_width(x)
+    wide, steps = right_width(x), steps_of(D, packed)
     for s in range(0, T, wide):
-        pack_along(x, left, D, top + s, min(wide, T - s), wide, 1, packed, s * D, 0)
+        pack_along(x, left, D, top + s, min(wide, T - s), wide, 1, packed, s * steps, 0)
 
 
 @njit
 def _pack_values(x, top, T, left, D, packed):
     """The same rows and columns as right panels with a lane for every column."""
-    wide = right_width(x)
+    wide, steps = right_width(x), steps_of(T, packed)
     for d in range(0, D, wide):
-        pack_across(x, top, T, left + d, min(wide, D - d), wide, 1, packed, d * T, 0)
+        pack_across(x, top, T, left + d, min(wide, D - d), wide, 1, packed, d * steps, 0)
 
 
 @njit
 def _multiply_keys(left, D, keys, seen, scores, r):
     """ROWS rows of scores: a left panel of D terms times `seen` packed keys."""
-    wide, S = right_width(scores), scores.shape[1]
+    wide, steps, S = right_width(scores), steps_of(D, keys), scores.shape[1]
     flat = scores.reshape(-1)
     for s in range(0, seen, wide):
-        tile(left, 0, LEFT, keys, s * D, wide, D, flat, 0, 0, 0, flat, r * S + s, S)
+        tile(left, 0, keys, s * steps, wide, steps, flat, 0, 0, 0, flat, r * S + s, S)
 
 
 @njit
@@ -132,12 +144,12 @@ def _multiply_values(left, T, values, terms, out, top, height, column, D, corner
     flat = out.reshape(-1)
     for d in range(0, D, wide):
         o = top * columns + column + d
-        put(left, 0, values, d * T, wide, terms, flat, o, columns, 0, flat, o, columns,
-            height, min(wide, D - d), corner)  # fmt: skip
+        put(left, 0, values, d * steps_of(T, values), wide, steps_of(terms, values),
+            flat, o, columns, 0, flat, o, columns, height, min(wide, D - d), corner)  # fmt: skip
 
 
 @njit(parallel=True)
-def _forward(x, keep, factor, scale, panels, space, out, top, share):
+def _forward(x, keep, factor, scale, panels, sums, space, out, top, share):
     heads, tasks = top.shape[0] * top.shape[1], len(panels)
     for task in prange(tasks):
         for head in range(task * heads // tasks, (task + 1) * heads // tasks):
@@ -149,7 +161,7 @@ def _forward_head(x, keep, factor, scale, panels, space, head, out, top, share):
     (_, H, T), C = top.shape, out.shape[1]
     D, b, h, begin = C // H, head // H, head % H, head // H * T
     keys, values, scores = panels[0], panels[1], space[0]
-    left = np.empty(LEFT * max(T, D), x.dtype)
+    left = np.empty(LEFT * max(T, D), panels.dtype)
     corner = np.empty(ROWS * right_width(x), x.dtype)
     _pack_keys(x, begin, T, C + h * D, D, keys)
     _pack_values(x, begin, T, 2 * C + h * D, D, values)
@@ -169,24 +181,26 @@ def _forward_head(x, keep, factor, scale, panels, space, head, out, top, share):
 
 
 @njit(parallel=True)
-def _backward(dout, x, top, share, keep, factor, scale, panels, space, dx):
+def _backward(dout, x, top, share, keep, factor, scale, panels, sums, space, dx):
     heads, tasks = top.shape[0] * top.shape[1], len(panels)
     for task in prange(tasks):
         for head in range(task * heads // tasks, (task + 1) * heads // tasks):
-            _backward_head(
-                dout, x, top, share, keep, factor, scale, panels[task], space[task], head, dx
-            )
+            _backward_head(dout, x, top, share, keep, factor, scale, panels[task], sums[task],
+                           space[task], head, dx)  # fmt: skip
 
 
 @njit
-def _backward_head(dout, x, top, share, keep, factor, scale, panels, space, head, dx):
+def _backward_head(dout, x, top, share, keep, factor, scale, panels, sums, space, head, dx):
     (_, H, T), C, wide = top.shape, dout.shape[1], right_width(x)
     D, b, h, begin = C // H, head // H, head % H, head // H * T
     D_wide = -(-D // wide) * wide
-    keys, values, queries, keys_across = panels[0], panels[1], panels[2], panels[3]
-    douts, dk, dv = panels[4], panels[5], panels[6]
+    keys, values, queries, keys_across, douts = (
+        panels[0], panels[1], panels[2], panels[3], panels[4],
+    )  # fmt: skip
+    dk, dv = sums[0], sums[1]
     probs, dprobs = space[0], space[1]
-    left, corner = np.empty(LEFT * max(T, D), x.dtype), np.empty(ROWS * wide, x.dtype)
+    left = np.empty(LEFT * max(T, D, QUERIES), panels.dtype)
+    corner = np.empty(ROWS * wide, x.dtype)
     _pack_keys(x, begin, T, C + h * D, D, keys)
     _pack_keys(x, begin, T, 2 * C + h * D, D, values)
     _pack_values(x, begin, T, h * D, D, queries)
@@ -217,8 +231,8 @@ def _backward_head(dout, x, top, share, keep, factor, scale, panels, space, head
                 for s in range(t + 1):
                     probs[r, s] *= keep[b, h, t, s] * factor
         for s in range(0, seen, ROWS):
-            _add_values(probs, T, douts, first, rows, dv, s, D_wide)
-            _add_values(dscores, T, queries, first, rows, dk, s, D_wide)
+            _add_values(probs, T, douts, first, rows, dv, s, D_wide, left)
+            _add_values(dscores, T, queries, first, rows, dk, s, D_wide, left)
         for r in range(0, rows, ROWS):
             height = min(ROWS, rows - r)
             pack_along(dscores, 0, seen, r, height, LEFT, 1, left, 0, 0)
@@ -232,14 +246,14 @@ def _backward_head(dout, x, top, share, keep, factor, scale, panels, space, head
 
 
 @njit
-def _add_values(scores, T, values, first, terms, total, s, D_wide):
+def _add_values(scores, T, values, first, terms, total, s, D_wide, left):
     """ROWS rows of `total` from s on += as many columns of the scores, from s on, turned, times
     packed values: D_wide columns each."""
-    wide, S = right_width(total), scores.shape[1]
-    flat = scores.reshape(-1)
+    wide = right_width(total)
+    pack_across(scores, 0, terms, s, ROWS, LEFT, 1, left, 0, 0)
     for d in range(0, D_wide, wide):
-        o = s * D_wide + d
-        tile(flat, s, S, values, d * T + first * wide, wide, terms, total, o, D_wide, 1,
+        q, o = d * steps_of(T, values) + steps_of(first, values) * wide, s * D_wide + d
+        tile(left, 0, values, q, wide, steps_of(terms, values), total, o, D_wide, 1,
              total, o, D_wide)  # fmt: skip
 
 

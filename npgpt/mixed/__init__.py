@@ -5,8 +5,8 @@ and loss stay float32 (that is what "mixed precision" means, Micikevicius et al.
 arXiv:1710.03740); a matrix product rounds its two operands to bfloat16 as it packs them.
 """
 
-from npgpt.fused import adamw, attention, dropout, gelu, layernorm, random
-from npgpt.mixed import decode, embedding, linear, linear_cross_entropy
+from npgpt.fused import adamw, dropout, gelu, layernorm, random
+from npgpt.mixed import attention, decode, embedding, linear, linear_cross_entropy
 
 __all__ = [
     "adamw",

@@ -1,0 +1,23 @@
+"""Attention, its products of bfloat16 numbers, softmax in float32. What it is, is in
+npgpt/ops/attention.py."""
+
+from npgpt.arrays import Array
+from npgpt.fused.attention import Cache, backward_with, forward_with
+from npgpt.mixed._matmul import PAIRS
+
+__all__ = ["Cache", "backward", "forward"]
+
+
+def forward(qkv: Array, *, n_head: int, past=None, rate: float = 0.0, rng=None,
+            out: Array | None = None):  # fmt: skip
+    """(B, T, 3C) -> (B, T, C). With `past`, these T positions follow the ones it remembers; if
+    there are any, their products stay float32.
+
+    Going backward is for whole sequences: with a past that was not empty, the Cache serves nobody.
+    """
+    return forward_with(PAIRS, qkv, n_head, past, rate, rng, out)
+
+
+def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
+    """(B, T, C) -> (B, T, 3C)"""
+    return backward_with(PAIRS, dout, cache, dx)
