@@ -144,7 +144,7 @@ def _stages(
             if layer:
                 _total(stream[2 * layer - 1], added[1], matrices[layer - 1, MLP_PROJ], 0, C, x)
             else:
-                x[:] = stream[0]
+                _copy(stream[0], x)
             _normalise(x, norms[layer, 0], eps, some)
         elif stage == ATTN_PROJ:
             a, sums = attended, added[0]
@@ -169,12 +169,20 @@ def _stages(
                     _total(wide, h, matrices[layer, C_FC], first, last, wide)
                     _gelu(first, last, gelu_scale, cubic, wide)
                 elif part == 0 and stage == C_ATTN:
-                    stream[2 * layer] = x  # for whoever comes by the next time
+                    _copy(x, stream[2 * layer])  # for whoever comes by the next time
                 elif part == 0 and stage == C_FC:
-                    stream[2 * layer + 1] = x
+                    _copy(x, stream[2 * layer + 1])
                 multiply_rows_then(a, weight, first, last, sums[part], max(end, last), then)
             take(counters.reshape(-1), _counter(counters, step, threads, threads))
             part = _next_part(counters, step, thread, threads)
+
+
+@njit
+def _copy(x, out):
+    """out = x. Numba's own out[:] = x can tell what shapes differ, which takes long to compile."""
+    for n in range(len(x)):
+        for c in range(x.shape[1]):
+            out[n, c] = x[n, c]
 
 
 @njit
@@ -316,8 +324,8 @@ def _attend(qkv, p, b, h, H, remembered, room, start, scale, out):
         array_at(remembered[0] + here, (room, D), out),
         array_at(remembered[1] + here, (room, D), out),
     )
-    keys[start] = new[1]
-    values[start] = new[2]
+    for d in range(D):
+        keys[start, d], values[start, d] = new[1, d], new[2, d]
     scores = np.empty(seen, out.dtype)
     for s in range(seen):
         total = zero

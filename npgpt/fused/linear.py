@@ -48,4 +48,5 @@ def _sum_rows(x, blocks, total):
             row = x[n, first:last]
             for c in range(last - first):
                 sums[c] += row[c]
-        total[first:last] = sums
+        for c in range(last - first):
+            total[first + c] = sums[c]

@@ -212,7 +212,9 @@ def _raw_of(task, size, total, mine, engine, row):
     mine.task[0] = task + 1
     raw = _raw(mine.key, mine.position, row, min(size, total - task * size))
     if total <= (task + 1) * size:
-        engine.key[:], engine.position[:] = mine.key, mine.position
+        for i in range(TWIST):
+            engine.key[i] = mine.key[i]
+        engine.position[0] = mine.position[0]
     return raw
 
 
