@@ -61,7 +61,7 @@ def matmul(
     for top in range(0, M, MOST_ROWS):
         for first in range(0, K, MOST_TERMS):
             rows, terms = min(MOST_ROWS, M - top), min(MOST_TERMS, K - first)
-            _matmul(a, a_turned, top, rows, b, b_turned, first, terms, bias, beta or first > 0,
+            _matmul(a, a_turned, top, rows, b, b_turned, first, terms, bias, beta == 1 or first > 0,
                     np.zeros(1, np.int64), left, right, out)  # fmt: skip
     _buffers.restore(room)
     return out
