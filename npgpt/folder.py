@@ -16,7 +16,7 @@ from npgpt.settings import Settings
 from npgpt.tokens import decode, tokenizer
 from npgpt.train import Evaluation, Sample, Trainer
 from npgpt.weights import checkpoint
-from npgpt.weights.checkpoint import CHECKPOINT
+from npgpt.weights.formats import CHECKPOINT
 
 CONTENTS = {
     "config.json": "the settings",

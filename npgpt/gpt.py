@@ -10,7 +10,7 @@ from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.errors import InputError
 from npgpt.rng import Generator
-from npgpt.weights import checkpoint, formats
+from npgpt.weights import formats
 
 WEIGHTS = "float32", "bfloat16", "int8"
 
@@ -122,6 +122,8 @@ class GPT:
 
         Raises InputError for matrices in fewer bits: npgpt quantize writes these.
         """
+        from npgpt.weights import checkpoint  # here, because not everybody needs the HDF5 library
+
         params.check_wide(self.params)
         checkpoint.write(path, self)
 

@@ -12,7 +12,6 @@ import numpy as np
 import npgpt
 from npgpt import environment
 from npgpt.config import PRESETS
-from npgpt.download import cache_folder
 from npgpt.params import size
 
 PACKAGES = ("numpy", "numba", "h5py", "tiktoken")
@@ -40,6 +39,8 @@ class Pool(NamedTuple):
 
 def gather() -> Found:
     """Looks at this process and its machine. Starts Numba, so it takes a second or two."""
+    from npgpt.download import cache_folder  # here, because HTTP and TLS take time and memory
+
     pools = blas_pools()
     facts = {"npgpt": npgpt.__version__, "Python": f"{sys.version.split()[0]} ({sys.platform})"}
     facts |= {name: version(name) for name in PACKAGES}

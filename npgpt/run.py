@@ -128,7 +128,7 @@ def resume(
 
 def read_saved(path: Path) -> tuple[Settings, GPT, checkpoint.TrainingState]:
     """The settings, model and state of the run in a folder, or in one checkpoint file."""
-    path = checkpoint.file_of(path)
+    path = formats.file_of(path)
     (config, tree, tokenizer_name), saved = checkpoint.read_training(path)
     settings = parse_state(saved.state, path)
     model = GPT.of(config, tree, ops=shelf(settings), tokenizer=tokenizer_name)
@@ -142,7 +142,7 @@ def read_saved(path: Path) -> tuple[Settings, GPT, checkpoint.TrainingState]:
 
 def read_settings(path: Path) -> Settings:
     """The settings of the run in a folder, or in one checkpoint file, and nothing more."""
-    path = checkpoint.file_of(path)
+    path = formats.file_of(path)
     if quantized.is_quantized(path):
         raise InputError(
             f"{path} is a model that npgpt quantize wrote, for generating: there is no run in it"

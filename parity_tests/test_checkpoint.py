@@ -19,7 +19,7 @@ import npgpt
 from npgpt import ops, params
 from npgpt.errors import InputError, RunError
 from npgpt.params import named
-from npgpt.weights import checkpoint, hdf5
+from npgpt.weights import checkpoint, hdf5, seal
 
 SMALL = dict(vocab_size=5, context_length=3, n_layer=2, n_head=2, n_embd=4)
 
@@ -66,9 +66,9 @@ def resealed(path, change):
 
 def unsealed(raw):
     """What HDF5 itself wrote."""
-    assert raw[-hdf5.TAIL :].startswith(hdf5.SEAL)
+    assert raw[-seal.TAIL :].startswith(seal.SEAL)
     blocks = int.from_bytes(raw[-12:-4], "little")
-    return raw[: len(raw) - hdf5.TAIL - 20 * blocks]
+    return raw[: len(raw) - seal.TAIL - 20 * blocks]
 
 
 def refused(path, says, *, read=checkpoint.read_training):
@@ -569,5 +569,5 @@ def test_saving_over_a_file_leaves_it_to_who_reads_it(saved):
     with open(saved, "rb") as reader:
         model_of(seed=2).save(saved)
         assert os.fstat(reader.fileno()).st_ino == before
-        assert reader.read(8) == hdf5.MAGIC
+        assert reader.read(8) == seal.MAGIC
     assert os.stat(saved).st_ino != before

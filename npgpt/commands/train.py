@@ -134,7 +134,7 @@ def describe(trainer, tokens, path: Path) -> str:
 
 def kept(path: Path) -> str:
     """Where what a failed run has made so far is to be found."""
-    from npgpt.weights.checkpoint import CHECKPOINT
+    from npgpt.weights.formats import CHECKPOINT
 
     where = path / CHECKPOINT
     return f". The last good checkpoint is {where}" if where.exists() else ""

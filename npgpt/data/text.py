@@ -3,7 +3,6 @@
 from importlib import resources
 from pathlib import Path
 
-from npgpt import download
 from npgpt.errors import InputError
 from npgpt.tokens import END_OF_TEXT
 
@@ -20,7 +19,11 @@ def read(source: str | Path) -> str:
     """
     if source == "bundled":
         return resources.files("npgpt.data").joinpath(BUNDLED).read_text("utf-8")
-    path = download.verdict() if source == "verdict" else Path(source)
+    if source == "verdict":
+        from npgpt import download  # here, because HTTP and TLS take time and memory
+
+        return read_file(download.verdict())
+    path = Path(source)
     if path.is_dir():
         files = sorted(file for file in path.rglob("*.txt") if file.is_file())
         if not files:

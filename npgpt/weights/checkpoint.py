@@ -23,14 +23,12 @@ from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.errors import InputError
 from npgpt.weights import hdf5
-from npgpt.weights.hdf5 import child, dataset, opened, parse, same, vector
-from npgpt.weights.source import Source
+from npgpt.weights.hdf5 import child, dataset, opened, same, vector
+from npgpt.weights.source import Source, parse, parse_config
 from npgpt.weights.stored import Mapped, Stored
 
 FORMAT, VERSION = "npgpt", 1
 MOST_TEXT = 1 << 26  # bytes of JSON: a history of a million evaluations is below it
-
-CHECKPOINT = "checkpoint.h5"  # what it is called in the folder of a run
 
 
 class Contents(NamedTuple):
@@ -50,11 +48,6 @@ class TrainingState:
     order: Array  # (n,) int64, the order of this epoch's windows; empty between two epochs
     m: params.Params  # AdamW's moments
     v: params.Params
-
-
-def file_of(path: Path) -> Path:
-    """The checkpoint in a folder, or the path itself."""
-    return path / CHECKPOINT if path.is_dir() else path
 
 
 def write(path: str | Path, contents: Contents, training: TrainingState | None = None) -> None:
@@ -155,18 +148,6 @@ def parse_state(group: h5py.Group, path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise InputError(f"{path}: the training state is not a JSON object")
     return state
-
-
-def parse_config(text, path) -> Config:
-    """The config out of its JSON."""
-    values = parse(text, "config", path)
-    known = {field.name for field in dataclasses.fields(Config)}
-    if not isinstance(values, dict) or values.keys() != known:
-        raise InputError(f"{path}: the config has not the fields {', '.join(sorted(known))}")
-    try:
-        return Config(**values)
-    except InputError as error:
-        raise InputError(f"{path}: in its config, {error}") from None
 
 
 def parameter_dtype(file: h5py.File, path) -> np.dtype:

@@ -4,16 +4,16 @@ import os
 import stat
 from pathlib import Path
 
-from npgpt import download
 from npgpt.errors import InputError
-from npgpt.weights import checkpoint, huggingface, llmc, openai, quantized
-from npgpt.weights.hdf5 import MAGIC as HDF5
+from npgpt.weights import huggingface, llmc, openai, quantized
 from npgpt.weights.leveldb import MAGIC as LEVELDB
 from npgpt.weights.safetensors import is_index, is_safetensors
+from npgpt.weights.seal import MAGIC as HDF5
 from npgpt.weights.source import Source
 from npgpt.weights.stored import Mapped, refuse_pickle
 
 FORMATS = "npgpt's checkpoint, OpenAI's, Hugging Face's (safetensors) and llm.c's are read"
+CHECKPOINT = "checkpoint.h5"  # what npgpt's own is called in the folder of a run
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -26,8 +26,8 @@ def look(path: str | Path, *, verify: bool = False) -> Source:
     InputError for what is not a whole model in one of the formats.
     """
     path = Path(path)
-    if not os.path.lexists(path) and path.name in download.HOMES and path.parent == Path():
-        path = at_hand(path.name)
+    if not os.path.lexists(path) and path.parent == Path():
+        path = at_hand(path)
     try:
         if stat.S_ISDIR(os.stat(path).st_mode):
             return look_into(path, verify=verify)
@@ -39,7 +39,7 @@ def look(path: str | Path, *, verify: bool = False) -> Source:
     head, tail = file.data[:64].tobytes(), file.data[-8:].tobytes()
     refuse_pickle(file)
     if head.startswith(HDF5):
-        return checkpoint.read_checkpoint(path, verify=verify)
+        return read_checkpoint(path, verify=verify)
     if head[:4] == llmc.MAGIC.to_bytes(4, "little"):
         return llmc.read_llmc(path)
     if tail == LEVELDB:
@@ -57,8 +57,8 @@ def look(path: str | Path, *, verify: bool = False) -> Source:
 def look_into(folder: Path, *, verify: bool) -> Source:
     """The model in a folder."""
     inside = {entry.name for entry in os.scandir(folder)}
-    if checkpoint.CHECKPOINT in inside:
-        return checkpoint.read_checkpoint(folder / checkpoint.CHECKPOINT, verify=verify)
+    if CHECKPOINT in inside:
+        return read_checkpoint(folder / CHECKPOINT, verify=verify)
     if inside & {huggingface.WEIGHTS, huggingface.INDEX}:
         return huggingface.read_huggingface(folder)
     if any(name.endswith(".index") for name in inside):
@@ -69,9 +69,29 @@ def look_into(folder: Path, *, verify: bool) -> Source:
     raise InputError(f"the folder {folder} holds no model: {FORMATS}")
 
 
-def at_hand(name: str) -> Path:
-    """The folder of a released GPT-2 that has been downloaded."""
-    found = download.at_hand(name)
+def file_of(path: Path) -> Path:
+    """The checkpoint in the folder of a run, or the path itself."""
+    return path / CHECKPOINT if path.is_dir() else path
+
+
+# What only some need is imported where it is needed: the memory that it takes, 20 MB, would be a
+# twentieth of what generating takes with int8 weights.
+
+
+def read_checkpoint(path: Path, *, verify: bool) -> Source:
+    """npgpt's own file, which takes the HDF5 library."""
+    from npgpt.weights import checkpoint
+
+    return checkpoint.read_checkpoint(path, verify=verify)
+
+
+def at_hand(path: Path) -> Path:
+    """The folder of a released GPT-2 that has been downloaded; the path itself if it names none."""
+    from npgpt import download  # which takes HTTP and TLS
+
+    if path.name not in download.HOMES:
+        return path
+    found = download.at_hand(path.name)
     if found is None:
-        raise InputError(f"{name} is not on this machine yet: npgpt download {name} fetches it")
+        raise InputError(f"{path} is not on this machine yet: npgpt download {path} fetches it")
     return found

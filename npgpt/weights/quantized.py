@@ -20,9 +20,8 @@ from npgpt import params
 from npgpt.arrays import Array
 from npgpt.errors import InputError
 from npgpt.tokens import VOCABULARIES
-from npgpt.weights.checkpoint import parse_config
 from npgpt.weights.safetensors import Piece, is_safetensors, read_file, write_safetensors
-from npgpt.weights.source import Source, matched
+from npgpt.weights.source import Source, matched, parse_config
 from npgpt.weights.stored import BFLOAT16, Mapped, Stored, short
 
 FORMAT, VERSION = "npgpt-quantized", "1"

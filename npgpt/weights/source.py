@@ -1,5 +1,7 @@
 """What every weight file comes down to: a config, and GPT-2's parameters by their names."""
 
+import dataclasses
+import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -130,3 +132,23 @@ def make_config(path: Path, **values) -> Config:
         return Config(**values)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def parse_config(text, path) -> Config:
+    """The config out of its JSON."""
+    values = parse(text, "config", path)
+    known = {field.name for field in dataclasses.fields(Config)}
+    if not isinstance(values, dict) or values.keys() != known:
+        raise InputError(f"{path}: the config has not the fields {', '.join(sorted(known))}")
+    try:
+        return Config(**values)
+    except InputError as error:
+        raise InputError(f"{path}: in its config, {error}") from None
+
+
+def parse(text, what: str, path):
+    """What the JSON says."""
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: its {what} is not JSON ({error})") from None
