@@ -235,7 +235,7 @@ def test_damaged_numbers_are_found_when_all_are_read(saved):
 
 def test_more_arrays_than_a_seal_may_list(saved, monkeypatch):
     """The others are under the checksum of all the rest."""
-    monkeypatch.setattr(hdf5, "MOST_BLOCKS", 5)
+    monkeypatch.setattr(seal, "MOST_BLOCKS", 5)
     path = saved.with_name("other.h5")
     model = model_of()
     checkpoint.write(path, model, training_of(model))

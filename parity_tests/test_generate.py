@@ -179,17 +179,17 @@ def test_more_than_the_context_is_refused(shelf):
     assert past[0].length == 6  # nothing was remembered of it
 
 
-@pytest.mark.parametrize("sizes", [[1] * 200, [63, 1, 1, 90], [200], [5, 70, 0, 125]])
+@pytest.mark.parametrize("sizes", [[1] * 700, [255, 1, 1, 300], [700], [5, 300, 0, 395]])
 def test_the_memory_grows_and_forgets_nothing(rng, sizes):
-    layer = kv.Layer(2, npgpt.Config(**SHAPE | {"context_length": 200}))
-    whole = rng.normal(size=(2, 2, 2, 200, 8)).astype(np.float32)  # keys and values
+    layer = kv.Layer(2, npgpt.Config(**SHAPE | {"context_length": 700}))
+    whole = rng.normal(size=(2, 2, 2, 700, 8)).astype(np.float32)  # keys and values
     end = 0
     for size in sizes:
         start, end = end, end + size
         found = layer.append(*whole[..., start:end, :])
         np.testing.assert_array_equal(found, whole[..., :end, :])
-        assert layer.k.shape[-2] <= min(max(kv.FEW, 2 * end), 200)
-    assert layer.k.shape[-2] == 200
+        assert layer.k.shape[-2] <= min(max(kv.FEW, 2 * end), 700)
+    assert layer.k.shape[-2] == 700
 
 
 def test_the_memory_refuses_more_than_it_has_room_for():

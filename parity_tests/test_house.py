@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 
 import npgpt
+import npgpt.ops
+from npgpt.weights import formats
+from npgpt.weights.huggingface import write_huggingface
+from npgpt.weights.quantized import write_quantized
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = "npgpt", "reference", "parity_tests", "benchmarks", "docs"
@@ -50,6 +54,24 @@ def test_importing_npgpt_imports_nothing_slow():
     program = f"import sys, npgpt; print(*[m for m in {slow} if m in sys.modules])"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (said.stdout.strip(), said.stderr) == ("", "")
+
+
+def test_generating_from_a_local_model_imports_what_it_needs(tmp_path):
+    """HDF5, HTTP and TLS are megabytes beside the weights of a small model in int8."""
+    config = npgpt.Config(vocab_size=5, context_length=4, n_layer=1, n_head=1, n_embd=4)
+    model = npgpt.GPT(config, ops=npgpt.ops)
+    write_huggingface(tmp_path, config, model.params, None, dtype="float32")
+    write_quantized(tmp_path / "int8", formats.look(tmp_path), "int8")
+    program = (
+        "import sys, npgpt, npgpt.ops\n"
+        "from npgpt.weights import formats\n"
+        f"source = formats.look({str(tmp_path / 'int8')!r})\n"
+        "model = npgpt.GPT.of(source.config, source.params('float32'), ops=npgpt.ops)\n"
+        "print(len(list(npgpt.generate(model, [1, 2], 3))))\n"
+        "print(*[m for m in ('h5py', 'http', 'ssl', 'numba') if m in sys.modules])"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (said.stdout.splitlines(), said.stderr) == (["3", ""], "")
 
 
 def test_no_command_imports_torch():
