@@ -1,17 +1,17 @@
 """What every test may ask for: a shelf, a seed, real data."""
 
 import os
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import npgpt.fused
-import npgpt.ops
+import npgpt
 from npgpt import cli, environment
 from npgpt.errors import InputError
 
-environment.settle()
+environment.settle()  # before a test imports Numba: nothing above does
 
 
 @pytest.fixture
@@ -19,9 +19,9 @@ def rng():
     return np.random.default_rng(1337)
 
 
-@pytest.fixture(params=[npgpt.ops, npgpt.fused], ids=["numpy", "fused"])
+@pytest.fixture(params=["npgpt.ops", "npgpt.fused"], ids=["numpy", "fused"])
 def shelf(request):
-    return request.param
+    return import_module(request.param)
 
 
 @pytest.fixture
@@ -38,8 +38,6 @@ def bpe():
     """GPT-2's tokenizer, where its files are at hand."""
     if not os.environ.get("TIKTOKEN_CACHE_DIR"):
         pytest.skip("TIKTOKEN_CACHE_DIR does not name a folder with GPT-2's byte-pair files")
-    import npgpt
-
     return npgpt.tokenizer("gpt2")
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import pytest
 
 import npgpt
@@ -19,6 +20,12 @@ TRAIN = (
 )
 GENERATE = "generate --model {run} --prompt The --max-new-tokens 20 --num-samples 3"
 TEXT = "The lamp is lit at dusk, and the keeper writes the hour in the book. " * 12
+
+
+def test_tests_compile_as_npgpt_does():
+    """At the level that npgpt/environment.py sets, which has to be there before Numba is."""
+    assert int(numba.config.OPT) == int(os.environ["NUMBA_OPT"])
+
 
 # Trains and generates in one process, then again; prints every kernel's argument types, made plain.
 PROGRAM = """
