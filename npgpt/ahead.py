@@ -14,11 +14,11 @@ import numpy as np
 
 from npgpt import info, kv, model, optim, params
 from npgpt.config import Config
+from npgpt.narrow import KINDS as NARROW
 from npgpt.rng import Generator
 
 # What the second process compiles for a piece of work: half of the time, by measurement.
 SHARES = {"train": ("attention", "gelu", "layernorm"), "generate": ("decode",)}
-NARROW = "bfloat16", "int8"
 
 
 def compile_kernels(work: str, kind: str) -> None:

@@ -9,10 +9,11 @@ from npgpt import environment, init, model, params
 from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.errors import InputError
+from npgpt.narrow import KINDS as NARROW
 from npgpt.rng import Generator
 from npgpt.weights import formats
 
-WEIGHTS = "float32", "bfloat16", "int8"
+WEIGHTS = "float32", *NARROW
 
 
 class GPT:

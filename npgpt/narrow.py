@@ -11,6 +11,7 @@ from npgpt.arrays import Array
 from npgpt.errors import InputError
 
 CHUNK = 1 << 20  # numbers rounded at once
+KINDS = "bfloat16", "int8"
 MOST = 127  # of an int8; -128 is left out, so that what is negative is as fine as what is not
 
 

@@ -16,11 +16,10 @@ import npgpt
 from npgpt import cli, fused, info, mixed, ops, params
 from npgpt.errors import InputError
 from npgpt.generation import generate
-from npgpt.narrow import CHUNK, Narrow, bfloat16, int8, to_bfloat16
+from npgpt.narrow import CHUNK, KINDS, Narrow, bfloat16, int8, to_bfloat16
 from npgpt.weights import formats, huggingface
 from npgpt.weights.safetensors import read_file
 
-KINDS = "bfloat16", "int8"
 each = pytest.mark.parametrize("kind", KINDS)
 OWN_HEAD = dataclasses.replace(CONFIG, tied=False, qkv_bias=False)
 TOKENS = np.arange(12)[None] * 7 % CONFIG.vocab_size
