@@ -50,12 +50,18 @@ def multiplication(name: str):
     return (narrow if name == "npgpt-bfloat16" else _matmul).matmul
 
 
-def serve_one(name: str) -> None:
-    matmul, made = multiplication(name), list(products(Config(), ROWS))
+def corners_of(matmul, made) -> list[list[list[float]]]:
+    """The first 4 rows of 4 columns of every product."""
     corners = []
     for _, a, b, out in made:
         matmul(a, b, out=out)
         corners.append(out[:4, :4].tolist())
+    return corners
+
+
+def serve_one(name: str) -> None:
+    matmul, made = multiplication(name), list(products(Config(), ROWS))
+    corners = corners_of(matmul, made)
 
     def measure():
         seconds = [count * once(lambda a=a, b=b, out=out: matmul(a, b, out=out))
@@ -63,6 +69,17 @@ def serve_one(name: str) -> None:
         return {"seconds": sum(seconds)}
 
     serve(corners, measure)
+
+
+def validate(runners: list[Runner]) -> None:
+    """Leaves where a product is not what the last one's, NumPy's, is."""
+    *own, numpy = runners
+    for runner in own:
+        for ours, theirs in zip(runner.result, numpy.result, strict=True):
+            # a corner of numbers as large as the square root of the terms: their spread
+            worst = np.abs(np.subtract(ours, theirs)).max() / np.std(theirs)
+            if not worst <= TOLERANCE[runner.name]:
+                sys.exit(f"{runner.name}: {worst:.1e} away from NumPy's product")
 
 
 def main() -> None:
@@ -76,12 +93,7 @@ def main() -> None:
     names = "npgpt-bfloat16", "npgpt", "numpy"
     environment = on_threads(options.threads)
     runners = [Runner("benchmarks.products", name, environment=environment) for name in names]
-    for runner in runners[:2]:
-        for ours, theirs in zip(runner.result, runners[2].result, strict=True):
-            # a corner of numbers as large as the square root of the terms: their spread
-            worst = np.abs(np.subtract(ours, theirs)).max() / np.std(theirs)
-            if not worst <= TOLERANCE[runner.name]:
-                sys.exit(f"{runner.name}: {worst:.1e} away from NumPy's product")
+    validate(runners)
     found = {
         name: [one["seconds"] for one in measured]
         for name, measured in alternate(runners, options.rounds).items()

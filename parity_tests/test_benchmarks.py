@@ -1,14 +1,22 @@
 """What the benchmarks make of what they measure, and the file for llama.cpp. No times."""
 
 import struct
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 import npgpt
-from benchmarks import generation, growth, harness, training_step
+from benchmarks import generation, growth, harness, products, training_step
 from benchmarks.gguf import write_gguf
-from npgpt import ops
+from npgpt import cost, ops
+
+
+class Made(NamedTuple):
+    """What a Runner says that it computed."""
+
+    name: str
+    result: list
 
 
 def test_a_comparison_is_the_median_of_pairs():
@@ -80,6 +88,30 @@ def test_another_programs_logits_are_looked_at():
         generation.validate([ours, Program("transformers", [[1.0, np.nan]])])
     with pytest.raises(SystemExit, match="transformers generated 3 tokens, not 128"):
         generation.validate([ours, Program("transformers", [[1.0, 2.0]], generated=3)])
+
+
+def test_every_product_of_a_step_is_multiplied():
+    config = npgpt.Config(vocab_size=40, context_length=8, n_layer=3, n_head=2, n_embd=16)
+    made = list(products.products(config, 24))
+    operations = sum(2 * count * out.size * a.shape[1] for count, a, _, out in made)
+    assert operations == 3 * sum(2 * 24 * n * i * o for n, i, o in cost.linears(config))
+    results = {}
+    for name in ("npgpt-bfloat16", "npgpt", "numpy"):
+        products.corners_of(products.multiplication(name), made)
+        results[name] = [out.copy() for *_, out in made]
+    for (_, a, b, _), found in zip(made, results["numpy"], strict=True):
+        np.testing.assert_array_equal(found, a @ b)
+    products.validate([Made(name, result) for name, result in results.items()])
+
+
+def test_a_product_that_is_wrong_is_noticed():
+    right, rough = [np.eye(4)], [np.eye(4) * 1.001]
+    numpy = Made("numpy", right)
+    products.validate([Made("npgpt-bfloat16", rough), Made("npgpt", right), numpy])
+    with pytest.raises(SystemExit, match=r"npgpt: 2\.3e-03 away from NumPy's product"):
+        products.validate([Made("npgpt-bfloat16", rough), Made("npgpt", rough), numpy])
+    with pytest.raises(SystemExit, match="npgpt-bfloat16: nan away"):
+        products.validate([Made("npgpt-bfloat16", [right[0] * np.nan]), numpy])
 
 
 def test_what_the_curves_say():
