@@ -38,7 +38,7 @@ def numbers_across(x, first, terms, left, lanes, width, count, packed, p, stride
             at = (first + start) * columns + left + i * lanes
             q = p + i * stride + start * width
             for _ in range(min(STRIP, terms - start)):
-                if count > 1:
+                if count > 1:  # one panel alone is of a head, and in a cache already
                     for line in (0, width - 1):
                         fetch(flat, at + ROWS_AHEAD * columns + line)
                 copy(flat, at, packed, q)

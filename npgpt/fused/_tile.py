@@ -252,8 +252,7 @@ def copy_pairs(context, x, i, j, both, out, o):
 
 @intrinsic
 def fetch(context, x, i):
-    """Asks for the cache line of x[i], which will soon be read, and only once: no other cache than
-    the first need make room for it. It may lie beyond the end of x."""
+    """Asks for the cache line of x[i], which will soon be read. It may lie beyond the end of x."""
 
     def generate(context, builder, signature, values):
         prefetch(builder, place(context, builder, signature.args[0], *values), write=0)
@@ -419,7 +418,7 @@ def upper(builder, bits):
 
 def prefetch(builder, address, *, write, locality=3):
     """Asks for what lies there, to be written or only read: into all caches, with locality 2 not
-    into the first one, with 0 only there. It need not be anybody's."""
+    into the first one. It need not be anybody's."""
     address, number = builder.bitcast(address, ir.IntType(8).as_pointer()), ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [address.type, number, number, number])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
