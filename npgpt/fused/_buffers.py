@@ -9,26 +9,30 @@ nobody has to hand buffers around.
 import math
 import mmap
 import threading
-import weakref
+from sys import getrefcount
 
 import numpy as np
 
 from npgpt.arrays import HUGE, LINE, Array, zeros
 
 LARGE = 1 << 18  # bytes: below, malloc keeps pages by itself
+UNUSED = 2  # references: that of the list, and getrefcount's own
 PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 
 class Pool:
-    """`idle`: pages by their size. `used`: bytes of arrays that somebody holds, `most` at any time.
-    `made`: how many times pages were asked of the system. `rooms`: what kernels work in, one for
-    each that runs at the same time, as large as the largest that was asked for."""
+    """`pages`: by their size, whether they are in use or not; those that nobody refers to are not.
+    `next`: where to look first, since what is asked for in turns becomes free in turns. `made`: how
+    many times pages were asked of the system; `most`: bytes in use at any of them. `rooms`: what
+    kernels work in, one for each that runs at the same time, as large as the largest that was asked
+    for."""
 
     def __init__(self):
-        self.idle: dict[int, list[mmap.mmap]] = {}
+        self.pages: dict[int, list[Array]] = {}
+        self.next: dict[int, int] = {}
         self.rooms: list[Array] = []
-        self.used = self.most = self.made = 0
-        self.lock = threading.RLock()  # a finalizer may run while its own thread is in here
+        self.made = self.most = 0
+        self.lock = threading.Lock()
 
     def empty(self, shape: tuple[int, ...], dtype) -> Array:
         """Like np.empty; large arrays begin at a page."""
@@ -36,10 +40,34 @@ class Pool:
         size = math.prod(shape) * dtype.itemsize
         if size < LARGE:
             return np.empty(shape, dtype)
-        pages = self.take(-(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
-        lease = np.frombuffer(pages, np.uint8)  # all views of it keep it; when it goes, they did
-        weakref.finalize(lease, self.give_back, pages).atexit = False
-        return lease[:size].view(dtype).reshape(shape)
+        with self.lock:  # the new array refers to the pages before anybody else looks
+            return np.ndarray(shape, dtype, self.take(-(-size // mmap.PAGESIZE) * mmap.PAGESIZE))
+
+    def take(self, size: int) -> Array:
+        """So many bytes of pages that are not in use."""
+        some, first = self.pages.get(size, ()), self.next.get(size, 0)
+        for i in (*range(first, len(some)), *range(first)):
+            if getrefcount(some[i]) == UNUSED:
+                self.next[size] = i + 1
+                return some[i]
+        self.tidy(size)
+        self.made += 1
+        pages = mmap.mmap(-1, size, **PRIVATE)
+        if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+            pages.madvise(mmap.MADV_HUGEPAGE)
+        self.pages.setdefault(size, []).append(np.frombuffer(pages, np.uint8))
+        return self.pages[size][-1]
+
+    def tidy(self, more: int) -> None:
+        """Before there are so many bytes more: if sizes have changed, and twice as much as was ever
+        in use is not, nobody asks for that any more, and it goes back to the system."""
+        used = {size: [x for x in some if getrefcount(x) > UNUSED + 1]  # `x` refers to it, too
+                for size, some in self.pages.items()}  # fmt: skip
+        now, all_there = (sum(size * len(some) for size, some in pages.items())
+                          for pages in (used, self.pages))  # fmt: skip
+        self.most = max(self.most, now + more)
+        if all_there - now > 2 * self.most:
+            self.pages, self.next = used, {}
 
     def lend(self, size: int, dtype) -> Array:
         """Room for `size` numbers or more, to be handed to `restore`: quicker than noticing when it
@@ -55,27 +83,6 @@ class Pool:
     def restore(self, room: Array) -> None:
         """What was lent, whole, can be lent again."""
         self.rooms.append(room.view(np.uint8))
-
-    def take(self, size: int) -> mmap.mmap:
-        """So many bytes of pages, idle ones if there are any."""
-        with self.lock:
-            self.used += size
-            self.most = max(self.most, self.used)
-            if self.idle.get(size):
-                return self.idle[size].pop()
-            if sum(len(pages) for some in self.idle.values() for pages in some) > 2 * self.most:
-                self.idle.clear()  # sizes have changed: what nobody asks for any more goes back
-            self.made += 1
-        pages = mmap.mmap(-1, size, **PRIVATE)
-        if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
-            pages.madvise(mmap.MADV_HUGEPAGE)
-        return pages
-
-    def give_back(self, pages: mmap.mmap) -> None:
-        """They are idle from now on."""
-        with self.lock:
-            self.used -= len(pages)
-            self.idle.setdefault(len(pages), []).append(pages)
 
 
 pool = Pool()
