@@ -14,19 +14,27 @@ import numpy as np
 
 from npgpt import info, kv, model, optim, params
 from npgpt.config import Config
+from npgpt.init import SCHEMES
 from npgpt.narrow import KINDS as NARROW
 from npgpt.rng import Generator
 
 # What the second process compiles for a piece of work: half of the time, by measurement.
-SHARES = {"train": ("attention", "gelu", "layernorm"), "generate": ("decode",)}
+SHARES = {
+    "train": ("attention", "adamw", "embedding", "gelu", "layernorm"),
+    "generate": ("decode",),
+}
+MANY = (
+    1 << 14
+)  # tokens of the tiny model: so many rows are drawn on all threads, as larger ones are
 
 
-def compile_kernels(work: str, kind: str) -> None:
+def compile_kernels(work: str, kind: str, scheme: str | None = None) -> None:
     """What has to be compiled before the first step or token of npgpt.fused or npgpt.mixed.
 
-    `work`: "train" or "generate". `kind`: as --dtype of the one, as --weights of the other. Nothing
-    happens where some of it is in the cache, where there is no room for one, or with a single core:
-    then kernels are compiled when they are called.
+    `work`: "train" or "generate". `kind`: as --dtype of the one, as --weights of the other.
+    `scheme`: how parameters will be drawn (npgpt/init.py), unless they are there. Nothing happens
+    where some of it is in the cache, where there is no room for one, or with a single core: then
+    kernels are compiled when they are called.
     """
     from npgpt import fused
 
@@ -37,7 +45,7 @@ def compile_kernels(work: str, kind: str) -> None:
     silent = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
     with subprocess.Popen(command, **silent) as second:  # its end is waited for
         try:
-            exercise(work, kind, [name for name in fused.__all__ if name not in others])
+            exercise(work, kind, [name for name in fused.__all__ if name not in others], scheme)
         except BaseException:
             second.kill()
             raise
@@ -50,19 +58,22 @@ def missing(kernel) -> bool:
     return folder is not None and not any(Path(folder).glob(f"{module}.{name}-*.nbi"))
 
 
-def exercise(work: str, kind: str, names) -> None:
-    """Lets a tiny model work, with these ops of the shelf compiled."""
+def exercise(work: str, kind: str, names, scheme: str | None = None) -> None:
+    """Lets a tiny model work, with these ops of the shelf compiled; its parameters zero, or drawn
+    by `scheme`."""
     from npgpt import fused, mixed, ops
 
     fast = mixed if kind in NARROW else fused
     shelf = SimpleNamespace(
         **{name: getattr(fast if name in names else ops, name) for name in fused.__all__}
     )
-    config = Config(vocab_size=32, context_length=16, n_layer=1, n_head=1, n_embd=16)
+    config = Config(vocab_size=MANY, context_length=16, n_layer=1, n_head=1, n_embd=16)
     tree = params.zeros(config, np.float64 if kind == "float64" else np.float32)
     tokens = np.arange(16)[None]
     if work == "train":
         rng, gradients = Generator(0, ops=shelf), params.zeros_like(tree)
+        if scheme is not None:
+            SCHEMES[scheme](tree, config, rng)
         _, cache = model.loss(tree, tokens, tokens, config, rng=rng, g=gradients, ops=shelf)
         model.backward(cache, gradients, ops=shelf)
         scale = optim.global_norm(gradients, ops=shelf)

@@ -44,6 +44,10 @@ class Train:
         place = folder.Folder(path)
         if path != home:
             place.vacant()
+        if self.settings.ops == "fused":
+            fresh = self.resume is None and self.settings.init_from is None
+            scheme = self.settings.init if fresh else None
+            ahead.compile_kernels("train", self.settings.dtype, scheme)
         if self.resume is None:
             tokens = run.read_tokens(self.settings)
             trainer = run.start(self.settings, tokens)
@@ -52,8 +56,6 @@ class Train:
             tokens = run.read_tokens(self.settings)
             trainer = run.resume(self.settings, tokens, model, saved)
         place.open(self.settings, tokens, trainer)
-        if self.settings.ops == "fused":
-            ahead.compile_kernels("train", self.settings.dtype)
 
         encoding = tokenizer(self.settings.tokenizer)
         progress = trainer.progress
