@@ -26,10 +26,7 @@ COMPARED = (
     "generation",
 )
 NARROW = "products", "training_step_2x256_bfloat16", "generation_bfloat16", "generation_int8"
-TRAINED = {
-    "verdict": "The book's run on The Verdict",
-    "shakespeare": "`tiny`, 256 wide and of context 256, on Shakespeare",
-}
+TRAINED = {"verdict": "The book's run on The Verdict", "shakespeare": "`tiny` on Shakespeare"}
 
 
 def speed() -> str:
