@@ -23,9 +23,7 @@ SHARES = {
     "train": ("attention", "adamw", "embedding", "gelu", "layernorm"),
     "generate": ("decode",),
 }
-MANY = (
-    1 << 14
-)  # tokens of the tiny model: so many rows are drawn on all threads, as larger ones are
+MANY = 1 << 14  # tokens of the tiny model: drawn on all threads, as those of larger ones are
 
 
 def compile_kernels(work: str, kind: str, scheme: str | None = None) -> None:

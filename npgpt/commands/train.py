@@ -33,7 +33,7 @@ class Train:
 
     def train(self) -> int:
         """Begins or goes on with a run, to its end or a Ctrl-C; the exit code."""
-        from npgpt import ahead, folder, info, run
+        from npgpt import folder, info, run
         from npgpt.report import Report
         from npgpt.tokens import tokenizer
 
@@ -44,18 +44,17 @@ class Train:
         place = folder.Folder(path)
         if path != home:
             place.vacant()
-        if self.settings.ops == "fused":
-            fresh = self.resume is None and self.settings.init_from is None
-            scheme = self.settings.init if fresh else None
-            ahead.compile_kernels("train", self.settings.dtype, scheme)
         if self.resume is None:
             tokens = run.read_tokens(self.settings)
+            if self.settings.init_from is None:  # the first kernels are those that draw
+                self.compile(self.settings.init)
             trainer = run.start(self.settings, tokens)
         else:
             _, model, saved = run.read_saved(self.resume)
             tokens = run.read_tokens(self.settings)
             trainer = run.resume(self.settings, tokens, model, saved)
         place.open(self.settings, tokens, trainer)
+        self.compile()
 
         encoding = tokenizer(self.settings.tokenizer)
         progress = trainer.progress
@@ -78,6 +77,13 @@ class Train:
             f'Go on with: npgpt generate --model {path} --prompt "{self.settings.training.prompt}"'
         )
         return 0
+
+    def compile(self, scheme: str | None = None) -> None:
+        """What training needs compiled, before it does: nothing where some of it is already."""
+        from npgpt import ahead
+
+        if self.settings.ops == "fused":
+            ahead.compile_kernels("train", self.settings.dtype, scheme)
 
     def follow(self, trainer, folder, report, stop) -> bool:
         """Trains to the end, or to the step in which somebody pressed Ctrl-C (then True)."""

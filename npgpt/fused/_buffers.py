@@ -16,7 +16,6 @@ import numpy as np
 from npgpt.arrays import HUGE, LINE, Array, zeros
 
 LARGE = 1 << 18  # bytes: below, malloc keeps pages by itself
-UNUSED = 2  # references: that of the list, and getrefcount's own
 PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 
@@ -32,6 +31,8 @@ class Pool:
         self.next: dict[int, int] = {}
         self.rooms: list[Array] = []
         self.made = self.most = 0
+        alone = [np.empty(0)]
+        self.unused = getrefcount(alone[0])  # references, as this interpreter counts them
         self.lock = threading.Lock()
 
     def empty(self, shape: tuple[int, ...], dtype) -> Array:
@@ -47,7 +48,7 @@ class Pool:
         """So many bytes of pages that are not in use."""
         some, first = self.pages.get(size, ()), self.next.get(size, 0)
         for i in (*range(first, len(some)), *range(first)):
-            if getrefcount(some[i]) == UNUSED:
+            if getrefcount(some[i]) == self.unused:
                 self.next[size] = i + 1
                 return some[i]
         self.tidy(size)
@@ -60,13 +61,13 @@ class Pool:
 
     def tidy(self, more: int) -> None:
         """Before there are so many bytes more: if sizes have changed, and twice as much as was ever
-        in use is not, nobody asks for that any more, and it goes back to the system."""
-        used = {size: [x for x in some if getrefcount(x) > UNUSED + 1]  # `x` refers to it, too
+        in use will not be, nobody asks for that any more, and it goes back to the system."""
+        used = {size: [some[i] for i in range(len(some)) if getrefcount(some[i]) > self.unused]
                 for size, some in self.pages.items()}  # fmt: skip
         now, all_there = (sum(size * len(some) for size, some in pages.items())
                           for pages in (used, self.pages))  # fmt: skip
         self.most = max(self.most, now + more)
-        if all_there - now > 2 * self.most:
+        if all_there - now + more > 2 * self.most:
             self.pages, self.next = used, {}
 
     def lend(self, size: int, dtype) -> Array:

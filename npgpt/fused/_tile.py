@@ -387,7 +387,7 @@ def bfloat16(builder, value):
 def shortened(builder, value):
     """float32 as LLVM's bfloat, by the CPU's instruction: one for two vectors, where there are."""
     count = value.type.count
-    if 32 * count != 2 * 8 * BYTES:
+    if count != BYTES // 2:  # lanes of two vectors of float32
         return builder.fptrunc(value, ir.VectorType(BFloat(), count))
     halves = [
         builder.shuffle_vector(value, value, numbers(list(range(first, first + count // 2))))

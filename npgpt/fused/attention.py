@@ -67,8 +67,8 @@ def forward_with(kind, qkv: Array, n_head: int, past, rate: float, rng, out: Arr
             raise ValueError("dropout is for training, which has no past; leave out rng or past")
         _forward_past(qkv, past.k, past.v, start, scale, out)
     else:
-        room, *parts = workspace(kind, qkv, n_head)
-        _forward(rows(qkv), mask(keep), factor, scale, *parts, rows(out), top, share)
+        room, panels, _, space = workspace(kind, qkv, n_head)
+        _forward(rows(qkv), mask(keep), factor, scale, panels, space, rows(out), top, share)
         _buffers.restore(room)
     return out, Cache(qkv, top, share, drop)
 
@@ -149,7 +149,7 @@ def _multiply_values(left, T, values, terms, out, top, height, column, D, corner
 
 
 @njit(parallel=True)
-def _forward(x, keep, factor, scale, panels, sums, space, out, top, share):
+def _forward(x, keep, factor, scale, panels, space, out, top, share):
     heads, tasks = top.shape[0] * top.shape[1], len(panels)
     for task in prange(tasks):
         for head in range(task * heads // tasks, (task + 1) * heads // tasks):
