@@ -13,7 +13,7 @@ from harness import assert_parity, farthest
 import npgpt
 from npgpt import fused, kv, ops
 from npgpt.fused import _buffers
-from npgpt.fused._matmul import FEW, MOST_ROWS, MOST_TERMS, matmul
+from npgpt.fused._matmul import FEW, MOST_ROWS, MOST_TERMS, STREAMED, TERMS, matmul
 from npgpt.fused._tile import ROWS
 
 # around the edges of a tile, a panel and a block, in every way in which a and b can lie
@@ -44,7 +44,8 @@ def test_a_product_of_any_shape(shape, dtype, rng):
 
 
 def multiply(dtype, a, b, bias, before, extra):
-    a, b, bias, before = (torch.tensor(x, dtype=dtype) for x in (a, b, bias, before))
+    given = (None if x is None else torch.tensor(x, dtype=dtype) for x in (a, b, bias, before))
+    a, b, bias, before = given
     out = a @ b
     return (out + bias if extra == "bias" else out + before if extra == "beta" else out).numpy()
 
@@ -60,6 +61,31 @@ def test_threads_change_no_bit_of_a_product(rows, rng):
         found.append(matmul(a, b, out=np.empty((rows, 333), np.float32)))
     numba.set_num_threads(before)
     np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("terms", [40, TERMS, TERMS + 1])
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_large_product_is_the_same_wherever_it_is_written(dtype, terms, biased, rng):
+    """Past the caches, where rows begin with cache lines; else through them: the same bits."""
+    rows, columns = 6 * ROWS + 5, 96 * 70  # of a last panel that is not whole, too
+    a, b = rng.normal(size=(rows, terms)), rng.normal(size=(terms, columns))
+    bias = rng.normal(size=columns).astype(dtype) if biased else None
+    home = _buffers.empty((rows * columns + 1,), dtype)
+    assert home[1:].nbytes >= STREAMED and home.ctypes.data % 64 == 0
+    found = []
+    for shift in (0, 1):
+        out = home[shift : shift + rows * columns].reshape(rows, columns)
+        out[...] = np.nan
+        matmul(a.astype(dtype), b.astype(dtype), out=out, bias=bias)
+        found.append(out.copy())
+    np.testing.assert_array_equal(*found)
+    theirs = [
+        multiply(x, a.astype(dtype), b.astype(dtype), bias, None, "bias" * biased)
+        for x in (torch.float32, torch.float64)
+    ]
+    stray = farthest(*theirs) * (2 if dtype == np.float64 else 1)
+    assert_parity("out", found[0], theirs[1], stray, dtype=dtype, unit=terms**0.5)
 
 
 def test_a_nan_outside_the_product_stays_outside(rng):

@@ -9,6 +9,8 @@ multiplication"), around the register block of _tile.py:
 3. One left panel after the other meets all of them, tile by tile.
 4. The bias goes in with the first TERMS, later ones are added to what is there. One long sum would
    lose digits.
+5. An `out` that is large and made in one go, from no more than TERMS, is written past the caches:
+   a line that is written as a whole need not be read before, and drives nothing else out.
 
 Every sum takes its terms in the same order whoever makes it: the bits do not depend on the number
 of threads. A few rows, as in generation, are bound by reading `b` once: there nothing is packed.
@@ -17,18 +19,19 @@ of threads. A few rows, as in generation, are bound by reading `b` once: there n
 import numba
 import numpy as np
 
-from npgpt.arrays import Array
+from npgpt.arrays import LINE, Array
 from npgpt.fused import _buffers
 from npgpt.fused._jit import njit, prange
 from npgpt.fused._panels import pack, put, right_width, steps_of
 from npgpt.fused._rows import multiply_rows, multiply_rows_turned
 from npgpt.fused._tasks import take
-from npgpt.fused._tile import BYTES, LEFT, ROWS, VECTORS
+from npgpt.fused._tile import BYTES, LEFT, ROWS, VECTORS, barrier
 
 TERMS = 768  # even, so that no pair of bfloat16 numbers is torn apart
 STACKS = 6  # right panels of a task: 768 terms of 6 x 32 columns are 590 KB in float32
 GROUP = 16  # left panels that one thread packs together, where there are enough
 MOST_ROWS, MOST_TERMS = 3066, 4 * TERMS  # of `a`, packed at once: 7 MB, as 512 rows of 3072 terms
+STREAMED = 1 << 21  # bytes of `out`: what is smaller may still be in a cache when it is read
 PARTS = 16  # partial sums of a few rows
 FEW = 15  # rows of `a` for which packing would cost more than it saves
 
@@ -107,6 +110,9 @@ def _tasks(
     wide = right_width(out)
     panels, stacks = -(-rows // ROWS), -(-N // wide)
     corner = np.empty(ROWS * wide, out.dtype)
+    terms_in_all = b.shape[1] if b_turned else b.shape[0]
+    at_once = terms == terms_in_all and terms <= TERMS and not adds
+    streams = at_once and out.nbytes >= STREAMED and streamable(out, N)
     task = take(counter, 0)
     while task < across * down:
         i, begin = task // across, task % across * most
@@ -127,8 +133,16 @@ def _tasks(
                     else:
                         onto, t, onto_stride, joins = bias, column, 0, bias.size
                     put(left, p, right, q, wide, steps, onto, t, onto_stride, joins,
-                        out, o, N, height, width, corner)  # fmt: skip
+                        out, o, N, height, width, corner, streams)  # fmt: skip
         task = take(counter, 0)
+    barrier()
+
+
+@njit
+def streamable(out, columns):
+    """Is every row of it made of whole cache lines, and a tile's part of a row?"""
+    parts = out.ctypes.data, columns * out.itemsize, VECTORS * BYTES
+    return parts[0] % LINE == 0 and parts[1] % LINE == 0 and parts[2] % LINE == 0
 
 
 # A few rows (_rows.py): every task its own rows of b, whose partial sums are added up, or, of a

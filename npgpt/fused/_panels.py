@@ -211,13 +211,19 @@ def _overload_steps_of(terms, packed):
 
 @njit
 def put(left, p, right, q, right_stride, terms, onto, t, onto_stride, adds, out, o, stride, rows,
-        columns, corner):  # fmt: skip
-    """A tile into `out`, of which only so many rows and columns are there. See `tile`."""
+        columns, corner, streams):  # fmt: skip
+    """A tile into `out`, of which only so many rows and columns are there. See `tile`.
+
+    Where it is not whole it goes into `corner` first, which `tile` is told of by its distance from
+    `out`: to choose between two arrays Numba would count references to them, by instructions that
+    wait until all that was written before is in place.
+    """
     width = right_width(out)
     whole = rows == ROWS and columns == width
-    home, h, home_stride = (out, o, stride) if whole else (corner, 0, width)
+    away = (corner.ctypes.data - out.ctypes.data) // out.itemsize
+    h, home_stride = (o, stride) if whole else (away, width)
     tile(left, p, right, q, right_stride, terms, onto, t, onto_stride, adds if whole else 0,
-         home, h, home_stride)  # fmt: skip
+         out, h, home_stride, streams if whole else 0)  # fmt: skip
     for i in range(0 if whole else rows):
         row, place = corner[i * width :][:columns], out[o + i * stride :][:columns]
         if adds:

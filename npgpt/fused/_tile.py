@@ -14,7 +14,7 @@ Panels of uint32 hold pairs of bfloat16 numbers, the upper halves of float32 one
 and 2k + 1. A step then adds two products to every float32 sum, in one instruction where the CPU has
 AVX512_BF16, and so twice as many in the same time.
 
-Beside it what packing needs: `copy`, `transpose` and `fetch`.
+Beside it what packing needs: `copy`, `transpose` and `fetch`; and `barrier`.
 """
 
 import numba
@@ -46,22 +46,26 @@ FMA = bool(FEATURES & {"fma", "neon"})  # without, LLVM would call a function fo
 @intrinsic
 def tile(
     context, left, l, right, r, right_stride, terms, onto, t, onto_stride, adds, out, o, stride,
+    streams,
 ):  # fmt: skip
     """out[o + i stride + j] = onto[t + i onto_stride + j] + sum of k < terms of
     left[l + k LEFT + i] * right[r + k right_stride + j], for i < ROWS and j < VECTORS
     vectors.
 
     Arrays are flat; what they are indexed with counts numbers. With `adds` 0, `onto` is not read;
-    it may be `out` itself.
+    it may be `out` itself. With `streams` 1, the tile goes past the caches into memory, which then
+    need not be read before: its rows must begin where cache lines do, and other threads see it
+    after a `barrier`.
     """
     signature = types.void(
         left, types.intp, right, types.intp, types.intp, types.intp, onto, types.intp, types.intp,
-        types.intp, out, types.intp, types.intp,
+        types.intp, out, types.intp, types.intp, types.intp,
     )  # fmt: skip
 
     def generate(context, builder, signature, values):
         left, l, right, r, right_stride, terms, onto, t, onto_stride = values[:9]
-        adds, out, o, stride = values[9:]
+        adds, out, o, stride, streams = values[9:]
+        adds, streams = (builder.icmp_signed("!=", flag, whole(0)) for flag in (adds, streams))
         kinds = signature.args
         lanes = vector(kinds[10]).count
         places = [(i, j) for i in range(ROWS) for j in range(VECTORS)]
@@ -70,18 +74,20 @@ def tile(
             at = builder.add(start, builder.mul(whole(i), stride))
             return place(context, builder, kinds[number], array, builder.add(at, whole(j * lanes)))
 
-        begin, loop = builder.block, builder.append_basic_block("loop")
-        adding, writing, end = map(builder.append_basic_block, ("adding", "writing", "end"))
+        blocks = "asking", "loop", "summed", "adding", "ending", "streaming", "writing", "end"
+        begin, blocks = builder.block, [builder.append_basic_block(name) for name in blocks]
+        asking, loop, summed, adding, ending, streaming, writing, end = blocks
+        builder.cbranch(streams, loop, asking)
+
+        builder.position_at_end(asking)
         for i, j in places:  # they are on their way while the loop runs
             prefetch(builder, spot(10, out, o, stride, i, j), write=1)
         builder.branch(loop)
 
         builder.position_at_end(loop)
-        k = builder.phi(terms.type)
-        k.add_incoming(whole(0), begin)
-        sums = [builder.phi(vector(kinds[10])) for _ in places]
-        for total in sums:
-            total.add_incoming(ir.Constant(total.type, None), begin)
+        k = merged(builder, terms.type, {begin: whole(0), asking: whole(0)})
+        none = ir.Constant(vector(kinds[10]), None)
+        sums = [merged(builder, none.type, {begin: none, asking: none}) for _ in places]
         line = builder.add(l, builder.mul(k, whole(LEFT)))
         ahead = place(context, builder, kinds[0], left, builder.add(line, whole(AHEAD * LEFT)))
         prefetch(builder, ahead, write=0)
@@ -96,21 +102,25 @@ def tile(
         k.add_incoming(following, loop)
         for total, new in zip(sums, grown, strict=True):
             total.add_incoming(new, loop)
-        more = builder.icmp_signed("<", following, terms)
-        then = builder.append_basic_block("then")
-        builder.cbranch(more, loop, then)
+        builder.cbranch(builder.icmp_signed("<", following, terms), loop, summed)
 
-        builder.position_at_end(then)
-        builder.cbranch(builder.icmp_signed("!=", adds, whole(0)), adding, writing)
+        builder.position_at_end(summed)
+        builder.cbranch(adds, adding, ending)
         builder.position_at_end(adding)
-        for total, (i, j) in zip(grown, places, strict=True):
-            before = load(builder, spot(6, onto, t, onto_stride, i, j))
-            store(builder, builder.fadd(before, total), spot(10, out, o, stride, i, j))
-        builder.branch(end)
-        builder.position_at_end(writing)
-        for total, (i, j) in zip(grown, places, strict=True):
-            store(builder, total, spot(10, out, o, stride, i, j))
-        builder.branch(end)
+        before = [load(builder, spot(6, onto, t, onto_stride, i, j)) for i, j in places]
+        added = [builder.fadd(*both) for both in zip(before, grown, strict=True)]
+        builder.branch(ending)
+        builder.position_at_end(ending)
+        totals = [
+            merged(builder, none.type, {summed: new, adding: total})
+            for new, total in zip(grown, added, strict=True)
+        ]
+        builder.cbranch(streams, streaming, writing)
+        for block, put in (streaming, stream), (writing, store):
+            builder.position_at_end(block)
+            for total, (i, j) in zip(totals, places, strict=True):
+                put(builder, total, spot(10, out, o, stride, i, j))
+            builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()
 
@@ -262,6 +272,17 @@ def fetch(context, x, i):
 
 
 @intrinsic
+def barrier(context):
+    """What this thread has written until now, streamed too, can be read by all others."""
+
+    def generate(context, builder, signature, values):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
 def transpose(context, x, i, stride, rows, out, o, out_stride):
     """A square of n vectors of n numbers: out[o + c out_stride + r] = x[i + r stride + c].
 
@@ -340,6 +361,14 @@ def numbers(values: list[int]):
     return ir.Constant(ir.VectorType(ir.IntType(32), len(values)), values)
 
 
+def merged(builder, kind, incoming):
+    """What is one value or another, by the block one comes from."""
+    value = builder.phi(kind)
+    for block, one in incoming.items():
+        value.add_incoming(one, block)
+    return value
+
+
 def place(context, builder, kind, array, index, lanes: int | None = None):
     """The address of the vector that begins at array[index]."""
     data = context.make_array(kind)(context, builder, array).data
@@ -354,6 +383,12 @@ def load(builder, address):
 def store(builder, value, address):
     """A vector to where it need not be aligned."""
     builder.store(value, address, align=1)
+
+
+def stream(builder, value, address):
+    """A vector to where it is aligned, past the caches."""
+    once = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+    builder.store(value, address, align=BYTES).set_metadata("nontemporal", once)
 
 
 def read(context, builder, kind, array, index, home):

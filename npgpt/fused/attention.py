@@ -134,7 +134,7 @@ def _multiply_keys(left, D, keys, seen, scores, r):
     wide, steps, S = right_width(scores), steps_of(D, keys), scores.shape[1]
     flat = scores.reshape(-1)
     for s in range(0, seen, wide):
-        tile(left, 0, keys, s * steps, wide, steps, flat, 0, 0, 0, flat, r * S + s, S)
+        tile(left, 0, keys, s * steps, wide, steps, flat, 0, 0, 0, flat, r * S + s, S, 0)
 
 
 @njit
@@ -145,7 +145,7 @@ def _multiply_values(left, T, values, terms, out, top, height, column, D, corner
     for d in range(0, D, wide):
         o = top * columns + column + d
         put(left, 0, values, d * steps_of(T, values), wide, steps_of(terms, values),
-            flat, o, columns, 0, flat, o, columns, height, min(wide, D - d), corner)  # fmt: skip
+            flat, o, columns, 0, flat, o, columns, height, min(wide, D - d), corner, 0)  # fmt: skip
 
 
 @njit(parallel=True)
@@ -254,7 +254,7 @@ def _add_values(scores, T, values, first, terms, total, s, D_wide, left):
     for d in range(0, D_wide, wide):
         q, o = d * steps_of(T, values) + steps_of(first, values) * wide, s * D_wide + d
         tile(left, 0, values, q, wide, steps_of(terms, values), total, o, D_wide, 1,
-             total, o, D_wide)  # fmt: skip
+             total, o, D_wide, 0)  # fmt: skip
 
 
 @njit(parallel=True)
