@@ -68,7 +68,7 @@ def test_threads_change_no_bit_of_a_product(rows, rng):
 @pytest.mark.parametrize("biased", [True, False])
 def test_a_large_product_is_the_same_wherever_it_is_written(dtype, terms, biased, rng):
     """Past the caches, where rows begin with cache lines; else through them: the same bits."""
-    rows, columns = 6 * ROWS + 5, 96 * 70  # of a last panel that is not whole, too
+    rows, columns = 14 * ROWS + 5, 96 * 70  # of a last panel that is not whole, too
     a, b = rng.normal(size=(rows, terms)), rng.normal(size=(terms, columns))
     bias = rng.normal(size=columns).astype(dtype) if biased else None
     home = _buffers.empty((rows * columns + 1,), dtype)

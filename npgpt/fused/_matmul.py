@@ -9,8 +9,8 @@ multiplication"), around the register block of _tile.py:
 3. One left panel after the other meets all of them, tile by tile.
 4. The bias goes in with the first TERMS, later ones are added to what is there. One long sum would
    lose digits.
-5. An `out` that is large and made in one go, from no more than TERMS, is written past the caches:
-   a line that is written as a whole need not be read before, and drives nothing else out.
+5. An `out` that is large and made in one go, from no more than TERMS, is written past the caches,
+   where a vector is a whole line: that need not be read before, and drives nothing else out.
 
 Every sum takes its terms in the same order whoever makes it: the bits do not depend on the number
 of threads. A few rows, as in generation, are bound by reading `b` once: there nothing is packed.
@@ -140,9 +140,10 @@ def _tasks(
 
 @njit
 def streamable(out, columns):
-    """Is every row of it made of whole cache lines, and a tile's part of a row?"""
-    parts = out.ctypes.data, columns * out.itemsize, VECTORS * BYTES
-    return parts[0] % LINE == 0 and parts[1] % LINE == 0 and parts[2] % LINE == 0
+    """Is a vector a cache line, and every row of it made of whole ones? Of halves (AVX2), 1 to 4 %
+    were lost."""
+    parts = out.ctypes.data, columns * out.itemsize
+    return BYTES == LINE and parts[0] % LINE == 0 and parts[1] % LINE == 0
 
 
 # A few rows (_rows.py): every task its own rows of b, whose partial sums are added up, or, of a

@@ -95,7 +95,7 @@ def workspace(kind, qkv: Array, n_head: int) -> list[Array]:
     dtype; two sums of as many numbers; and twice QUERIES rows of scores."""
     B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     wide = VECTORS * BYTES // qkv.itemsize
-    S, D = -(-T // wide) * wide, -(-C // n_head // wide) * wide
+    S, D = (-(-T // wide) | 1) * wide, -(-C // n_head // wide) * wide
     tasks = min(B * n_head, numba.get_num_threads())
     shapes = (tasks, 5, (S + ROWS) * D), (tasks, 2, (S + ROWS) * D), (tasks, 2, QUERIES, S)
     room = _buffers.lend(sum(map(math.prod, shapes)), qkv.dtype)
@@ -108,8 +108,9 @@ def workspace(kind, qkv: Array, n_head: int) -> list[Array]:
 
 # Kernels. `x` are the rows of qkv, (B * T, 3C), a head's queries in the columns from h * D, its
 # keys from C + h * D, its values from 2C + h * D. Right panels lie one after the other.
-# `scores`, `probs` and their gradients are rows of S columns, S = T rounded up to whole panels, of
-# which row r belongs to query first + r and the first `seen` columns count.
+# `scores`, `probs` and their gradients are rows of S columns, of which row r belongs to query
+# first + r and the first `seen` columns count. S is T rounded up to an odd number of panels: rows a
+# whole number of pages apart would meet in the same few places of the first cache.
 
 
 @njit
