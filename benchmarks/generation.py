@@ -191,18 +191,29 @@ def program(name: str, path: str, threads: int) -> None:
 
 def floor(name: str) -> None:
     """Serves a floor: the seconds that reading or multiplying alone would take."""
+    measure = {"bandwidth": bandwidth, "blas": blas}[name]()
+    serve(measure(), measure)
+
+
+def bandwidth():
+    """Reads for as long as the tokens do: what the machine manages in its best tenth of a second it
+    does not keep up, for whomever it is."""
     from npgpt import peaks
 
-    def bandwidth():
-        return {"generate": NEW * cost.token_bytes(CONFIG) / peaks.reading()}
+    wanted = NEW * cost.token_bytes(CONFIG)
+    size, read = peaks.reader()
+    times = round(wanted / size)
+    return lambda: {
+        "generate": once(lambda: [read() for _ in range(times)]) * wanted / (times * size)
+    }
 
-    def blas():
-        *blocks, _ = cost.linears(CONFIG)
-        rate = peaks.multiplying(blocks, LONG, backward=False)
-        return {"read": cost.forward(CONFIG, 1, LONG, scored=1) / rate}
 
-    measure = {"bandwidth": bandwidth, "blas": blas}[name]
-    serve(measure(), measure)
+def blas():
+    from npgpt import peaks
+
+    *blocks, _ = cost.linears(CONFIG)
+    operations = cost.forward(CONFIG, 1, LONG, scored=1)
+    return lambda: {"read": operations / peaks.multiplying(blocks, LONG, backward=False)}
 
 
 def write_models(folder: Path, weights: str) -> None:

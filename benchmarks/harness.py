@@ -18,7 +18,8 @@ from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = Path(os.environ.get("NPGPT_RESULTS", ROOT / "benchmarks" / "results"))
+PAUSE = 0.3  # seconds
 
 
 class Runner:
@@ -64,10 +65,15 @@ def serve(result, measure: Callable[[], dict[str, float]]) -> None:
 
 
 def alternate(runners: list[Runner], rounds: int) -> dict[str, list[dict[str, float]]]:
-    """Every implementation once per round, the first to go changing from round to round."""
+    """Every implementation once per round, the first to go changing from round to round.
+
+    Between two of them is a pause: the threads of many pools wait for more work by asking for it
+    again and again, some for a fifth of a second, and take the time of whoever comes next.
+    """
     found = {runner.name: [] for runner in runners}
     for i in range(rounds):
         for runner in runners[i % len(runners) :] + runners[: i % len(runners)]:
+            time.sleep(PAUSE)
             found[runner.name].append(runner.measure())
     for runner in runners:
         runner.close()
@@ -149,7 +155,7 @@ def table(rows: list[list[str]]) -> str:
 
 def write(name: str, figures: dict) -> Path:
     """The figures as JSON, with what they were measured on."""
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"machine": machine(), **figures}, indent=2) + "\n", "utf-8")
     print(f"\nwritten to {path}")

@@ -1,5 +1,7 @@
 """Writes the figures in README.md and docs/ from the JSON in benchmarks/results/.
 
+In results/avx2/ is what a CPU without AVX-512 has measured.
+
     python -m benchmarks.readme
 
 A page has as many places for figures as PAGES has functions for it.
@@ -48,9 +50,15 @@ def speed() -> str:
     )
 
 
-def limits() -> str:
+def limits(folder: str = "") -> str:
     """docs/performance.md: every comparison, with what it is to be."""
-    return f"{compared(comparisons())}\n\n{machine(results('training_step_2x256'))}.\n"
+    on = machine(results(f"{folder}training_step_2x256"))
+    return f"{compared(comparisons(folder))}\n\n{on}.\n"
+
+
+def limits_avx2() -> str:
+    """docs/performance.md: the same on a CPU that has AVX2 alone."""
+    return limits("avx2/")
 
 
 def step_by_op() -> str:
@@ -158,7 +166,7 @@ PAGES: dict[str, list[Callable[[], str]]] = {
     "README.md": [speed],
     "docs/book.md": [drift],
     "docs/precision.md": [narrow_ratios, narrow_accuracy, narrow_book, narrow_xl],
-    "docs/performance.md": [limits, step_by_op, token_by_op, growth, how_long],
+    "docs/performance.md": [limits, limits_avx2, step_by_op, token_by_op, growth, how_long],
 }
 
 
@@ -167,9 +175,10 @@ def results(name: str) -> dict:
     return json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
 
 
-def comparisons() -> list[dict]:
+def comparisons(folder: str = "") -> list[dict]:
     """Of all benchmarks that have been run."""
-    there = [name for name in COMPARED if (RESULTS / f"{name}.json").exists()]
+    names = [folder + name for name in COMPARED]
+    there = [name for name in names if (RESULTS / f"{name}.json").exists()]
     return [comparison for name in there for comparison in results(name)["comparisons"]]
 
 

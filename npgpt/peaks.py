@@ -37,8 +37,14 @@ def multiplying(linears: list[Linear], rows: int, *, backward: bool, dtype=np.fl
 
 def reading() -> float:
     """Bytes a second at which all threads together read an array that is in no cache."""
+    size, read = reader()
+    return size / quickest(read)
+
+
+def reader() -> tuple[int, Callable[[], object]]:
+    """So many bytes, in no cache, and a function in which all threads together read them once."""
     x, parts = np.ones(SIZE, np.float32), np.empty(BLOCKS, np.float32)
-    return x.nbytes / quickest(lambda: _sum(x, parts))
+    return x.nbytes, lambda: _sum(x, parts)
 
 
 def quickest(function: Callable[[], object], times: int = 3) -> float:
