@@ -155,7 +155,7 @@ def add_products(context, rows, a, i, a_stride, b, j, b_stride, lines, soon, out
             places = (builder.add(row, whole(k)) for k in four)
             factors.append([broadcast(context, builder, kinds[0], a, at) for at in places])
         with cgutils.for_range(builder, lines) as loop:
-            if asked_for(kinds[3]):
+            if asked_for(len(rows), kinds[3]):
                 ask(builder, soon, loop.index, 4)
             for lane in range(0, line, lanes):
                 n = builder.add(builder.mul(loop.index, whole(line)), whole(lane))
@@ -194,7 +194,7 @@ def dots(context, rows, a, i, a_stride, b, j, b_stride, lines, soon, out, o, str
         for total in sums:
             builder.store(nothing, total)
         with cgutils.for_range(builder, lines) as loop:
-            if asked_for(kinds[3]):
+            if asked_for(len(rows), kinds[3]):
                 ask(builder, soon, loop.index, 4)
             for lane in range(0, line, kind.count):
                 n = builder.add(builder.mul(loop.index, whole(line)), whole(lane))
@@ -471,10 +471,11 @@ def ask(builder, address, step, count):
         prefetch(builder, builder.inttoptr(at, ir.IntType(8).as_pointer()), write=0, locality=2)
 
 
-def asked_for(kind) -> bool:
-    """Are rows of such numbers asked for? With AVX-512 all. Zen, with AVX2 alone, read float32 a
-    tenth slower when told what comes, and bfloat16 and int8 twice as fast."""
-    return BYTES == LINE or kind.dtype.bitwidth < 32
+def asked_for(rows: int, kind) -> bool:
+    """Are the numbers of b asked for? With AVX-512 always. Zen, with AVX2 alone, read float32 for
+    one row a tenth slower when told what comes; with more to do for each byte it looks less far and
+    needs to be told: for four rows, or of bfloat16 and int8, which came twice as fast."""
+    return BYTES == LINE or rows > 1 or kind.dtype.bitwidth < 32
 
 
 def total_of(builder, value):
