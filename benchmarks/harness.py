@@ -68,7 +68,7 @@ def alternate(runners: list[Runner], rounds: int) -> dict[str, list[dict[str, fl
     """Every implementation once per round, the first to go changing from round to round.
 
     Between two of them is a pause: the threads of many pools wait for more work by asking for it
-    again and again, some for a fifth of a second, and take the time of whoever comes next.
+    again and again, OpenBLAS's for a tenth of a second, and take the time of whoever comes next.
     """
     found = {runner.name: [] for runner in runners}
     for i in range(rounds):

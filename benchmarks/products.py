@@ -37,6 +37,11 @@ def products(config: Config, rows: int):
         yield count, x.T, y, np.empty_like(w)
 
 
+def operations(config: Config, rows: int) -> float:
+    """Of all of them."""
+    return 3 * sum(2.0 * rows * count * i * o for count, i, o in cost.linears(config))
+
+
 def multiplication(name: str):
     """A function like np.matmul."""
     if name == "numpy":
@@ -105,8 +110,8 @@ def main() -> None:
                    BFLOAT16_AT_MOST),
     ]  # fmt: skip
     print(compared(comparisons))
-    operations = 3 * sum(2 * ROWS * n * i * o for n, i, o in cost.linears(Config()))
-    rates = {name: operations / statistics.median(taken) / 1e9 for name, taken in found.items()}
+    wanted = operations(Config(), ROWS)
+    rates = {name: wanted / statistics.median(taken) / 1e9 for name, taken in found.items()}
     print(", ".join(f"{name} {rate:,.0f} GFLOP/s" for name, rate in rates.items()))
     about = {"rounds": options.rounds, "threads": options.threads, "gflops": rates}
     harness.write("products", about | {"comparisons": comparisons})

@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks.harness import Runner, alternate, compared, comparison, on_threads, once, serve
-from benchmarks.products import products
+from benchmarks.products import operations, products
 from npgpt import cost
 from npgpt.config import PRESETS, Config
 
@@ -182,10 +182,8 @@ STEPS = {
 def floor(B: int, T: int):
     """A function that gives the seconds which all matrix products of a step take at the rate of
     NumPy's BLAS: of those of the linear layers, each made as often as a step makes it."""
-    linears = cost.linears(CONFIG)
     made = list(products(CONFIG, B * T))
-    operations = 3 * sum(2.0 * B * T * n * i * o for n, i, o in linears)
-    times = cost.training_step(CONFIG, B, T) / operations  # attention's are in it
+    times = cost.training_step(CONFIG, B, T) / operations(CONFIG, B * T)  # attention's are in it
 
     def measure():
         seconds = (once(lambda a=a, b=b, out=out: np.matmul(a, b, out=out))
