@@ -122,9 +122,9 @@ def cpu() -> tuple[str, list[str]]:
 
 def multiplies_bfloat16() -> bool:
     """Has the CPU products of bfloat16 numbers, and may the kernels use them?"""
-    from npgpt.fused import _tile
+    from npgpt.fused import _llvm
 
-    return _tile.BFLOAT16
+    return _llvm.BFLOAT16
 
 
 def bfloat16(multiplied: bool) -> str:

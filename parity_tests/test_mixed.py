@@ -14,7 +14,7 @@ from harness import backward, draw, forward, run_torch
 
 import npgpt.fused
 import npgpt.mixed
-from npgpt.fused import _tile
+from npgpt.fused import _llvm
 
 SLACK = 3.0  # how many times as far as PyTorch in bfloat16 an op may stray from float64
 OWN = [c for c in CASES
@@ -95,10 +95,10 @@ def test_nan_and_infinity_keep_their_meaning():
 
 PRODUCTS = """
 import numpy as np
-from npgpt.fused import _tile
+from npgpt.fused import _llvm
 from npgpt.fused._matmul import matmul
 rng = np.random.default_rng(1)
-print(_tile.BYTES, _tile.BFLOAT16)
+print(_llvm.BYTES, _llvm.BFLOAT16)
 for M, K, N in [(3, 50, 70), (20, 7, 33), (64, 769, 100)]:
     a, b = (rng.normal(size=s).astype(np.float32) for s in ((M, K), (K, N)))
     out = matmul(a, b, out=np.empty((M, N), np.float32))
@@ -111,7 +111,7 @@ for M, K, N in [(3, 50, 70), (20, 7, 33), (64, 769, 100)]:
 """
 
 
-@pytest.mark.skipif(not _tile.FEATURES & {"avx512f"}, reason="no wider path here to turn off")
+@pytest.mark.skipif(not _llvm.FEATURES & {"avx512f"}, reason="no wider path here to turn off")
 def test_a_cpu_without_wide_vectors_computes_the_same(tmp_path):
     """Half the vectors, half the registers, no bfloat16 instruction: Numba is told that they are
     not there."""

@@ -22,10 +22,12 @@ import numpy as np
 from npgpt.arrays import LINE, Array
 from npgpt.fused import _buffers
 from npgpt.fused._jit import njit, prange
+from npgpt.fused._llvm import BYTES
 from npgpt.fused._panels import pack, put, right_width, steps_of
 from npgpt.fused._rows import multiply_rows, multiply_rows_turned
 from npgpt.fused._tasks import take
-from npgpt.fused._tile import BYTES, LEFT, ROWS, VECTORS, barrier
+from npgpt.fused._tile import LEFT, ROWS, VECTORS
+from npgpt.fused._vectors import barrier
 
 TERMS = 768  # even, so that no pair of bfloat16 numbers is torn apart
 STACKS = 6  # right panels of a task: 768 terms of 6 x 32 columns are 590 KB in float32

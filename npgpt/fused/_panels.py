@@ -11,7 +11,9 @@ from numba import types
 from numba.extending import overload
 
 from npgpt.fused._jit import njit
-from npgpt.fused._tile import BYTES, ROWS, VECTORS, copy, copy_pairs, fetch, tile, transpose
+from npgpt.fused._llvm import BYTES
+from npgpt.fused._tile import ROWS, VECTORS, tile
+from npgpt.fused._vectors import copy, copy_pairs, fetch, transpose
 
 ROWS_AHEAD = 8  # rows of single lines, which the CPU does not ask for by itself before their turn
 STRIP = 8  # rows of which all panels are made before the next ones are read; even, for pairs

@@ -10,7 +10,7 @@ from numba.extending import intrinsic
 
 from npgpt.arrays import Array
 from npgpt.fused._jit import njit
-from npgpt.fused._tile import prefetch
+from npgpt.fused._llvm import prefetch
 
 
 def address(array: Array | None, dtype) -> int:

@@ -12,7 +12,7 @@ from numba.extending import overload
 
 from npgpt.arrays import LINE
 from npgpt.fused._jit import njit
-from npgpt.fused._tile import add_products, dots
+from npgpt.fused._row_tile import add_products, dots
 
 AHEAD = 1 << 13  # bytes between what is read and what is asked for, beside the four rows
 

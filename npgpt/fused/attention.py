@@ -18,9 +18,10 @@ import numpy as np
 from npgpt.arrays import Array, rows
 from npgpt.fused import _buffers, dropout
 from npgpt.fused._jit import njit, prange
+from npgpt.fused._llvm import BYTES
 from npgpt.fused._math import exp, largest
 from npgpt.fused._panels import pack_across, pack_along, put, right_width, steps_of
-from npgpt.fused._tile import BYTES, LEFT, ROWS, VECTORS, tile
+from npgpt.fused._tile import LEFT, ROWS, VECTORS, tile
 
 QUERIES = 4 * ROWS  # of backward, at a time, an even number: 56 rows of 1024 scores are 224 KB
 

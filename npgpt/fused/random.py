@@ -22,8 +22,9 @@ from numpy.lib.stride_tricks import as_strided
 
 from npgpt.arrays import Array
 from npgpt.fused._jit import exact_njit, prange
+from npgpt.fused._llvm import BYTES
 from npgpt.fused._tasks import take
-from npgpt.fused._tile import BYTES, transpose
+from npgpt.fused._vectors import transpose
 from npgpt.ops.random import (
     COS,
     FOUR_OVER_PI,
