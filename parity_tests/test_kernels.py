@@ -19,8 +19,9 @@ from npgpt.fused._tile import ROWS
 # around the edges of a tile, a panel and a block, in every way in which a and b can lie
 SHAPES = [
     (1, 1, 1), (1, 9, 11), (1, 64, 64), (2, 5, 70), (3, 70, 600), (4, 1030, 33), (FEW, 50, 40),
-    (FEW + 1, 1, 1), (FEW + 1, 7, 3), (ROWS + 3, 16, 32), (29, 17, 33), (64, 769, 100),
-    (100, 1600, 70), (30, MOST_TERMS + 5, 40), (MOST_ROWS + 9, 20, 40), (257, 130, 1030),
+    (9, 200, 70), (FEW + 1, 1, 1), (FEW + 1, 7, 3), (ROWS + 3, 16, 32), (29, 17, 33),
+    (64, 769, 100), (100, 1600, 70), (30, MOST_TERMS + 5, 40), (MOST_ROWS + 9, 20, 40),
+    (257, 130, 1030),
 ]  # fmt: skip
 
 

@@ -22,6 +22,7 @@ def cpu_features() -> frozenset[str]:
 
 FEATURES = cpu_features()
 BYTES = 64 if "avx512f" in FEATURES else 32 if "avx" in FEATURES else 16  # of a vector register
+REGISTERS = 32 if FEATURES & {"avx512f", "neon"} else 16
 BFLOAT16 = FEATURES >= {"avx512f", "avx512bf16"}  # can it multiply pairs of bfloat16 numbers?
 FMA = bool(FEATURES & {"fma", "neon"})  # without, LLVM would call a function for every one
 

@@ -8,6 +8,7 @@ from numba.extending import intrinsic
 from npgpt.arrays import LINE
 from npgpt.fused._llvm import (
     BYTES,
+    REGISTERS,
     ask,
     broadcast,
     load,
@@ -20,47 +21,66 @@ from npgpt.fused._llvm import (
     widened,
 )
 
+GROUP = 4  # rows of a that share what is read of b, where there are as many
+TERMS = {GROUP: 8, 1: 4}  # of a sum that are added at once, in a group and in a single row
+COLUMNS = 2  # vectors of b that a group adds up at once: 4 x 2 sums, where there are 16 registers
+DOTTED = 4 if REGISTERS == 32 else 2  # rows of a in `dots`, which has four sums for each
+
 
 @intrinsic(prefer_literal=True)
-def add_products(context, rows, a, i, a_stride, b, j, b_stride, lines, soon, out, o, stride):
-    """out[o + r stride + n] += sum of k < 4 of a[i + r a_stride + k] * b[j + k b_stride + n], for
-    r < rows and n < so many cache lines of b: the register block for few rows, which reads b as it
-    lies.
+def add_products(
+    context, rows, groups, a, i, a_stride, b, j, b_stride, lines, soon, out, o, stride
+):  # fmt: skip
+    """out[o + r stride + n] += sum of k < TERMS[rows] of a[i + r a_stride + k]
+    * b[j + k b_stride + n], for r < rows * groups and n < so many cache lines of b.
 
-    The numbers of a stay in registers; b is loaded once for all rows, and a sum once for four
-    terms. b may be bfloat16 (its bits in uint16) or int8. `rows` is a constant. Arrays are flat.
-    As many lines are asked for from the address `soon` on.
+    b is read as it lies, a line of every term, and all groups take what they need of that before
+    the next ones: it comes from memory evenly, and is multiplied meanwhile. The numbers of a single
+    row of a stay in registers. b may be bfloat16 (its bits in uint16) or int8. `rows` is a
+    constant. Arrays are flat. As many lines are asked for from the address `soon` on.
     """
-    signature = few_rows(rows, a, b, out)
+    signature = types.void(
+        rows, types.intp, a, types.intp, types.intp, b, types.intp, types.intp, types.intp,
+        types.intp, out, types.intp, types.intp,
+    )  # fmt: skip
 
     def generate(context, builder, signature, values):
-        _, a, i, a_stride, b, j, b_stride, lines, soon, out, o, stride = values
-        count, *kinds = signature.args
-        four, rows = range(4), range(count.literal_value)
+        _, groups, a, i, a_stride, b, j, b_stride, lines, soon, out, o, stride = values
+        count, _, *kinds = signature.args
+        rows, terms = range(count.literal_value), range(TERMS[count.literal_value])
         lanes, line = vector(kinds[8]).count, LINE * 8 // kinds[3].dtype.bitwidth
+        alone = len(rows) == 1
 
         def spot(number, array, start, stride, times, more):
-            at = builder.add(builder.add(start, builder.mul(whole(times), stride)), more)
+            at = builder.add(builder.add(start, builder.mul(times, stride)), more)
             return place(context, builder, kinds[number], array, at, lanes)
 
-        factors = []
-        for r in rows:
-            row = builder.add(i, builder.mul(whole(r), a_stride))
-            places = (builder.add(row, whole(k)) for k in four)
-            factors.append([broadcast(context, builder, kinds[0], a, at) for at in places])
+        def factor(r, k):
+            at = builder.add(builder.add(i, builder.mul(r, a_stride)), whole(k))
+            return broadcast(context, builder, kinds[0], a, at)
+
+        held = [factor(whole(0), k) for k in terms] if alone else None
         with cgutils.for_range(builder, lines) as loop:
             if asked_for(len(rows), kinds[3]):
-                ask(builder, soon, loop.index, 4)
-            for lane in range(0, line, lanes):
-                n = builder.add(builder.mul(loop.index, whole(line)), whole(lane))
-                some = (load(builder, spot(3, b, j, b_stride, k, n)) for k in four)
-                some = [widened(builder, value) for value in some]
-                for r in rows:
-                    home = spot(8, out, o, stride, r, n)
-                    total = load(builder, home)
-                    for k in four:
-                        total = multiply_add(builder, factors[r][k], some[k], total)
-                    store(builder, total, home)
+                ask(builder, soon, loop.index, len(terms))
+            start = builder.mul(loop.index, whole(line))
+            for lane in range(0, line, COLUMNS * lanes):
+                some = [whole(n) for n in range(lane, min(line, lane + COLUMNS * lanes), lanes)]
+                some = [builder.add(start, n) for n in some]
+                with cgutils.for_range(builder, groups) as group:
+                    first = builder.mul(group.index, whole(len(rows)))
+                    here = [builder.add(first, whole(r)) for r in rows]
+                    homes = [spot(8, out, o, stride, r, n) for r in here for n in some]
+                    sums = [load(builder, home) for home in homes]
+                    for k in terms:
+                        read = [load(builder, spot(3, b, j, b_stride, whole(k), n)) for n in some]
+                        read = [widened(builder, value) for value in read]
+                        for r, row in enumerate(here):
+                            times = held[k] if alone else factor(row, k)
+                            for n, value in enumerate(read, r * len(some)):
+                                sums[n] = multiply_add(builder, times, value, sums[n])
+                    for total, home in zip(sums, homes, strict=True):
+                        store(builder, total, home)
         return context.get_dummy_value()
 
     return signature, generate
@@ -71,7 +91,10 @@ def dots(context, rows, a, i, a_stride, b, j, b_stride, lines, soon, out, o, str
     """out[o + r stride + c] = sum of a[i + r a_stride + n] * b[j + c b_stride + n] over so many
     cache lines of b, for r < rows and c < 4: the same for a transposed b.
     """
-    signature = few_rows(rows, a, b, out)
+    signature = types.void(
+        rows, a, types.intp, types.intp, b, types.intp, types.intp, types.intp, types.intp, out,
+        types.intp, types.intp,
+    )  # fmt: skip
 
     def generate(context, builder, signature, values):
         _, a, i, a_stride, b, j, b_stride, lines, soon, out, o, stride = values
@@ -108,14 +131,6 @@ def dots(context, rows, a, i, a_stride, b, j, b_stride, lines, soon, out, o, str
         return context.get_dummy_value()
 
     return signature, generate
-
-
-def few_rows(rows, a, b, out):
-    """The signature of both."""
-    return types.void(
-        rows, a, types.intp, types.intp, b, types.intp, types.intp, types.intp, types.intp, out,
-        types.intp, types.intp,
-    )  # fmt: skip
 
 
 def asked_for(rows: int, kind) -> bool:

@@ -2,7 +2,7 @@
 the order in which it lies, and without packing it. A matrix of fewer bits, bfloat16 (its bits in
 uint16) or int8, is widened as it is read.
 
-Four rows of the matrix are read side by side, but asked for one after the other, well before: the
+Some rows of the matrix are read side by side, but asked for one after the other, well before: the
 processor's own prefetcher begins anew at every page, and memory would wait for it.
 """
 
@@ -12,9 +12,10 @@ from numba.extending import overload
 
 from npgpt.arrays import LINE
 from npgpt.fused._jit import njit
-from npgpt.fused._row_tile import add_products, dots
+from npgpt.fused._row_tile import DOTTED, GROUP, TERMS, add_products, dots
 
-AHEAD = 1 << 13  # bytes between what is read and what is asked for, beside the four rows
+AHEAD = 1 << 13  # bytes between what is read and what is asked for
+ALONE, GROUPED = TERMS[1], TERMS[GROUP]  # how many rows of b at a time
 
 
 @njit
@@ -29,26 +30,30 @@ def multiply_rows_then(a, b, first, last, sums, end, then):
     """The same, for whoever reads b up to row `end` and goes on with what lies at the address
     `then`.
 
-    Four rows of b at a time, so that a sum is loaded and stored once for them.
+    Four or eight rows of b at a time, so that a sum is loaded and stored once for them.
     """
     (M, N), K = sums.shape, a.shape[1]
     step, row = LINE // b.itemsize, b.itemsize * N
-    fours, lines, terms, rows_ahead = M - M % 4, N // step, last - (last - first) % 4, ahead(row)
+    lines, terms = N // step, last - (last - first) % ALONE
     for i in range(M):
         home = sums[i]
         for j in range(N):
             home[j] = 0
     a_flat, b_flat, flat = a.reshape(-1), b.reshape(-1), sums.reshape(-1)
-    for k in range(first, terms, 4):
-        soon = k + rows_ahead
-        soon = b.ctypes.data + soon * row if soon < end else then + (soon - end) * row
-        for i in range(0, fours, 4):
-            add_products(4, a_flat, i * K + k, K, b_flat, k * N, N, lines, soon, flat, i * N, N)
-        for i in range(fours, M):
-            add_products(1, a_flat, i * K + k, K, b_flat, k * N, N, lines, soon, flat, i * N, N)
+    for k in range(first, terms, GROUPED):
+        grouped = M - M % GROUP if k + GROUPED <= terms else 0
+        if grouped:
+            soon = _soon(b.ctypes.data, row, k + GROUPED, end, then)
+            add_products(GROUP, grouped // GROUP, a_flat, k, K, b_flat, k * N, N, lines, soon,
+                         flat, 0, N)  # fmt: skip
+        for k_alone in range(k, min(k + GROUPED, terms), ALONE):
+            soon = _soon(b.ctypes.data, row, k_alone + ALONE, end, then)
+            for i in range(grouped, M):
+                add_products(1, 1, a_flat, i * K + k_alone, K, b_flat, k_alone * N, N, lines, soon,
+                             flat, i * N, N)  # fmt: skip
         for i in range(M):
             for j in range(lines * step, N):
-                for term in range(k, k + 4):
+                for term in range(k, min(k + GROUPED, terms)):
                     sums[i, j] += a[i, term] * widen(b[term, j])
     for k in range(terms, last):
         rest = b[k]
@@ -59,26 +64,27 @@ def multiply_rows_then(a, b, first, last, sums, end, then):
 
 
 @njit
-def ahead(row):
-    """How many rows of so many bytes lie between what is read and what is asked for."""
-    return 4 + AHEAD // max(1, row)
+def _soon(b, row, following, end, then):
+    """The address to ask for while the rows of b before `following` are multiplied."""
+    k = following + AHEAD // max(1, row)
+    return b + k * row if k < end else then + (k - end) * row
 
 
 @njit
 def multiply_rows_turned(a, b, first, last, out):
     """out[:, first:last] = a @ b[first:last].T: (M, K), (N, K) -> (M, N)
 
-    Four rows of b at a time, and of a where there are as many.
+    Four rows of b at a time, and some of a where there are as many.
     """
     (M, K), N = a.shape, out.shape[1]
     step, row = LINE // b.itemsize, b.itemsize * K
-    fours, lines, columns = M - M % 4, K // step, last - (last - first) % 4
+    grouped, lines, columns = M - M % DOTTED, K // step, last - (last - first) % 4
     a_flat, b_flat, flat = a.reshape(-1), b.reshape(-1), out.reshape(-1)
     for j in range(first, columns, 4):
-        soon = b.ctypes.data + (j + ahead(row)) * row
-        for i in range(0, fours, 4):
-            dots(4, a_flat, i * K, K, b_flat, j * K, K, lines, soon, flat, i * N + j, N)
-        for i in range(fours, M):
+        soon = _soon(b.ctypes.data, row, j + 4, len(b), b.ctypes.data + b.nbytes)
+        for i in range(0, grouped, DOTTED):
+            dots(DOTTED, a_flat, i * K, K, b_flat, j * K, K, lines, soon, flat, i * N + j, N)
+        for i in range(grouped, M):
             dots(1, a_flat, i * K, K, b_flat, j * K, K, lines, soon, flat, i * N + j, N)
         for i in range(M):
             for column in range(j, j + 4):

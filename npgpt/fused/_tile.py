@@ -20,7 +20,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from npgpt.fused._llvm import (
-    FEATURES,
+    REGISTERS,
     broadcast,
     load,
     merged,
@@ -34,7 +34,7 @@ from npgpt.fused._llvm import (
 )
 
 VECTORS = 2
-ROWS = 14 if FEATURES & {"avx512f", "neon"} else 6  # 32 registers there, 16 elsewhere
+ROWS = 14 if REGISTERS == 32 else 6
 LEFT = 16 if ROWS > 8 else 8  # numbers of a left panel per k: ROWS, and up to a whole vector
 AHEAD = 64  # terms of a left panel: what lies so far ahead is asked for, be it the next panel's
 
