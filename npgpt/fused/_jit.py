@@ -22,7 +22,8 @@ def njit(function=None, *, fastmath=FREEDOM, parallel=False):
     if function is None:
         return partial(njit, fastmath=fastmath, parallel=parallel)
     options = {"nogil": True, "error_model": "numpy", "fastmath": fastmath, "parallel": parallel}
-    kernel = numba.njit(**options)(function)
+    # without what lets C call them, which nobody does and takes time to compile
+    kernel = numba.njit(**options, no_cfunc_wrapper=True)(function)
     with contextlib.suppress(RuntimeError):  # nowhere to write: compiled anew in every process
         kernel.enable_caching()
     kernel.get_call_template = partial(called_with, kernel.get_call_template)

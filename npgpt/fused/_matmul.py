@@ -21,9 +21,10 @@ import numpy as np
 
 from npgpt.arrays import LINE, Array
 from npgpt.fused import _buffers
-from npgpt.fused._jit import njit, prange
+from npgpt.fused._jit import njit
 from npgpt.fused._llvm import BYTES
 from npgpt.fused._panels import pack, put, right_width, steps_of
+from npgpt.fused._parallel import in_parallel
 from npgpt.fused._rows import multiply_rows, multiply_rows_turned
 from npgpt.fused._tasks import take
 from npgpt.fused._tile import LEFT, ROWS, VECTORS
@@ -79,7 +80,7 @@ def upright(x: Array) -> tuple[Array, bool]:
     return np.ascontiguousarray(x), False
 
 
-@njit(parallel=True)
+@njit
 def _matmul(
     a, a_turned, top, rows, b, b_turned, first, terms, bias, adds, counter, left, right, out
 ):  # fmt: skip
@@ -91,25 +92,31 @@ def _matmul(
     down = min(panels, -(-2 * threads // across))  # if need be, out of fewer rows
     home = out.reshape(-1)
     group = max(1, min(GROUP, panels // (4 * threads)))
-    for packing in prange(-(-panels // group)):
-        panel = packing * group
-        for start in range(0, terms, TERMS):
-            some, count = min(TERMS, terms - start), min(group, panels - panel)
-            size = steps_of(some, left) * LEFT
-            pack(a, not a_turned, first + start, some, top + panel * ROWS, ROWS, LEFT, count,
-                 left, steps_of(start, left) * panels * LEFT + panel * size, size)  # fmt: skip
-    for thread in prange(threads):
-        _tasks(top, rows, b, b_turned, first, terms, bias, adds, most, across, down, counter, left,
-               right[thread], home, N)  # fmt: skip
+    in_parallel(-(-panels // group), _pack_left,
+                (group, panels, a, a_turned, top, first, terms, left))  # fmt: skip
+    in_parallel(threads, _multiply,
+                (top, rows, b, b_turned, first, terms, bias, adds, most, across, down, counter,
+                 left, right, home, N))  # fmt: skip
 
 
 @njit
-def _tasks(
-    top, rows, b, b_turned, first, terms, bias, adds, most, across, down, counter, left, right,
-    out, N,
+def _pack_left(task, group, panels, a, a_turned, top, first, terms, left):
+    """A group of left panels."""
+    panel = task * group
+    for start in range(0, terms, TERMS):
+        some, count = min(TERMS, terms - start), min(group, panels - panel)
+        size = steps_of(some, left) * LEFT
+        pack(a, not a_turned, first + start, some, top + panel * ROWS, ROWS, LEFT, count,
+             left, steps_of(start, left) * panels * LEFT + panel * size, size)  # fmt: skip
+
+
+@njit
+def _multiply(
+    thread, top, rows, b, b_turned, first, terms, bias, adds, most, across, down, counter, left,
+    rights, out, N,
 ):  # fmt: skip
     """What one thread does: task after task, each some right panels times some left ones."""
-    wide = right_width(out)
+    wide, right = right_width(out), rights[thread]
     panels, stacks = -(-rows // ROWS), -(-N // wide)
     corner = np.empty(ROWS * wide, out.dtype)
     terms_in_all = b.shape[1] if b_turned else b.shape[0]
@@ -152,17 +159,22 @@ def streamable(out, columns):
 # transposed b, its own columns of the result.
 
 
-@njit(parallel=True)
+@njit
 def _few_rows(a, b, b_turned, bias, beta, tasks, parts, out):
-    for task in prange(tasks):
-        first, last = task * len(b) // tasks, (task + 1) * len(b) // tasks
-        if b_turned:
-            multiply_rows_turned(a, b, first, last, parts[0])
-            _finish(parts, bias, beta, first, last, out)
-        else:
-            multiply_rows(a, b, first, last, parts[task])
+    in_parallel(tasks, _some_rows, (a, b, b_turned, bias, beta, tasks, parts, out))
     if not b_turned:
         _finish(parts, bias, beta, 0, out.shape[1], out)
+
+
+@njit
+def _some_rows(task, a, b, b_turned, bias, beta, tasks, parts, out):
+    """A task's rows of b."""
+    first, last = task * len(b) // tasks, (task + 1) * len(b) // tasks
+    if b_turned:
+        multiply_rows_turned(a, b, first, last, parts[0])
+        _finish(parts, bias, beta, first, last, out)
+    else:
+        multiply_rows(a, b, first, last, parts[task])
 
 
 @njit

@@ -2,8 +2,8 @@
 
 Numba's prange gives every thread the same share beforehand, and the slowest one is waited for: on a
 machine that has anything else to do, that is a wait at every loop. Here a thread that has finished
-a task takes the next: `prange` over the threads, and in it `task = take(counters, 0)` until there
-are no more. Who makes a task changes nothing of what it computes.
+a task takes the next: `in_parallel` over the threads, and in it `task = take(counters, 0)` until
+there are no more. Who makes a task changes nothing of what it computes.
 
 Where tasks need what earlier ones made, whoever comes too early waits until the count of those has
 `passed` their number, which saves the end of one parallel loop and the beginning of the next: tens

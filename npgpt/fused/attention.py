@@ -17,10 +17,11 @@ import numpy as np
 
 from npgpt.arrays import Array, rows
 from npgpt.fused import _buffers, dropout
-from npgpt.fused._jit import njit, prange
+from npgpt.fused._jit import njit
 from npgpt.fused._llvm import BYTES
 from npgpt.fused._math import exp, largest
 from npgpt.fused._panels import pack_across, pack_along, put, right_width, steps_of
+from npgpt.fused._parallel import in_parallel
 from npgpt.fused._tile import LEFT, ROWS, VECTORS, tile
 
 QUERIES = 4 * ROWS  # of backward, at a time, an even number: 56 rows of 1024 scores are 224 KB
@@ -150,101 +151,102 @@ def _multiply_values(left, T, values, terms, out, top, height, column, D, corner
             flat, o, columns, 0, flat, o, columns, height, min(wide, D - d), corner, 0)  # fmt: skip
 
 
-@njit(parallel=True)
+@njit
 def _forward(x, keep, factor, scale, panels, space, out, top, share):
-    heads, tasks = top.shape[0] * top.shape[1], len(panels)
-    for task in prange(tasks):
-        for head in range(task * heads // tasks, (task + 1) * heads // tasks):
-            _forward_head(x, keep, factor, scale, panels[task], space[task], head, out, top, share)
+    in_parallel(len(panels), _forward_heads,
+                (x, keep, factor, scale, panels, space, out, top, share))  # fmt: skip
 
 
 @njit
-def _forward_head(x, keep, factor, scale, panels, space, head, out, top, share):
-    (_, H, T), C = top.shape, out.shape[1]
-    D, b, h, begin = C // H, head // H, head % H, head // H * T
-    keys, values, scores = panels[0], panels[1], space[0]
+def _forward_heads(task, x, keep, factor, scale, panels, space, out, top, share):
+    """A task's share of the heads."""
+    (B, H, T), C, tasks = top.shape, out.shape[1], len(panels)
+    D = C // H
+    keys, values, scores = panels[task, 0], panels[task, 1], space[task, 0]
     left = np.empty(LEFT * max(T, D), panels.dtype)
     corner = np.empty(ROWS * right_width(x), x.dtype)
-    _pack_keys(x, begin, T, C + h * D, D, keys)
-    _pack_values(x, begin, T, 2 * C + h * D, D, values)
-    for first in range(0, T, ROWS):
-        height = min(ROWS, T - first)
-        seen = first + height
-        pack_along(x, h * D, D, begin + first, height, LEFT, 1, left, 0, 0)
-        _multiply_keys(left, D, keys, seen, scores, 0)
-        for r in range(height):
-            t = first + r
-            top[b, h, t], share[b, h, t] = _softmax(scores, r, t + 1, seen, scale)
-            if keep.size:
-                for s in range(t + 1):
-                    scores[r, s] *= keep[b, h, t, s] * factor
-        pack_along(scores, 0, seen, 0, height, LEFT, 1, left, 0, 0)
-        _multiply_values(left, T, values, seen, out, begin + first, height, h * D, D, corner)
-
-
-@njit(parallel=True)
-def _backward(dout, x, top, share, keep, factor, scale, panels, sums, space, dx):
-    heads, tasks = top.shape[0] * top.shape[1], len(panels)
-    for task in prange(tasks):
-        for head in range(task * heads // tasks, (task + 1) * heads // tasks):
-            _backward_head(dout, x, top, share, keep, factor, scale, panels[task], sums[task],
-                           space[task], head, dx)  # fmt: skip
+    for head in range(task * B * H // tasks, (task + 1) * B * H // tasks):
+        b, h, begin = head // H, head % H, head // H * T
+        _pack_keys(x, begin, T, C + h * D, D, keys)
+        _pack_values(x, begin, T, 2 * C + h * D, D, values)
+        for first in range(0, T, ROWS):
+            height = min(ROWS, T - first)
+            seen = first + height
+            pack_along(x, h * D, D, begin + first, height, LEFT, 1, left, 0, 0)
+            _multiply_keys(left, D, keys, seen, scores, 0)
+            for r in range(height):
+                t = first + r
+                top[b, h, t], share[b, h, t] = _softmax(scores, r, t + 1, seen, scale)
+                if keep.size:
+                    for s in range(t + 1):
+                        scores[r, s] *= keep[b, h, t, s] * factor
+            pack_along(scores, 0, seen, 0, height, LEFT, 1, left, 0, 0)
+            _multiply_values(left, T, values, seen, out, begin + first, height, h * D, D, corner)
 
 
 @njit
-def _backward_head(dout, x, top, share, keep, factor, scale, panels, sums, space, head, dx):
-    (_, H, T), C, wide = top.shape, dout.shape[1], right_width(x)
-    D, b, h, begin = C // H, head // H, head % H, head // H * T
+def _backward(dout, x, top, share, keep, factor, scale, panels, sums, space, dx):
+    in_parallel(len(panels), _backward_heads,
+                (dout, x, top, share, keep, factor, scale, panels, sums, space, dx))  # fmt: skip
+
+
+@njit
+def _backward_heads(task, dout, x, top, share, keep, factor, scale, panels, sums, space, dx):
+    """A task's share of the heads."""
+    (B, H, T), C, wide, tasks = top.shape, dout.shape[1], right_width(x), len(panels)
+    D = C // H
     D_wide = -(-D // wide) * wide
     keys, values, queries, keys_across, douts = (
-        panels[0], panels[1], panels[2], panels[3], panels[4],
+        panels[task, 0], panels[task, 1], panels[task, 2], panels[task, 3], panels[task, 4],
     )  # fmt: skip
-    dk, dv = sums[0], sums[1]
-    probs, dprobs = space[0], space[1]
+    dk, dv = sums[task, 0], sums[task, 1]
+    probs, dprobs = space[task, 0], space[task, 1]
     left = np.empty(LEFT * max(T, D, QUERIES), panels.dtype)
     corner = np.empty(ROWS * wide, x.dtype)
-    _pack_keys(x, begin, T, C + h * D, D, keys)
-    _pack_keys(x, begin, T, 2 * C + h * D, D, values)
-    _pack_values(x, begin, T, h * D, D, queries)
-    _pack_values(x, begin, T, C + h * D, D, keys_across)
-    _pack_values(dout, begin, T, h * D, D, douts)
-    dk[:], dv[:] = 0, 0
-    for first in range(0, T, QUERIES):
-        rows = min(QUERIES, T - first)
-        for r in range(0, rows, ROWS):
-            height = min(ROWS, rows - r)
-            seen = first + r + height
-            pack_along(x, h * D, D, begin + first + r, height, LEFT, 1, left, 0, 0)
-            _multiply_keys(left, D, keys, seen, probs, r)
-            pack_along(dout, h * D, D, begin + first + r, height, LEFT, 1, left, 0, 0)
-            _multiply_keys(left, D, values, seen, dprobs, r)
-        seen = first + rows
-        for r in range(rows):
-            t = first + r
-            _softmax_again(probs, r, t + 1, scale, top[b, h, t], share[b, h, t])
-            if keep.size:
-                for s in range(t + 1):
-                    dprobs[r, s] *= keep[b, h, t, s] * factor
-            _softmax_backward(dprobs, probs, r, t + 1, scale)
-            dscores = dprobs
-            for s in range(t + 1, seen):
-                probs[r, s], dscores[r, s] = 0, 0
-            if keep.size:
-                for s in range(t + 1):
-                    probs[r, s] *= keep[b, h, t, s] * factor
-        for s in range(0, seen, ROWS):
-            _add_values(probs, T, douts, first, rows, dv, s, D_wide, left)
-            _add_values(dscores, T, queries, first, rows, dk, s, D_wide, left)
-        for r in range(0, rows, ROWS):
-            height = min(ROWS, rows - r)
-            pack_along(dscores, 0, seen, r, height, LEFT, 1, left, 0, 0)
-            _multiply_values(left, T, keys_across, seen, dx, begin + first + r, height,
-                             h * D, D, corner)  # fmt: skip
-    for t in range(T):
-        for start, total in ((C + h * D, dk), (2 * C + h * D, dv)):
-            home, some = dx[begin + t, start : start + D], total[t * D_wide :][:D]
-            for d in range(D):
-                home[d] = some[d]
+    for head in range(task * B * H // tasks, (task + 1) * B * H // tasks):
+        b, h, begin = head // H, head % H, head // H * T
+        _pack_keys(x, begin, T, C + h * D, D, keys)
+        _pack_keys(x, begin, T, 2 * C + h * D, D, values)
+        _pack_values(x, begin, T, h * D, D, queries)
+        _pack_values(x, begin, T, C + h * D, D, keys_across)
+        _pack_values(dout, begin, T, h * D, D, douts)
+        dk[:], dv[:] = 0, 0
+        for first in range(0, T, QUERIES):
+            rows = min(QUERIES, T - first)
+            for r in range(0, rows, ROWS):
+                height = min(ROWS, rows - r)
+                seen = first + r + height
+                pack_along(x, h * D, D, begin + first + r, height, LEFT, 1, left, 0, 0)
+                _multiply_keys(left, D, keys, seen, probs, r)
+                pack_along(dout, h * D, D, begin + first + r, height, LEFT, 1, left, 0, 0)
+                _multiply_keys(left, D, values, seen, dprobs, r)
+            seen = first + rows
+            for r in range(rows):
+                t = first + r
+                _softmax_again(probs, r, t + 1, scale, top[b, h, t], share[b, h, t])
+                if keep.size:
+                    for s in range(t + 1):
+                        dprobs[r, s] *= keep[b, h, t, s] * factor
+                _softmax_backward(dprobs, probs, r, t + 1, scale)
+                dscores = dprobs
+                for s in range(t + 1, seen):
+                    probs[r, s], dscores[r, s] = 0, 0
+                if keep.size:
+                    for s in range(t + 1):
+                        probs[r, s] *= keep[b, h, t, s] * factor
+            for s in range(0, seen, ROWS):
+                _add_values(probs, T, douts, first, rows, dv, s, D_wide, left)
+                _add_values(dscores, T, queries, first, rows, dk, s, D_wide, left)
+            for r in range(0, rows, ROWS):
+                height = min(ROWS, rows - r)
+                pack_along(dscores, 0, seen, r, height, LEFT, 1, left, 0, 0)
+                _multiply_values(left, T, keys_across, seen, dx, begin + first + r, height,
+                                 h * D, D, corner)  # fmt: skip
+        for t in range(T):
+            for start, total in ((C + h * D, dk), (2 * C + h * D, dv)):
+                home, some = dx[begin + t, start : start + D], total[t * D_wide :][:D]
+                for d in range(D):
+                    home[d] = some[d]
 
 
 @njit
@@ -259,29 +261,32 @@ def _add_values(scores, T, values, first, terms, total, s, D_wide, left):
              total, o, D_wide, 0)  # fmt: skip
 
 
-@njit(parallel=True)
+@njit
 def _forward_past(qkv, k, v, start, scale, out):
+    in_parallel(k.shape[0] * k.shape[1], _attend, (qkv, k, v, start, scale, out))
+
+
+@njit
+def _attend(head, qkv, k, v, start, scale, out):
     """A few new queries against many remembered keys: every key is read once, as it lies."""
-    B, H, T_max, D = k.shape
-    T = out.shape[1]
+    _, H, T_max, D = k.shape
+    T, b, h = out.shape[1], head // H, head % H
     zero = qkv.dtype.type(0)
-    for task in prange(B * H):
-        b, h = task // H, task % H
-        scores, y = np.empty((1, T_max), qkv.dtype), np.empty(D, qkv.dtype)
-        for t in range(T):
-            seen = start + t + 1
-            for s in range(seen):
-                total = zero
-                for d in range(D):
-                    total += qkv[b, t, h * D + d] * k[b, h, s, d]
-                scores[0, s] = total
-            _softmax(scores, 0, seen, seen, scale)
-            y[:] = 0
-            for s in range(seen):
-                for d in range(D):
-                    y[d] += scores[0, s] * v[b, h, s, d]
+    scores, y = np.empty((1, T_max), qkv.dtype), np.empty(D, qkv.dtype)
+    for t in range(T):
+        seen = start + t + 1
+        for s in range(seen):
+            total = zero
             for d in range(D):
-                out[b, t, h * D + d] = y[d]
+                total += qkv[b, t, h * D + d] * k[b, h, s, d]
+            scores[0, s] = total
+        _softmax(scores, 0, seen, seen, scale)
+        y[:] = 0
+        for s in range(seen):
+            for d in range(D):
+                y[d] += scores[0, s] * v[b, h, s, d]
+        for d in range(D):
+            out[b, t, h * D + d] = y[d]
 
 
 @njit

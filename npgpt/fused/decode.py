@@ -16,8 +16,9 @@ import numba
 import numpy as np
 
 from npgpt.arrays import LINE, Array, rows
-from npgpt.fused._jit import njit, prange
+from npgpt.fused._jit import njit
 from npgpt.fused._math import exp, largest
+from npgpt.fused._parallel import in_parallel
 from npgpt.fused._places import address, array_at, fetch_at
 from npgpt.fused._rows import multiply_rows_then
 from npgpt.fused._tasks import passed, take
@@ -75,7 +76,7 @@ def forward_with(matrix, x: Array, blocks, n_head: int, past, out: Array | None)
         ((2 * L, B, C), (PARTS, B, 3 * C), (PARTS, B, 4 * C), (2, PARTS, B, C))
     )  # fmt: skip
     stream[0] = rows(x)
-    counters = np.zeros((len(STAGES) * L * (threads + 1) + 1, LINE // 8), np.int64)
+    counters = np.zeros((len(STAGES) * L * (threads + 1), LINE // 8), np.int64)
     room = past[0].k.shape[-2]
     _forward(places.matrices, places.norms, places.kind, remembered, n_head, room, starts.pop(),
              number((C // n_head) ** -0.5), number(EPS), number(SCALE), number(CUBIC), threads,
@@ -110,28 +111,27 @@ def find_places(matrix, blocks, dtype) -> Places:
 # Kernels. A number is at `place` if it is an address.
 
 
-@njit(parallel=True)
+@njit
 def _forward(
     matrices, norms, kind, remembered, n_head, room, start, scale, eps, gelu_scale, cubic, threads,
     counters, stream, qkv, h, added, out,
 ):  # fmt: skip
     attended = np.empty_like(out)
-    for _thread in prange(threads):
-        _stages(matrices, norms, kind, remembered, n_head, room, start, scale, eps, gelu_scale,
-                cubic, threads, counters, stream, qkv, attended, h, added)  # fmt: skip
+    in_parallel(threads, _stages,
+                (matrices, norms, kind, remembered, n_head, room, start, scale, eps, gelu_scale,
+                 cubic, threads, counters, stream, qkv, attended, h, added))  # fmt: skip
     C = out.shape[1]
     _total(stream[-1], added[1], matrices[-1, MLP_PROJ], 0, C, out)
 
 
 @njit
 def _stages(
-    matrices, norms, kind, remembered, n_head, room, start, scale, eps, gelu_scale, cubic, threads,
-    counters, stream, qkv, attended, h, added,
+    thread, matrices, norms, kind, remembered, n_head, room, start, scale, eps, gelu_scale, cubic,
+    threads, counters, stream, qkv, attended, h, added,
 ):  # fmt: skip
     """What one thread does, stage after stage."""
     _, B, C = stream.shape
     x, some, wide = np.empty((B, C), h.dtype), np.empty((B, C), h.dtype), np.empty_like(h[0])
-    thread = take(counters.reshape(-1), counters.size - counters.shape[1])  # as they come
     mine, beyond = _own(thread, threads)
     for step in range(len(STAGES) * len(matrices)):
         layer, stage = step // len(STAGES), STAGES[step % len(STAGES)]
@@ -212,7 +212,7 @@ def _then(matrices, layer, stage, part, itemsize, C):
 
 
 # Counters: for every step one a thread, of how many of its parts are taken, and one of what is
-# done; the last of all numbers the threads.
+# done.
 
 
 @njit

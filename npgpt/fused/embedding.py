@@ -2,7 +2,8 @@
 
 from npgpt.arrays import Array, rows
 from npgpt.fused import _buffers
-from npgpt.fused._jit import BLOCKS, njit, prange
+from npgpt.fused._jit import BLOCKS, njit
+from npgpt.fused._parallel import in_parallel
 from npgpt.ops.embedding import Cache, Params, check
 
 
@@ -20,21 +21,32 @@ def backward(dout: Array, cache: Cache, g: Params) -> None:
     _backward(rows(dout), tokens.ravel(), tokens.shape[-1], g.wte, g.wpe, BLOCKS)
 
 
-@njit(parallel=True)
+@njit
 def _forward(tokens, wte, wpe, start, T, out):
-    for n in prange(len(tokens)):
-        t = start + n % T
-        for c in range(out.shape[1]):
-            out[n, c] = wte[tokens[n], c] + wpe[t, c]
+    in_parallel(len(tokens), _forward_row, (tokens, wte, wpe, start, T, out))
 
 
-@njit(parallel=True)
+@njit
+def _forward_row(n, tokens, wte, wpe, start, T, out):
+    token, position, home = wte[tokens[n]], wpe[start + n % T], out[n]
+    for c in range(len(home)):
+        home[c] = token[c] + position[c]
+
+
+@njit
 def _backward(dout, tokens, T, dwte, dwpe, blocks):
+    in_parallel(blocks, _backward_columns, (dout, tokens, T, dwte, dwpe, blocks))
+
+
+@njit
+def _backward_columns(block, dout, tokens, T, dwte, dwpe, blocks):
+    """Each thread its own columns: tokens repeat, columns do not."""
     N, C = dout.shape
-    for block in prange(blocks):  # each thread its own columns: tokens repeat, columns do not
-        first, last = block * C // blocks, (block + 1) * C // blocks
-        dwpe[:, first:last] = 0
-        for n in range(N):
-            for c in range(first, last):
-                dwte[tokens[n], c] += dout[n, c]
-                dwpe[n % T, c] += dout[n, c]
+    first, last = block * C // blocks, (block + 1) * C // blocks
+    dwpe[:, first:last] = 0
+    for n in range(N):
+        row = dout[n, first:last]
+        token, position = dwte[tokens[n], first:last], dwpe[n % T, first:last]
+        for c in range(last - first):
+            token[c] += row[c]
+            position[c] += row[c]

@@ -4,7 +4,8 @@ import numpy as np
 
 from npgpt.arrays import Array, flat, rows
 from npgpt.fused import _buffers
-from npgpt.fused._jit import BLOCKS, njit, prange
+from npgpt.fused._jit import BLOCKS, njit
+from npgpt.fused._parallel import in_parallel
 from npgpt.ops.layernorm import Cache, Params
 
 
@@ -30,45 +31,55 @@ def backward(dout: Array, cache: Cache, g: Params, *, dx: Array | None = None):
 # Kernels: inputs, then outputs; matrices of rows; nothing returned.
 
 
-@njit(parallel=True)
+@njit
 def _forward(x, weight, bias, eps, out, mean, rstd):
-    N, C = x.shape
+    in_parallel(len(x), _forward_row, (x, weight, bias, eps, out, mean, rstd))
+
+
+@njit
+def _forward_row(n, x, weight, bias, eps, out, mean, rstd):
+    row, home, C = x[n], out[n], x.shape[1]
     zero, one, size = x.dtype.type(0), x.dtype.type(1), x.dtype.type(C)  # a bare 0.0 would widen
-    for n in prange(N):
-        total = zero
-        for c in range(C):
-            total += x[n, c]
-        m = total / size
-        total = zero
-        for c in range(C):
-            total += (x[n, c] - m) * (x[n, c] - m)
-        r = one / np.sqrt(total / size + eps)
-        for c in range(C):
-            out[n, c] = (x[n, c] - m) * r * weight[c] + bias[c]
-        mean[n] = m
-        rstd[n] = r
+    total = zero
+    for c in range(C):
+        total += row[c]
+    m = total / size
+    total = zero
+    for c in range(C):
+        total += (row[c] - m) * (row[c] - m)
+    r = one / np.sqrt(total / size + eps)
+    for c in range(C):
+        home[c] = (row[c] - m) * r * weight[c] + bias[c]
+    mean[n] = m
+    rstd[n] = r
 
 
-@njit(parallel=True)
+@njit
 def _backward(dout, x, weight, mean, rstd, dx, dweight_parts, dbias_parts):
+    in_parallel(len(dweight_parts), _backward_block,
+                (dout, x, weight, mean, rstd, dx, dweight_parts, dbias_parts))  # fmt: skip
+
+
+@njit
+def _backward_block(block, dout, x, weight, mean, rstd, dx, dweight_parts, dbias_parts):
+    """One partial sum for every block of rows, so that no two threads collide."""
     N, C = x.shape
     zero, size, blocks = x.dtype.type(0), x.dtype.type(C), len(dweight_parts)
-    for block in prange(blocks):  # one partial sum per block of rows, so no two threads collide
-        dweight, dbias = dweight_parts[block], dbias_parts[block]
-        for n in range(block * N // blocks, (block + 1) * N // blocks):
-            m, r, x_row, dout_row, dx_row = mean[n], rstd[n], x[n], dout[n], dx[n]
-            via_mean, via_rstd = zero, zero
-            for c in range(C):
-                norm = (x_row[c] - m) * r
-                dnorm = dout_row[c] * weight[c]
-                via_mean += dnorm
-                via_rstd += dnorm * norm
-            via_mean /= size
-            via_rstd /= size
-            for c in range(C):
-                d = dout_row[c]
-                dweight[c] += d * ((x_row[c] - m) * r)
-                dbias[c] += d
-            for c in range(C):
-                norm = (x_row[c] - m) * r
-                dx_row[c] = r * (dout_row[c] * weight[c] - via_mean - norm * via_rstd)
+    dweight, dbias = dweight_parts[block], dbias_parts[block]
+    for n in range(block * N // blocks, (block + 1) * N // blocks):
+        m, r, x_row, dout_row, dx_row = mean[n], rstd[n], x[n], dout[n], dx[n]
+        via_mean, via_rstd = zero, zero
+        for c in range(C):
+            norm = (x_row[c] - m) * r
+            dnorm = dout_row[c] * weight[c]
+            via_mean += dnorm
+            via_rstd += dnorm * norm
+        via_mean /= size
+        via_rstd /= size
+        for c in range(C):
+            d = dout_row[c]
+            dweight[c] += d * ((x_row[c] - m) * r)
+            dbias[c] += d
+        for c in range(C):
+            norm = (x_row[c] - m) * r
+            dx_row[c] = r * (dout_row[c] * weight[c] - via_mean - norm * via_rstd)

@@ -4,8 +4,9 @@ import numpy as np
 
 from npgpt.arrays import Array, rows
 from npgpt.fused import _buffers
-from npgpt.fused._jit import BLOCKS, njit, prange
+from npgpt.fused._jit import BLOCKS, njit
 from npgpt.fused._matmul import matmul
+from npgpt.fused._parallel import in_parallel
 from npgpt.ops.linear import Cache, Params
 
 
@@ -38,15 +39,20 @@ def backward_with(matmul, dout: Array, cache: Cache, g: Params, dx: Array | None
     return dx
 
 
-@njit(parallel=True)
+@njit
 def _sum_rows(x, blocks, total):
+    in_parallel(blocks, _sum_columns, (x, blocks, total))
+
+
+@njit
+def _sum_columns(block, x, blocks, total):
+    """Over the rows, of a block of columns."""
     N, C = x.shape
-    for block in prange(blocks):  # each thread its own columns
-        first, last = block * C // blocks, (block + 1) * C // blocks
-        sums = np.zeros(last - first, x.dtype)
-        for n in range(N):
-            row = x[n, first:last]
-            for c in range(last - first):
-                sums[c] += row[c]
+    first, last = block * C // blocks, (block + 1) * C // blocks
+    sums = np.zeros(last - first, x.dtype)
+    for n in range(N):
+        row = x[n, first:last]
         for c in range(last - first):
-            total[first + c] = sums[c]
+            sums[c] += row[c]
+    for c in range(last - first):
+        total[first + c] = sums[c]

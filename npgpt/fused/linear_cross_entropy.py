@@ -7,6 +7,7 @@ from npgpt.fused import _buffers
 from npgpt.fused._jit import njit, prange
 from npgpt.fused._math import exp, largest
 from npgpt.fused._matmul import matmul
+from npgpt.fused._parallel import in_parallel
 from npgpt.ops.linear_cross_entropy import Cache, blocks, check
 
 
@@ -66,37 +67,40 @@ def evaluate_with(matmul, x: Array, weight: Array, targets: Array, chunk: int):
     return x.dtype.type(loss.sum(dtype=np.float64) / N)
 
 
-@njit(parallel=True)
+@njit
 def _forward(logits, targets, share, loss):
-    """Turns `logits` into their gradient, in place. One name for one array: a kernel may take it
-    that two do not overlap."""
-    N, V = logits.shape
-    zero = logits.dtype.type(0)
-    for n in prange(N):
-        top = largest(logits[n])
-        hit = logits[n, targets[n]] - top
-        total = zero
-        for v in range(V):
-            e = exp(logits[n, v] - top)
-            logits[n, v] = e
-            total += e
-        loss[n] = np.log(total) - hit
-        factor = share / total
-        for v in range(V):
-            logits[n, v] *= factor
-        logits[n, targets[n]] -= share
+    in_parallel(len(logits), _forward_row, (logits, targets, share, loss))
 
 
-@njit(parallel=True)
+@njit
+def _forward_row(n, logits, targets, share, loss):
+    """Turns a token's logits into their gradient, in place."""
+    row, target = logits[n], targets[n]
+    top, total = largest(row), logits.dtype.type(0)
+    hit = row[target] - top
+    for v in range(len(row)):
+        e = exp(row[v] - top)
+        row[v] = e
+        total += e
+    loss[n] = np.log(total) - hit
+    factor = share / total
+    for v in range(len(row)):
+        row[v] *= factor
+    row[target] -= share
+
+
+@njit
 def _evaluate(logits, targets, loss):
-    N, V = logits.shape
-    zero = logits.dtype.type(0)
-    for n in prange(N):
-        top = largest(logits[n])
-        total = zero
-        for v in range(V):
-            total += exp(logits[n, v] - top)
-        loss[n] = np.log(total) - (logits[n, targets[n]] - top)
+    in_parallel(len(logits), _evaluate_row, (logits, targets, loss))
+
+
+@njit
+def _evaluate_row(n, logits, targets, loss):
+    row = logits[n]
+    top, total = largest(row), logits.dtype.type(0)
+    for v in range(len(row)):
+        total += exp(row[v] - top)
+    loss[n] = np.log(total) - (row[targets[n]] - top)
 
 
 @njit(parallel=True)

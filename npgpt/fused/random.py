@@ -21,8 +21,9 @@ from numba.extending import intrinsic
 from numpy.lib.stride_tricks import as_strided
 
 from npgpt.arrays import Array
-from npgpt.fused._jit import exact_njit, prange
+from npgpt.fused._jit import exact_njit
 from npgpt.fused._llvm import BYTES
+from npgpt.fused._parallel import in_parallel
 from npgpt.fused._tasks import take
 from npgpt.fused._vectors import transpose
 from npgpt.ops.random import (
@@ -150,7 +151,7 @@ def run(alone, together, engine: Engine, size: int, *arguments) -> None:
     """A kernel that makes so many numbers: on all threads, where that pays for starting them."""
     start, counter = Engine(*(array.copy() for array in engine)), np.zeros(1, np.int64)
     if size < LARGE:
-        alone(start, engine, counter, *arguments)
+        alone(0, start, engine, counter, *arguments)
     else:
         together(numba.get_num_threads(), start, engine, counter, *arguments)
 
@@ -378,16 +379,15 @@ def _normal_short(key, position, spare, mean, std, out):
 
 
 @exact_njit
-def _uniform32(start, engine, counter, low, span, out):
+def _uniform32(_thread, start, engine, counter, low, span, out):
     mine, row = _begin(start, min(PIECE, out.size))
     while _piece(mine, engine, counter, row, low, span, out).size:
         pass
 
 
-@exact_njit(parallel=True)
+@exact_njit
 def _uniform32_together(threads, start, engine, counter, low, span, out):
-    for _thread in prange(threads):
-        _uniform32(start, engine, counter, low, span, out)
+    in_parallel(threads, _uniform32, (start, engine, counter, low, span, out))
 
 
 @exact_njit
@@ -407,7 +407,7 @@ def _spread(raw, low, span, out):
 
 
 @exact_njit
-def _normal32(start, engine, counter, mean, std, out):
+def _normal32(_thread, start, engine, counter, mean, std, out):
     """What is left over behind groups of 16 stays uniform."""
     mine, row = _begin(start, min(PIECE, out.size))
     zero, one = np.float32(0), np.float32(1)
@@ -417,14 +417,13 @@ def _normal32(start, engine, counter, mean, std, out):
         piece = _piece(mine, engine, counter, row, zero, one, out)
 
 
-@exact_njit(parallel=True)
+@exact_njit
 def _normal32_together(threads, start, engine, counter, mean, std, out):
-    for _thread in prange(threads):
-        _normal32(start, engine, counter, mean, std, out)
+    in_parallel(threads, _normal32, (start, engine, counter, mean, std, out))
 
 
 @exact_njit
-def _bernoulli(start, engine, counter, threshold, out):
+def _bernoulli(_thread, start, engine, counter, threshold, out):
     half = PIECE // 2  # each takes two words
     mine, row = _begin(start, 2 * min(half, out.size))
     words = np.empty(BLOCK, np.uint32)
@@ -441,10 +440,9 @@ def _bernoulli(start, engine, counter, threshold, out):
         task = take(counter, 0)
 
 
-@exact_njit(parallel=True)
+@exact_njit
 def _bernoulli_together(threads, start, engine, counter, threshold, out):
-    for _thread in prange(threads):
-        _bernoulli(start, engine, counter, threshold, out)
+    in_parallel(threads, _bernoulli, (start, engine, counter, threshold, out))
 
 
 LINES = 16  # columns of a task: so many numbers are a cache line, which is then written once
@@ -453,7 +451,7 @@ LANES = BYTES // 4
 
 
 @exact_njit
-def _columns(start, engine, counter, low, span, I, O, stride, out):
+def _columns(_thread, start, engine, counter, low, span, I, O, stride, out):
     """Row i of the (I, O) matrix begins at out[i stride]."""
     mine, row = _begin(start, LINES * I)
     some = np.empty((LINES, CHUNK), np.float32)
@@ -479,10 +477,9 @@ def _columns(start, engine, counter, low, span, I, O, stride, out):
         task = take(counter, 0)
 
 
-@exact_njit(parallel=True)
+@exact_njit
 def _columns_together(threads, start, engine, counter, low, span, I, O, stride, out):
-    for _thread in prange(threads):
-        _columns(start, engine, counter, low, span, I, O, stride, out)
+    in_parallel(threads, _columns, (start, engine, counter, low, span, I, O, stride, out))
 
 
 # Box-Muller on groups of 16 uniforms, where they stand
