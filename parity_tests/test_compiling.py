@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import numba
+import numpy as np
 import pytest
 
 import npgpt
 from npgpt import ahead
 from npgpt.commands.shared import COMPILING
+from npgpt.fused import _rows
 
 TRAIN = (
     "train --data text.txt --out {run} --steps 2 --n-layer 1 --n-embd 16 --n-head 2 "
@@ -104,6 +106,13 @@ def test_kernels_are_compiled_once_and_kept_where_there_is_room(sealed):
     _, said = python(PROGRAM, TRAIN, GENERATE, environment=sealed)
     assert said == ["that was again", "that was once more"]
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == there
+
+
+def test_what_only_kernels_call_tells_python_so():
+    ones = np.ones((2, 2), np.float32)
+    with pytest.raises(TypeError, match=r"only kernels call npgpt\.fused\._rows\.multiply_rows;"):
+        _rows.multiply_rows(ones, ones, 0, 2, ones)
+    assert not _rows.multiply_rows.signatures  # nothing was compiled for it
 
 
 # Trains and generates; prints the modules of which something had to be compiled.

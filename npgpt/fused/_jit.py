@@ -10,28 +10,47 @@ from functools import partial
 
 import numba
 from numba import prange, types
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler
 
 FREEDOM = {"reassoc", "contract", "arcp", "nsz"}
 BLOCKS = 16  # partial sums per reduction: fixed, so results do not depend on the core count
 
-__all__ = ["BLOCKS", "exact_njit", "njit", "prange"]
+__all__ = ["BLOCKS", "exact_inner", "exact_njit", "inner", "njit", "prange"]
 
 
 def njit(function=None, *, fastmath=FREEDOM, parallel=False):
     """numba.njit for kernels: `@njit` or `@njit(parallel=True)`."""
     if function is None:
         return partial(njit, fastmath=fastmath, parallel=parallel)
-    options = {"nogil": True, "error_model": "numpy", "fastmath": fastmath, "parallel": parallel}
-    # without what lets C call them, which nobody does and takes time to compile
-    kernel = numba.njit(**options, no_cfunc_wrapper=True)(function)
+    kernel = kernel_of(function, fastmath, parallel=parallel)
     with contextlib.suppress(RuntimeError):  # nowhere to write: compiled anew in every process
         kernel.enable_caching()
-    kernel.get_call_template = partial(called_with, kernel.get_call_template)
+    return kernel
+
+
+def inner(function=None, *, fastmath=FREEDOM):
+    """numba.njit for what only kernels call. LLVM makes no machine code of it but as part of those,
+    nor anything by which Python could call it."""
+    if function is None:
+        return partial(inner, fastmath=fastmath)
+    kernel = kernel_of(function, fastmath, no_cpython_wrapper=True, pipeline_class=InnerCompiler)
+    kernel.add_overload = partial(remember, kernel)
+    kernel._compile_for_args = partial(refuse, kernel)
     return kernel
 
 
 # For kernels whose bits are promised (the random stream): no freedom at all.
-exact_njit = partial(njit, fastmath=False)
+exact_njit, exact_inner = partial(njit, fastmath=False), partial(inner, fastmath=False)
+
+
+def kernel_of(function, fastmath, **options):
+    """This function, to be compiled when types of arguments are known."""
+    # without what lets C call them, which nobody does and takes time to compile
+    options |= {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+    kernel = numba.njit(fastmath=fastmath, **options)(function)
+    kernel.get_call_template = partial(called_with, kernel.get_call_template)
+    return kernel
 
 
 def called_with(find, kinds, named_kinds):
@@ -41,3 +60,33 @@ def called_with(find, kinds, named_kinds):
     """
     plain = {name: types.unliteral(kind) for name, kind in named_kinds.items()}
     return find(tuple(types.unliteral(kind) for kind in kinds), plain)
+
+
+class InnerCompiler(Compiler):
+    """Numba's, for an inner kernel."""
+
+    def __init__(self, typing_context, context, _, *given):
+        super().__init__(typing_context, context, InnerCode(context.codegen(), "inner"), *given)
+        self.state.flags.no_compile = True  # there is no address for Python
+
+
+class InnerCode(JITCodeLibrary):
+    """Code that is there to be linked into other code."""
+
+    def _finalize_final_module(self):
+        """Leaves out what makes machine code of it."""
+        self._finalize_dynamic_globals()
+        self._finalized = True
+
+
+def remember(kernel, compiled):
+    """Lets other kernels find what has been compiled, under a name in place of its address."""
+    name = object()
+    kernel.targetctx.insert_user_function(name, compiled.fndesc, [compiled.library])
+    kernel.overloads[tuple(compiled.signature.args)] = compiled._replace(entry_point=name)
+
+
+def refuse(kernel, *_):
+    """What a call from Python gets."""
+    name = f"{kernel.py_func.__module__}.{kernel.py_func.__qualname__}"
+    raise TypeError(f"only kernels call {name}; if Python is to, make it @njit instead of @inner")

@@ -21,7 +21,7 @@ import numpy as np
 
 from npgpt.arrays import LINE, Array
 from npgpt.fused import _buffers
-from npgpt.fused._jit import njit
+from npgpt.fused._jit import inner, njit
 from npgpt.fused._llvm import BYTES
 from npgpt.fused._panels import pack, put, right_width, steps_of
 from npgpt.fused._parallel import in_parallel
@@ -99,7 +99,7 @@ def _matmul(
                  left, right, home, N))  # fmt: skip
 
 
-@njit
+@inner
 def _pack_left(task, group, panels, a, a_turned, top, first, terms, left):
     """A group of left panels."""
     panel = task * group
@@ -110,7 +110,7 @@ def _pack_left(task, group, panels, a, a_turned, top, first, terms, left):
              left, steps_of(start, left) * panels * LEFT + panel * size, size)  # fmt: skip
 
 
-@njit
+@inner
 def _multiply(
     thread, top, rows, b, b_turned, first, terms, bias, adds, most, across, down, counter, left,
     rights, out, N,
@@ -147,7 +147,7 @@ def _multiply(
     barrier()
 
 
-@njit
+@inner
 def streamable(out, columns):
     """Is a vector a cache line, and every row of it made of whole ones? Of halves (AVX2), 1 to 4 %
     were lost."""
@@ -166,7 +166,7 @@ def _few_rows(a, b, b_turned, bias, beta, tasks, parts, out):
         _finish(parts, bias, beta, 0, out.shape[1], out)
 
 
-@njit
+@inner
 def _some_rows(task, a, b, b_turned, bias, beta, tasks, parts, out):
     """A task's rows of b."""
     first, last = task * len(b) // tasks, (task + 1) * len(b) // tasks
@@ -177,7 +177,7 @@ def _some_rows(task, a, b, b_turned, bias, beta, tasks, parts, out):
         multiply_rows(a, b, first, last, parts[task])
 
 
-@njit
+@inner
 def _finish(parts, bias, beta, first, last, out):
     """out = the sum of the parts + bias + beta * out, in these columns."""
     for i in range(len(out)):

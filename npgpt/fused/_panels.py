@@ -10,7 +10,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from npgpt.fused._jit import njit
+from npgpt.fused._jit import inner
 from npgpt.fused._llvm import BYTES
 from npgpt.fused._tile import ROWS, VECTORS, tile
 from npgpt.fused._vectors import copy, copy_pairs, fetch, transpose
@@ -19,13 +19,13 @@ ROWS_AHEAD = 8  # rows of single lines, which the CPU does not ask for by itself
 STRIP = 8  # rows of which all panels are made before the next ones are read; even, for pairs
 
 
-@njit
+@inner
 def right_width(x):
     """Lanes of a right panel in x's dtype."""
     return VECTORS * BYTES // x.itemsize
 
 
-@njit
+@inner
 def numbers_across(x, first, terms, left, lanes, width, count, packed, p, stride):
     """packed[p + i stride + k width + w] = x[first + k, left + i lanes + w]
 
@@ -55,13 +55,13 @@ def numbers_across(x, first, terms, left, lanes, width, count, packed, p, stride
                 packed[p + i * stride + k * width + w] = x[first + k, left + i * lanes + w]
 
 
-@njit
+@inner
 def whole_panels(columns, lanes, width, count):
     """How many panels have all their `width` lanes, beyond `lanes` too, among so many columns."""
     return min(count, (columns - width) // lanes + 1) if columns >= width else 0
 
 
-@njit
+@inner
 def numbers_along(x, first, terms, left, lanes, width, count, packed, p, stride):
     """packed[p + i stride + k width + w] = x[left + i lanes + w, first + k]
 
@@ -86,7 +86,7 @@ def numbers_along(x, first, terms, left, lanes, width, count, packed, p, stride)
 # The same for panels of uint32: a term there is a pair, as bfloat16.
 
 
-@njit
+@inner
 def pairs_across(x, first, terms, left, lanes, width, count, packed, p, stride):
     """packed[p + i stride + k width + w] = x[first + 2k, left + i lanes + w], and in its upper half
     x[first + 2k + 1, left + i lanes + w]"""
@@ -119,7 +119,7 @@ def pairs_across(x, first, terms, left, lanes, width, count, packed, p, stride):
                 packed[p + i * stride + k // 2 * width + w] = pair
 
 
-@njit
+@inner
 def pairs_along(x, first, terms, left, lanes, width, count, packed, p, stride):
     """packed[p + i stride + k width + w] = x[left + i lanes + w, first + 2k], and in its upper half
     x[left + i lanes + w, first + 2k + 1]"""
@@ -190,7 +190,7 @@ def called(packing):
     return call
 
 
-@njit
+@inner
 def pack(x, turned, first, terms, left, lanes, width, count, packed, p, stride):
     """Whichever of both it is: turned, terms are x's columns."""
     if turned:
@@ -211,7 +211,7 @@ def _overload_steps_of(terms, packed):
     return lambda terms, packed: terms
 
 
-@njit
+@inner
 def put(left, p, right, q, right_stride, terms, onto, t, onto_stride, adds, out, o, stride, rows,
         columns, corner, streams):  # fmt: skip
     """A tile into `out`, of which only so many rows and columns are there. See `tile`.

@@ -9,7 +9,7 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 from npgpt.arrays import Array
-from npgpt.fused._jit import njit
+from npgpt.fused._jit import inner
 from npgpt.fused._llvm import prefetch
 
 
@@ -25,7 +25,7 @@ def address(array: Array | None, dtype) -> int:
     return array.ctypes.data
 
 
-@njit
+@inner
 def array_at(place, shape, like):
     """The array there, of the dtype of `like`."""
     return carray(pointer(place, like), shape)

@@ -11,21 +11,21 @@ from numba import types
 from numba.extending import overload
 
 from npgpt.arrays import LINE
-from npgpt.fused._jit import njit
+from npgpt.fused._jit import inner
 from npgpt.fused._row_tile import DOTTED, GROUP, TERMS, add_products, dots
 
 AHEAD = 1 << 13  # bytes between what is read and what is asked for
 ALONE, GROUPED = TERMS[1], TERMS[GROUP]  # how many rows of b at a time
 
 
-@njit
+@inner
 def multiply_rows(a, b, first, last, sums):
     """sums = a[:, first:last] @ b[first:last]: (M, K), (K, N) -> (M, N)"""
     row = b.itemsize * b.shape[1]
     multiply_rows_then(a, b, first, last, sums, last, b.ctypes.data + last * row)
 
 
-@njit
+@inner
 def multiply_rows_then(a, b, first, last, sums, end, then):
     """The same, for whoever reads b up to row `end` and goes on with what lies at the address
     `then`.
@@ -63,14 +63,14 @@ def multiply_rows_then(a, b, first, last, sums, end, then):
                 home[j] += a[i, k] * widen(rest[j])
 
 
-@njit
+@inner
 def _soon(b, row, following, end, then):
     """The address to ask for while the rows of b before `following` are multiplied."""
     k = following + AHEAD // max(1, row)
     return b + k * row if k < end else then + (k - end) * row
 
 
-@njit
+@inner
 def multiply_rows_turned(a, b, first, last, out):
     """out[:, first:last] = a @ b[first:last].T: (M, K), (N, K) -> (M, N)
 

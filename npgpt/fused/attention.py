@@ -17,7 +17,7 @@ import numpy as np
 
 from npgpt.arrays import Array, rows
 from npgpt.fused import _buffers, dropout
-from npgpt.fused._jit import njit
+from npgpt.fused._jit import inner, njit
 from npgpt.fused._llvm import BYTES
 from npgpt.fused._math import exp, largest
 from npgpt.fused._panels import pack_across, pack_along, put, right_width, steps_of
@@ -115,7 +115,7 @@ def workspace(kind, qkv: Array, n_head: int) -> list[Array]:
 # whole number of pages apart would meet in the same few places of the first cache.
 
 
-@njit
+@inner
 def _pack_keys(x, top, T, left, D, packed):
     """Rows top..top + T and columns left..left + D of x as right panels: a lane for every row."""
     wide, steps = right_width(x), steps_of(D, packed)
@@ -123,7 +123,7 @@ def _pack_keys(x, top, T, left, D, packed):
         pack_along(x, left, D, top + s, min(wide, T - s), wide, 1, packed, s * steps, 0)
 
 
-@njit
+@inner
 def _pack_values(x, top, T, left, D, packed):
     """The same rows and columns as right panels with a lane for every column."""
     wide, steps = right_width(x), steps_of(T, packed)
@@ -131,7 +131,7 @@ def _pack_values(x, top, T, left, D, packed):
         pack_across(x, top, T, left + d, min(wide, D - d), wide, 1, packed, d * steps, 0)
 
 
-@njit
+@inner
 def _multiply_keys(left, D, keys, seen, scores, r):
     """ROWS rows of scores: a left panel of D terms times `seen` packed keys."""
     wide, steps, S = right_width(scores), steps_of(D, keys), scores.shape[1]
@@ -140,7 +140,7 @@ def _multiply_keys(left, D, keys, seen, scores, r):
         tile(left, 0, keys, s * steps, wide, steps, flat, 0, 0, 0, flat, r * S + s, S, 0)
 
 
-@njit
+@inner
 def _multiply_values(left, T, values, terms, out, top, height, column, D, corner):
     """Rows of a head: a left panel of `terms` rows of the values, of which T are packed."""
     wide, columns = right_width(out), out.shape[1]
@@ -157,7 +157,7 @@ def _forward(x, keep, factor, scale, panels, space, out, top, share):
                 (x, keep, factor, scale, panels, space, out, top, share))  # fmt: skip
 
 
-@njit
+@inner
 def _forward_heads(task, x, keep, factor, scale, panels, space, out, top, share):
     """A task's share of the heads."""
     (B, H, T), C, tasks = top.shape, out.shape[1], len(panels)
@@ -190,7 +190,7 @@ def _backward(dout, x, top, share, keep, factor, scale, panels, sums, space, dx)
                 (dout, x, top, share, keep, factor, scale, panels, sums, space, dx))  # fmt: skip
 
 
-@njit
+@inner
 def _backward_heads(task, dout, x, top, share, keep, factor, scale, panels, sums, space, dx):
     """A task's share of the heads."""
     (B, H, T), C, wide, tasks = top.shape, dout.shape[1], right_width(x), len(panels)
@@ -249,7 +249,7 @@ def _backward_heads(task, dout, x, top, share, keep, factor, scale, panels, sums
                     home[d] = some[d]
 
 
-@njit
+@inner
 def _add_values(scores, T, values, first, terms, total, s, D_wide, left):
     """ROWS rows of `total` from s on += as many columns of the scores, from s on, turned, times
     packed values: D_wide columns each."""
@@ -266,7 +266,7 @@ def _forward_past(qkv, k, v, start, scale, out):
     in_parallel(k.shape[0] * k.shape[1], _attend, (qkv, k, v, start, scale, out))
 
 
-@njit
+@inner
 def _attend(head, qkv, k, v, start, scale, out):
     """A few new queries against many remembered keys: every key is read once, as it lies."""
     _, H, T_max, D = k.shape
@@ -289,7 +289,7 @@ def _attend(head, qkv, k, v, start, scale, out):
             out[b, t, h * D + d] = y[d]
 
 
-@njit
+@inner
 def _softmax(scores, r, seen, width, scale):
     """scores[r] -> probabilities, in place; 0 from `seen` to `width`. Returns top and share."""
     zero, one = scores.dtype.type(0), scores.dtype.type(1)
@@ -307,14 +307,14 @@ def _softmax(scores, r, seen, width, scale):
     return top, share
 
 
-@njit
+@inner
 def _softmax_again(scores, r, seen, scale, top, share):
     """scores[r] -> the probabilities of forward, in place, without looking for top and share."""
     for s in range(seen):
         scores[r, s] = exp((scores[r, s] - top) * scale) * share
 
 
-@njit
+@inner
 def _softmax_backward(dprobs, probs, r, seen, scale):
     """dprobs[r] -> the gradient of the scores, in place."""
     total = probs.dtype.type(0)

@@ -16,7 +16,7 @@ import numba
 import numpy as np
 
 from npgpt.arrays import LINE, Array, rows
-from npgpt.fused._jit import njit
+from npgpt.fused._jit import inner, njit
 from npgpt.fused._math import exp, largest
 from npgpt.fused._parallel import in_parallel
 from npgpt.fused._places import address, array_at, fetch_at
@@ -124,7 +124,7 @@ def _forward(
     _total(stream[-1], added[1], matrices[-1, MLP_PROJ], 0, C, out)
 
 
-@njit
+@inner
 def _stages(
     thread, matrices, norms, kind, remembered, n_head, room, start, scale, eps, gelu_scale, cubic,
     threads, counters, stream, qkv, attended, h, added,
@@ -177,7 +177,7 @@ def _stages(
             part = _next_part(counters, step, thread, threads)
 
 
-@njit
+@inner
 def _copy(x, out):
     """out = x. Numba's own out[:] = x can tell what shapes differ, which takes long to compile."""
     for n in range(len(x)):
@@ -185,13 +185,13 @@ def _copy(x, out):
             out[n, c] = x[n, c]
 
 
-@njit
+@inner
 def _own(thread, threads):
     """The parts that a thread begins with: they lie one after the other."""
     return thread * PARTS // threads, (thread + 1) * PARTS // threads
 
 
-@njit
+@inner
 def _shape(stage, C):
     """(I, O) of its matrix."""
     if stage == C_FC:
@@ -201,7 +201,7 @@ def _shape(stage, C):
     return C, C if stage == ATTN_PROJ else 3 * C
 
 
-@njit
+@inner
 def _then(matrices, layer, stage, part, itemsize, C):
     """Where in the next matrix a thread begins that begins with this part."""
     stage += 1
@@ -215,13 +215,13 @@ def _then(matrices, layer, stage, part, itemsize, C):
 # done.
 
 
-@njit
+@inner
 def _counter(counters, step, threads, i):
     """Which one it is, of the flat array. Each has a cache line of its own."""
     return (step * (threads + 1) + i) * counters.shape[1]
 
 
-@njit
+@inner
 def _next_part(counters, step, thread, threads):
     """A part that nobody has taken yet, of this thread or of others; -1 where there is none."""
     flat = counters.reshape(-1)
@@ -235,7 +235,7 @@ def _next_part(counters, step, thread, threads):
     return -1
 
 
-@njit
+@inner
 def _wait(counters, step, threads, place, size):
     """Until all parts of the step before are done; meanwhile so many bytes are asked for."""
     if step == 0:
@@ -248,7 +248,7 @@ def _wait(counters, step, threads, place, size):
             place += LINE
 
 
-@njit
+@inner
 def _total(x, parts, p, first, last, out):
     """out = x + bias + scale * the sum of the parts, in these columns."""
     sums = np.empty(last - first, x.dtype)
@@ -259,7 +259,7 @@ def _total(x, parts, p, first, last, out):
             home[c] = before[c] + sums[c]
 
 
-@njit
+@inner
 def _add_up(parts, n, p, first, last, sums):
     """sums = bias + scale * the sum of the parts, in these columns of row n."""
     size = (parts.shape[-1],)
@@ -277,7 +277,7 @@ def _add_up(parts, n, p, first, last, sums):
             sums[c] += bias[first + c]
 
 
-@njit
+@inner
 def _normalise(x, p, eps, out):
     """LayerNorm, by every thread for itself: that is quicker than to wait for somebody else's."""
     N, C = x.shape
@@ -297,7 +297,7 @@ def _normalise(x, p, eps, out):
             home[c] = (row[c] - mean) * rstd * weight[c] + bias[c]
 
 
-@njit
+@inner
 def _gelu(first, last, scale, cubic, x):
     """In place, in these columns. See npgpt/fused/gelu.py."""
     one, two = x.dtype.type(1), x.dtype.type(2)
@@ -308,7 +308,7 @@ def _gelu(first, last, scale, cubic, x):
             row[c] = row[c] / (one + exp(-two * inner))
 
 
-@njit
+@inner
 def _attend(qkv, p, b, h, H, remembered, room, start, scale, out):
     """Remembers the new key and value of one head, and attends to all that are remembered."""
     C, seen = out.shape[1], start + 1

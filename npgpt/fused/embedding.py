@@ -2,7 +2,7 @@
 
 from npgpt.arrays import Array, rows
 from npgpt.fused import _buffers
-from npgpt.fused._jit import BLOCKS, njit
+from npgpt.fused._jit import BLOCKS, inner, njit
 from npgpt.fused._parallel import in_parallel
 from npgpt.ops.embedding import Cache, Params, check
 
@@ -26,7 +26,7 @@ def _forward(tokens, wte, wpe, start, T, out):
     in_parallel(len(tokens), _forward_row, (tokens, wte, wpe, start, T, out))
 
 
-@njit
+@inner
 def _forward_row(n, tokens, wte, wpe, start, T, out):
     token, position, home = wte[tokens[n]], wpe[start + n % T], out[n]
     for c in range(len(home)):
@@ -38,7 +38,7 @@ def _backward(dout, tokens, T, dwte, dwpe, blocks):
     in_parallel(blocks, _backward_columns, (dout, tokens, T, dwte, dwpe, blocks))
 
 
-@njit
+@inner
 def _backward_columns(block, dout, tokens, T, dwte, dwpe, blocks):
     """Each thread its own columns: tokens repeat, columns do not."""
     N, C = dout.shape

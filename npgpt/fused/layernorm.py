@@ -4,7 +4,7 @@ import numpy as np
 
 from npgpt.arrays import Array, flat, rows
 from npgpt.fused import _buffers
-from npgpt.fused._jit import BLOCKS, njit
+from npgpt.fused._jit import BLOCKS, inner, njit
 from npgpt.fused._parallel import in_parallel
 from npgpt.ops.layernorm import Cache, Params
 
@@ -36,7 +36,7 @@ def _forward(x, weight, bias, eps, out, mean, rstd):
     in_parallel(len(x), _forward_row, (x, weight, bias, eps, out, mean, rstd))
 
 
-@njit
+@inner
 def _forward_row(n, x, weight, bias, eps, out, mean, rstd):
     row, home, C = x[n], out[n], x.shape[1]
     zero, one, size = x.dtype.type(0), x.dtype.type(1), x.dtype.type(C)  # a bare 0.0 would widen
@@ -60,7 +60,7 @@ def _backward(dout, x, weight, mean, rstd, dx, dweight_parts, dbias_parts):
                 (dout, x, weight, mean, rstd, dx, dweight_parts, dbias_parts))  # fmt: skip
 
 
-@njit
+@inner
 def _backward_block(block, dout, x, weight, mean, rstd, dx, dweight_parts, dbias_parts):
     """One partial sum for every block of rows, so that no two threads collide."""
     N, C = x.shape

@@ -4,7 +4,7 @@ import numpy as np
 
 from npgpt.arrays import Array, rows
 from npgpt.fused import _buffers
-from npgpt.fused._jit import BLOCKS, njit
+from npgpt.fused._jit import BLOCKS, inner, njit
 from npgpt.fused._matmul import matmul
 from npgpt.fused._parallel import in_parallel
 from npgpt.ops.linear import Cache, Params
@@ -44,7 +44,7 @@ def _sum_rows(x, blocks, total):
     in_parallel(blocks, _sum_columns, (x, blocks, total))
 
 
-@njit
+@inner
 def _sum_columns(block, x, blocks, total):
     """Over the rows, of a block of columns."""
     N, C = x.shape

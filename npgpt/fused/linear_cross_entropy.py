@@ -4,7 +4,7 @@ import numpy as np
 
 from npgpt.arrays import Array, flat, rows
 from npgpt.fused import _buffers
-from npgpt.fused._jit import njit, prange
+from npgpt.fused._jit import inner, njit, prange
 from npgpt.fused._math import exp, largest
 from npgpt.fused._matmul import matmul
 from npgpt.fused._parallel import in_parallel
@@ -72,7 +72,7 @@ def _forward(logits, targets, share, loss):
     in_parallel(len(logits), _forward_row, (logits, targets, share, loss))
 
 
-@njit
+@inner
 def _forward_row(n, logits, targets, share, loss):
     """Turns a token's logits into their gradient, in place."""
     row, target = logits[n], targets[n]
@@ -94,7 +94,7 @@ def _evaluate(logits, targets, loss):
     in_parallel(len(logits), _evaluate_row, (logits, targets, loss))
 
 
-@njit
+@inner
 def _evaluate_row(n, logits, targets, loss):
     row = logits[n]
     top, total = largest(row), logits.dtype.type(0)

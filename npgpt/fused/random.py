@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 from numpy.lib.stride_tricks import as_strided
 
 from npgpt.arrays import Array
-from npgpt.fused._jit import exact_njit
+from npgpt.fused._jit import exact_inner, exact_njit
 from npgpt.fused._llvm import BYTES
 from npgpt.fused._parallel import in_parallel
 from npgpt.fused._tasks import take
@@ -165,7 +165,7 @@ UPPER, LOWER = np.uint32(0x80000000), np.uint32(0x7FFFFFFF)
 MATRIX, ONE = np.uint32(0x9908B0DF), np.uint32(1)
 
 
-@exact_njit
+@exact_inner
 def _words(key, position, room, count):
     """-> (count,) uint32, the next words, from 1 to BLOCK of them. They stand in room (2, ROOM)."""
     words = room[1, :count]
@@ -173,7 +173,7 @@ def _words(key, position, room, count):
     return words
 
 
-@exact_njit
+@exact_inner
 def _raw(key, position, row, count):
     """-> (count,) uint32, the next words before tempering, a part of row (count + 2 TWIST,)."""
     here = position[0] or TWIST  # a fresh engine stands at the end of its key
@@ -197,14 +197,14 @@ class Mine(NamedTuple):
     task: Array  # (1,) int64: whose words come next
 
 
-@exact_njit
+@exact_inner
 def _begin(start, most):
     """An engine of one's own, and room for so many words of `_raw`."""
     mine = Mine(start.key.copy(), start.position.copy(), np.zeros(1, np.int64))
     return mine, np.empty(max(BLOCK, most) + 2 * TWIST, np.uint32)
 
 
-@exact_njit
+@exact_inner
 def _raw_of(task, size, total, mine, engine, row):
     """-> uint32, the words of a task before tempering: `size` of them, fewer if it is the last of
     `total`, which leaves the engine as it is then. Those of tasks in between are passed over."""
@@ -220,7 +220,7 @@ def _raw_of(task, size, total, mine, engine, row):
     return raw
 
 
-@exact_njit
+@exact_inner
 def _twist(row, twists):
     """row[:624] is a key; the following ones go behind it."""
     for run in range(3 * twists):
@@ -230,13 +230,13 @@ def _twist(row, twists):
             part[i + 624] = part[i + 397] ^ (y >> ONE) ^ ((y & ONE) * MATRIX)
 
 
-@exact_njit
+@exact_inner
 def _temper(raw, words):
     for i in range(words.size):
         words[i] = _tempered(raw[i])
 
 
-@exact_njit
+@exact_inner
 def _tempered(y):
     y ^= y >> np.uint32(11)
     y ^= (y << np.uint32(7)) & np.uint32(0x9D2C5680)
@@ -244,13 +244,13 @@ def _tempered(y):
     return y ^ (y >> np.uint32(18))
 
 
-@exact_njit
+@exact_inner
 def _pairs(key, position, room, count):
     """-> (count,) uint64, each the next two words as they lie in memory; see _pair."""
     return _words(key, position, room, 2 * count).view(np.uint64)
 
 
-@exact_njit
+@exact_inner
 def _pair(w):
     """The first word on top: in memory (little-endian) it is the lower half."""
     return w << np.uint64(32) | w >> np.uint64(32)
@@ -260,7 +260,7 @@ LOW24, UNIT24 = np.uint32(2**24 - 1), np.float32(2**-24)
 LOW53, UNIT53 = np.uint64(2**53 - 1), 2.0**-53
 
 
-@exact_njit
+@exact_inner
 def _u53(w):
     return np.float64(np.int64(_pair(w) & LOW53)) * UNIT53  # signed converts faster
 
@@ -390,7 +390,7 @@ def _uniform32_together(threads, start, engine, counter, low, span, out):
     in_parallel(threads, _uniform32, (start, engine, counter, low, span, out))
 
 
-@exact_njit
+@exact_inner
 def _piece(mine, engine, counter, row, low, span, out):
     """The next piece of `out`, filled; an empty one when nothing is left."""
     task = take(counter, 0)
@@ -400,7 +400,7 @@ def _piece(mine, engine, counter, row, low, span, out):
     return piece
 
 
-@exact_njit
+@exact_inner
 def _spread(raw, low, span, out):
     for i in range(out.size):
         out[i] = _fma(np.float32(np.int32(_tempered(raw[i]) & LOW24)) * UNIT24, span, low)
@@ -518,7 +518,7 @@ def _box_muller64(mean, std, d):
             d[i + 8] = _fma(radius * math.sin(theta), std, mean)
 
 
-@exact_njit
+@exact_inner
 def _log(x):
     bits = np.float32(x).view(np.int32)
     m = np.int32((bits & np.int32(0x007FFFFF)) | np.int32(0x3F000000)).view(np.float32)
@@ -539,7 +539,7 @@ def _log(x):
     return _fma(e, LN2_HIGH, m + y)
 
 
-@exact_njit
+@exact_inner
 def _sincos(x):
     j = np.int32((np.int32(x * FOUR_OVER_PI) + np.int32(1)) & np.int32(~1))
     y = np.float32(j)
