@@ -12,10 +12,9 @@ from numba.extending import overload
 
 from npgpt.arrays import LINE
 from npgpt.fused._jit import inner
-from npgpt.fused._row_tile import DOTTED, GROUP, TERMS, add_products, dots
+from npgpt.fused._row_tile import ALONE, DOTTED, GROUP, MANY, SOME, add_products, dots
 
 AHEAD = 1 << 13  # bytes between what is read and what is asked for
-ALONE, GROUPED = TERMS[1], TERMS[GROUP]  # how many rows of b at a time
 
 
 @inner
@@ -30,7 +29,7 @@ def multiply_rows_then(a, b, first, last, sums, end, then):
     """The same, for whoever reads b up to row `end` and goes on with what lies at the address
     `then`.
 
-    Four or eight rows of b at a time, so that a sum is loaded and stored once for them.
+    Some rows of b at a time, so that a sum is loaded and stored once for them.
     """
     (M, N), K = sums.shape, a.shape[1]
     step, row = LINE // b.itemsize, b.itemsize * N
@@ -40,27 +39,41 @@ def multiply_rows_then(a, b, first, last, sums, end, then):
         for j in range(N):
             home[j] = 0
     a_flat, b_flat, flat = a.reshape(-1), b.reshape(-1), sums.reshape(-1)
-    for k in range(first, terms, GROUPED):
-        grouped = M - M % GROUP if k + GROUPED <= terms else 0
-        if grouped:
-            soon = _soon(b.ctypes.data, row, k + GROUPED, end, then)
-            add_products(GROUP, grouped // GROUP, a_flat, k, K, b_flat, k * N, N, lines, soon,
-                         flat, 0, N)  # fmt: skip
-        for k_alone in range(k, min(k + GROUPED, terms), ALONE):
+    k = first
+    while k < terms:
+        following = k + _at_once(M, terms - k)
+        groups = M // GROUP if following > k + ALONE else 0
+        soon = _soon(b.ctypes.data, row, following, end, then)
+        if MANY != SOME and following == k + MANY:
+            add_products(GROUP, MANY, groups, a_flat, k, K, b_flat, k * N, N, lines, soon, flat, 0,
+                         N)  # fmt: skip
+        elif groups:
+            add_products(GROUP, SOME, groups, a_flat, k, K, b_flat, k * N, N, lines, soon, flat, 0,
+                         N)  # fmt: skip
+        for k_alone in range(k, following, ALONE):
             soon = _soon(b.ctypes.data, row, k_alone + ALONE, end, then)
-            for i in range(grouped, M):
-                add_products(1, 1, a_flat, i * K + k_alone, K, b_flat, k_alone * N, N, lines, soon,
-                             flat, i * N, N)  # fmt: skip
+            for i in range(groups * GROUP, M):
+                add_products(1, ALONE, 1, a_flat, i * K + k_alone, K, b_flat, k_alone * N, N, lines,
+                             soon, flat, i * N, N)  # fmt: skip
         for i in range(M):
             for j in range(lines * step, N):
-                for term in range(k, min(k + GROUPED, terms)):
+                for term in range(k, following):
                     sums[i, j] += a[i, term] * widen(b[term, j])
+        k = following
     for k in range(terms, last):
         rest = b[k]
         for i in range(M):
             home = sums[i]
             for j in range(N):
                 home[j] += a[i, k] * widen(rest[j])
+
+
+@inner
+def _at_once(M, left):
+    """How many rows of b, where so many are left, M rows of a meet at once."""
+    if M >= 2 * GROUP and left >= MANY:
+        return MANY
+    return SOME if M >= GROUP and left >= SOME else ALONE
 
 
 @inner
@@ -74,18 +87,21 @@ def _soon(b, row, following, end, then):
 def multiply_rows_turned(a, b, first, last, out):
     """out[:, first:last] = a @ b[first:last].T: (M, K), (N, K) -> (M, N)
 
-    Four rows of b at a time, and some of a where there are as many.
+    Four rows of b at a time, and some of a where there are as many; each time that these read the
+    four, they ask for a share of the next.
     """
     (M, K), N = a.shape, out.shape[1]
     step, row = LINE // b.itemsize, b.itemsize * K
-    grouped, lines, columns = M - M % DOTTED, K // step, last - (last - first) % 4
+    turns, lines, columns = M // DOTTED, K // step, last - (last - first) % 4
     a_flat, b_flat, flat = a.reshape(-1), b.reshape(-1), out.reshape(-1)
     for j in range(first, columns, 4):
-        soon = _soon(b.ctypes.data, row, j + 4, len(b), b.ctypes.data + b.nbytes)
-        for i in range(0, grouped, DOTTED):
-            dots(DOTTED, a_flat, i * K, K, b_flat, j * K, K, lines, soon, flat, i * N + j, N)
-        for i in range(grouped, M):
-            dots(1, a_flat, i * K, K, b_flat, j * K, K, lines, soon, flat, i * N + j, N)
+        soon = b.ctypes.data + (j + 4) * row + AHEAD
+        for turn in range(turns):
+            i, done = turn * DOTTED, 4 * turn // turns
+            asked, here = 4 * (turn + 1) // turns - done, soon + done * lines * LINE
+            dots(DOTTED, a_flat, i * K, K, b_flat, j * K, K, lines, here, asked, flat, i * N + j, N)
+        for i in range(turns * DOTTED, M):
+            dots(1, a_flat, i * K, K, b_flat, j * K, K, lines, soon, 4, flat, i * N + j, N)
         for i in range(M):
             for column in range(j, j + 4):
                 for k in range(lines * step, K):
