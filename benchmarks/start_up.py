@@ -35,7 +35,7 @@ from npgpt import environment
 environment.settle()
 import numpy as np, npgpt
 from npgpt import ahead
-ahead.compile_kernels("train", "float32", "book")
+ahead.compile_kernels("train", "float32", "book", dropout=0.1)
 config = npgpt.Config(
     vocab_size=257, context_length=32, n_layer=1, n_head=2, n_embd=32, dropout=0.1, tied=False
 )

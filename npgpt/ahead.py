@@ -20,19 +20,19 @@ from npgpt.rng import Generator
 
 # What the second process compiles for a piece of work: half of the time, by measurement.
 SHARES = {
-    "train": ("attention", "adamw", "embedding", "layernorm"),
+    "train": ("attention", "adamw", "embedding", "gelu", "layernorm"),
     "generate": ("decode",),
 }
 MANY = 1 << 14  # tokens of the tiny model: drawn on all threads, as those of larger ones are
 
 
-def compile_kernels(work: str, kind: str, scheme: str | None = None) -> None:
+def compile_kernels(work: str, kind: str, scheme: str | None = None, dropout: float = 0) -> None:
     """What has to be compiled before the first step or token of npgpt.fused or npgpt.mixed.
 
     `work`: "train" or "generate". `kind`: as --dtype of the one, as --weights of the other.
-    `scheme`: how parameters will be drawn (npgpt/init.py), unless they are there. Nothing happens
-    where some of it is in the cache, where there is no room for one, or with a single core: then
-    kernels are compiled when they are called.
+    `scheme`: how parameters will be drawn (npgpt/init.py), unless they are there. `dropout`: the
+    rate of training. Nothing happens where some of it is in the cache, where there is no room for
+    one, or with a single core: then kernels are compiled when they are called.
     """
     from npgpt import fused
 
@@ -43,7 +43,8 @@ def compile_kernels(work: str, kind: str, scheme: str | None = None) -> None:
     silent = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
     with subprocess.Popen(command, **silent) as second:  # its end is waited for
         try:
-            exercise(work, kind, [name for name in fused.__all__ if name not in others], scheme)
+            mine = [name for name in fused.__all__ if name not in others]
+            exercise(work, kind, mine, scheme, dropout)
         except BaseException:
             second.kill()
             raise
@@ -56,7 +57,7 @@ def missing(kernel) -> bool:
     return folder is not None and not any(Path(folder).glob(f"{module}.{name}-*.nbi"))
 
 
-def exercise(work: str, kind: str, names, scheme: str | None = None) -> None:
+def exercise(work: str, kind: str, names, scheme: str | None = None, dropout: float = 0) -> None:
     """Lets a tiny model work, with these ops of the shelf compiled; its parameters zero, or drawn
     by `scheme`."""
     from npgpt import fused, mixed, ops
@@ -65,7 +66,8 @@ def exercise(work: str, kind: str, names, scheme: str | None = None) -> None:
     shelf = SimpleNamespace(
         **{name: getattr(fast if name in names else ops, name) for name in fused.__all__}
     )
-    config = Config(vocab_size=MANY, context_length=16, n_layer=1, n_head=1, n_embd=16)
+    size = dict(vocab_size=MANY, context_length=16, n_layer=1, n_head=1, n_embd=16)
+    config = Config(**size, dropout=float(dropout))
     tree = params.zeros(config, np.float64 if kind == "float64" else np.float32)
     tokens = np.arange(16)[None]
     if work == "train":

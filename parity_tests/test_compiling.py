@@ -29,12 +29,14 @@ def test_tests_compile_as_npgpt_does():
     assert int(numba.config.OPT) == int(os.environ["NUMBA_OPT"])
 
 
-# Trains and generates in one process, then again; prints every kernel's argument types, made plain.
+# Trains and generates in one process, then again; prints every kernel's argument types, made plain,
+# and a digest of the parameters that each of the two ended with.
 PROGRAM = """
-import importlib, json, os, pkgutil, sys
+import hashlib, importlib, json, os, pkgutil, sys
 from numba import types
 from numba.core.dispatcher import Dispatcher
-from npgpt import cli, fused
+import npgpt
+from npgpt import cli, fused, params
 
 def plain(kind):
     kind = types.unliteral(kind)
@@ -42,9 +44,13 @@ def plain(kind):
         return f"{kind.ndim}d {kind.dtype}"
     return "number" if isinstance(kind, types.Number) else str(kind)
 
+digests = []
 for run in "again", "once more":
+    folder = f"{run}-{os.getpid()}".replace(" ", "-")
     for line in sys.argv[1:]:
-        assert cli.main(line.format(run=f"{run}-{os.getpid()}".replace(" ", "-")).split()) == 0
+        assert cli.main(line.format(run=folder).split()) == 0
+    bits = b"".join(array.tobytes() for _, array in params.named(npgpt.load(folder).params))
+    digests.append(hashlib.sha256(bits).hexdigest())
     print("that was", run, file=sys.stderr)
 kernels = {}
 for module in pkgutil.iter_modules(fused.__path__, "npgpt.fused."):
@@ -53,7 +59,7 @@ for module in pkgutil.iter_modules(fused.__path__, "npgpt.fused."):
             kernels[f"{module.name}.{name}"] = [
                 ", ".join(map(plain, kinds)) for kinds in kernel.overloads
             ]
-print(json.dumps(kernels))
+print(json.dumps([kernels, digests]))
 """
 
 
@@ -88,7 +94,7 @@ def python(program, *arguments, environment):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="its cache folder is not under HOME")
 def test_kernels_are_compiled_once_and_kept_where_there_is_room(sealed):
-    kernels, said = python(PROGRAM, TRAIN, GENERATE, environment=sealed)
+    found, said = python(PROGRAM, TRAIN, GENERATE, environment=sealed)
     assert [line.split(";")[0] + ";" for line in said] == [
         COMPILING, COMPILING, "that was again;", "that was once more;"
     ]  # fmt: skip
@@ -98,13 +104,14 @@ def test_kernels_are_compiled_once_and_kept_where_there_is_room(sealed):
     there = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert len(there) > 20
 
-    kernels = json.loads(kernels)
+    kernels, digests = json.loads(found)
     assert len(kernels) > 30
     twice = {name: kinds for name, kinds in kernels.items() if len(set(kinds)) < len(kinds)}
     assert twice == {}
 
-    _, said = python(PROGRAM, TRAIN, GENERATE, environment=sealed)
+    found, said = python(PROGRAM, TRAIN, GENERATE, environment=sealed)
     assert said == ["that was again", "that was once more"]
+    assert len({*digests, *json.loads(found)[1]}) == 1  # not a bit depends on who compiled
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == there
 
 

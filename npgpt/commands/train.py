@@ -83,7 +83,8 @@ class Train:
         from npgpt import ahead
 
         if self.settings.ops == "fused":
-            ahead.compile_kernels("train", self.settings.dtype, scheme)
+            dropout = self.settings.config.dropout
+            ahead.compile_kernels("train", self.settings.dtype, scheme, dropout)
 
     def follow(self, trainer, folder, report, stop) -> bool:
         """Trains to the end, or to the step in which somebody pressed Ctrl-C (then True)."""

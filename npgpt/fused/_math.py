@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 from numba import types
-from numba.extending import overload
+from numba.extending import intrinsic, overload
 
 LOG2E = 1 / math.log(2)
 
@@ -114,3 +114,15 @@ def _overload_largest(x):
         return whole(top ^ ((top >> sign) & but_sign)).view(number)
 
     return largest
+
+
+@intrinsic
+def fma(typing_context, a, b, c):
+    """a b + c with one rounding, as the processor does it."""
+    if not (isinstance(a, types.Float) and a == b == c):
+        return None
+
+    def generate(context, builder, signature, arguments):
+        return builder.fma(*arguments)
+
+    return a(a, b, c), generate

@@ -16,8 +16,9 @@ from npgpt.fused._jit import njit, prange
 
 @intrinsic
 def in_parallel(context, tasks, body, args):
-    """body(task, *args) for every task < tasks, shared out among the threads. `body` is a kernel
-    that returns nothing, `args` a tuple. RuntimeError: a body has raised something."""
+    """body(task, *args) for every task < tasks, shared out among the threads; a single task does
+    not start any. `body` is a kernel that returns nothing, `args` a tuple. RuntimeError: a body has
+    raised something."""
     launch = context.resolve_value_type(_launch)
     addresses = (types.intp, types.intp, types.intp)
     launches = launch.get_call_type(context, addresses, {})
@@ -36,7 +37,12 @@ def in_parallel(context, tasks, body, args):
         # Numba forgets this where it found _launch itself in its cache
         context.active_code_library._reload_init.add(start_threads)
         context.add_linking_libs([launch.dispatcher.get_compile_result(launches).library])
-        context.get_function(launch, launches)(builder, [*places, tasks])
+        single = builder.icmp_signed("==", tasks, ir.Constant(whole, 1))
+        with builder.if_else(single) as (alone, shared):
+            with alone:
+                builder.call(function, [ir.Constant(whole, 0), places[1]])
+            with shared:
+                context.get_function(launch, launches)(builder, [*places, tasks])
         wrong = builder.icmp_unsigned("!=", builder.load(failed), ir.Constant(ir.IntType(32), 0))
         with cgutils.if_unlikely(builder, wrong):
             says = "a task of a parallel loop has failed: is there memory left?"
