@@ -26,7 +26,7 @@ SHARES = {
 MANY = 1 << 14  # tokens of the tiny model: drawn on all threads, as those of larger ones are
 
 
-def compile_kernels(work: str, kind: str, scheme: str | None = None, dropout: float = 0) -> None:
+def compile_kernels(work: str, kind: str, scheme: str | None = None, dropout: float = 0.0) -> None:
     """What has to be compiled before the first step or token of npgpt.fused or npgpt.mixed.
 
     `work`: "train" or "generate". `kind`: as --dtype of the one, as --weights of the other.
@@ -43,8 +43,8 @@ def compile_kernels(work: str, kind: str, scheme: str | None = None, dropout: fl
     silent = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
     with subprocess.Popen(command, **silent) as second:  # its end is waited for
         try:
-            mine = [name for name in fused.__all__ if name not in others]
-            exercise(work, kind, mine, scheme, dropout)
+            own = [name for name in fused.__all__ if name not in others]
+            exercise(work, kind, own, scheme, dropout)
         except BaseException:
             second.kill()
             raise
@@ -57,7 +57,7 @@ def missing(kernel) -> bool:
     return folder is not None and not any(Path(folder).glob(f"{module}.{name}-*.nbi"))
 
 
-def exercise(work: str, kind: str, names, scheme: str | None = None, dropout: float = 0) -> None:
+def exercise(work: str, kind: str, names, scheme: str | None = None, dropout: float = 0.0) -> None:
     """Lets a tiny model work, with these ops of the shelf compiled; its parameters zero, or drawn
     by `scheme`."""
     from npgpt import fused, mixed, ops
@@ -66,8 +66,9 @@ def exercise(work: str, kind: str, names, scheme: str | None = None, dropout: fl
     shelf = SimpleNamespace(
         **{name: getattr(fast if name in names else ops, name) for name in fused.__all__}
     )
-    size = dict(vocab_size=MANY, context_length=16, n_layer=1, n_head=1, n_embd=16)
-    config = Config(**size, dropout=float(dropout))
+    config = Config(
+        vocab_size=MANY, context_length=16, n_layer=1, n_head=1, n_embd=16, dropout=dropout
+    )
     tree = params.zeros(config, np.float64 if kind == "float64" else np.float32)
     tokens = np.arange(16)[None]
     if work == "train":

@@ -1,5 +1,9 @@
 """Box-Muller: normal numbers of groups of 16 uniform ones, where they stand. What it computes:
-npgpt/ops/random.py."""
+npgpt/ops/random.py.
+
+Polynomials are written out, so that LLVM can vectorise the loop that calls them: a loop within
+would be the one it looks at.
+"""
 
 import math
 

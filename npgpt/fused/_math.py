@@ -1,4 +1,4 @@
-"""exp and a maximum that LLVM can vectorise.
+"""Arithmetic that LLVM can vectorise: exp, a maximum, and a product and sum with one rounding.
 
 A call into libm runs one number at a time; 512 x 3072 GELUs took 11 ms that way and take 0.3 ms
 like this. exp(x) = 2^n * exp(r) with n = round(x / ln 2) and |r| <= ln 2 / 2: exp(r) is a

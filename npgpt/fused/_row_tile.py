@@ -56,7 +56,8 @@ def add_products(
         lanes, line = vector(kinds[8]).count, LINE * 8 // kinds[3].dtype.bitwidth
         lefts = range(0, line, COLUMNS * lanes)
         alone, asks = len(rows) == 1, asked_for(len(rows), kinds[3])
-        between = len(terms) // len(lefts) // 2 if len(terms) > SOME else 0  # lines, by a group
+        between = asks and len(terms) > SOME
+        share = len(terms) // len(lefts) // 2  # lines that a group asks for between its products
 
         def spot(number, array, start, stride, times, more):
             at = builder.add(builder.add(start, builder.mul(times, stride)), more)
@@ -65,6 +66,12 @@ def add_products(
         def factor(r, k):
             at = builder.add(builder.add(i, builder.mul(r, a_stride)), whole(k))
             return broadcast(context, builder, kinds[0], a, at)
+
+        def due(line, turn, group, k):
+            """Which line is asked for before this term."""
+            before = builder.add(builder.mul(line, whole(len(lefts))), whole(turn))
+            before = builder.add(builder.mul(before, whole(2)), group)
+            return builder.add(builder.mul(before, whole(share)), whole(k * share // len(terms)))
 
         held = [factor(whole(0), k) for k in terms] if alone else None
         with cgutils.for_range(builder, lines) as loop:
@@ -79,12 +86,9 @@ def add_products(
                     here = [builder.add(first, whole(r)) for r in rows]
                     homes = [spot(8, out, o, stride, r, n) for r in here for n in some]
                     sums = [load(builder, home) for home in homes]
-                    step = builder.add(builder.mul(loop.index, whole(len(lefts))), whole(turn))
-                    step = builder.add(builder.mul(step, whole(2)), group.index)
                     for k in terms:
-                        if asks and between and k % (len(terms) // between) == 0:
-                            at = builder.mul(step, whole(between))
-                            ask(builder, soon, builder.add(at, whole(k * between // len(terms))), 1)
+                        if between and k % (len(terms) // share) == 0:
+                            ask(builder, soon, due(loop.index, turn, group.index, k), 1)
                         read = [load(builder, spot(3, b, j, b_stride, whole(k), n)) for n in some]
                         read = [widened(builder, value) for value in read]
                         for r, row in enumerate(here):

@@ -44,7 +44,7 @@ def multiply_rows_then(a, b, first, last, sums, end, then):
         following = k + _at_once(M, terms - k)
         groups = M // GROUP if following > k + ALONE else 0
         soon = _soon(b.ctypes.data, row, following, end, then)
-        if MANY != SOME and following == k + MANY:
+        if following == k + MANY:
             add_products(GROUP, MANY, groups, a_flat, k, K, b_flat, k * N, N, lines, soon, flat, 0,
                          N)  # fmt: skip
         elif groups:

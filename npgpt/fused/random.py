@@ -2,9 +2,9 @@
 
 A kernel works on BLOCK words at a time: first the twister hands them out into a buffer that
 stays in the nearest cache, then one plain loop, which LLVM can vectorise, makes numbers of them.
-It can because the loop runs over slices from 0 (an index start + i might be negative, for all it
-knows) and because the polynomials are written out (a loop within would be the one it looks at).
-No fastmath here, and every FMA is asked for by name: the bits are the promise.
+It can because the loop runs over slices from 0: an index start + i might be negative, for all it
+knows. No fastmath here, and every FMA is asked for by name: the bits are the promise. What a model
+needs many of, float32 and dropout masks, is drawn by all threads (_draws.py).
 """
 
 import math
@@ -82,6 +82,7 @@ def normal(engine: Engine, mean: float, std: float, *, out: Array) -> Array:
         _normal_short(*engine, float(mean), float(std), out)
         return out
     mean, std = out.dtype.type(mean), out.dtype.type(std)
+    # where 16 do not divide it, the last 16 are drawn again
     for some in (out, out[-16:]) if out.size % 16 else (out,):
         if out.dtype == np.float32:
             run(_draws.normal32, engine, some.size, mean, std, some)
