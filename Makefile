@@ -15,6 +15,7 @@ test:     ## everything against PyTorch
 	$(PYTHON) -m pytest
 
 LLAMA = $(if $(LLAMA_PYTHON),--llama-python $(LLAMA_PYTHON))
+LLMC = $(if $(LLMC_PROGRAM),--llmc $(LLMC_PROGRAM))
 
 bench:    ## how fast, beside PyTorch, transformers and llama.cpp: under ten minutes; writes benchmarks/results/
 	$(PYTHON) -m benchmarks.training_step --shape 2x256 book
@@ -22,7 +23,7 @@ bench:    ## how fast, beside PyTorch, transformers and llama.cpp: under ten min
 	$(PYTHON) -m benchmarks.start_up
 
 bench-all: bench ## all shapes and ops, how cost grows, what loading costs: about an hour
-	$(PYTHON) -m benchmarks.training_step --shape 1x1024 4x64
+	$(PYTHON) -m benchmarks.training_step --shape 1x1024 4x64 $(LLMC)
 	$(PYTHON) -m benchmarks.ops
 	$(PYTHON) -m benchmarks.products
 	$(PYTHON) -m benchmarks.profile

@@ -1,12 +1,13 @@
 """How long is one training step of the 124M shape beside PyTorch, and beside its floor?
 
     python -m benchmarks.training_step [--shape 2x256 1x1024 4x64 book] [--rounds 5] [--threads 2]
-                                       [--dtype bfloat16]
+                                       [--dtype bfloat16] [--llmc PROGRAM] [--scratch DIR]
 
 float32: forward, backward, AdamW. B x T tokens without dropout, the head tied, against PyTorch at
 its best (scaled_dot_product_attention, its own layers, fused AdamW), as it is and under
 torch.compile; the faster of the two counts. The floor is what its matrix products would take at the
-rate of NumPy's BLAS, a process of its own, at the shapes of the model.
+rate of NumPy's BLAS, a process of its own, at the shapes of the model. 4 x 64 also against llm.c's
+CPU program, where --llmc names it: train_gpt2, compiled from llm.c's train_gpt2.c.
 
 --dtype bfloat16: products of bfloat16 numbers, beside npgpt's own float32 step and PyTorch under
 bfloat16 autocast; for a B x T shape.
@@ -21,23 +22,27 @@ import re
 import shutil
 import statistics
 import sys
+import tempfile
 import warnings
+from pathlib import Path
 
 import numpy as np
 
-from benchmarks import harness
+from benchmarks import harness, llmc
 from benchmarks.harness import Runner, alternate, compared, comparison, on_threads, once, serve
 from benchmarks.products import operations, products
 from npgpt import cost
 from npgpt.config import PRESETS, Config
 
 CONFIG, BOOK = Config(), PRESETS["book"].config  # both of the 124M shape
-LR, DECAY, SEED = 4e-4, 0.1, 123
+SEED = 123
+ADAMW = {"lr": 1e-4, "weight_decay": 0.0}  # llm.c's, which takes no other
+BOOK_ADAMW = {"lr": 4e-4, "weight_decay": 0.1}
 # what npgpt needs of another's time: of the faster PyTorch's, the floor's; "memory" of PyTorch's
 AT_MOST = {
     "2x256": {"torch": 0.66, "floor": 1.08, "npgpt-1-thread": 1 / 1.8, "memory": 0.90},
     "1x1024": {"torch": 0.68},
-    "4x64": {"torch": 0.53},
+    "4x64": {"torch": 0.53, "llm.c": 0.25},
     "book": {"torch": 0.60},
 }
 BFLOAT16_AT_MOST = {"2x256": {"torch": 0.65, "npgpt": 0.60}}
@@ -50,6 +55,7 @@ NAMES = {
     "npgpt": "npgpt float32",
     "torch-eager-bfloat16": "PyTorch bfloat16",
     "torch-compiled-bfloat16": "PyTorch bfloat16, compiled",
+    "llm.c": "llm.c",
     "floor": "floor: products by BLAS",
 }
 
@@ -66,9 +72,20 @@ def weights() -> dict[str, np.ndarray]:
     return made
 
 
+def parameters():
+    """The same in npgpt's tree."""
+    from npgpt import params
+
+    tree, named = params.zeros(CONFIG), weights()
+    for name, array in params.named(tree):
+        array[...] = named[name]
+    return tree
+
+
 def batch(B: int, T: int) -> tuple[np.ndarray, np.ndarray]:
-    tokens = np.random.default_rng(1).integers(CONFIG.vocab_size, size=(B, T + 1))
-    return tokens[:, :-1], tokens[:, 1:]
+    """Tokens and the ones that follow; behind the last comes the first again."""
+    tokens = np.random.default_rng(1).integers(CONFIG.vocab_size, size=B * T)
+    return tokens.reshape(B, T), np.roll(tokens, -1).reshape(B, T)
 
 
 # Each makes a step: a function that takes one and returns the loss before it.
@@ -79,11 +96,8 @@ def npgpt_step(B: int, T: int, *, bfloat16=False):
 
     environment.settle()
     import npgpt
-    from npgpt import params
 
-    tree, named = params.zeros(CONFIG), weights()
-    for name, array in params.named(tree):
-        array[...] = named[name]
+    tree = parameters()
     if bfloat16:
         from npgpt import mixed as ops
     else:
@@ -98,14 +112,14 @@ def npgpt_book_step(B: int, T: int):
     import npgpt
 
     rng = npgpt.Generator(SEED)
-    return stepping(npgpt.GPT(BOOK, seed=rng, scheme="book"), batch(B, T), rng)
+    return stepping(npgpt.GPT(BOOK, seed=rng, scheme="book"), batch(B, T), rng, BOOK_ADAMW)
 
 
-def stepping(model, pair, rng=None):
+def stepping(model, pair, rng=None, adamw=ADAMW):
     import npgpt
     from npgpt import params
 
-    optimizer = npgpt.AdamW(model.params, lr=LR, weight_decay=DECAY)
+    optimizer = npgpt.AdamW(model.params, **adamw)
     gradients = params.zeros(model.config)
 
     def step():
@@ -124,7 +138,7 @@ def torch_step(B: int, T: int, *, compiled=False, bfloat16=False):
 
     named = {name: torch.tensor(array) for name, array in weights().items()}
     model = book_model.best(*sizes(CONFIG), named)
-    given = dict(compiled=compiled, bfloat16=bfloat16, fused=True)
+    given = dict(compiled=compiled, bfloat16=bfloat16, fused=True, **ADAMW)
     return torch_stepping(model, batch(B, T), **given)
 
 
@@ -135,7 +149,7 @@ def torch_book_step(B: int, T: int):
 
     torch.manual_seed(SEED)
     model = book_model.chapter5(*sizes(BOOK), BOOK.dropout)
-    return torch_stepping(model, batch(B, T))
+    return torch_stepping(model, batch(B, T), **BOOK_ADAMW)
 
 
 def sizes(config: Config) -> tuple[int, ...]:
@@ -143,12 +157,12 @@ def sizes(config: Config) -> tuple[int, ...]:
     return c.vocab_size, c.context_length, c.n_embd, c.n_head, c.n_layer
 
 
-def torch_stepping(model, pair, *, compiled=False, bfloat16=False, **of_adamw):
+def torch_stepping(model, pair, *, compiled=False, bfloat16=False, **adamw):
     import torch
 
     from benchmarks.book_model import cross_entropy
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=DECAY, **of_adamw)
+    optimizer = torch.optim.AdamW(model.parameters(), **adamw)
     tokens, targets = map(torch.tensor, pair)
     loss_of = cross_entropy
     if compiled:
@@ -203,7 +217,7 @@ def serve_one(name: str, B: int, T: int) -> None:
     serve(losses, lambda: {"seconds": once(step), "bytes": harness.peak_memory()})
 
 
-def names(shape: str, *, compiled: bool, dtype: str = "float32") -> list[str]:
+def names(shape: str, *, compiled: bool, with_llmc=False, dtype: str = "float32") -> list[str]:
     """What runs for a shape, the npgpt that is compared first."""
     if dtype == "bfloat16":
         others = ["torch-eager-bfloat16", *["torch-compiled-bfloat16"] * compiled]
@@ -211,6 +225,7 @@ def names(shape: str, *, compiled: bool, dtype: str = "float32") -> list[str]:
     if shape == "book":
         return ["npgpt-book", "torch-book"]
     chosen = ["npgpt", "torch-eager", *["torch-compiled"] * compiled]
+    chosen += ["llm.c"] * (with_llmc and shape == llmc.SHAPE)
     return chosen + ["npgpt-1-thread"] * ("npgpt-1-thread" in AT_MOST.get(shape, {})) + ["floor"]
 
 
@@ -218,12 +233,8 @@ def run(shape: str, options) -> None:
     """Compares, prints and writes one shape."""
     B, T = (2, 256) if shape == "book" else map(int, shape.split("x"))
     dtype, narrow = options.dtype, options.dtype == "bfloat16"
-    runners = []
-    for name in names(shape, compiled=options.compiled, dtype=dtype):
-        threads = 1 if name == "npgpt-1-thread" else options.threads
-        given = "--shape", f"{B}x{T}"
-        environment = on_threads(threads)
-        runners.append(Runner("benchmarks.training_step", name, *given, environment=environment))
+    chosen = dict(compiled=options.compiled, with_llmc=bool(options.llmc), dtype=dtype)
+    runners = [started(name, B, T, options) for name in names(shape, **chosen)]
     ours = runners[0]
     for other in runners[1:]:
         close = other.name == "floor" or np.allclose(
@@ -244,6 +255,18 @@ def run(shape: str, options) -> None:
     harness.write(
         f"training_step_{shape}" + "_bfloat16" * narrow, about | {"comparisons": comparisons}
     )
+
+
+def started(name: str, B: int, T: int, options) -> Runner | llmc.LlmC:
+    """One of the names, running, with what it computes at hand."""
+    if name == "llm.c":
+        # it has read its checkpoint, and has its texts open, when it is at its first step
+        with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
+            llmc.write_files(Path(folder), CONFIG, parameters(), batch(B, T)[0])
+            return llmc.LlmC(options.llmc, Path(folder), options.threads)
+    environment = on_threads(1 if name == "npgpt-1-thread" else options.threads)
+    shape = "--shape", f"{B}x{T}"
+    return Runner("benchmarks.training_step", name, *shape, environment=environment)
 
 
 def comparisons_of(work: str, limits: dict[str, float], found: dict[str, list[dict]]) -> list[dict]:
@@ -272,6 +295,8 @@ def main() -> None:
     parser.add_argument("--shape", nargs="+", help='B x T, or "book" [default: all, or 2x256]')
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--llmc", metavar="PROGRAM", help="llm.c's train_gpt2, compiled")
+    parser.add_argument("--scratch", type=Path, help="a folder with room for llm.c's 0.5 GB")
     parser.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -284,6 +309,9 @@ def main() -> None:
     if options.compiled and lacks_compiler():
         print("torch-compiled is left out: torch.compile needs a C++ compiler, and finds none")
         options.compiled = False
+    if llmc.SHAPE in options.shape and not narrow and (lacking := llmc.lacks(options.llmc)):
+        print(f"llm.c is left out: {lacking}")
+        options.llmc = None
     for shape in options.shape:
         if shape != "book" and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", shape):
             parser.error(f'--shape {shape}: expected B x T as in 2x256, or "book"')

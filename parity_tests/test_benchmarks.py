@@ -1,13 +1,16 @@
 """What the benchmarks make of what they measure, and the file for llama.cpp. No times."""
 
+import os
+import signal
 import struct
+import sys
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 import npgpt
-from benchmarks import generation, growth, harness, products, training_step
+from benchmarks import generation, growth, harness, llmc, products, training_step
 from benchmarks.gguf import write_gguf
 from npgpt import cost, ops
 
@@ -54,7 +57,7 @@ def test_the_limit_is_on_the_faster_pytorch_and_on_its_memory():
 
 def test_everything_that_is_agreed_is_measured():
     for shape, limits in training_step.AT_MOST.items():
-        names = training_step.names(shape, compiled=True)
+        names = training_step.names(shape, compiled=True, with_llmc=True)
         measured = {"torch" if name.startswith("torch") else name for name in names} | {"memory"}
         assert set(limits) <= measured
     assert "torch-compiled" not in training_step.names("2x256", compiled=False)
@@ -73,6 +76,67 @@ def test_why_llama_cpp_is_left_out(tmp_path):
     assert generation.lacks_llama(None) == "--llama-python names no interpreter"
     missing = str(tmp_path / "python")
     assert generation.lacks_llama(missing) == f"{missing}: No such file or directory"
+
+
+TRAINER = """#!{python}
+import os, sys
+for step in range({steps}):
+    if step % 10 == 0:
+        print("val loss 11.0")
+    print(f"step {{step}}: train loss {{11 - step / 8:f}} (took 1.5 ms)")
+sys.exit(3)
+"""
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    """A program that says what llm.c's does, and ends with code 3 after 14 steps."""
+    path = tmp_path / "train_gpt2"
+    path.write_text(TRAINER.format(python=sys.executable, steps=14), "utf-8")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_llm_c_is_asked_for_one_step_at_a_time(trainer, tmp_path):
+    asked = llmc.LlmC(trainer, tmp_path, threads=1)
+    assert asked.result == [11.0, 10.875, 10.75]
+    steps = [asked.step()[:2] for _ in range(6)]
+    assert steps == [(n, 11 - n / 8) for n in range(3, 9)]
+    assert set(asked.measure()) == {"seconds"}  # the 9th
+    asked.measure()  # the 10th, before which it validates, and the 11th
+    assert asked.step()[0] == 12
+    asked.measure()
+    with pytest.raises(SystemExit, match=r"llm\.c ended with code 3 and no further step"):
+        asked.measure()
+    asked.close()
+
+
+def test_llm_c_waits_for_its_turn(trainer, tmp_path):
+    asked = llmc.LlmC(trainer, tmp_path, threads=1)
+    _, status = os.waitpid(asked.process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+    asked.close()
+    assert asked.process.returncode == -signal.SIGKILL
+
+
+def test_why_llm_c_is_left_out(trainer, tmp_path):
+    assert llmc.lacks(trainer) is None
+    assert llmc.lacks(None) == "--llmc names no program"
+    for path in (tmp_path, tmp_path / "missing", tmp_path / "text"):
+        (tmp_path / "text").write_text("x", "utf-8")
+        assert llmc.lacks(str(path)) == f"{path} is not a program"
+
+
+def test_the_files_that_llm_c_looks_for(tmp_path):
+    config = npgpt.Config(vocab_size=40, context_length=8, n_layer=1, n_head=2, n_embd=8)
+    model, tokens = npgpt.GPT(config, seed=1), np.arange(8).reshape(2, 4)
+    llmc.write_files(tmp_path, config, model.params, tokens)
+    read = npgpt.load(tmp_path / "gpt2_124M.bin")
+    np.testing.assert_array_equal(read.params.wte.weight, model.params.wte.weight)
+    for part in ("train", "val"):
+        data = (tmp_path / f"dev/data/tinyshakespeare/tiny_shakespeare_{part}.bin").read_bytes()
+        assert struct.unpack("<3i", data[:12]) == (20240520, 1, 64 * 8 + 1)
+        assert list(struct.unpack("<513H", data[1024:])) == [*range(8)] * 64 + [0]
 
 
 def test_another_programs_logits_are_looked_at():
