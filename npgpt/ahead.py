@@ -20,7 +20,7 @@ from npgpt.rng import Generator
 
 # What the second process compiles for a piece of work: half of the time, by measurement.
 SHARES = {
-    "train": ("attention", "adamw", "embedding", "gelu", "layernorm"),
+    "train": ("attention", "linear", "linear_cross_entropy"),
     "generate": ("decode",),
 }
 MANY = 1 << 14  # tokens of the tiny model: drawn on all threads, as those of larger ones are

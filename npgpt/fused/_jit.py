@@ -71,7 +71,10 @@ class InnerCompiler(Compiler):
 
 
 class InnerCode(JITCodeLibrary):
-    """Code that is there to be linked into other code."""
+    """Code that is there to be linked into other code, and is optimised there, all of it at once."""
+
+    def _optimize_final_module(self):
+        """Leaves out what would be done again wherever it is linked."""
 
     def _finalize_final_module(self):
         """Leaves out what makes machine code of it."""
