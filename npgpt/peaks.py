@@ -11,7 +11,8 @@ import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.cost import Linear
-from npgpt.fused._jit import njit, prange
+from npgpt.fused._jit import inner, njit
+from npgpt.fused._parallel import in_parallel, part
 
 BLOCKS = 64  # parts of the array that is read
 SIZE = 2**27  # of its float32: half a gigabyte, far more than caches hold
@@ -43,8 +44,8 @@ def reading() -> float:
 
 def reader() -> tuple[int, Callable[[], object]]:
     """So many bytes, in no cache, and a function in which all threads together read them once."""
-    x, parts = np.ones(SIZE, np.float32), np.empty(BLOCKS, np.float32)
-    return x.nbytes, lambda: _sum(x, parts)
+    x, sums = np.ones(SIZE, np.float32), np.empty(BLOCKS, np.float32)
+    return x.nbytes, lambda: _sum(x, sums)
 
 
 def quickest(function: Callable[[], object], times: int = 3) -> float:
@@ -58,12 +59,14 @@ def quickest(function: Callable[[], object], times: int = 3) -> float:
     return min(taken)
 
 
-@njit(parallel=True)
-def _sum(x: Array, parts: Array):
-    blocks = len(parts)
-    for block in prange(blocks):
-        some = x[block * x.size // blocks : (block + 1) * x.size // blocks]
-        total = x.dtype.type(0)
-        for i in range(some.size):  # from 0, or LLVM would not make vectors of it
-            total += some[i]
-        parts[block] = total
+@njit
+def _sum(x: Array, sums: Array):
+    in_parallel(len(sums), _sum_part, (x, sums))
+
+
+@inner
+def _sum_part(task, x, sums):
+    x, total = part(x, task, len(sums)), x.dtype.type(0)
+    for i in range(x.size):
+        total += x[i]
+    sums[task] = total

@@ -4,7 +4,7 @@ import numba
 import numpy as np
 import pytest
 
-from npgpt.fused._jit import FREEDOM, prange
+from npgpt.fused._jit import FREEDOM
 from npgpt.fused._math import exp, largest
 
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
@@ -19,7 +19,7 @@ NUMPY = {np.float32: 2.52, np.float64: 1.0}
 # as kernels are, but not cached: the cache looks at this file only, not at _math.py
 @numba.njit(parallel=True, error_model="numpy", fastmath=FREEDOM)
 def _exps(x, out):
-    for i in prange(x.size):
+    for i in numba.prange(x.size):
         out[i] = exp(x[i])
 
 

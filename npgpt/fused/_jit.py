@@ -9,18 +9,18 @@ import contextlib
 from functools import partial
 
 import numba
-from numba import prange, types
+from numba import types
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 
 FREEDOM = {"reassoc", "contract", "arcp", "nsz"}
 BLOCKS = 16  # partial sums per reduction: fixed, so results do not depend on the core count
 
-__all__ = ["BLOCKS", "exact_inner", "exact_njit", "inner", "njit", "prange"]
+__all__ = ["BLOCKS", "exact_inner", "exact_njit", "inner", "njit"]
 
 
 def njit(function=None, *, fastmath=FREEDOM, parallel=False):
-    """numba.njit for kernels: `@njit` or `@njit(parallel=True)`."""
+    """numba.njit for kernels. `parallel` is for the one loop of _parallel.py."""
     if function is None:
         return partial(njit, fastmath=fastmath, parallel=parallel)
     kernel = kernel_of(function, fastmath, parallel=parallel)
@@ -71,7 +71,7 @@ class InnerCompiler(Compiler):
 
 
 class InnerCode(JITCodeLibrary):
-    """Code that is there to be linked into other code, and is optimised there, all of it at once."""
+    """Code that is there to be linked into other code, and optimised with that."""
 
     def _optimize_final_module(self):
         """Leaves out what would be done again wherever it is linked."""

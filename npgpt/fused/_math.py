@@ -110,7 +110,8 @@ def _overload_largest(x):
     def largest(x):
         bits, top = x.view(whole), lowest
         for i in range(len(bits)):
-            top = max(top, bits[i] ^ ((bits[i] >> sign) & but_sign))
+            ordered = bits[i] ^ ((bits[i] >> sign) & but_sign)
+            top = ordered if ordered > top else top
         return whole(top ^ ((top >> sign) & but_sign)).view(number)
 
     return largest

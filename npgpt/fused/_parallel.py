@@ -7,11 +7,13 @@ a small function of its own, that calls whatever it is given the address of.
 
 import numba
 from llvmlite import ir
-from numba import types
+from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from npgpt.fused._jit import njit, prange
+from npgpt.fused._jit import inner, njit
+
+WORTH = 1 << 14  # numbers: fewer are done before another thread has begun
 
 
 @intrinsic
@@ -50,6 +52,17 @@ def in_parallel(context, tasks, body, args):
         return context.get_dummy_value()
 
     return types.void(types.intp, body, args), generate
+
+
+def tasks_for(numbers: int) -> int:
+    """Into how many tasks to part work that is the same for every one of so many numbers."""
+    return max(1, min(numba.get_num_threads(), numbers // WORTH))
+
+
+@inner
+def part(x, task, tasks):
+    """A task's part of the numbers x (N,)."""
+    return x[task * x.size // tasks : (task + 1) * x.size // tasks]
 
 
 def start_threads() -> None:

@@ -3,7 +3,8 @@
 import numpy as np
 
 from npgpt.arrays import Array, flat
-from npgpt.fused._jit import BLOCKS, njit, prange
+from npgpt.fused._jit import BLOCKS, inner, njit
+from npgpt.fused._parallel import in_parallel, part, tasks_for
 
 
 def update(
@@ -27,6 +28,7 @@ def update(
     beta1, beta2 = betas
     number = p.dtype.type
     _update(
+        tasks_for(p.size),
         flat(p),
         flat(grad),
         flat(m),
@@ -44,26 +46,42 @@ def update(
 
 def square_sum(grad: Array) -> float:
     """The sum of the squares of a gradient, in float64: what a global norm is made of."""
-    parts = np.empty(BLOCKS)
-    _square_sum(flat(grad), parts)
-    return float(parts.sum())
+    sums = np.empty(BLOCKS)
+    _square_sum(flat(grad), sums)
+    return float(sums.sum())
 
 
-@njit(parallel=True)
-def _update(p, grad, m, v, shrink, gain1, beta2, gain2, correction2, rate, eps, scale):
-    for i in prange(p.size):
+@njit
+def _update(tasks, p, grad, m, v, shrink, gain1, beta2, gain2, correction2, rate, eps, scale):
+    in_parallel(tasks, _update_part,
+                (tasks, p, grad, m, v, shrink, gain1, beta2, gain2, correction2, rate, eps,
+                 scale))  # fmt: skip
+
+
+@inner
+def _update_part(
+    task, tasks, p, grad, m, v, shrink, gain1, beta2, gain2, correction2, rate, eps, scale
+):
+    p, grad, m, v = (
+        part(p, task, tasks), part(grad, task, tasks), part(m, task, tasks), part(v, task, tasks)
+    )  # fmt: skip
+    for i in range(p.size):
         d = grad[i] * scale
-        m[i] += gain1 * (d - m[i])
-        v[i] = v[i] * beta2 + gain2 * (d * d)
-        p[i] = p[i] * shrink - rate * (m[i] / (np.sqrt(v[i]) / correction2 + eps))
+        mean = m[i] + gain1 * (d - m[i])
+        square = v[i] * beta2 + gain2 * (d * d)
+        m[i], v[i] = mean, square
+        p[i] = p[i] * shrink - rate * (mean / (np.sqrt(square) / correction2 + eps))
 
 
-@njit(parallel=True)
-def _square_sum(x, parts):
-    blocks = len(parts)
-    for block in prange(blocks):
-        total, some = 0.0, x[block * x.size // blocks : (block + 1) * x.size // blocks]
-        for i in range(some.size):
-            wide = np.float64(some[i])
-            total += wide * wide
-        parts[block] = total
+@njit
+def _square_sum(x, sums):
+    in_parallel(len(sums), _square_sum_part, (x, sums))
+
+
+@inner
+def _square_sum_part(task, x, sums):
+    x, total = part(x, task, len(sums)), 0.0
+    for i in range(x.size):
+        wide = np.float64(x[i])
+        total += wide * wide
+    sums[task] = total

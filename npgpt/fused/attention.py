@@ -148,7 +148,8 @@ def _multiply_values(left, T, values, terms, out, top, height, column, D, corner
     for d in range(0, D, wide):
         o = top * columns + column + d
         put(left, 0, values, d * steps_of(T, values), wide, steps_of(terms, values),
-            flat, o, columns, 0, flat, o, columns, height, min(wide, D - d), corner, 0)  # fmt: skip
+            flat, o, columns, 0, flat, o, columns, height, min(wide, D - d), corner,
+            False)  # fmt: skip
 
 
 @njit

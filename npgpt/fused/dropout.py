@@ -4,7 +4,8 @@ from functools import partial
 
 from npgpt.arrays import Array, flat, into
 from npgpt.fused import _buffers
-from npgpt.fused._jit import njit, prange
+from npgpt.fused._jit import inner, njit
+from npgpt.fused._parallel import in_parallel, part, tasks_for
 from npgpt.ops import dropout
 from npgpt.ops.dropout import Cache
 
@@ -17,7 +18,7 @@ def forward(x: Array, *, rate: float, rng=None, out: Array | None = None):
     if keep is None:
         return into(out, x), Cache(keep, scale)
     out = _buffers.empty_like(x) if out is None else out
-    _drop(flat(x), flat(keep), scale, flat(out))
+    _drop(tasks_for(x.size), flat(x), flat(keep), scale, flat(out))
     return out, Cache(keep, scale)
 
 
@@ -30,11 +31,17 @@ def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
     if keep is None:
         return into(dx, dout)
     dx = _buffers.empty_like(dout) if dx is None else dx
-    _drop(flat(dout), flat(keep), scale, flat(dx))
+    _drop(tasks_for(dx.size), flat(dout), flat(keep), scale, flat(dx))
     return dx
 
 
-@njit(parallel=True)
-def _drop(x, keep, scale, out):
-    for i in prange(x.size):
+@njit
+def _drop(tasks, x, keep, scale, out):
+    in_parallel(tasks, _drop_part, (tasks, x, keep, scale, out))
+
+
+@inner
+def _drop_part(task, tasks, x, keep, scale, out):
+    x, keep, out = part(x, task, tasks), part(keep, task, tasks), part(out, task, tasks)
+    for i in range(x.size):
         out[i] = x[i] * (keep[i] * scale)  # a product, not a choice: NaN times 0 stays NaN

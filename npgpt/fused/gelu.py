@@ -7,15 +7,16 @@ cancels to nothing, it keeps all its digits. Then d out / dx = s + 2 x s (1 - s)
 
 from npgpt.arrays import Array, flat
 from npgpt.fused import _buffers
-from npgpt.fused._jit import njit, prange
+from npgpt.fused._jit import inner, njit
 from npgpt.fused._math import exp
+from npgpt.fused._parallel import in_parallel, part, tasks_for
 from npgpt.ops.gelu import CUBIC, SCALE, Cache
 
 
 def forward(x: Array, *, out: Array | None = None):
     """any shape -> the same shape"""
     out = _buffers.empty_like(x) if out is None else out
-    _forward(flat(x), x.dtype.type(SCALE), x.dtype.type(CUBIC), flat(out))
+    _forward(tasks_for(x.size), flat(x), x.dtype.type(SCALE), x.dtype.type(CUBIC), flat(out))
     return out, Cache(x)
 
 
@@ -23,22 +24,35 @@ def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
     """any shape -> the same shape. `dx` may be `dout` itself."""
     (x,) = cache
     dx = _buffers.empty_like(x) if dx is None else dx
-    _backward(flat(dout), flat(x), x.dtype.type(SCALE), x.dtype.type(CUBIC), flat(dx))
+    numbers = x.dtype.type(SCALE), x.dtype.type(CUBIC)
+    _backward(tasks_for(x.size), flat(dout), flat(x), *numbers, flat(dx))
     return dx
 
 
-@njit(parallel=True)
-def _forward(x, scale, cubic, out):
+@njit
+def _forward(tasks, x, scale, cubic, out):
+    in_parallel(tasks, _forward_part, (tasks, x, scale, cubic, out))
+
+
+@inner
+def _forward_part(task, tasks, x, scale, cubic, out):
+    x, out = part(x, task, tasks), part(out, task, tasks)
     one, two = x.dtype.type(1), x.dtype.type(2)
-    for i in prange(x.size):
+    for i in range(x.size):
         inner = scale * (x[i] + cubic * x[i] * x[i] * x[i])
         out[i] = x[i] / (one + exp(-two * inner))
 
 
-@njit(parallel=True)
-def _backward(dout, x, scale, cubic, dx):
+@njit
+def _backward(tasks, dout, x, scale, cubic, dx):
+    in_parallel(tasks, _backward_part, (tasks, dout, x, scale, cubic, dx))
+
+
+@inner
+def _backward_part(task, tasks, dout, x, scale, cubic, dx):
+    dout, x, dx = part(dout, task, tasks), part(x, task, tasks), part(dx, task, tasks)
     one, two, three = x.dtype.type(1), x.dtype.type(2), x.dtype.type(3)
-    for i in prange(x.size):
+    for i in range(x.size):
         inner = scale * (x[i] + cubic * x[i] * x[i] * x[i])
         inner_slope = scale * (one + three * cubic * x[i] * x[i])
         s = one / (one + exp(-two * inner))

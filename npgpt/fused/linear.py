@@ -49,7 +49,8 @@ def _sum_columns(block, x, blocks, total):
     """Over the rows, of a block of columns."""
     N, C = x.shape
     first, last = block * C // blocks, (block + 1) * C // blocks
-    sums = np.zeros(last - first, x.dtype)
+    sums = np.empty(last - first, x.dtype)
+    sums[:] = 0
     for n in range(N):
         row = x[n, first:last]
         for c in range(last - first):

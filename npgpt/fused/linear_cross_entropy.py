@@ -4,10 +4,10 @@ import numpy as np
 
 from npgpt.arrays import Array, flat, rows
 from npgpt.fused import _buffers
-from npgpt.fused._jit import inner, njit, prange
+from npgpt.fused._jit import inner, njit
 from npgpt.fused._math import exp, largest
 from npgpt.fused._matmul import matmul
-from npgpt.fused._parallel import in_parallel
+from npgpt.fused._parallel import in_parallel, part, tasks_for
 from npgpt.ops.linear_cross_entropy import Cache, blocks, check
 
 
@@ -25,9 +25,9 @@ def backward(dloss: float, cache: Cache, g: Array, *, dx: Array | None = None):
     """scalar -> (..., C). `g` is the gradient of the head, (V, C)."""
     dloss = cache.dx.dtype.type(dloss)
     if g is not cache.dweight or dloss != 1:
-        _scale(flat(cache.dweight), dloss, flat(g))
+        _scale(tasks_for(g.size), flat(cache.dweight), dloss, flat(g))
     dx = _buffers.empty_like(cache.dx) if dx is None else dx
-    _scale(flat(cache.dx), dloss, flat(dx))
+    _scale(tasks_for(dx.size), flat(cache.dx), dloss, flat(dx))
     return dx
 
 
@@ -103,7 +103,13 @@ def _evaluate_row(n, logits, targets, loss):
     loss[n] = np.log(total) - (row[targets[n]] - top)
 
 
-@njit(parallel=True)
-def _scale(x, factor, out):
-    for i in prange(x.size):
+@njit
+def _scale(tasks, x, factor, out):
+    in_parallel(tasks, _scale_part, (tasks, x, factor, out))
+
+
+@inner
+def _scale_part(task, tasks, x, factor, out):
+    x, out = part(x, task, tasks), part(out, task, tasks)
+    for i in range(x.size):
         out[i] = x[i] * factor
