@@ -73,11 +73,11 @@ class InnerCompiler(Compiler):
 class InnerCode(JITCodeLibrary):
     """Code that is there to be linked into other code, and optimised with that."""
 
-    def _optimize_final_module(self):
-        """Leaves out what would be done again wherever it is linked."""
-
-    def _finalize_final_module(self):
-        """Leaves out what makes machine code of it."""
+    def finalize(self):
+        """Links what it calls, and leaves out all that would be done again where it is linked."""
+        for library in dict.fromkeys(self._linking_libraries):
+            self._reload_init.update(library._reload_init)
+            self._final_module.link_in(library._get_module_for_linking(), preserve=True)
         self._finalize_dynamic_globals()
         self._finalized = True
 
