@@ -15,15 +15,16 @@ test:     ## everything against PyTorch
 	$(PYTHON) -m pytest
 
 LLAMA = $(if $(LLAMA_PYTHON),--llama-python $(LLAMA_PYTHON))
+ROUNDS ?= 3
 LLMC = $(if $(LLMC_PROGRAM),--llmc $(LLMC_PROGRAM))
 
 bench:    ## how fast, beside PyTorch, transformers and llama.cpp: under ten minutes; writes benchmarks/results/
-	$(PYTHON) -m benchmarks.training_step --shape 2x256 book
-	$(PYTHON) -m benchmarks.generation --rounds 5 $(LLAMA)
+	$(PYTHON) -m benchmarks.training_step --rounds $(ROUNDS) --shape 2x256 book
+	$(PYTHON) -m benchmarks.generation --rounds $(ROUNDS) $(LLAMA)
 	$(PYTHON) -m benchmarks.start_up
 
 bench-all: bench ## all shapes and ops, how cost grows, what loading costs: about an hour
-	$(PYTHON) -m benchmarks.training_step --shape 1x1024 4x64 $(LLMC)
+	$(PYTHON) -m benchmarks.training_step --rounds $(ROUNDS) --shape 1x1024 4x64 $(LLMC)
 	$(PYTHON) -m benchmarks.ops
 	$(PYTHON) -m benchmarks.products
 	$(PYTHON) -m benchmarks.profile
