@@ -1,16 +1,17 @@
 """llm.c's CPU program as one of those that are measured in turn: its files, and a step at a time.
 
 The program is `train_gpt2`, compiled from llm.c's train_gpt2.c. It knows one batch, 4 x 64, and one
-AdamW (lr 1e-4, no decay), trains forty steps and says the loss before each. It is stopped by a
-signal at the end of a step and goes on when it is its turn again. Before every tenth step it
-validates, which is not the step's time.
+AdamW (lr 1e-4, no decay), trains 41 steps and says the loss before each. It is stopped by a signal
+at the end of a step and goes on when it is its turn again. Before every tenth step it validates,
+and before every twentieth it writes a text as well: those steps are not measured.
 """
 
+import atexit
 import os
-import pty
 import re
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -25,6 +26,7 @@ MAGIC, VERSION, HEADER = 20240520, 1, 256  # of a file of tokens; the header's s
 BATCHES = 64  # in a text: more than it trains on
 COMPARED = 3  # steps before it is timed
 VALIDATES = 10  # steps between two validations
+MOST_ROUNDS = 34  # of its 41 steps: without those that are compared, and those that it validates at
 STEP = re.compile(r"step (\d+): train loss (\S+) \(took")
 
 
@@ -53,19 +55,22 @@ def write_files(folder: Path, config, tree, tokens: np.ndarray) -> None:
 
 
 class LlmC:
-    """A Runner of the program: `result` is the losses of its first steps."""
+    """A Runner of the program: `result` is the losses of its first steps. The folder has its files
+    and is removed with it; it opens them again and again."""
 
     name = "llm.c"
 
-    def __init__(self, program: str, folder: Path, threads: int):
-        ours, theirs = pty.openpty()  # to a pipe it would write when it has much to say, or ends
+    def __init__(self, program: str, folder: tempfile.TemporaryDirectory, threads: int):
+        self.folder = folder
+        ours, theirs = os.openpty()  # to a pipe it would write when it has much to say, or ends
         self.process = subprocess.Popen(
             [os.path.abspath(program)],
-            cwd=folder,
+            cwd=folder.name,
             stdin=subprocess.DEVNULL,
             stdout=theirs,
             env=os.environ | harness.on_threads(threads),
         )
+        atexit.register(self.close)  # a stopped process does not notice that nobody is left
         os.close(theirs)
         self.lines = open(ours, encoding="utf-8", errors="replace")
         self.result = [self.step()[1] for _ in range(COMPARED)]
@@ -95,3 +100,4 @@ class LlmC:
         self.process.kill()
         self.process.wait()
         self.lines.close()
+        self.folder.cleanup()

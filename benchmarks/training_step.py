@@ -260,10 +260,9 @@ def run(shape: str, options) -> None:
 def started(name: str, B: int, T: int, options) -> Runner | llmc.LlmC:
     """One of the names, running, with what it computes at hand."""
     if name == "llm.c":
-        # it has read its checkpoint, and has its texts open, when it is at its first step
-        with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-            llmc.write_files(Path(folder), CONFIG, parameters(), batch(B, T)[0])
-            return llmc.LlmC(options.llmc, Path(folder), options.threads)
+        folder = tempfile.TemporaryDirectory(dir=options.scratch)
+        llmc.write_files(Path(folder.name), CONFIG, parameters(), batch(B, T)[0])
+        return llmc.LlmC(options.llmc, folder, options.threads)
     environment = on_threads(1 if name == "npgpt-1-thread" else options.threads)
     shape = "--shape", f"{B}x{T}"
     return Runner("benchmarks.training_step", name, *shape, environment=environment)
@@ -312,6 +311,8 @@ def main() -> None:
     if llmc.SHAPE in options.shape and not narrow and (lacking := llmc.lacks(options.llmc)):
         print(f"llm.c is left out: {lacking}")
         options.llmc = None
+    if options.llmc and options.rounds > llmc.MOST_ROUNDS:
+        parser.error(f"--rounds {options.rounds}: with --llmc at most {llmc.MOST_ROUNDS}")
     for shape in options.shape:
         if shape != "book" and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", shape):
             parser.error(f'--shape {shape}: expected B x T as in 2x256, or "book"')

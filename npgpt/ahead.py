@@ -43,7 +43,7 @@ def compile_kernels(work: str, kind: str, scheme: str | None = None, dropout: fl
     others = SHARES[work]
     if info.cores() < 2 or not missing(getattr(fused, others[0])._forward):
         return
-    command = [sys.executable, "-m", "npgpt.ahead", work, kind, scheme or "", str(dropout)]
+    command = second_process(work, kind, scheme, dropout)
     silent = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
     with subprocess.Popen(command, **silent) as second:  # its end is waited for
         try:
@@ -52,6 +52,11 @@ def compile_kernels(work: str, kind: str, scheme: str | None = None, dropout: fl
         except BaseException:
             second.kill()
             raise
+
+
+def second_process(work: str, kind: str, scheme: str | None, dropout: float) -> list[str]:
+    """The command that compiles its share."""
+    return [sys.executable, "-m", "npgpt.ahead", work, kind, scheme or "", str(dropout)]
 
 
 def missing(kernel) -> bool:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from npgpt.fused._parallel import WORTH
+
 Shape = tuple[int, ...]
 
 
@@ -106,6 +108,7 @@ def loss_case(*x, V=V, **more):
                 unit=C**0.5 / N, **more)  # fmt: skip
 
 
+MANY = (2 * WORTH + 7,)  # numbers that two tasks share, the one getting more than the other
 FAR = [0.0, -0.0, *(s * 10.0**e for e in range(-8, 5) for s in (-1, 1)), -5.0, 5.0, -9.0, 9.0]
 
 CASES = [
@@ -140,12 +143,15 @@ CASES = [
 
     Case(op="gelu", torch=gelu, x=dict(x=(B, T, 4 * C))),
     Case(op="gelu", torch=gelu, x=dict(x=(1,))),
+    Case(op="gelu", torch=gelu, x=dict(x=MANY), note="two tasks"),
     # at x = 5 the last place of 1 - tanh^2 is multiplied by 0.5 x dinner = 9
     Case(op="gelu", torch=gelu, x=dict(x=(2, len(FAR) // 2)), note="far", unit=9.0,
          values=dict(x=np.reshape(FAR, (2, -1)))),
 
     Case(op="dropout", torch=dropout, x=dict(x=(B, T, C)), keep=(B, T, C), options=dict(rate=0.1)),
     Case(op="dropout", torch=dropout, x=dict(x=(3, 5)), keep=(3, 5), options=dict(rate=0.5)),
+    Case(op="dropout", torch=dropout, x=dict(x=MANY), keep=MANY, options=dict(rate=0.1),
+         note="two tasks"),
     Case(op="dropout", torch=dropout, x=dict(x=(B, T, C)), options=dict(rate=0.1), note="no-rng"),
 
     loss_case(B, T, C),  # fewer rows than one chunk of 256 holds, as many, more

@@ -4,6 +4,8 @@ import os
 import signal
 import struct
 import sys
+import tempfile
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -79,26 +81,38 @@ def test_why_llama_cpp_is_left_out(tmp_path):
 
 
 TRAINER = """#!{python}
-import os, sys
+import sys
 for step in range({steps}):
     if step % 10 == 0:
-        print("val loss 11.0")
+        print("val loss", open("text.bin").read())
     print(f"step {{step}}: train loss {{11 - step / 8:f}} (took 1.5 ms)")
 sys.exit(3)
 """
 
 
 @pytest.fixture
-def trainer(tmp_path):
-    """A program that says what llm.c's does, and ends with code 3 after 14 steps."""
-    path = tmp_path / "train_gpt2"
-    path.write_text(TRAINER.format(python=sys.executable, steps=14), "utf-8")
-    path.chmod(0o755)
-    return str(path)
+def llm_c(tmp_path):
+    """A function that starts a program which says what llm.c's does, takes so many steps and ends
+    with code 3; it reads a file where it starts, before every tenth one."""
+    if sys.platform == "win32":
+        pytest.skip("no terminals there, and no signals that stop a process")
+    started = []
+
+    def start(steps):
+        program, folder = tmp_path / "train_gpt2", tempfile.TemporaryDirectory(dir=tmp_path)
+        program.write_text(TRAINER.format(python=sys.executable, steps=steps), "utf-8")
+        program.chmod(0o755)
+        (Path(folder.name) / "text.bin").write_text("11.0", "utf-8")
+        started.append(llmc.LlmC(str(program), folder, threads=1))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()
 
 
-def test_llm_c_is_asked_for_one_step_at_a_time(trainer, tmp_path):
-    asked = llmc.LlmC(trainer, tmp_path, threads=1)
+def test_llm_c_is_asked_for_one_step_at_a_time(llm_c):
+    asked = llm_c(14)
     assert asked.result == [11.0, 10.875, 10.75]
     steps = [asked.step()[:2] for _ in range(6)]
     assert steps == [(n, 11 - n / 8) for n in range(3, 9)]
@@ -108,19 +122,27 @@ def test_llm_c_is_asked_for_one_step_at_a_time(trainer, tmp_path):
     asked.measure()
     with pytest.raises(SystemExit, match=r"llm\.c ended with code 3 and no further step"):
         asked.measure()
-    asked.close()
 
 
-def test_llm_c_waits_for_its_turn(trainer, tmp_path):
-    asked = llmc.LlmC(trainer, tmp_path, threads=1)
+def test_llm_c_waits_for_its_turn_and_leaves_nothing_behind(llm_c):
+    asked = llm_c(1_000_000)  # more than a terminal holds, so that it cannot end by itself
     _, status = os.waitpid(asked.process.pid, os.WUNTRACED)
     assert os.WIFSTOPPED(status)
     asked.close()
     assert asked.process.returncode == -signal.SIGKILL
+    assert not Path(asked.folder.name).exists()
 
 
-def test_why_llm_c_is_left_out(trainer, tmp_path):
-    assert llmc.lacks(trainer) is None
+def test_llm_c_can_be_asked_as_often_as_is_allowed(llm_c):
+    asked = llm_c(41)
+    for _ in range(llmc.MOST_ROUNDS):
+        asked.measure()
+    with pytest.raises(SystemExit, match="no further step"):
+        asked.measure()
+
+
+def test_why_llm_c_is_left_out(tmp_path):
+    assert llmc.lacks(sys.executable) is None
     assert llmc.lacks(None) == "--llmc names no program"
     for path in (tmp_path, tmp_path / "missing", tmp_path / "text"):
         (tmp_path / "text").write_text("x", "utf-8")

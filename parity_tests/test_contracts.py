@@ -12,6 +12,7 @@ from numba.core.dispatcher import Dispatcher
 
 import npgpt.fused
 import npgpt.ops
+from npgpt.fused._parallel import WORTH
 
 SHELVES = npgpt.ops, npgpt.fused
 LAYER = ("forward", "backward")
@@ -253,7 +254,7 @@ def test_threads_change_no_bit(case, threads, rng):
 @needs_threads
 def test_threads_change_no_bit_of_a_step(threads, rng):
     adamw, found = npgpt.fused.adamw, []
-    arrays = rng.random((4, 10_007)).astype(np.float32)
+    arrays = rng.random((4, 2 * WORTH + 7)).astype(np.float32)
     for n in (1, 2):
         threads(n)
         p, grad, m, v = arrays.copy()

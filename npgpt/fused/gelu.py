@@ -5,7 +5,7 @@ Written through the logistic function s = 1 / (1 + exp(-2 inner)), since
 cancels to nothing, it keeps all its digits. Then d out / dx = s + 2 x s (1 - s) inner_slope.
 """
 
-from npgpt.arrays import Array, flat
+from npgpt.arrays import Array, flat, into
 from npgpt.fused import _buffers
 from npgpt.fused._jit import inner, njit
 from npgpt.fused._math import exp
@@ -23,9 +23,8 @@ def forward(x: Array, *, out: Array | None = None):
 def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
     """any shape -> the same shape. `dx` may be `dout` itself."""
     (x,) = cache
-    dx = _buffers.empty_like(x) if dx is None else dx
-    numbers = x.dtype.type(SCALE), x.dtype.type(CUBIC)
-    _backward(tasks_for(x.size), flat(dout), flat(x), *numbers, flat(dx))
+    dx = into(_buffers.empty_like(x) if dx is None else dx, dout)
+    _backward(tasks_for(x.size), flat(x), x.dtype.type(SCALE), x.dtype.type(CUBIC), flat(dx))
     return dx
 
 
@@ -44,16 +43,17 @@ def _forward_part(task, tasks, x, scale, cubic, out):
 
 
 @njit
-def _backward(tasks, dout, x, scale, cubic, dx):
-    in_parallel(tasks, _backward_part, (tasks, dout, x, scale, cubic, dx))
+def _backward(tasks, x, scale, cubic, dx):
+    in_parallel(tasks, _backward_part, (tasks, x, scale, cubic, dx))
 
 
 @inner
-def _backward_part(task, tasks, dout, x, scale, cubic, dx):
-    dout, x, dx = part(dout, task, tasks), part(x, task, tasks), part(dx, task, tasks)
+def _backward_part(task, tasks, x, scale, cubic, dx):
+    """dx is dout before: with two arrays that may be one, LLVM takes number after number."""
+    x, dx = part(x, task, tasks), part(dx, task, tasks)
     one, two, three = x.dtype.type(1), x.dtype.type(2), x.dtype.type(3)
     for i in range(x.size):
         inner = scale * (x[i] + cubic * x[i] * x[i] * x[i])
         inner_slope = scale * (one + three * cubic * x[i] * x[i])
         s = one / (one + exp(-two * inner))
-        dx[i] = dout[i] * (s + two * x[i] * s * (one - s) * inner_slope)
+        dx[i] *= s + two * x[i] * s * (one - s) * inner_slope

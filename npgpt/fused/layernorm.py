@@ -66,14 +66,15 @@ def _backward_block(block, dout, x, weight, mean, rstd, dx, dweight_parts, dbias
     N, C = x.shape
     zero, size, blocks = x.dtype.type(0), x.dtype.type(C), len(dweight_parts)
     dweight, dbias = dweight_parts[block], dbias_parts[block]
+    dnorm = np.empty(C, x.dtype)
     for n in range(block * N // blocks, (block + 1) * N // blocks):
         m, r, x_row, dout_row, dx_row = mean[n], rstd[n], x[n], dout[n], dx[n]
         via_mean, via_rstd = zero, zero
         for c in range(C):
             norm = (x_row[c] - m) * r
-            dnorm = dout_row[c] * weight[c]
-            via_mean += dnorm
-            via_rstd += dnorm * norm
+            dnorm[c] = dout_row[c] * weight[c]
+            via_mean += dnorm[c]
+            via_rstd += dnorm[c] * norm
         via_mean /= size
         via_rstd /= size
         for c in range(C):
@@ -82,4 +83,4 @@ def _backward_block(block, dout, x, weight, mean, rstd, dx, dweight_parts, dbias
             dbias[c] += d
         for c in range(C):
             norm = (x_row[c] - m) * r
-            dx_row[c] = r * (dout_row[c] * weight[c] - via_mean - norm * via_rstd)
+            dx_row[c] = r * (dnorm[c] - via_mean - norm * via_rstd)

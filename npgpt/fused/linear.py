@@ -50,7 +50,7 @@ def _sum_columns(block, x, blocks, total):
     N, C = x.shape
     first, last = block * C // blocks, (block + 1) * C // blocks
     sums = np.empty(last - first, x.dtype)
-    sums[:] = 0
+    sums[:] = 0  # np.zeros would take longer to compile than all the rest
     for n in range(N):
         row = x[n, first:last]
         for c in range(last - first):
