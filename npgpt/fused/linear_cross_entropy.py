@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from npgpt.arrays import Array, flat, rows
+from npgpt.arrays import Array, flat, into, rows
 from npgpt.fused import _buffers
 from npgpt.fused._jit import inner, njit
 from npgpt.fused._math import exp, largest
@@ -23,11 +23,11 @@ def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 512,
 
 def backward(dloss: float, cache: Cache, g: Array, *, dx: Array | None = None):
     """scalar -> (..., C). `g` is the gradient of the head, (V, C)."""
-    dloss = cache.dx.dtype.type(dloss)
-    if g is not cache.dweight or dloss != 1:
-        _scale(tasks_for(g.size), flat(cache.dweight), dloss, flat(g))
-    dx = _buffers.empty_like(cache.dx) if dx is None else dx
-    _scale(tasks_for(dx.size), flat(cache.dx), dloss, flat(dx))
+    dx = into(_buffers.empty_like(cache.dx) if dx is None else dx, cache.dx)
+    into(g, cache.dweight)
+    if dloss != 1:
+        for x in (g, dx):
+            _scale(tasks_for(x.size), x.dtype.type(dloss), flat(x))
     return dx
 
 
@@ -104,12 +104,12 @@ def _evaluate_row(n, logits, targets, loss):
 
 
 @njit
-def _scale(tasks, x, factor, out):
-    in_parallel(tasks, _scale_part, (tasks, x, factor, out))
+def _scale(tasks, factor, x):
+    in_parallel(tasks, _scale_part, (tasks, factor, x))
 
 
 @inner
-def _scale_part(task, tasks, x, factor, out):
-    x, out = part(x, task, tasks), part(out, task, tasks)
+def _scale_part(task, tasks, factor, x):
+    x = part(x, task, tasks)
     for i in range(x.size):
-        out[i] = x[i] * factor
+        x[i] *= factor
