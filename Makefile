@@ -14,11 +14,11 @@ check:    ## lint, formatting, import contracts
 test:     ## everything against PyTorch
 	$(PYTHON) -m pytest
 
-LLAMA = $(if $(LLAMA_PYTHON),--llama-python $(LLAMA_PYTHON))
 ROUNDS ?= 3
+LLAMA = $(if $(LLAMA_PYTHON),--llama-python $(LLAMA_PYTHON))
 LLMC = $(if $(LLMC_PROGRAM),--llmc $(LLMC_PROGRAM))
 
-bench:    ## how fast, beside PyTorch, transformers and llama.cpp: under ten minutes; writes benchmarks/results/
+bench:    ## how fast, beside PyTorch, transformers and llama.cpp: some ten minutes; writes benchmarks/results/
 	$(PYTHON) -m benchmarks.training_step --rounds $(ROUNDS) --shape 2x256 book
 	$(PYTHON) -m benchmarks.generation --rounds $(ROUNDS) $(LLAMA)
 	$(PYTHON) -m benchmarks.start_up

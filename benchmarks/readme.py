@@ -52,7 +52,11 @@ def speed() -> str:
 
 def limits(folder: str = "") -> str:
     """docs/performance.md: every comparison, with what it is to be."""
-    on = machine(results(f"{folder}training_step_2x256"))
+    first = results(folder + COMPARED[0])
+    on = machine(first)
+    for name in measured(folder):
+        if (commit := commit_of(results(name))) != commit_of(first):
+            on += f"; {Path(name).name}: commit {commit}"
     return f"{compared(comparisons(folder))}\n\n{on}.\n"
 
 
@@ -177,9 +181,13 @@ def results(name: str) -> dict:
 
 def comparisons(folder: str = "") -> list[dict]:
     """Of all benchmarks that have been run."""
+    return [one for name in measured(folder) for one in results(name)["comparisons"]]
+
+
+def measured(folder: str) -> list[str]:
+    """Of COMPARED, what there is."""
     names = [folder + name for name in COMPARED]
-    there = [name for name in names if (RESULTS / f"{name}.json").exists()]
-    return [comparison for name in there for comparison in results(name)["comparisons"]]
+    return [name for name in names if (RESULTS / f"{name}.json").exists()]
 
 
 def others(comparison: dict) -> bool:
@@ -204,11 +212,14 @@ def printed(show: Callable[[dict], None], name: str) -> str:
 def machine(found: dict) -> str:
     """What computed, and which commit."""
     about = found["machine"]
-    commit = about["commit"] or "unknown"
-    changed = " and changes" * commit.endswith("-dirty")
-    return (
-        f"{about['cores']} cores ({about['cpu']}), {versions(about)}, commit {commit[:10]}{changed}"
-    )
+    on = f"{about['cores']} cores ({about['cpu']}), {versions(about)}"
+    return f"{on}, commit {commit_of(found)}"
+
+
+def commit_of(found: dict) -> str:
+    """Which commit computed."""
+    commit = found["machine"]["commit"] or "unknown"
+    return commit[:10] + " and changes" * commit.endswith("-dirty")
 
 
 def versions(machine: dict) -> str:

@@ -270,9 +270,9 @@ AT_ONCE = [c for c in CASES if c.op in {"dropout", "gelu", "layernorm", "linear_
 @pytest.mark.parametrize("case", {c.op: c for c in reversed(AT_ONCE)}.values(), ids=str)
 def test_what_was_compiled_just_now_says_the_same(case, monkeypatch, rng):
     """Compiled code and what Numba's cache gives back of it are not always the same: a kernel that
-    was handed one array under two names was wrong in the process that compiled it (Numba tells LLVM
-    that arguments do not overlap) and right in all later ones. So the ops that work in place are
-    judged with kernels that come from no cache."""
+    was handed one array under two names was wrong in the process that compiled it (in a prange loop
+    Numba tells LLVM that arrays do not overlap) and right in all later ones. So the ops that work
+    in place are judged with kernels that come from no cache."""
     drawn = draw(case, rng, np.float32)
     expected, slow = forward(case, npgpt.ops, drawn)
     theirs = backward(case, npgpt.ops, drawn, slow)

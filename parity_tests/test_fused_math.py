@@ -17,9 +17,9 @@ NUMPY = {np.float32: 2.52, np.float64: 1.0}
 
 
 # as kernels are, but not cached: the cache looks at this file only, not at _math.py
-@numba.njit(parallel=True, error_model="numpy", fastmath=FREEDOM)
+@numba.njit(error_model="numpy", fastmath=FREEDOM)
 def _exps(x, out):
-    for i in numba.prange(x.size):
+    for i in range(x.size):
         out[i] = exp(x[i])
 
 

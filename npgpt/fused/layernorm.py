@@ -66,7 +66,7 @@ def _backward_block(block, dout, x, weight, mean, rstd, dx, dweight_parts, dbias
     N, C = x.shape
     zero, size, blocks = x.dtype.type(0), x.dtype.type(C), len(dweight_parts)
     dweight, dbias = dweight_parts[block], dbias_parts[block]
-    dnorm = np.empty(C, x.dtype)
+    dnorm = np.empty(C, x.dtype)  # or the last loop would read dout, which dx may be
     for n in range(block * N // blocks, (block + 1) * N // blocks):
         m, r, x_row, dout_row, dx_row = mean[n], rstd[n], x[n], dout[n], dx[n]
         via_mean, via_rstd = zero, zero
