@@ -1,0 +1,133 @@
+"""One word per thing: the words that docs/glossary.md says are gone are gone.
+
+    python parity_tests/docs/test_words.py              # list every line that has one
+    python parity_tests/docs/test_words.py npgpt/cli    # the same below a path
+    python parity_tests/docs/test_words.py --write      # write words_left.txt anew
+"""
+
+import io
+import re
+import sys
+import token
+import tokenize
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GLOSSARY = ROOT / "docs" / "glossary.md"
+LEFT = Path(__file__).with_name("words_left.txt")  # files that are still to be rewritten
+FOLDERS = "npgpt", "reference", "parity_tests", "benchmarks", "docs", ".github"
+TOP = "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "pyproject.toml", "mkdocs.yml"
+SUFFIXES = {".py", ".pyi", ".md", ".yml", ".yaml", ".toml", ".css"}
+BETWEEN = r"(?:[\s_]|\n *#)+"  # what a space in a phrase stands for
+
+
+def sources() -> list[Path]:
+    found = [ROOT / name for name in TOP]
+    for folder in FOLDERS:
+        found += [path for path in (ROOT / folder).rglob("*") if path.suffix in SUFFIXES]
+    return sorted(path for path in found if path.is_file())
+
+
+@cache
+def tables() -> list[list[str]]:
+    """The phrases and the identifiers in the two tables of the glossary."""
+    text = GLOSSARY.read_text("utf-8")
+    section = text.split("<!-- gone words")[1].split("<!-- /gone words -->")[0]
+    found = re.findall(r"(?m)(?:^\|.*\n)+", section)
+    return [re.findall(r"`([^`]+)`", "".join(re.findall(r"(?m)^\|([^|]+)", t))) for t in found]
+
+
+def pattern(phrase: str) -> str:
+    words = BETWEEN.join(re.escape(word) for word in phrase.split(" "))
+    before = "(?<![A-Za-z])" if phrase[0].isalpha() else ""
+    after = "(?![A-Za-z])" if phrase[-1].isalpha() else ""
+    return f"(?{'-i' if phrase != phrase.lower() else 'i'}:{before}{words}{after})"
+
+
+@cache
+def phrases() -> re.Pattern:
+    return re.compile("|".join(map(pattern, tables()[0])))
+
+
+def spoken(path: Path) -> str:
+    """The text of a file, blanked where it has to name what is gone."""
+    text = path.read_text("utf-8")
+    blank = {
+        "docs/glossary.md": r"(?s)<!-- gone words.*<!-- /gone words -->",
+        "docs/style.md": r"(?m)^ *Before: .*$",
+        "CHANGELOG.md": r"`[^`\n]+`",  # a name that changed is quoted
+        "parity_tests/docs/test_words.py": r'(?s)""".*?"""|".*?"',
+    }.get(path.relative_to(ROOT).as_posix())
+    return re.sub(blank, lambda m: re.sub(r"[^\n]", " ", m[0]), text) if blank else text
+
+
+def identifiers(text: str) -> Iterator[tuple[int, str]]:
+    gone = set(tables()[1])
+    for one in tokenize.generate_tokens(io.StringIO(text).readline):
+        if one.type == token.NAME and one.string in gone:
+            yield one.start[0], one.string
+
+
+def gone(path: Path) -> list[tuple[int, str]]:
+    """The lines of a file that have a word that is gone, and the word."""
+    text, name = spoken(path), path.relative_to(ROOT)
+    found = [(0, m[0]) for m in phrases().finditer(name.as_posix().replace("lighthouse", ""))]
+    for match in phrases().finditer(text):
+        found.append((text.count("\n", 0, match.start()) + 1, re.sub(r"\s+", " ", match[0])))
+    if name.parts[0] == "npgpt" and name.parts[1] != "ops" and path.suffix == ".py":
+        found += identifiers(text)
+    return sorted(found)
+
+
+def left() -> list[str]:
+    return LEFT.read_text("utf-8").split() if LEFT.exists() else []
+
+
+def test_the_tables_are_read():
+    """Both tables have entries, and the pattern finds them as they are written."""
+    first, second = tables()
+    assert len(first) > 30
+    assert len(second) > 15
+    said = "the third shelf; it goes\n    # on; read-only, a bookshelf, lighthouse, so_many"
+    assert [m[0].split()[0] for m in phrases().finditer(said)] == ["shelf", "goes", "so_many"]
+    assert list(identifiers("def lend(x):\n    return room[x]  # room\n")) == [
+        (1, "lend"),
+        (2, "room"),
+    ]
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_words_that_are_gone(path):
+    name, found = path.relative_to(ROOT).as_posix(), gone(path)
+    if name in left():
+        assert found, f"{name} has no such word any more: take it out of {LEFT.name}"
+    else:
+        shown = "\n".join(f"{name}:{line}: {word}" for line, word in found)
+        assert not found, f"see docs/glossary.md, Words that are gone:\n{shown}"
+
+
+def test_files_that_are_left_exist():
+    missing = [name for name in left() if not (ROOT / name).is_file()]
+    assert missing == [], f"take them out of {LEFT.name}"
+
+
+def main(arguments: list[str]) -> None:
+    found = {path.relative_to(ROOT).as_posix(): gone(path) for path in sources()}
+    if arguments == ["--write"]:
+        LEFT.write_text("".join(f"{name}\n" for name in found if found[name]), "utf-8")
+    chosen = [a.rstrip("/") for a in arguments if not a.startswith("-")]
+    shown = 0
+    for name, lines in found.items():
+        if not chosen or any(name == one or name.startswith(one + "/") for one in chosen):
+            shown += len(lines)
+            for line, word in lines:
+                print(f"{name}:{line}: {word}")
+    print(f"{shown} in {sum(map(bool, found.values()))} files")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
