@@ -1,5 +1,7 @@
 """One word per thing: the words that docs/glossary.md says are gone are gone.
 
+The same by hand:
+
     python parity_tests/docs/test_words.py              # list every line that has one
     python parity_tests/docs/test_words.py npgpt/cli    # the same below a path
     python parity_tests/docs/test_words.py --write      # write words_left.txt anew
