@@ -16,8 +16,8 @@ from dataclasses import replace
 
 from benchmarks import harness
 from benchmarks.harness import Runner, serve, table
-from npgpt.book import LOG, STEPS
-from npgpt.settings import Settings, defaults
+from npgpt.config import Settings, defaults
+from npgpt.parity.book_check import LOG, STEPS
 
 Line = tuple[int, float, float]  # a step, training and validation loss after it
 
@@ -31,9 +31,9 @@ COMPARED = {
 
 
 def npgpt_log(settings: Settings, tokens) -> Iterator[Line]:
-    """The log of a run; `tokens` as from npgpt.run.read_tokens."""
-    from npgpt import run
-    from npgpt.train import Evaluation
+    """The log of a run; `tokens` as from npgpt.data.dataset.read_tokens."""
+    from npgpt.training import run
+    from npgpt.training.trainer import Evaluation
 
     for event in run.start(settings, tokens).events():
         if isinstance(event, Evaluation):
@@ -128,10 +128,10 @@ def main() -> None:
     parser.add_argument("--serve", choices=PROGRAMS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        from npgpt import run
+        from npgpt.data import dataset
 
         settings = replace(defaults("book"), data=options.data, dtype=options.dtype)
-        log = PROGRAMS[options.serve](settings, run.read_tokens(settings))
+        log = PROGRAMS[options.serve](settings, dataset.read_tokens(settings))
         serve("ready", lambda: next(log))
         return
     if not 1 <= options.steps64 <= options.steps <= STEPS:

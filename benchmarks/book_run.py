@@ -62,8 +62,8 @@ def step(dropout: float):
     from dataclasses import replace
 
     import npgpt
-    from npgpt import params
     from npgpt.config import PRESETS
+    from npgpt.model import params
 
     config = replace(PRESETS["book"].config, dropout=dropout)
     rng = npgpt.Generator(123)

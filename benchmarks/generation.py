@@ -26,8 +26,8 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks.harness import Runner, alternate, compared, comparison, on_threads, once, serve
-from npgpt import cost
 from npgpt.config import Config
+from npgpt.performance import flops
 
 CONFIG = Config()  # the 124M shape
 PROMPT, NEW, LONG, ROWS = 32, 128, 512, 8
@@ -66,23 +66,23 @@ NAMES = {"bandwidth": "floor: weights at the rate of reading", "blas": "floor: p
 
 class Npgpt:
     def __init__(self, path: str, threads: int):
-        from npgpt import environment
+        from npgpt.system import env_vars
 
-        environment.settle()
+        env_vars.settle()
         import npgpt
 
         self.model, self.version = npgpt.load(path), npgpt.__version__
 
     def restart(self) -> None:
-        from npgpt import kv
+        from npgpt.model import kv_cache
 
-        self.past = kv.empty(1, self.model.config)
+        self.past = kv_cache.empty(1, self.model.config)
 
     def next_logits(self, tokens: np.ndarray) -> np.ndarray:
         return self.model.next_logits(tokens, past=self.past)[0]
 
     def generate(self, tokens: np.ndarray, count: int) -> np.ndarray:
-        from npgpt.generation import generate
+        from npgpt.inference.generate import generate
 
         return np.stack(list(generate(self.model, tokens, count)), axis=1)
 
@@ -198,10 +198,10 @@ def floor(name: str) -> None:
 def bandwidth():
     """Reads for as long as the tokens do: what the machine manages in its best tenth of a second it
     does not keep up, for whomever it is."""
-    from npgpt import peaks
+    from npgpt.performance import roofline
 
-    wanted = NEW * cost.token_bytes(CONFIG)
-    size, read = peaks.reader()
+    wanted = NEW * flops.token_bytes(CONFIG)
+    size, read = roofline.reader()
     times = round(wanted / size)
     return lambda: {
         "generate": once(lambda: [read() for _ in range(times)]) * wanted / (times * size)
@@ -209,11 +209,11 @@ def bandwidth():
 
 
 def blas():
-    from npgpt import peaks
+    from npgpt.performance import roofline
 
-    *blocks, _ = cost.linears(CONFIG)
-    operations = cost.forward(CONFIG, 1, LONG, scored=1)
-    return lambda: {"read": operations / peaks.multiplying(blocks, LONG, backward=False)}
+    *blocks, _ = flops.linears(CONFIG)
+    operations = flops.forward(CONFIG, 1, LONG, scored=1)
+    return lambda: {"read": operations / roofline.multiplying(blocks, LONG, backward=False)}
 
 
 def write_models(folder: Path, weights: str) -> None:
@@ -222,7 +222,7 @@ def write_models(folder: Path, weights: str) -> None:
     from benchmarks.gguf import write_gguf
     from npgpt.weights import formats
     from npgpt.weights.huggingface import write_huggingface
-    from npgpt.weights.quantized import write_quantized
+    from npgpt.weights.quantized_file import write_quantized
 
     model = npgpt.GPT(CONFIG, seed=1)
     write_huggingface(folder / "model", CONFIG, model.params, None, dtype="float32")

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.config import Config
-from npgpt.narrow import to_bfloat16
-from npgpt.params import Params, named, narrows
+from npgpt.model.params import Params, named
+from npgpt.model.quantize import narrows
+from npgpt.quantized_matrix import to_bfloat16
 
 MAGIC, VERSION = b"GGUF", 3
 UINT32, FLOAT32, STRING = 4, 6, 8  # types of values

@@ -72,7 +72,7 @@ def step(name: str, value: int) -> None:
 def tokens() -> None:
     """Serves the seconds of every token from the end of a prompt to the end of the context."""
     import npgpt
-    from npgpt.generation import generate
+    from npgpt.inference.generate import generate
 
     model = npgpt.GPT(Config(), seed=1)
     prompt = np.arange(PROMPT)

@@ -164,15 +164,16 @@ def write(name: str, figures: dict) -> Path:
 
 def machine() -> dict[str, str | int | None]:
     """What computes: processor, memory, versions, commit."""
-    from npgpt import info
+    from npgpt.performance import system_info
+    from npgpt.system import machine
 
     return {
-        "cpu": info.cpu()[0],
-        "cores": info.cores(),
-        "memory": info.memory()[0],
+        "cpu": machine.cpu()[0],
+        "cores": machine.cores(),
+        "memory": machine.memory()[0],
         "system": platform.system(),
         "python": platform.python_version(),
-        "blas": ", ".join(pool.text for pool in info.blas_pools()),
+        "blas": ", ".join(pool.text for pool in system_info.blas_pools()),
         "commit": commit(),
     } | {package: metadata.version(package) for package in ("numpy", "numba", "torch")}
 

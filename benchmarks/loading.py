@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks import harness
 from benchmarks.harness import peak_memory, table
 from npgpt.config import PRESETS
-from npgpt.params import size
+from npgpt.model.params import size
 
 PROMPT = "Every effort moves you"
 FILES = {
@@ -44,7 +44,7 @@ def write_all(folder: Path) -> None:
     import torch
 
     import npgpt
-    from npgpt.params import named
+    from npgpt.model.params import named
     from npgpt.weights.huggingface import write_huggingface
     from npgpt.weights.llmc import write_llmc
 
@@ -64,7 +64,7 @@ def write_all(folder: Path) -> None:
 
 def npgpt_opens(path: str):
     import npgpt
-    from npgpt.params import named
+    from npgpt.model.params import named
 
     small = npgpt.Config(vocab_size=99, context_length=64, n_layer=1, n_head=1, n_embd=8)
     npgpt.GPT(small).logits(TOKENS)  # its kernels are loaded now
@@ -158,7 +158,7 @@ def generate(model: Path, tokens: int) -> dict[str, float]:
 
 def write_xl(folder: Path) -> None:
     """A file of the largest GPT-2's shape, its numbers drawn a block at a time."""
-    from npgpt import params
+    from npgpt.model import params
     from npgpt.weights.huggingface import write_config
     from npgpt.weights.safetensors import Piece, write_safetensors
 

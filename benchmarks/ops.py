@@ -53,9 +53,9 @@ def arrays() -> dict[str, np.ndarray]:
 
 def npgpt_ops(shelf: str):
     """op -> a function that runs it forward and backward and returns some numbers to compare."""
-    from npgpt import environment
+    from npgpt.system import env_vars
 
-    environment.settle()
+    env_vars.settle()
     from npgpt import fused, ops
 
     ops, a = {"fused": fused, "numpy": ops}[shelf], arrays()

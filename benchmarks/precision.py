@@ -22,9 +22,9 @@ import numpy as np
 
 from benchmarks import book_log, harness
 from benchmarks.harness import Runner, serve, table
-from npgpt import params
-from npgpt.book import STEPS
 from npgpt.config import PRESETS
+from npgpt.model import params, quantize
+from npgpt.parity.book_check import STEPS
 
 MOST_TOKENS, CONTEXT = 100_000, 256
 PLACES, PROMPT, NEW = 8, 32, 128
@@ -36,9 +36,9 @@ XL_AT_MOST, XL_PROMPT, XL_NEW = 2.2e9, 16, 16
 def evaluated(path: str, weights: str, data: str) -> dict:
     """The perplexity of a text, and what is generated greedily from places all over it."""
     import npgpt
-    from npgpt import evaluate
     from npgpt.data import text
-    from npgpt.generation import generate
+    from npgpt.inference import evaluate
+    from npgpt.inference.generate import generate
 
     model = npgpt.load(path, weights=weights)
     length = min(CONTEXT, model.config.context_length)
@@ -137,17 +137,17 @@ def sayings(lines: list[dict]) -> dict:
 def random_xl():
     """gpt2-xl's shape in int8, every number drawn, without ever being wider."""
     import npgpt
-    from npgpt.narrow import MOST, Narrow
+    from npgpt.quantized_matrix import MOST, Narrow
 
     config, rng = PRESETS["gpt2-xl"].config, np.random.default_rng(1)
     names = iter([name for name, _ in params.named(params.shapes(config))])
 
     def draw(shape):
         name = next(names)
-        if not params.narrows(name):
+        if not quantize.narrows(name):
             ones = name.endswith("weight") and "ln_" in name
             return np.full(shape, 1 if ones else 0, np.float32)
-        axis = params.output_axis(name)
+        axis = quantize.output_axis(name)
         values = rng.integers(-MOST, MOST + 1, shape, np.int8)
         return Narrow(values, np.full(shape[axis], 0.03 / MOST, np.float32), axis)
 
@@ -156,7 +156,7 @@ def random_xl():
 
 def generate_xl() -> dict:
     """What it takes to generate with it."""
-    from npgpt.generation import generate
+    from npgpt.inference.generate import generate
 
     model = random_xl()
     held = harness.peak_memory()

@@ -16,8 +16,8 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks.harness import Runner, alternate, compared, comparison, on_threads, once, serve
-from npgpt import cost
 from npgpt.config import Config
+from npgpt.performance import flops
 
 ROWS = 512
 BFLOAT16_AT_MOST = 0.60  # of the time that NumPy's float32 products need
@@ -27,7 +27,7 @@ TOLERANCE = {"npgpt": 1e-5, "npgpt-bfloat16": 2e-2}  # of the largest number of 
 def products(config: Config, rows: int):
     """Yields (how often, a, b, out) for the products of a step."""
     rng = np.random.default_rng(0)
-    for count, inputs, outputs in cost.linears(config):
+    for count, inputs, outputs in flops.linears(config):
         x, w, y = (
             rng.standard_normal(shape, np.float32)
             for shape in ((rows, inputs), (inputs, outputs), (rows, outputs))
@@ -39,20 +39,20 @@ def products(config: Config, rows: int):
 
 def operations(config: Config, rows: int) -> float:
     """Of all of them."""
-    return 3 * sum(2.0 * rows * count * i * o for count, i, o in cost.linears(config))
+    return 3 * sum(2.0 * rows * count * i * o for count, i, o in flops.linears(config))
 
 
 def multiplication(name: str):
     """A function like np.matmul."""
     if name == "numpy":
         return np.matmul
-    from npgpt import environment
+    from npgpt.system import env_vars
 
-    environment.settle()
-    from npgpt.fused import _matmul
-    from npgpt.mixed import _matmul as narrow
+    env_vars.settle()
+    from npgpt.kernels import gemm
+    from npgpt.kernels import gemm_bf16 as narrow
 
-    return (narrow if name == "npgpt-bfloat16" else _matmul).matmul
+    return (narrow if name == "npgpt-bfloat16" else gemm).matmul
 
 
 def corners_of(matmul, made) -> list[list[list[float]]]:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from benchmarks import book_log, precision
 from benchmarks.harness import RESULTS, ROOT, compared, table
-from npgpt import cost
-from npgpt.commands import estimate, profile
+from npgpt.cli import estimate, profile
 from npgpt.config import Config
+from npgpt.performance import flops
 
 START, END = "<!-- figures: benchmarks/readme.py -->\n", "<!-- /figures -->"
 COMPARED = (
@@ -198,7 +198,7 @@ def others(comparison: dict) -> bool:
 def bytes_at(position: int) -> int:
     """What a new token of the 124M shape reads there."""
     config = Config()
-    return cost.token_bytes(config) + 4 * 2 * config.n_layer * config.n_embd * position
+    return flops.token_bytes(config) + 4 * 2 * config.n_layer * config.n_embd * position
 
 
 def printed(show: Callable[[dict], None], name: str) -> str:

@@ -5,7 +5,7 @@
 `npgpt train` runs in an empty folder with an empty Numba cache, as on a machine that has just
 installed npgpt: compiling is part of the time. `compiling` is that alone: from an empty cache to
 the end of the first training step of a tiny model, and to the end of its first tokens, with what
-the commands do about it (npgpt/ahead.py).
+the commands do about it (npgpt/performance/precompile.py).
 """
 
 import argparse

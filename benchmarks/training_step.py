@@ -31,8 +31,8 @@ import numpy as np
 from benchmarks import harness, llmc
 from benchmarks.harness import Runner, alternate, compared, comparison, on_threads, once, serve
 from benchmarks.products import operations, products
-from npgpt import cost
 from npgpt.config import PRESETS, Config
+from npgpt.performance import flops
 
 CONFIG, BOOK = Config(), PRESETS["book"].config  # both of the 124M shape
 SEED = 123
@@ -62,7 +62,7 @@ NAMES = {
 
 def weights() -> dict[str, np.ndarray]:
     """The same parameters for everybody, by checkpoint name, drawn without npgpt or torch."""
-    from npgpt import params
+    from npgpt.model import params
 
     rng, made = np.random.default_rng(0), {}
     for name, shape in params.named(params.shapes(CONFIG)):
@@ -74,7 +74,7 @@ def weights() -> dict[str, np.ndarray]:
 
 def parameters():
     """The same in npgpt's tree."""
-    from npgpt import params
+    from npgpt.model import params
 
     tree, named = params.zeros(CONFIG), weights()
     for name, array in params.named(tree):
@@ -92,23 +92,23 @@ def batch(B: int, T: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def npgpt_step(B: int, T: int, *, bfloat16=False):
-    from npgpt import environment
+    from npgpt.system import env_vars
 
-    environment.settle()
+    env_vars.settle()
     import npgpt
 
     tree = parameters()
     if bfloat16:
-        from npgpt import mixed as ops
+        pass
     else:
         from npgpt import fused as ops
     return stepping(npgpt.GPT.of(CONFIG, tree, ops=ops), batch(B, T))
 
 
 def npgpt_book_step(B: int, T: int):
-    from npgpt import environment
+    from npgpt.system import env_vars
 
-    environment.settle()
+    env_vars.settle()
     import npgpt
 
     rng = npgpt.Generator(SEED)
@@ -117,7 +117,7 @@ def npgpt_book_step(B: int, T: int):
 
 def stepping(model, pair, rng=None, adamw=ADAMW):
     import npgpt
-    from npgpt import params
+    from npgpt.model import params
 
     optimizer = npgpt.AdamW(model.params, **adamw)
     gradients = params.zeros(model.config)
@@ -197,7 +197,7 @@ def floor(B: int, T: int):
     """A function that gives the seconds which all matrix products of a step take at the rate of
     NumPy's BLAS: of those of the linear layers, each made as often as a step makes it."""
     made = list(products(CONFIG, B * T))
-    times = cost.training_step(CONFIG, B, T) / operations(CONFIG, B * T)  # attention's are in it
+    times = flops.training_step(CONFIG, B, T) / operations(CONFIG, B * T)  # attention's are in it
 
     def measure():
         seconds = (once(lambda a=a, b=b, out=out: np.matmul(a, b, out=out))

@@ -16,16 +16,16 @@ __version__ = "0.1.0"
 # Where each public name lives. They are imported when first used, so that `import npgpt` and
 # `npgpt --help` do not wait for Numba.
 _HOMES = {
-    "AdamW": "npgpt.optim",
+    "AdamW": "npgpt.training.optim",
     "Config": "npgpt.config",
     "GPT": "npgpt.gpt",
     "Generator": "npgpt.rng",
     "InputError": "npgpt.errors",
     "RunError": "npgpt.errors",
-    "generate": "npgpt.generation",
+    "generate": "npgpt.inference.generate",
     "load": "npgpt.gpt",
-    "named": "npgpt.params",
-    "tokenizer": "npgpt.tokens",
+    "named": "npgpt.model.params",
+    "tokenizer": "npgpt.data.tokenizer",
 }
 
 __all__ = list(_HOMES)

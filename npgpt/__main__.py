@@ -7,12 +7,12 @@ import sys
 def main() -> int:
     """Runs the command that the arguments ask for; returns its exit code."""
     gc.set_threshold(50_000)  # imports leave no garbage, but looking takes a tenth of a start
-    from npgpt import environment
+    from npgpt.system import env_vars
 
-    environment.settle()  # before NumPy is imported, or OpenBLAS will not hear of it
-    from npgpt import cli
+    env_vars.settle()  # before NumPy is imported, or OpenBLAS will not hear of it
+    from npgpt.cli.main import main as run
 
-    return cli.main(sys.argv[1:])
+    return run(sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 """The numbers that make a GPT-2, those of a training run, and the presets that name good ones."""
 
+from __future__ import annotations
+
+import dataclasses
 import math
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from npgpt.errors import InputError
 
@@ -123,7 +126,7 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A model, how to train it, its tokenizer and its initialisation (see npgpt/init.py)."""
+    """A model, how to train it, its tokenizer, and a scheme of npgpt/model/initializers.py."""
 
     config: Config
     training: Training
@@ -184,3 +187,60 @@ PRESETS = {
     "gpt2-large": gpt2(36, 20, 1280),
     "gpt2-xl": gpt2(48, 25, 1600),
 }  # fmt: skip
+
+
+VOCABULARIES = {"gpt2": 50257, "byte": 257}  # how many tokens each has
+
+
+PresetName = Literal[
+    "tiny", "book", "book-appendix-d", "gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl"
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that decides what a run computes."""
+
+    preset: PresetName = "tiny"
+    """Where the defaults of everything else come from: see them with --preset NAME --help."""
+    data: str = "bundled"
+    """"bundled", "verdict" (fetched once), a text file, or a folder of .txt files."""
+    tokenizer: Literal["byte", "gpt2"] = "byte"
+    """One token per byte, or GPT-2's byte-pair encoding (downloaded once)."""
+    init: Literal["gpt2", "book"] = "gpt2"
+    """Which distribution the parameters start from: GPT-2's own, or PyTorch's defaults."""
+    init_from: str | None = None
+    """Start from the model in this checkpoint instead; its shape is taken over."""
+    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
+    """Of parameters and everything computed from them; bfloat16 is of products alone, all else
+    stays float32."""
+    ops: Literal["fused", "numpy"] = "fused"
+    """The shelf: Numba kernels, or the plain NumPy that is there to be read."""
+    config: Config = field(default_factory=Config)
+    training: Training = field(default_factory=Training)
+
+    def __post_init__(self):
+        for name, kind in get_type_hints(type(self)).items():
+            value, allowed = getattr(self, name), get_args(kind) or (kind,)
+            fits = value in allowed if get_origin(kind) is Literal else isinstance(value, allowed)
+            if not fits:
+                names = " or ".join(getattr(one, "__name__", one) for one in allowed)
+                raise InputError(f"{name} is {value!r}, but has to be {names}")
+        if (self.dtype, self.ops) == ("bfloat16", "numpy"):
+            raise InputError("dtype is 'bfloat16', which NumPy does not multiply: leave out --ops")
+
+    @property
+    def parameter_dtype(self) -> str:
+        """NumPy's name of what the parameters are."""
+        return "float32" if self.dtype == "bfloat16" else self.dtype
+
+
+def defaults(preset: str, *, tokenizer_name: str | None = None) -> Settings:
+    """The settings of a preset, with the vocabulary of another tokenizer if one is named."""
+    chosen: Preset = PRESETS[preset]
+    name, config = tokenizer_name or chosen.tokenizer, chosen.config
+    if name != chosen.tokenizer:
+        config = dataclasses.replace(config, vocab_size=VOCABULARIES[name])
+    return Settings(
+        preset=preset, tokenizer=name, init=chosen.init, config=config, training=chosen.training
+    )

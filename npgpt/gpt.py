@@ -5,12 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from npgpt import environment, init, model, params
 from npgpt.arrays import Array
+from npgpt.backends import check_dtype, mixed
 from npgpt.config import Config
+from npgpt.download.resolve import resolve
 from npgpt.errors import InputError
-from npgpt.narrow import KINDS as NARROW
+from npgpt.model import initializers, params, quantize, transformer
+from npgpt.quantized_matrix import KINDS as NARROW
 from npgpt.rng import Generator
+from npgpt.system import env_vars
 from npgpt.weights import formats
 
 WEIGHTS = "float32", *NARROW
@@ -39,15 +42,17 @@ class GPT:
 
         `dtype`: float32 or float64, for parameters and everything computed from them; "bfloat16"
         for float32 parameters and products of bfloat16 numbers, on the shelf npgpt.mixed.
-        `scheme`: "gpt2" or "book", a name in npgpt/init.py.
+        `scheme`: "gpt2" or "book", a name in npgpt/model/initializers.py.
         """
-        if scheme not in init.SCHEMES:
-            raise InputError(f"init is {scheme!r}, but has to be one of {sorted(init.SCHEMES)}")
-        environment.settle()  # before Numba is imported
+        if scheme not in initializers.SCHEMES:
+            raise InputError(
+                f"init is {scheme!r}, but has to be one of {sorted(initializers.SCHEMES)}"
+            )
+        env_vars.settle()  # before Numba is imported
         dtype, ops = check_dtype(dtype, ops)
         tree = params.zeros(config, dtype)
         rng = seed if isinstance(seed, Generator) else Generator(seed, ops=ops)
-        init.SCHEMES[scheme](tree, config, rng)
+        initializers.SCHEMES[scheme](tree, config, rng)
         self._hold(config, tree, ops, tokenizer)
 
     @classmethod
@@ -61,8 +66,8 @@ class GPT:
         return self
 
     def _hold(self, config, tree, ops, tokenizer):
-        environment.settle()  # before Numba is imported
-        if params.is_narrow(tree):
+        env_vars.settle()  # before Numba is imported
+        if quantize.is_narrow(tree):
             ops = mixed(ops, "matrices in fewer bits")
         elif ops is None:
             from npgpt import fused as ops  # here, because importing Numba takes most of a second
@@ -80,13 +85,13 @@ class GPT:
 
     def logits(self, tokens) -> Array:
         """(B, T) -> (B, T, V): the score of every token to come next, after every position."""
-        return model.logits(self.params, self.check(tokens), self.config, ops=self.ops)
+        return transformer.logits(self.params, self.check(tokens), self.config, ops=self.ops)
 
     def next_logits(self, tokens, *, past=None) -> Array:
-        """(B, T) -> (B, V), after the last position only. `past`: npgpt.kv.empty(...), or None."""
+        """(B, T) -> (B, V), after the last position only. `past`: kv_cache.empty(...), or None."""
         start = past[0].length if past else 0
         tokens = self.check(tokens, start=start)
-        return model.next_logits(self.params, tokens, self.config, past=past, ops=self.ops)
+        return transformer.next_logits(self.params, tokens, self.config, past=past, ops=self.ops)
 
     def loss(
         self, tokens, targets, rng: Generator | None = None, *, out: params.Params | None = None
@@ -96,15 +101,17 @@ class GPT:
         Dropout only where a generator is given. `out`: the tree that backward will be given, once,
         saves a second array of the head's size.
         """
-        params.check_wide(self.params)
+        quantize.check_wide(self.params)
         tokens, targets = self.check_pair(tokens, targets)
-        return model.loss(self.params, tokens, targets, self.config, rng=rng, g=out, ops=self.ops)
+        return transformer.loss(
+            self.params, tokens, targets, self.config, rng=rng, g=out, ops=self.ops
+        )
 
     def backward(self, cache, *, out: params.Params | None = None, dloss: float = 1.0):
         """The gradient of `dloss` * loss, the same tree as `params`; into `out` if given."""
-        params.check_wide(self.params)
+        quantize.check_wide(self.params)
         gradients = params.zeros(self.config, self.dtype) if out is None else out
-        model.backward(cache, gradients, dloss=dloss, ops=self.ops)
+        transformer.backward(cache, gradients, dloss=dloss, ops=self.ops)
         return gradients
 
     def evaluate(self, tokens, targets) -> float:
@@ -116,7 +123,7 @@ class GPT:
         (B, T), (rows, n) = tokens.shape, targets.shape
         if rows != B or n > T:
             raise InputError(f"tokens are {(B, T)} and targets {(rows, n)}: at most one each")
-        return model.evaluate(self.params, tokens, targets, self.config, ops=self.ops)
+        return transformer.evaluate(self.params, tokens, targets, self.config, ops=self.ops)
 
     def save(self, path: str | Path) -> None:
         """Writes config and parameters as HDF5, whole or not at all. See `npgpt.load`.
@@ -125,7 +132,7 @@ class GPT:
         """
         from npgpt.weights import checkpoint  # here, because not everybody needs the HDF5 library
 
-        params.check_wide(self.params)
+        quantize.check_wide(self.params)
         checkpoint.write(path, self)
 
     def check(self, tokens, *, start: int = 0) -> Array:
@@ -166,28 +173,5 @@ def load(path: str | Path, *, weights: str | None = None, ops=None) -> GPT:
     """
     if weights not in (None, *WEIGHTS):
         raise InputError(f"weights is {weights!r}, but has to be {' or '.join(WEIGHTS)}")
-    source = formats.look(path)
+    source = formats.look(resolve(path))
     return GPT.of(source.config, source.params(weights), ops=ops, tokenizer=source.tokenizer)
-
-
-def check_dtype(dtype, ops) -> tuple[np.dtype, Any]:
-    """The dtype of the parameters, and the shelf. Raises InputError for what is neither float32,
-    float64 nor "bfloat16"."""
-    if isinstance(dtype, str) and dtype == "bfloat16":
-        return np.dtype(np.float32), mixed(ops, 'dtype "bfloat16"')
-    try:
-        dtype = np.dtype(dtype)
-    except TypeError:
-        pass  # no dtype at all: said below
-    if dtype not in (np.float32, np.float64):
-        raise InputError(f"dtype is {dtype}, but has to be float32, float64 or bfloat16")
-    return dtype, ops
-
-
-def mixed(ops, what: str):
-    """The shelf npgpt.mixed. Raises InputError where another one is asked for."""
-    from npgpt import mixed  # here, because importing Numba takes most of a second
-
-    if ops not in (None, mixed):
-        raise InputError(f"{what}: only npgpt.mixed computes with these; ops is {ops.__name__}")
-    return mixed

@@ -13,9 +13,9 @@ from types import ModuleType
 
 import numpy as np
 
-from npgpt import environment
 from npgpt.arrays import Array
 from npgpt.errors import InputError
+from npgpt.system import env_vars
 
 # torch.get_rng_state(): the layout of at::CPUGeneratorImplState
 STATE = np.dtype(
@@ -42,7 +42,7 @@ class Generator:
 
     def __init__(self, seed: int, *, ops: ModuleType | None = None):
         self._seed = _integer("seed", seed, 0, 2**64 - 1)
-        environment.settle()  # before Numba is imported
+        env_vars.settle()  # before Numba is imported
         self.ops = ops or importlib.import_module("npgpt.fused")
         self._random = self.ops.random
         self._engine = self._random.seed(self._seed)

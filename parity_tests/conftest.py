@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import npgpt
-from npgpt import cli, environment
+from npgpt.cli.main import main
 from npgpt.errors import InputError
+from npgpt.system import env_vars
 
-environment.settle()  # before a test imports Numba: nothing above does
+env_vars.settle()  # before a test imports Numba: nothing above does
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def unreadable(capsys):
         assert str(path) in said
         assert len(said) < 400 + len(str(path))
         capsys.readouterr()
-        assert cli.main(["inspect", str(path)]) == 2
+        assert main(["inspect", str(path)]) == 2
         assert capsys.readouterr() == ("", f"npgpt: {said}\n")
 
     return check

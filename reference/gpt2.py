@@ -1,7 +1,7 @@
 """GPT-2 as a plain torch.nn.Module, gradients by autograd: the judge of npgpt.
 
-Written to be read beside npgpt/model.py and npgpt/block.py. Nothing is fused, chunked, cached or
-imported from npgpt; the only thing both share is the released checkpoint's names, so that
+Written to be read beside npgpt/model/transformer.py and npgpt/model/block.py. Nothing is fused,
+chunked, cached or imported from npgpt; both share only the released checkpoint's names, so that
 `state_dict()` has the very keys of a checkpoint file.
 
 Dropout takes no random numbers of its own. Its masks are handed over, as an iterator of boolean

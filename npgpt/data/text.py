@@ -3,8 +3,8 @@
 from importlib import resources
 from pathlib import Path
 
+from npgpt.data.tokenizer import END_OF_TEXT
 from npgpt.errors import InputError
-from npgpt.tokens import END_OF_TEXT
 
 BUNDLED = "lighthouse.txt"
 
@@ -20,9 +20,9 @@ def read(source: str | Path) -> str:
     if source == "bundled":
         return resources.files("npgpt.data").joinpath(BUNDLED).read_text("utf-8")
     if source == "verdict":
-        from npgpt import download  # here, because HTTP and TLS take time and memory
+        from npgpt.download import verdict  # here, because HTTP and TLS take time and memory
 
-        return read_file(download.verdict())
+        return read_file(verdict.verdict())
     path = Path(source)
     if path.is_dir():
         files = sorted(file for file in path.rglob("*.txt") if file.is_file())

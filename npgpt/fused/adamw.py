@@ -3,8 +3,8 @@
 import numpy as np
 
 from npgpt.arrays import Array, flat
-from npgpt.fused._jit import BLOCKS, inner, njit
-from npgpt.fused._parallel import in_parallel, part, tasks_for
+from npgpt.kernels.jit import BLOCKS, inner, njit
+from npgpt.kernels.parallel import in_parallel, part, tasks_for
 
 
 def update(

@@ -16,13 +16,14 @@ import numba
 import numpy as np
 
 from npgpt.arrays import Array, rows
-from npgpt.fused import _buffers, dropout
-from npgpt.fused._jit import inner, njit
-from npgpt.fused._llvm import BYTES
-from npgpt.fused._math import exp, largest
-from npgpt.fused._panels import pack_across, pack_along, put, right_width, steps_of
-from npgpt.fused._parallel import in_parallel
-from npgpt.fused._tile import LEFT, ROWS, VECTORS, tile
+from npgpt.fused import dropout
+from npgpt.kernels import buffer_pool
+from npgpt.kernels.cpu import BYTES
+from npgpt.kernels.gemm_microkernel import LEFT, ROWS, VECTORS, tile
+from npgpt.kernels.jit import inner, njit
+from npgpt.kernels.math import exp, largest
+from npgpt.kernels.packing import pack_across, pack_along, put, right_width, steps_of
+from npgpt.kernels.parallel import in_parallel
 
 QUERIES = 4 * ROWS  # of backward, at a time, an even number: 56 rows of 1024 scores are 224 KB
 
@@ -55,7 +56,7 @@ def forward_with(kind, qkv: Array, n_head: int, past, rate: float, rng, out: Arr
     numbers."""
     B, T, C = *qkv.shape[:-1], qkv.shape[-1] // 3
     D = C // n_head
-    out = _buffers.empty((B, T, C), qkv.dtype) if out is None else out
+    out = buffer_pool.empty((B, T, C), qkv.dtype) if out is None else out
     top, share = np.empty((2, B, n_head, T), qkv.dtype)
     scale, start = qkv.dtype.type(D**-0.5), past.length if past is not None else 0
     if past is not None:
@@ -71,19 +72,19 @@ def forward_with(kind, qkv: Array, n_head: int, past, rate: float, rng, out: Arr
     else:
         room, panels, _, space = workspace(kind, qkv, n_head)
         _forward(rows(qkv), mask(keep), factor, scale, panels, space, rows(out), top, share)
-        _buffers.restore(room)
+        buffer_pool.restore(room)
     return out, Cache(qkv, top, share, drop)
 
 
 def backward_with(kind, dout: Array, cache: Cache, dx: Array | None):
     """`backward`, its products of such panels."""
     qkv, top, share, (keep, factor) = cache
-    dx = _buffers.empty_like(qkv) if dx is None else dx
+    dx = buffer_pool.empty_like(qkv) if dx is None else dx
     n_head = top.shape[1]
     scale = qkv.dtype.type((qkv.shape[-1] // 3 // n_head) ** -0.5)
     room, *parts = workspace(kind, qkv, n_head)
     _backward(rows(dout), rows(qkv), top, share, mask(keep), factor, scale, *parts, rows(dx))
-    _buffers.restore(room)
+    buffer_pool.restore(room)
     return dx
 
 
@@ -100,7 +101,7 @@ def workspace(kind, qkv: Array, n_head: int) -> list[Array]:
     S, D = (-(-T // wide) | 1) * wide, -(-C // n_head // wide) * wide
     tasks = min(B * n_head, numba.get_num_threads())
     shapes = (tasks, 5, (S + ROWS) * D), (tasks, 2, (S + ROWS) * D), (tasks, 2, QUERIES, S)
-    room = _buffers.lend(sum(map(math.prod, shapes)), qkv.dtype)
+    room = buffer_pool.lend(sum(map(math.prod, shapes)), qkv.dtype)
     parts, first = [], 0
     for shape in shapes:
         parts.append(room[first : first + math.prod(shape)].reshape(shape))

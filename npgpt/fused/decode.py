@@ -16,12 +16,12 @@ import numba
 import numpy as np
 
 from npgpt.arrays import LINE, Array, rows
-from npgpt.fused._jit import inner, njit
-from npgpt.fused._math import exp, largest
-from npgpt.fused._parallel import in_parallel
-from npgpt.fused._places import address, array_at, fetch_at
-from npgpt.fused._rows import multiply_rows_then
-from npgpt.fused._tasks import passed, take
+from npgpt.kernels.gemv import multiply_rows_then
+from npgpt.kernels.jit import inner, njit
+from npgpt.kernels.math import exp, largest
+from npgpt.kernels.parallel import in_parallel
+from npgpt.kernels.pointers import address, array_at, fetch_at
+from npgpt.kernels.work_queue import passed, take
 from npgpt.ops.gelu import CUBIC, SCALE
 
 EPS = 1e-5  # of LayerNorm
@@ -50,8 +50,8 @@ class Places(NamedTuple):
 
 
 def forward(x: Array, blocks, *, n_head: int, past, out: Array | None = None):
-    """(B, 1, C) -> (B, 1, C). `blocks`: the parameters of all of them, npgpt/params.py; `past`:
-    what the attention of each remembers, one position more afterwards."""
+    """(B, 1, C) -> (B, 1, C). `blocks`: the parameters of every block (npgpt/model/params.py).
+    `past`: one cache per block (npgpt/model/kv_cache.py), extended by this position."""
     return forward_with(matrix, x, blocks, n_head, past, out)
 
 

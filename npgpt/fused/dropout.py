@@ -3,13 +3,13 @@
 from functools import partial
 
 from npgpt.arrays import Array, flat, into
-from npgpt.fused import _buffers
-from npgpt.fused._jit import inner, njit
-from npgpt.fused._parallel import in_parallel, part, tasks_for
+from npgpt.kernels import buffer_pool
+from npgpt.kernels.jit import inner, njit
+from npgpt.kernels.parallel import in_parallel, part, tasks_for
 from npgpt.ops import dropout
 from npgpt.ops.dropout import Cache
 
-draw = partial(dropout.draw, empty=_buffers.empty)
+draw = partial(dropout.draw, empty=buffer_pool.empty)
 
 
 def forward(x: Array, *, rate: float, rng=None, out: Array | None = None):
@@ -17,7 +17,7 @@ def forward(x: Array, *, rate: float, rng=None, out: Array | None = None):
     keep, scale = draw(x.shape, x.dtype, rate=rate, rng=rng)
     if keep is None:
         return into(out, x), Cache(keep, scale)
-    out = _buffers.empty_like(x) if out is None else out
+    out = buffer_pool.empty_like(x) if out is None else out
     _drop(tasks_for(x.size), flat(x), flat(keep), scale, flat(out))
     return out, Cache(keep, scale)
 
@@ -30,7 +30,7 @@ def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
     keep, scale = cache
     if keep is None:
         return into(dx, dout)
-    dx = _buffers.empty_like(dout) if dx is None else dx
+    dx = buffer_pool.empty_like(dout) if dx is None else dx
     _drop(tasks_for(dx.size), flat(dout), flat(keep), scale, flat(dx))
     return dx
 

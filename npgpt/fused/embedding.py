@@ -1,16 +1,16 @@
 """Token plus position embedding. What it computes is in npgpt/ops/embedding.py."""
 
 from npgpt.arrays import Array, rows
-from npgpt.fused import _buffers
-from npgpt.fused._jit import BLOCKS, inner, njit
-from npgpt.fused._parallel import in_parallel
+from npgpt.kernels import buffer_pool
+from npgpt.kernels.jit import BLOCKS, inner, njit
+from npgpt.kernels.parallel import in_parallel
 from npgpt.ops.embedding import Cache, Params, check
 
 
 def forward(tokens: Array, p: Params, *, start: int = 0, out: Array | None = None):
     """(B, T) integers below V -> (B, T, C). Position `start` is that of the first token."""
     check(tokens, p, start)
-    out = _buffers.empty((*tokens.shape, p.wte.shape[-1]), p.wte.dtype) if out is None else out
+    out = buffer_pool.empty((*tokens.shape, p.wte.shape[-1]), p.wte.dtype) if out is None else out
     _forward(tokens.ravel(), p.wte, p.wpe, start, tokens.shape[-1], rows(out))
     return out, Cache(tokens)
 

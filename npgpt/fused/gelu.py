@@ -6,16 +6,16 @@ cancels to nothing, it keeps all its digits. Then d out / dx = s + 2 x s (1 - s)
 """
 
 from npgpt.arrays import Array, flat, into
-from npgpt.fused import _buffers
-from npgpt.fused._jit import inner, njit
-from npgpt.fused._math import exp
-from npgpt.fused._parallel import in_parallel, part, tasks_for
+from npgpt.kernels import buffer_pool
+from npgpt.kernels.jit import inner, njit
+from npgpt.kernels.math import exp
+from npgpt.kernels.parallel import in_parallel, part, tasks_for
 from npgpt.ops.gelu import CUBIC, SCALE, Cache
 
 
 def forward(x: Array, *, out: Array | None = None):
     """any shape -> the same shape"""
-    out = _buffers.empty_like(x) if out is None else out
+    out = buffer_pool.empty_like(x) if out is None else out
     _forward(tasks_for(x.size), flat(x), x.dtype.type(SCALE), x.dtype.type(CUBIC), flat(out))
     return out, Cache(x)
 
@@ -23,7 +23,7 @@ def forward(x: Array, *, out: Array | None = None):
 def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
     """any shape -> the same shape. `dx` may be `dout` itself."""
     (x,) = cache
-    dx = into(_buffers.empty_like(x) if dx is None else dx, dout)
+    dx = into(buffer_pool.empty_like(x) if dx is None else dx, dout)
     _backward(tasks_for(x.size), flat(x), x.dtype.type(SCALE), x.dtype.type(CUBIC), flat(dx))
     return dx
 

@@ -3,15 +3,15 @@
 import numpy as np
 
 from npgpt.arrays import Array, flat, rows
-from npgpt.fused import _buffers
-from npgpt.fused._jit import BLOCKS, inner, njit
-from npgpt.fused._parallel import in_parallel
+from npgpt.kernels import buffer_pool
+from npgpt.kernels.jit import BLOCKS, inner, njit
+from npgpt.kernels.parallel import in_parallel
 from npgpt.ops.layernorm import Cache, Params
 
 
 def forward(x: Array, p: Params, *, eps: float = 1e-5, out: Array | None = None):
     """(..., C) -> (..., C)"""
-    out = _buffers.empty_like(x) if out is None else out
+    out = buffer_pool.empty_like(x) if out is None else out
     mean, rstd = np.empty((2, *x.shape[:-1], 1), x.dtype)
     _forward(rows(x), p.weight, p.bias, x.dtype.type(eps), rows(out), flat(mean), flat(rstd))
     return out, Cache(x, p, mean, rstd)
@@ -20,7 +20,7 @@ def forward(x: Array, p: Params, *, eps: float = 1e-5, out: Array | None = None)
 def backward(dout: Array, cache: Cache, g: Params, *, dx: Array | None = None):
     """(..., C) -> (..., C). `dx` may be `dout` itself."""
     x, p, mean, rstd = cache
-    dx = _buffers.empty_like(x) if dx is None else dx
+    dx = buffer_pool.empty_like(x) if dx is None else dx
     parts = np.zeros((2, BLOCKS, x.shape[-1]), x.dtype)
     _backward(rows(dout), rows(x), p.weight, flat(mean), flat(rstd), rows(dx), parts[0], parts[1])
     parts[0].sum(0, out=g.weight)

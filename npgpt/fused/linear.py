@@ -3,10 +3,10 @@
 import numpy as np
 
 from npgpt.arrays import Array, rows
-from npgpt.fused import _buffers
-from npgpt.fused._jit import BLOCKS, inner, njit
-from npgpt.fused._matmul import matmul
-from npgpt.fused._parallel import in_parallel
+from npgpt.kernels import buffer_pool
+from npgpt.kernels.gemm import matmul
+from npgpt.kernels.jit import BLOCKS, inner, njit
+from npgpt.kernels.parallel import in_parallel
 from npgpt.ops.linear import Cache, Params
 
 
@@ -23,7 +23,7 @@ def backward(dout: Array, cache: Cache, g: Params, *, dx: Array | None = None):
 def forward_with(matmul, x: Array, p: Params, out: Array | None):
     """`forward`, its product made by this function."""
     shape = (*x.shape[:-1], p.weight.shape[-1])
-    out = _buffers.empty(shape, x.dtype) if out is None else out
+    out = buffer_pool.empty(shape, x.dtype) if out is None else out
     matmul(rows(x), p.weight, out=rows(out), bias=p.bias)
     return out, Cache(x, p)
 
@@ -34,7 +34,7 @@ def backward_with(matmul, dout: Array, cache: Cache, g: Params, dx: Array | None
     matmul(rows(x).T, rows(dout), out=g.weight)
     if p.bias is not None:
         _sum_rows(rows(dout), BLOCKS, g.bias)
-    dx = _buffers.empty_like(x) if dx is None else dx
+    dx = buffer_pool.empty_like(x) if dx is None else dx
     matmul(rows(dout), p.weight.T, out=rows(dx))
     return dx
 

@@ -3,11 +3,11 @@
 import numpy as np
 
 from npgpt.arrays import Array, flat, into, rows
-from npgpt.fused import _buffers
-from npgpt.fused._jit import inner, njit
-from npgpt.fused._math import exp, largest
-from npgpt.fused._matmul import matmul
-from npgpt.fused._parallel import in_parallel, part, tasks_for
+from npgpt.kernels import buffer_pool
+from npgpt.kernels.gemm import matmul
+from npgpt.kernels.jit import inner, njit
+from npgpt.kernels.math import exp, largest
+from npgpt.kernels.parallel import in_parallel, part, tasks_for
 from npgpt.ops.linear_cross_entropy import Cache, blocks, check
 
 
@@ -23,7 +23,7 @@ def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 512,
 
 def backward(dloss: float, cache: Cache, g: Array, *, dx: Array | None = None):
     """scalar -> (..., C). `g` is the gradient of the head, (V, C)."""
-    dx = into(_buffers.empty_like(cache.dx) if dx is None else dx, cache.dx)
+    dx = into(buffer_pool.empty_like(cache.dx) if dx is None else dx, cache.dx)
     into(g, cache.dweight)
     if dloss != 1:
         for x in (g, dx):
@@ -40,10 +40,10 @@ def forward_with(matmul, x: Array, weight: Array, targets: Array, chunk: int, dw
     """`forward`, its products made by this function."""
     x_rows, targets = rows(x), check(targets, weight)
     N, V = len(x_rows), len(weight)
-    dx = _buffers.empty_like(x_rows)
-    dweight = _buffers.empty_like(weight) if dweight is None else dweight
+    dx = buffer_pool.empty_like(x_rows)
+    dweight = buffer_pool.empty_like(weight) if dweight is None else dweight
     loss = np.empty(N, x.dtype)
-    buffer = _buffers.empty((min(N, chunk), V), x.dtype)
+    buffer = buffer_pool.empty((min(N, chunk), V), x.dtype)
     for block in blocks(N, chunk):
         logits = buffer[: block.stop - block.start]
         matmul(x_rows[block], weight.T, out=logits)
@@ -59,7 +59,7 @@ def evaluate_with(matmul, x: Array, weight: Array, targets: Array, chunk: int):
     x_rows, targets = rows(x), check(targets, weight)
     N, V = len(x_rows), len(weight)
     loss = np.empty(N, x.dtype)
-    buffer = _buffers.empty((min(N, chunk), V), x.dtype)
+    buffer = buffer_pool.empty((min(N, chunk), V), x.dtype)
     for block in blocks(N, chunk):
         logits = buffer[: block.stop - block.start]
         matmul(x_rows[block], weight.T, out=logits)

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from npgpt.arrays import Array
-from npgpt.fused import _draws
-from npgpt.fused._box_muller import box_muller64
-from npgpt.fused._jit import exact_njit
-from npgpt.fused._math import fma
-from npgpt.fused._twister import BLOCK, ROOM, next_pairs, next_words, pair, u53
+from npgpt.kernels import parallel_rng
+from npgpt.kernels.box_muller import box_muller64
+from npgpt.kernels.jit import exact_njit
+from npgpt.kernels.math import fma
+from npgpt.kernels.mt19937 import BLOCK, ROOM, next_pairs, next_words, pair, u53
 from npgpt.ops.random import Engine, seed
 
 __all__ = [
@@ -58,7 +58,7 @@ def uniform(engine: Engine, low: float, high: float, *, out: Array) -> Array:
     if out.dtype == np.float64:
         _uniform64(engine.key, engine.position, low, high - low, out)
     else:
-        run(_draws.uniform32, engine, out.size, low, high - low, out)
+        run(parallel_rng.uniform32, engine, out.size, low, high - low, out)
     return out
 
 
@@ -72,7 +72,7 @@ def uniform_columns(engine: Engine, low: float, high: float, *, out: Array) -> A
         return out
     low, high, stride = np.float32(low), np.float32(high), row // step
     flat = as_strided(out, ((I - 1) * stride + O,), (step,))
-    run(_draws.columns, engine, out.size, low, high - low, I, O, stride, flat)
+    run(parallel_rng.columns, engine, out.size, low, high - low, I, O, stride, flat)
     return out
 
 
@@ -85,7 +85,7 @@ def normal(engine: Engine, mean: float, std: float, *, out: Array) -> Array:
     # where 16 do not divide it, the last 16 are drawn again
     for some in (out, out[-16:]) if out.size % 16 else (out,):
         if out.dtype == np.float32:
-            run(_draws.normal32, engine, some.size, mean, std, some)
+            run(parallel_rng.normal32, engine, some.size, mean, std, some)
         else:
             uniform(engine, 0, 1, out=some)
             box_muller64(mean, std, some[: some.size // 16 * 16])
@@ -96,7 +96,7 @@ def bernoulli(engine: Engine, p: float, *, out: Array) -> Array:
     """out (N,) bool"""
     # k 2^-53 < p where k < p 2^53, and for a whole k that is k < ceil(p 2^53)
     threshold = np.uint64(math.ceil(p * 2.0**53))
-    run(_draws.bernoulli, engine, out.size, threshold, out)
+    run(parallel_rng.bernoulli, engine, out.size, threshold, out)
     return out
 
 

@@ -3,7 +3,7 @@ npgpt/ops/attention.py."""
 
 from npgpt.arrays import Array
 from npgpt.fused.attention import Cache, backward_with, forward_with
-from npgpt.mixed._matmul import PAIRS
+from npgpt.kernels.gemm_bf16 import PAIRS
 
 __all__ = ["Cache", "backward", "forward"]
 

@@ -2,12 +2,12 @@
 
 from npgpt.arrays import Array
 from npgpt.fused import decode
-from npgpt.narrow import Narrow
+from npgpt.quantized_matrix import Narrow
 
 
 def forward(x: Array, blocks, *, n_head: int, past, out: Array | None = None):
-    """(B, 1, C) -> (B, 1, C). `blocks`: the parameters of all of them, npgpt/params.py; `past`:
-    what the attention of each remembers, one position more afterwards."""
+    """(B, 1, C) -> (B, 1, C). `blocks`: the parameters of every block (npgpt/model/params.py).
+    `past`: one cache per block (npgpt/model/kv_cache.py), extended by this position."""
     return decode.forward_with(matrix, x, blocks, n_head, past, out)
 
 

@@ -3,8 +3,8 @@
 from npgpt.arrays import Array, into
 from npgpt.fused import embedding
 from npgpt.fused.embedding import backward as backward
-from npgpt.narrow import Narrow
 from npgpt.ops.embedding import Cache, Params, check
+from npgpt.quantized_matrix import Narrow
 
 
 def forward(tokens: Array, p: Params, *, start: int = 0, out: Array | None = None):

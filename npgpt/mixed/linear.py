@@ -2,7 +2,7 @@
 
 from npgpt.arrays import Array
 from npgpt.fused.linear import backward_with, forward_with
-from npgpt.mixed._matmul import matmul
+from npgpt.kernels.gemm_bf16 import matmul
 from npgpt.ops.linear import Cache, Params
 
 

@@ -3,7 +3,7 @@ computes is in npgpt/ops/linear_cross_entropy.py."""
 
 from npgpt.arrays import Array
 from npgpt.fused.linear_cross_entropy import backward, evaluate_with, forward_with
-from npgpt.mixed._matmul import matmul
+from npgpt.kernels.gemm_bf16 import matmul
 from npgpt.ops.linear_cross_entropy import Cache
 
 __all__ = ["Cache", "backward", "evaluate", "forward"]

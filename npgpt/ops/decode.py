@@ -3,8 +3,8 @@
     x   = x + c_proj(attention(c_attn(ln_1(x))))
     out = x + c_proj(gelu(c_fc(ln_2(x))))
 
-Nothing new: the ops of npgpt/block.py one after the other, without what training needs. It is an op
-of its own because a single position is so little work that a fast shelf wants all of it at once.
+The ops of npgpt/model/block.py one after the other, without what training needs. It is an op of its
+own because one position is so little work that a fast backend computes all blocks in one loop.
 """
 
 from npgpt.arrays import Array, into
@@ -12,8 +12,8 @@ from npgpt.ops import attention, gelu, layernorm, linear
 
 
 def forward(x: Array, blocks, *, n_head: int, past, out: Array | None = None):
-    """(B, 1, C) -> (B, 1, C). `blocks`: the parameters of all of them, npgpt/params.py; `past`:
-    what the attention of each remembers, one position more afterwards."""
+    """(B, 1, C) -> (B, 1, C). `blocks`: the parameters of every block (npgpt/model/params.py).
+    `past`: one cache per block (npgpt/model/kv_cache.py), extended by this position."""
     for p, remembered in zip(blocks, past, strict=True):
         h, _ = layernorm.forward(x, p.ln_1)
         h, _ = linear.forward(h, p.attn.c_attn)

@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from npgpt import params
 from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.errors import InputError
+from npgpt.model import params
 from npgpt.weights import hdf5
 from npgpt.weights.hdf5 import child, dataset, opened, same, vector
-from npgpt.weights.source import Source, parse, parse_config
-from npgpt.weights.stored import Mapped, Stored
+from npgpt.weights.mapped import Mapped, Stored
+from npgpt.weights.weight_file import Source, parse, parse_config
 
 FORMAT, VERSION = "npgpt", 1
 MOST_TEXT = 1 << 26  # bytes of JSON: a history of a million evaluations is below it

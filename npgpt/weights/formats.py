@@ -5,12 +5,12 @@ import stat
 from pathlib import Path
 
 from npgpt.errors import InputError
-from npgpt.weights import huggingface, llmc, openai, quantized
+from npgpt.weights import huggingface, llmc, openai, quantized_file
+from npgpt.weights.checksum import MAGIC as HDF5
 from npgpt.weights.leveldb import MAGIC as LEVELDB
+from npgpt.weights.mapped import Mapped, refuse_pickle
 from npgpt.weights.safetensors import is_index, is_safetensors
-from npgpt.weights.seal import MAGIC as HDF5
-from npgpt.weights.source import Source
-from npgpt.weights.stored import Mapped, refuse_pickle
+from npgpt.weights.weight_file import Source
 
 FORMATS = "npgpt's checkpoint, OpenAI's, Hugging Face's (safetensors) and llm.c's are read"
 CHECKPOINT = "checkpoint.h5"  # what npgpt's own is called in the folder of a run
@@ -18,16 +18,13 @@ PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def look(path: str | Path, *, verify: bool = False) -> Source:
-    """What is at `path`: a file, the folder of a model or of a run, or the name of a released
-    GPT-2 that has been downloaded.
+    """What is at `path`: a file, or the folder of a model or of a run.
 
     Nothing is read yet but what says where the numbers are; unless with `verify`, which compares
     the numbers' checksums in the formats that have them, OpenAI's and npgpt's own. Raises
     InputError for what is not a whole model in one of the formats.
     """
     path = Path(path)
-    if not os.path.lexists(path) and path.parent == Path():
-        path = at_hand(path)
     try:
         if stat.S_ISDIR(os.stat(path).st_mode):
             return look_into(path, verify=verify)
@@ -44,8 +41,8 @@ def look(path: str | Path, *, verify: bool = False) -> Source:
         return llmc.read_llmc(path)
     if tail == LEVELDB:
         return openai.read_openai(path, verify=verify)
-    if quantized.is_quantized(path):
-        return quantized.read_quantized(path)
+    if quantized_file.is_quantized(path):
+        return quantized_file.read_quantized(path)
     if is_safetensors(head) or is_index(head):
         return huggingface.read_huggingface(path)
     raise InputError(
@@ -83,15 +80,3 @@ def read_checkpoint(path: Path, *, verify: bool) -> Source:
     from npgpt.weights import checkpoint
 
     return checkpoint.read_checkpoint(path, verify=verify)
-
-
-def at_hand(path: Path) -> Path:
-    """The folder of a released GPT-2 that has been downloaded; the path itself if it names none."""
-    from npgpt import download  # which takes HTTP and TLS
-
-    if path.name not in download.HOMES:
-        return path
-    found = download.at_hand(path.name)
-    if found is None:
-        raise InputError(f"{path} is not on this machine yet: npgpt download {path} fetches it")
-    return found

@@ -21,9 +21,9 @@ import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.errors import InputError, RunError
-from npgpt.files import replacing
-from npgpt.weights.seal import check_numbers, check_seal, seal_of
-from npgpt.weights.stored import Mapped
+from npgpt.system.files import replacing
+from npgpt.weights.checksum import check_numbers, check_seal, seal_of
+from npgpt.weights.mapped import Mapped
 
 
 def write(path: str | Path, fill: Callable[[h5py.File], None], *, size: int) -> None:

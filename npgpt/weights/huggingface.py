@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from npgpt import params
-from npgpt.config import Config
+from npgpt.config import VOCABULARIES, Config
 from npgpt.errors import InputError
-from npgpt.files import replacing
-from npgpt.tokens import VOCABULARIES, likely
+from npgpt.model import params
+from npgpt.system.files import replacing
+from npgpt.weights.mapped import Mapped, Stored, narrowed, short
 from npgpt.weights.safetensors import (
     INDEX,
     Piece,
@@ -27,8 +27,7 @@ from npgpt.weights.safetensors import (
     read_shards,
     write_safetensors,
 )
-from npgpt.weights.source import Source, make_config, matched
-from npgpt.weights.stored import Mapped, Stored, narrowed, short
+from npgpt.weights.weight_file import Source, likely, make_config, matched
 
 PREFIX = "transformer."
 WEIGHTS = "model.safetensors"

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from npgpt.errors import InputError
 from npgpt.weights.crc32c import crc32c, masked
-from npgpt.weights.stored import Mapped
+from npgpt.weights.mapped import Mapped
 
 MAGIC = bytes.fromhex("57fb808b247547db")
 FOOTER, TRAILER = 48, 5  # bytes

@@ -14,14 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from npgpt import params
 from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.errors import InputError
-from npgpt.files import replacing
-from npgpt.tokens import likely
-from npgpt.weights.source import Source, make_config, matched
-from npgpt.weights.stored import BFLOAT16, Mapped, Stored, itemsize, narrowed
+from npgpt.model import params
+from npgpt.system.files import replacing
+from npgpt.weights.mapped import BFLOAT16, Mapped, Stored, itemsize, narrowed
+from npgpt.weights.weight_file import Source, likely, make_config, matched
 
 MAGIC = 20240326
 HEADER = 256  # int32 numbers

@@ -4,11 +4,10 @@ import os
 from pathlib import Path
 
 from npgpt.errors import InputError
-from npgpt.tokens import likely
+from npgpt.weights.mapped import Stored, short
 from npgpt.weights.safetensors import read_object
-from npgpt.weights.source import Source, make_config, matched
-from npgpt.weights.stored import Stored, short
-from npgpt.weights.tensorflow import read_bundle
+from npgpt.weights.tensor_bundle import read_bundle
+from npgpt.weights.weight_file import Source, likely, make_config, matched
 
 HPARAMS = "hparams.json"
 FIELDS = {

@@ -22,8 +22,8 @@ import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.errors import InputError
-from npgpt.files import replacing
-from npgpt.weights.stored import BFLOAT16, Mapped, Stored, itemsize, refuse_pickle, short
+from npgpt.system.files import replacing
+from npgpt.weights.mapped import BFLOAT16, Mapped, Stored, itemsize, refuse_pickle, short
 
 INDEX = "model.safetensors.index.json"
 DTYPES = {

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npgpt.weights.stored import Stored
+from npgpt.weights.mapped import Stored
 
 CHUNK = 1 << 18  # numbers at once: as float64 they fit into a core's cache
 

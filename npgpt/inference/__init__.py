@@ -1,0 +1,1 @@
+"""Generation, sampling and evaluation with a trained model."""

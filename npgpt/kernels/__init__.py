@@ -1,0 +1,1 @@
+"""Numba building blocks of the ops: matrix products, SIMD in LLVM, parallel loops, buffers."""

@@ -1,0 +1,1 @@
+"""GPT-2: its parameters, one block, the whole network, first values, the key/value cache."""

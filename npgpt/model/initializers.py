@@ -1,0 +1,90 @@
+"""The numbers a model starts from. Each scheme fills a tree of parameters from one generator.
+
+The draws are float32 whatever the parameters are: a float64 model starts from the same numbers.
+"""
+
+import math
+
+import numpy as np
+
+from npgpt.arrays import Array
+from npgpt.config import Config
+from npgpt.model.params import Params, named
+
+
+def book(p: Params, config: Config, rng) -> None:
+    """PyTorch's defaults for nn.Embedding and nn.Linear, in the order in which the book's GPTModel
+    is built, so that one seed gives one model.
+
+    Embeddings are normal(0, 1); a linear layer of I inputs is uniform(-1/sqrt(I), 1/sqrt(I)),
+    weight, then bias. PyTorch keeps weights as (out, in): they are drawn so and transposed into
+    GPT-2's (in, out); query, key and value are three layers, drawn one after the other into c_attn.
+    """
+    C = config.n_embd
+    fill_normal(p.wte.weight, 1.0, rng)
+    fill_normal(p.wpe.weight, 1.0, rng)
+    for block in p.h:
+        fill_norm(block.ln_1)
+        qkv = block.attn.c_attn
+        for part in (slice(0, C), slice(C, 2 * C), slice(2 * C, 3 * C)):
+            fill_dense(qkv.weight[:, part], None if qkv.bias is None else qkv.bias[part], rng)
+        fill_dense(*block.attn.c_proj, rng)
+        fill_norm(block.ln_2)
+        fill_dense(*block.mlp.c_fc, rng)
+        fill_dense(*block.mlp.c_proj, rng)
+    fill_norm(p.ln_f)
+    if p.lm_head is not None:
+        fill_dense(p.lm_head.weight.T, None, rng)
+
+
+def gpt2(p: Params, config: Config, rng) -> None:
+    """GPT-2's own: normal(0, 0.02), biases zero, and the two matrices of a block that write into
+    the residual stream scaled down by sqrt(2 L), because 2 L of them add up (Radford et al. 2019,
+    section 2.3)."""
+    for name, array in named(p):
+        layer, kind = name.rsplit(".", 1)
+        if kind == "bias":
+            array[...] = 0
+        elif layer.rsplit(".", 1)[-1].startswith("ln_"):
+            array[...] = 1
+        else:
+            std = 0.02 / math.sqrt(2 * config.n_layer) if layer.endswith("c_proj") else 0.02
+            fill_normal(array, std, rng)
+
+
+def fill_normal(array: Array, std: float, rng) -> None:
+    """normal(0, std) into `array` of any shape."""
+    draw(array, lambda out: rng.normal(array.shape, 0.0, std, out=out))
+
+
+def fill_dense(weight: Array, bias: Array | None, rng) -> None:
+    """torch.nn.Linear's default, into an (in, out) `weight`."""
+    inputs = weight.shape[0]
+    # kaiming_uniform(a=sqrt 5) computes the bound of the weight in these steps; 1/sqrt(I) rounds
+    # differently in the last bit for some I
+    bound = math.sqrt(3) * (math.sqrt(2 / (1 + 5)) / math.sqrt(inputs))
+    fill_uniform(weight.T, bound, rng)
+    if bias is not None:
+        fill_uniform(bias, 1 / math.sqrt(inputs), rng)
+
+
+def fill_uniform(array: Array, bound: float, rng) -> None:
+    """uniform(-bound, bound) into `array` of any shape."""
+    draw(array, lambda out: rng.uniform(array.shape, -bound, bound, out=out))
+
+
+def draw(array: Array, sample) -> None:
+    """`sample(out)`, float32 numbers, into `array`: straight into it where it is float32 itself."""
+    if array.dtype == np.float32:
+        sample(array)
+    else:
+        array[...] = sample(None)
+
+
+def fill_norm(norm) -> None:
+    """LayerNorm's first parameters: it leaves what it normalised as it is."""
+    norm.weight[...] = 1
+    norm.bias[...] = 0
+
+
+SCHEMES = {"book": book, "gpt2": gpt2}

@@ -1,0 +1,1 @@
+"""Comparisons of two models, and of this program with the numbers in the book."""

@@ -1,0 +1,1 @@
+"""Profiles, estimates and the limits of the machine."""

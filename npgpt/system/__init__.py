@@ -1,0 +1,1 @@
+"""The machine, its environment variables and its files."""

@@ -1,0 +1,1 @@
+"""Training: optimiser, loop, runs and what they leave in their directory."""

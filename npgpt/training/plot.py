@@ -1,0 +1,80 @@
+"""Plot the losses of one run or several."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from npgpt.errors import InputError
+from npgpt.system.files import replacing
+
+
+class Curve(NamedTuple):
+    """What is plotted of one run."""
+
+    name: str
+    history: list[dict[str, Any]]  # its evaluations, as in metrics.jsonl
+    tokens_per_epoch: int
+
+
+def read_curve(path: Path) -> Curve:
+    """What is plotted of the run in a folder. Raises InputError for files that are not a run's."""
+    config = parse(path / "config.json", lambda text: [json.loads(text)])[0]
+    scale = config.get("tokens_per_epoch") if isinstance(config, dict) else None
+    if not isinstance(scale, int) or scale < 1:
+        raise InputError(f"{path / 'config.json'} has no tokens_per_epoch: not the config of a run")
+    file = path / "metrics.jsonl"
+    history = parse(file, lambda text: [json.loads(line) for line in text.splitlines()])
+    needed = ("tokens_seen", "train_loss", "val_loss")
+    for number, point in enumerate(history, 1):
+        if not isinstance(point, dict) or any(
+            not isinstance(point.get(key), (int, float)) for key in needed
+        ):
+            raise InputError(f"{file}, line {number}: expected numbers for {', '.join(needed)}")
+    if not history:
+        raise InputError(f"{file} is empty: this run has no evaluation yet")
+    return Curve(path.name, history, scale)
+
+
+def parse(file: Path, read):
+    """What `read` makes of a file's text."""
+    try:
+        return read(file.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"{file} is not JSON: {error}") from None
+
+
+def plot(curves: list[Curve], path: Path) -> None:
+    """Training and validation loss of one run or several, over epochs (below) and tokens (above).
+
+    The picture replaces `path` whole.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for i, (name, history, tokens_per_epoch) in enumerate(curves):
+        epochs = [point["tokens_seen"] / tokens_per_epoch for point in history]
+        label = f"{name}: " if len(curves) > 1 else ""
+        for key, what, line in (("train_loss", "training", "-"), ("val_loss", "validation", "--")):
+            values = [point[key] for point in history]
+            marker = "o" if len(history) < 3 else None  # one point makes no line
+            axes.plot(epochs, values, line, color=f"C{i}", label=label + what, marker=marker)
+    axes.set_xlabel("epochs")
+    axes.set_ylabel("loss (nats per token)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+
+    # The axis above is the one below, relabelled: only where one scale fits all runs.
+    scales = {curve.tokens_per_epoch for curve in curves}
+    if len(scales) == 1:
+        scale = scales.pop()
+        above = axes.secondary_xaxis("top", functions=(lambda e: e * scale, lambda t: t / scale))
+        above.set_xlabel("tokens seen")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")

@@ -1,0 +1,178 @@
+"""What Numba compiles: said when it happens, kept wherever there is room, and never twice."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+
+import npgpt
+from npgpt.cli.common import COMPILING
+from npgpt.kernels import gemv
+from npgpt.performance import precompile
+
+TRAIN = (
+    "train --data text.txt --out {run} --steps 2 --n-layer 1 --n-embd 16 --n-head 2 "
+    "--context-length 16 --batch-size 4 --stride 16 --sample-tokens 3 --warmup-steps 1"
+)
+GENERATE = "generate --model {run} --prompt The --max-new-tokens 20 --num-samples 3"
+TEXT = "The lamp is lit at dusk, and the keeper writes the hour in the book. " * 12
+
+
+def test_tests_compile_as_npgpt_does():
+    """At the level that npgpt/system/env_vars.py sets, which has to be there before Numba is."""
+    assert int(numba.config.OPT) == int(os.environ["NUMBA_OPT"])
+
+
+# Trains and generates in one process, then again; prints every kernel's argument types, made plain,
+# and a digest of the parameters that each of the two ended with.
+PROGRAM = """
+import hashlib, importlib, json, os, pkgutil, sys
+from numba import types
+from numba.core.dispatcher import Dispatcher
+import npgpt
+from npgpt import cli, fused, params
+
+def plain(kind):
+    kind = types.unliteral(kind)
+    if isinstance(kind, types.Array):
+        return f"{kind.ndim}d {kind.dtype}"
+    return "number" if isinstance(kind, types.Number) else str(kind)
+
+digests = []
+for run in "again", "once more":
+    folder = f"{run}-{os.getpid()}".replace(" ", "-")
+    for line in sys.argv[1:]:
+        assert cli.main(line.format(run=folder).split()) == 0
+    bits = b"".join(array.tobytes() for _, array in params.named(npgpt.load(folder).params))
+    digests.append(hashlib.sha256(bits).hexdigest())
+    print("that was", run, file=sys.stderr)
+kernels = {}
+for module in pkgutil.iter_modules(fused.__path__, "npgpt.fused."):
+    for name, kernel in vars(importlib.import_module(module.name)).items():
+        if isinstance(kernel, Dispatcher) and kernel.py_func.__module__ == module.name:
+            kernels[f"{module.name}.{name}"] = [
+                ", ".join(map(plain, kinds)) for kinds in kernel.overloads
+            ]
+print(json.dumps([kernels, digests]))
+"""
+
+
+@pytest.fixture
+def sealed(tmp_path, monkeypatch):
+    """A copy of the package whose folders nobody can write to, root included: a file is in the way.
+
+    -> the environment of a program that finds this copy, and an empty home.
+    """
+    site = tmp_path / "site"
+    source = Path(npgpt.__file__).parent
+    shutil.copytree(source, site / "npgpt", ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in [path.parent for path in site.rglob("__init__.py")]:
+        (folder / "__pycache__").write_text("in the way")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "text.txt").write_text(TEXT)
+    monkeypatch.chdir(tmp_path)
+    # little optimisation compiles faster, and what is compiled is the same
+    changed = {"PYTHONPATH": str(site), "HOME": str(tmp_path / "home"), "NUMBA_OPT": "1"}
+    ours = {k: v for k, v in os.environ.items() if k not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
+    return ours | changed
+
+
+def python(program, *arguments, environment):
+    run = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env=environment, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    return run.stdout.splitlines()[-1], run.stderr.splitlines()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its cache folder is not under HOME")
+def test_kernels_are_compiled_once_and_kept_where_there_is_room(sealed):
+    found, said = python(PROGRAM, TRAIN, GENERATE, environment=sealed)
+    assert [line.split(";")[0] + ";" for line in said] == [
+        COMPILING, COMPILING, "that was again;", "that was once more;"
+    ]  # fmt: skip
+    kept = {Path(line.partition("they are kept in ")[2]) for line in said[:2]}
+    (folder,) = kept
+    assert folder.is_relative_to(sealed["HOME"])
+    there = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert len(there) > 20
+
+    kernels, digests = json.loads(found)
+    assert len(kernels) > 30
+    twice = {name: kinds for name, kinds in kernels.items() if len(set(kinds)) < len(kinds)}
+    assert twice == {}
+
+    found, said = python(PROGRAM, TRAIN, GENERATE, environment=sealed)
+    assert said == ["that was again", "that was once more"]
+    assert len({*digests, *json.loads(found)[1]}) == 1  # not a bit depends on who compiled
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == there
+
+
+def test_what_only_kernels_call_tells_python_so():
+    known, ones = list(gemv.multiply_rows.signatures), np.ones((2, 2), np.complex64)
+    with pytest.raises(TypeError, match=r"only kernels call npgpt\.fused\._rows\.multiply_rows;"):
+        gemv.multiply_rows(ones, ones, 0, 2, ones)
+    assert known == list(gemv.multiply_rows.signatures)  # nothing was compiled for it
+
+
+# Trains and generates; prints the modules of which something had to be compiled.
+LISTENER = """
+import sys
+from numba.core import event
+from npgpt import cli
+
+class Compiled(event.Listener):
+    modules = set()
+    def on_start(self, event):
+        self.modules.add(event.data["dispatcher"].py_func.__module__.rpartition(".")[2])
+    def on_end(self, event):
+        pass
+
+with event.install_listener("numba:compile", Compiled()):
+    for line in sys.argv[1:]:
+        assert cli.main(line.format(run="run").split()) == 0
+print(*sorted(Compiled.modules))
+"""
+
+
+def test_a_second_process_compiles_what_the_first_one_needs(tmp_path, monkeypatch):
+    """The same argument types, that is: otherwise all of it would be compiled again."""
+    (tmp_path / "text.txt").write_text(TEXT)
+    monkeypatch.chdir(tmp_path)
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "NUMBA_OPT": "1"}
+    seconds = [
+        subprocess.Popen(precompile.second_process(work, "float32", "book", 0.1), env=environment)
+        for work in precompile.SHARES
+    ]
+    assert [second.wait(600) for second in seconds] == [0, 0]
+    modules, _ = python(LISTENER, TRAIN, GENERATE, environment=environment)
+    shared = {name for share in precompile.SHARES.values() for name in share}
+    shared = shared - {"random"} | {"_draws"}  # sampling is compiled when somebody samples
+    assert not shared & set(modules.split())
+    assert {"attention", "linear_cross_entropy"} <= set(modules.split())
+
+
+def test_nothing_is_compiled_ahead_of_what_is_there(monkeypatch):
+    monkeypatch.setattr(precompile.info, "cores", lambda: 2)
+    monkeypatch.setattr(precompile, "missing", lambda kernel: False)
+    monkeypatch.setattr(precompile.subprocess, "Popen", None)
+    precompile.compile_kernels("train", "float32")
+
+
+def test_without_any_room_everything_works_and_info_says_so(sealed, tmp_path):
+    (tmp_path / "home").rmdir()
+    (tmp_path / "home").write_text("in the way")
+    program = (
+        "import npgpt; from npgpt import info; "
+        "print(npgpt.Generator(123).uniform(1)[0], info.numba_cache())"
+    )
+    said, complaints = python(program, environment=sealed)
+    assert said == "0.29611194 nowhere"
+    assert complaints == []

@@ -1,0 +1,130 @@
+"""The third shelf: products of bfloat16 numbers, judged by PyTorch's own, on every path."""
+
+import inspect
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import npgpt.fused
+import npgpt.mixed
+from npgpt.kernels import cpu
+from parity_tests.support.cases import CASES
+from parity_tests.support.harness import backward, draw, forward, run_torch
+
+SLACK = 3.0  # how many times as far as PyTorch in bfloat16 an op may stray from float64
+OWN = [c for c in CASES
+       if c.op in ("attention", "linear", "linear_cross_entropy") and not c.note]  # fmt: skip
+
+
+def test_it_holds_the_same_ops_with_the_same_signatures():
+    assert npgpt.mixed.__all__ == npgpt.fused.__all__
+    for op in npgpt.mixed.__all__:
+        for function in ("forward", "backward", "evaluate", "update"):
+            ours, theirs = (getattr(getattr(s, op), function, None) for s in SHELVES)
+            assert (ours is None) == (theirs is None)
+            if ours is not None:
+                ours, theirs = (inspect.signature(f).parameters for f in (ours, theirs))
+                assert list(ours) == list(theirs), (op, function)
+
+
+SHELVES = npgpt.mixed, npgpt.fused
+
+
+def in_bfloat16(case):
+    """The case, its PyTorch function with operands and result in bfloat16."""
+
+    def narrow(**arguments):
+        some = {
+            name: a.bfloat16() if torch.is_tensor(a) and a.is_floating_point() else a
+            for name, a in arguments.items()
+        }
+        return case.torch(**some).float()
+
+    return replace(case, torch=narrow)
+
+
+@pytest.mark.parametrize("case", OWN, ids=str)
+def test_an_op_strays_at_most_three_times_as_far_as_pytorch_in_bfloat16(case, rng):
+    drawn = draw(case, rng, np.float32)
+    wide = [
+        {k: v if v is None or v.dtype.kind != "f" else v.astype(np.float64) for k, v in d.items()}
+        for d in drawn[:3]
+    ]
+    truth = run_torch(case, (*wide, drawn[3].astype(np.float64)), torch.float64)
+    theirs = run_torch(in_bfloat16(case), drawn, torch.float32)
+    out, cache = forward(case, npgpt.mixed, drawn)
+    ours = {"out": out} | backward(case, npgpt.mixed, drawn, cache)
+    for name, array in ours.items():
+        if array is None:
+            continue
+        assert array.dtype == np.float32
+        stray = np.abs(np.float64(theirs[name]) - truth[name]).max(initial=0)
+        error = np.abs(np.float64(array) - truth[name]).max(initial=0)
+        # half a unit of bfloat16 of the largest number, where PyTorch is right by luck
+        luck = 2.0**-9 * np.abs(truth[name]).max(initial=0)
+        assert error <= SLACK * stray + luck, f"{name}: {error:.1e}, PyTorch {stray:.1e}"
+
+
+def test_a_bfloat16_product_is_the_product_of_rounded_operands(rng):
+    for M, K, N in [(20, 1, 1), (17, 7, 33), (64, 769, 100), (100, 1603, 70)]:
+        a, b = rng.normal(size=(M, K)), rng.normal(size=(K, N))
+        check_product(a.astype(np.float32), b.astype(np.float32))
+        check_product(a.T.astype(np.float32, order="C").T, b.T.astype(np.float32, order="C").T)
+
+
+def check_product(a, b):
+    """Exact operands, float32 sums of K terms near 1: what they round off grows like sqrt(K)."""
+    out = np.full((len(a), b.shape[1]), np.nan, np.float32)
+    npgpt.kernels.gemm_bf16.matmul(a, b, out=out)
+    a, b = (torch.tensor(np.ascontiguousarray(x)).bfloat16().double().numpy() for x in (a, b))
+    np.testing.assert_allclose(out, a @ b, rtol=0, atol=8 * np.finfo("f4").eps * len(b) ** 0.5 * 4)
+
+
+def test_nan_and_infinity_keep_their_meaning():
+    a, b = np.ones((20, 40), np.float32), np.ones((40, 33), np.float32)
+    a[3, 5], a[4, 6] = np.nan, np.inf
+    out = npgpt.kernels.gemm_bf16.matmul(a, b, out=np.empty((20, 33), np.float32))
+    assert np.isnan(out[3]).all() and np.isposinf(out[4]).all()
+    assert (np.delete(out, [3, 4], 0) == 40).all()
+
+
+PRODUCTS = """
+import numpy as np
+from npgpt.fused import _llvm
+from npgpt.fused._matmul import matmul
+rng = np.random.default_rng(1)
+print(_llvm.BYTES, _llvm.BFLOAT16)
+for M, K, N in [(3, 50, 70), (20, 7, 33), (64, 769, 100)]:
+    a, b = (rng.normal(size=s).astype(np.float32) for s in ((M, K), (K, N)))
+    out = matmul(a, b, out=np.empty((M, N), np.float32))
+    most = 4 * np.finfo(np.float32).eps * K  # sqrt(K) roundings of sums of up to 4 sqrt(K)
+    assert np.abs(out - a.astype(float) @ b).max() < most
+    bits = lambda x: (x.view(np.uint32) + 0x7FFF + (x.view(np.uint32) >> 16 & 1)) & 0xFFFF0000
+    narrow = [bits(x).astype(np.uint32).view(np.float32).astype(float) for x in (a, b)]
+    out = matmul(a, b, out=np.empty((M, N), np.float32), panels=np.uint32)
+    assert M <= 15 or np.abs(out - narrow[0] @ narrow[1]).max() < most
+"""
+
+
+@pytest.mark.skipif(not cpu.FEATURES & {"avx512f"}, reason="no wider path here to turn off")
+def test_a_cpu_without_wide_vectors_computes_the_same(tmp_path):
+    """Half the vectors, half the registers, no bfloat16 instruction: Numba is told that they are
+    not there."""
+    from llvmlite import binding
+
+    found = binding.get_host_cpu_features().flatten().split(",")
+    without = ["-" + f[1:] if "avx512" in f or "evex" in f else f for f in found]
+    said = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PRODUCTS],
+        env=os.environ
+        | {"NUMBA_CPU_FEATURES": ",".join(without), "NUMBA_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.split() == ["32", "False"]

@@ -1,0 +1,294 @@
+"""What every op promises, on both shelves, whatever it computes."""
+
+import inspect
+import pkgutil
+
+import numba
+import numpy as np
+import pytest
+from numba.core.dispatcher import Dispatcher
+
+import npgpt.fused
+import npgpt.ops
+from npgpt.kernels.parallel import WORTH
+from parity_tests.support.cases import CASES
+from parity_tests.support.harness import backward, draw, forward, leaves
+
+SHELVES = npgpt.ops, npgpt.fused
+LAYER = ("forward", "backward")
+FUNCTIONS = {  # the contract: what each op can be asked
+    "adamw": ("update", "square_sum"),
+    "attention": LAYER,
+    "decode": ("forward",),  # a composite: test_generate.py
+    "dropout": LAYER,
+    "embedding": LAYER,
+    "gelu": LAYER,
+    "layernorm": LAYER,
+    "linear": LAYER,
+    "linear_cross_entropy": (*LAYER, "evaluate"),
+    "random": npgpt.ops.random.__all__,
+}
+OWN_CACHE = {"attention"}  # the fused one keeps a number per row instead of its probabilities
+NO_OUT = {"linear_cross_entropy"}  # a scalar
+NO_DX = {"embedding"}  # nothing before it
+
+each_op = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+def module(shelf, op):
+    return getattr(shelf, op)
+
+
+# What there is
+
+
+def test_the_shelves_hold_the_same_ops():
+    assert npgpt.ops.__all__ == npgpt.fused.__all__ == sorted(FUNCTIONS)
+    for shelf in SHELVES:
+        files = {m.name for m in pkgutil.iter_modules(shelf.__path__) if m.name[0] != "_"}
+        assert files == set(shelf.__all__)
+
+
+def test_every_op_has_its_cases():
+    assert {case.op for case in CASES} == {
+        op for op, names in FUNCTIONS.items() if LAYER[1] in names
+    }
+
+
+@pytest.mark.parametrize(
+    "op, function", [(op, f) for op, names in FUNCTIONS.items() for f in names]
+)
+def test_the_shelves_agree_on_signatures(op, function):
+    slow, fast = (inspect.signature(getattr(module(s, op), function)) for s in SHELVES)
+    if op in OWN_CACHE and "cache" in slow.parameters:  # by name only: it is another type
+        slow, fast = (
+            s.replace(parameters=[p.replace(annotation=p.name) for p in s.parameters.values()])
+            for s in (slow, fast)
+        )
+    assert slow == fast
+
+
+@pytest.mark.parametrize("op", [op for op in FUNCTIONS if op not in ("adamw", "decode", "random")])
+def test_the_shelves_share_their_types(op):
+    slow, fast = (module(s, op) for s in SHELVES)
+    assert (slow.Cache is fast.Cache) == (op not in OWN_CACHE)
+    if hasattr(slow, "Params"):
+        assert slow.Params is fast.Params
+    assert ("out" in inspect.signature(slow.forward).parameters) == (op not in NO_OUT)
+    assert ("dx" in inspect.signature(slow.backward).parameters) == (op not in NO_DX)
+
+
+# What goes in
+
+
+@pytest.mark.parametrize(
+    "giver, taker", [SHELVES, SHELVES[::-1]], ids=["numpy-fused", "fused-numpy"]
+)
+@pytest.mark.parametrize("case", [c for c in CASES if c.op not in OWN_CACHE], ids=str)
+def test_a_cache_from_one_shelf_serves_the_other(case, giver, taker, rng):
+    drawn = draw(case, rng, np.float64)
+    _, cache = forward(case, giver, drawn)
+    theirs = backward(case, taker, drawn, cache)
+    for name, mine in backward(case, giver, drawn, cache).items():
+        # far looser than test_ops, which has judged both: here a cache is understood, or it is not
+        np.testing.assert_allclose(theirs[name], mine, rtol=1e-9, atol=1e-10, err_msg=name)
+
+
+@each_op
+def test_arguments_and_caches_are_never_written_to(case, shelf, rng):
+    drawn = draw(case, rng, np.float32)
+    given = fingerprint(drawn)
+    _, cache = forward(case, shelf, drawn)
+    kept = fingerprint(cache)
+    first, second = (backward(case, shelf, drawn, cache) for _ in range(2))
+    for name in first:  # read twice, the same answer
+        np.testing.assert_array_equal(first[name], second[name], name)
+    assert fingerprint(drawn) == given
+    assert fingerprint(cache) == kept
+
+
+@each_op
+def test_read_only_arguments_will_do(case, rng):
+    """On the readable shelf: to Numba, a read-only array is a type of its own to compile for."""
+    drawn = draw(case, rng, np.float32)
+    for array in leaves([drawn[3], *(list(d.values()) for d in drawn[:3])]):
+        if isinstance(array, np.ndarray):
+            array.flags.writeable = False
+    _, cache = forward(case, npgpt.ops, drawn)
+    grads = backward(case, npgpt.ops, drawn, cache)
+    assert all(np.isfinite(g).all() for g in grads.values() if g is not None)
+
+
+def fingerprint(tree):
+    """Every byte of every array in it."""
+    if isinstance(tree, dict):
+        return {name: fingerprint(child) for name, child in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        return [fingerprint(child) for child in tree]
+    return None if tree is None else np.asarray(tree).tobytes()
+
+
+@pytest.mark.parametrize("wrong", [-1, 5])
+def test_ids_outside_the_vocabulary_are_an_error(wrong, shelf):
+    """Not the last row, and not whatever lies in memory behind it."""
+    wte, x = np.ones((5, 3), np.float32), np.ones((1, 2, 3), np.float32)
+    ids = np.array([[0, wrong]])
+    with pytest.raises(IndexError, match=str(wrong)):
+        shelf.embedding.forward(ids, shelf.embedding.Params(wte, wte))
+    for function in (shelf.linear_cross_entropy.forward, shelf.linear_cross_entropy.evaluate):
+        with pytest.raises(IndexError, match=str(wrong)):
+            function(x, wte, ids)
+
+
+# What comes out
+
+
+@each_op
+def test_a_nan_is_never_lost(case, shelf, rng):
+    """Forward or backward: it has to reach whoever looks for it. Dropping it does not make it 0."""
+    drawn = draw(case, rng, np.float32)
+    _, cache = forward(case, shelf, drawn)
+    if case.x:
+        poisoned = next(iter(drawn[0].values()))
+        poisoned.flat[0] = np.nan
+    else:
+        poisoned = drawn[1]["wte"]
+        poisoned[drawn[2]["tokens"].flat[0]] = np.nan
+    out, _ = forward(case, shelf, drawn)
+    assert np.isnan(out).any()
+
+    poisoned[np.isnan(poisoned)] = 1
+    dout = np.array(drawn[3])
+    dout.flat[0] = np.nan
+    for name, grad in backward(case, shelf, drawn, cache, dout=dout).items():
+        assert grad is None or np.isnan(grad).any(), name
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.op not in NO_OUT], ids=str)
+def test_out_goes_where_it_is_told(case, shelf, rng):
+    drawn = draw(case, rng, np.float32)
+    expected, _ = forward(case, shelf, drawn)
+    home = np.full_like(expected, np.nan)
+    told, _ = forward(case, shelf, drawn, out=home)
+    assert np.shares_memory(told, home)
+    np.testing.assert_array_equal(home, expected)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.op not in NO_DX], ids=str)
+def test_dx_goes_where_it_is_told(case, shelf, rng):
+    drawn = draw(case, rng, np.float32)
+    _, cache = forward(case, shelf, drawn)
+    name, expected = next(iter(backward(case, shelf, drawn, cache).items()))
+    home = np.full_like(expected, np.nan)
+    told = backward(case, shelf, drawn, cache, dx=home)[name]
+    assert np.shares_memory(told, home)
+    np.testing.assert_array_equal(home, expected)
+
+
+def promises_dx_in_place(op):
+    return "`dx` may be `dout` itself" in inspect.getdoc(module(npgpt.ops, op).backward)
+
+
+IN_PLACE = {"dropout", "gelu", "layernorm"}  # what block.py and attention rely on
+
+
+def test_who_may_write_dx_over_dout():
+    assert IN_PLACE == {c.op for c in CASES if c.op not in NO_DX and promises_dx_in_place(c.op)}
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.op in IN_PLACE], ids=str)
+def test_dx_may_be_dout_itself(case, shelf, rng):
+    drawn = draw(case, rng, np.float32)
+    _, cache = forward(case, shelf, drawn)
+    expected = backward(case, shelf, drawn, cache)
+    dout = drawn[3].copy()
+    told = backward(case, shelf, drawn, cache, dout=dout, dx=dout)
+    assert np.shares_memory(told["dx"], dout)
+    for name in expected:
+        np.testing.assert_array_equal(told[name], expected[name], name)
+
+
+@each_op
+def test_gradients_are_added_only_where_promised(case, shelf, rng):
+    """Into what an op adds to, 1 is put first; elsewhere `backward` of the harness puts NaN."""
+    drawn = draw(case, rng, np.float32)
+    _, cache = forward(case, shelf, drawn)
+    expected = backward(case, shelf, drawn, cache)
+    again = backward(case, shelf, drawn, cache, begin=1)
+    for name in expected:
+        begun = name[1:] in case.adds
+        # 1 + g rounds to a place of 1, g to one of its own, once per repeated token
+        np.testing.assert_allclose(
+            again[name], expected[name] + begun, rtol=0, atol=2e-6 if begun else 0, err_msg=name
+        )
+
+
+# Who computes
+
+
+needs_threads = pytest.mark.skipif(
+    numba.config.NUMBA_NUM_THREADS < 2, reason="one core: there is one number of threads"
+)
+
+
+@pytest.fixture
+def threads():
+    before = numba.get_num_threads()
+    yield numba.set_num_threads
+    numba.set_num_threads(before)
+
+
+@needs_threads
+@each_op
+def test_threads_change_no_bit(case, threads, rng):
+    drawn, found = draw(case, rng, np.float32), []
+    for n in (1, 2):
+        threads(n)
+        out, cache = forward(case, npgpt.fused, drawn)
+        kept = dict(enumerate(leaves(cache)))
+        found.append({"out": out} | backward(case, npgpt.fused, drawn, cache) | kept)
+    for name in found[0]:
+        np.testing.assert_array_equal(found[0][name], found[1][name], str(name))
+
+
+@needs_threads
+def test_threads_change_no_bit_of_a_step(threads, rng):
+    adamw, found = npgpt.fused.adamw, []
+    arrays = rng.random((4, 2 * WORTH + 7)).astype(np.float32)
+    for n in (1, 2):
+        threads(n)
+        p, grad, m, v = arrays.copy()
+        adamw.update(p, grad, m, v, step=3, lr=0.1, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1)
+        found.append((p, m, v, adamw.square_sum(grad)))
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+AT_ONCE = [c for c in CASES if c.op in {"dropout", "gelu", "layernorm", "linear_cross_entropy"}]
+
+
+@pytest.mark.parametrize("case", {c.op: c for c in reversed(AT_ONCE)}.values(), ids=str)
+def test_what_was_compiled_just_now_says_the_same(case, monkeypatch, rng):
+    """Compiled code and what Numba's cache gives back of it are not always the same: a kernel that
+    was handed one array under two names was wrong in the process that compiled it (in a prange loop
+    Numba tells LLVM that arrays do not overlap) and right in all later ones. So the ops that work
+    in place are judged with kernels that come from no cache."""
+    drawn = draw(case, rng, np.float32)
+    expected, slow = forward(case, npgpt.ops, drawn)
+    theirs = backward(case, npgpt.ops, drawn, slow)
+
+    op, renewed = module(npgpt.fused, case.op), 0
+    for name, kernel in [*vars(op).items()]:
+        if isinstance(kernel, Dispatcher) and kernel.py_func.__module__ == op.__name__:
+            fresh = numba.jit(**kernel.targetoptions)(kernel.py_func)
+            monkeypatch.setattr(op, name, fresh)
+            renewed += 1
+    assert renewed
+
+    out, cache = forward(case, npgpt.fused, drawn)
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+    dout = np.array(drawn[3])
+    home = {"dx": dout} if case.op in IN_PLACE else {}
+    for name, mine in backward(case, npgpt.fused, drawn, cache, dout=dout, **home).items():
+        # loose beside test_ops: what is read after it was overwritten is wrong in every digit
+        np.testing.assert_allclose(mine, theirs[name], rtol=1e-4, atol=1e-5, err_msg=name)

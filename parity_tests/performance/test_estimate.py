@@ -1,0 +1,229 @@
+"""npgpt estimate: what is timed, how it is carried over, and what is said. No times."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from npgpt.cli.estimate import duration
+from npgpt.cli.main import main
+from npgpt.config import defaults
+from npgpt.performance import estimate, flops, profile, roofline
+from npgpt.performance.estimate import Measured, Point
+
+SMALL = "--vocab-size 97 --context-length 16 --n-head 2 --n-embd 16 --batch-size 2"
+RATE = 1e9
+
+
+def settings(layers=12, batch=2, **changed):
+    chosen = defaults("gpt2-small")
+    config = replace(chosen.config, n_layer=layers, context_length=256, **changed)
+    return replace(chosen, config=config, training=replace(chosen.training, batch_size=batch))
+
+
+def line(layers):
+    """Seconds of a made-up step, in which the head takes as long as five blocks: about as many
+    operations as they have in the settings above."""
+    return 1.25 + 0.25 * layers
+
+
+def points(*layers, time=line):
+    return tuple(Point(count, time(count)) for count in layers)
+
+
+def carried(found, layers=12):
+    return estimate.estimate(settings(layers).config, Measured(2, RATE, found))
+
+
+# The arithmetic
+
+
+def test_all_layers_that_were_timed_are_not_estimated():
+    for found, layers in ((points(1), 1), (points(1, 12), 12)):
+        said = carried(found, layers)
+        assert (said.seconds, said.way, said.miss) == (line(layers), "measured", None)
+
+
+def test_more_layers_are_on_the_line():
+    said = carried(points(1, 5))
+    assert (said.seconds, said.way, said.miss) == (line(12), "line", None)
+    bent = (*points(1, 5), Point(3, 2.5))
+    said = carried(bent)
+    assert (said.seconds, said.way) == (line(12), "line")
+    assert said.miss == pytest.approx(2.0 / 2.5 - 1)
+
+
+def test_one_point_goes_by_operations():
+    said = carried(points(1))
+    config = settings().config
+    one, all_of_it = (flops.training_step(replace(config, n_layer=n), 2, 256) for n in (1, 12))
+    assert said.way == "operations"
+    assert said.seconds == pytest.approx(line(1) * all_of_it / one)
+
+
+def test_tokens_and_the_share_of_the_peak():
+    said = carried(points(1, 12))
+    assert said.tokens_per_s == 2 * 256 / line(12)
+    assert said.operations == flops.training_step(settings().config, 2, 256)
+    assert said.share == pytest.approx(said.operations / line(12) / RATE)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "says"),
+    [
+        (0.3, "0.3 seconds"),
+        (119, "119.0 seconds"),
+        (120, "2.0 minutes"),
+        (7200, "2.0 hours"),
+        (36 * 3600, "36.0 hours"),
+        (600 * 86400, "600.0 days"),
+        (800 * 86400, "2.2 years"),
+        (1e12, "31,688.1 years"),
+    ],
+)
+def test_durations(seconds, says):
+    assert duration(seconds) == says
+
+
+# What is timed
+
+
+def chosen(config, budget, available=None, time=line):
+    """The layers that are timed, one after the other, where a step takes what `time` says."""
+    found = ()
+    while (layers := estimate.next_layers(config, found, budget, available)) is not None:
+        found += points(layers, time=time)
+    return [point.layers for point in found]
+
+
+def test_everything_is_timed_where_there_is_time():
+    assert chosen(settings(12), 50) == [1, 12]
+    assert chosen(settings(1), 50) == [1]
+
+
+def test_less_is_timed_where_there_is_not():
+    layers = chosen(settings(48), 30)
+    assert layers[0] == 1
+    assert 2 < layers[1] < 48
+    assert layers[2] == (1 + layers[1]) // 2
+    two = chosen(settings(48), 2 * line(1) + 2 * line(2) + 0.1)
+    assert two == [1, 2]  # more than half of what was left, but it is the line that is needed
+    assert chosen(settings(48), 0.1) == [1]
+
+
+def test_the_budget_is_kept_however_long_a_step_takes():
+    for size in (0.01, 0.1, 1, 3):
+        layers = chosen(settings(48), 50, time=lambda count, size=size: size * line(count))
+        assert sum(2 * size * line(count) for count in layers) <= 50
+
+
+def test_memory_bounds_what_is_timed():
+    def bytes_of(layers):
+        return 16 * estimate.params.size(replace(settings().config, n_layer=layers))
+
+    assert estimate.fits(settings(), 12, None)
+    assert not estimate.fits(settings(), 12, bytes_of(12))
+    assert estimate.fits(settings(), 12, 2 * bytes_of(12))
+    assert not estimate.fits(replace(settings(), dtype="float64"), 12, 2 * bytes_of(12))
+    assert chosen(settings(48), 1e4, available=2 * bytes_of(12))[1] < 48
+
+
+def test_a_batch_is_made_smaller_until_it_can_be_measured():
+    assert estimate.batch_size(settings(batch=2), 2e11, 50) == 2
+    reduced = estimate.batch_size(settings(batch=512), 2e11, 50)
+    assert 1 < reduced < 512
+    one = replace(settings().config, n_layer=1)
+    assert 4 * flops.training_step(one, reduced, 256) / 2e11 <= 50 / 3
+    assert 4 * flops.training_step(one, 2 * reduced, 256) / 2e11 > 50 / 3
+    assert estimate.batch_size(settings(batch=512), 1, 50) == 1
+
+
+def test_real_steps_are_timed(monkeypatch):
+    """Whatever they take: a model of two layers, then one of more layers than the budget allows."""
+    monkeypatch.setattr(roofline, "multiplying", lambda *args, **options: RATE)
+    monkeypatch.setattr(estimate, "ENOUGH", 0.0)
+    small = dict(vocab_size=97, n_head=2, n_embd=16)
+    *_, found = stages = list(estimate.measure(settings(2, **small)))
+    assert len(stages) == estimate.STAGES
+    assert [point.layers for point in found.points] == [1, 2]
+    assert all(point.seconds > 0 for point in found.points)
+    *_, found = estimate.measure(settings(3, **small), budget=0.0)
+    assert [point.layers for point in found.points] == [1]
+
+
+# What is said
+
+
+@pytest.fixture
+def said(monkeypatch, capsys):
+    """What the command prints, where a step takes what `line` says."""
+    monkeypatch.setattr(roofline, "multiplying", lambda *args, **options: RATE)
+    monkeypatch.setattr(estimate, "seconds_of", lambda settings, layers: line(layers))
+
+    def command(flags, code=0):
+        assert main(["estimate", *flags.split()]) == code
+        return capsys.readouterr()
+
+    return command
+
+
+def test_estimate_says_how_long_it_takes(said):
+    out = said(f"{SMALL} --n-layer 4 --tokens 1e6").out.splitlines()
+    assert out == [
+        "16,512 parameters in 4 layers, float32, steps of 2 x 16 tokens",
+        "layers timed: 1 in 1.500 s, 4 in 2.250 s",
+        "",
+        "14.2 tokens/s; matrix products at 0.0 GFLOP/s, 0% of the 1.0 that NumPy's BLAS reaches "
+        "here",
+        "1,000,000 tokens take 19.5 hours, evaluations not counted",
+    ]
+
+
+def test_estimate_says_what_is_carried_over(said):
+    out = said(f"{SMALL} --n-layer 99").out
+    assert "99 layers, on the line through the first two: 26.000 s" in out
+    assert "at the third that line is off by +0.0%" in out
+    assert "tokens take" not in out
+
+
+def test_estimate_in_json(said):
+    found = json.loads(said(f"{SMALL} --n-layer 4 --tokens 100 --json").out)
+    assert found["parameters"] == 16512
+    assert found["bytes"] == 16 * 16512
+    assert found["measured"]["points"] == [
+        {"layers": 1, "seconds": 1.5},
+        {"layers": 4, "seconds": 2.25},
+    ]
+    assert (found["way"], found["miss"], found["tokens"]) == ("measured", None, 100)
+    assert found["total_seconds"] == 100 / (2 * 16 / 2.25)
+    found = json.loads(said(f"{SMALL} --json").out)
+    assert found["tokens"] is found["total_seconds"] is None
+
+
+def test_estimate_warns_of_too_little_memory(said, monkeypatch):
+    monkeypatch.setattr("npgpt.system.machine.memory", lambda: (10**5, None))
+    assert "moments take 0.0 GB, and this machine has 0.0" in said(f"{SMALL} --n-layer 4").out
+
+
+def test_estimate_begins_nothing_that_does_not_fit(said, monkeypatch):
+    monkeypatch.setattr(profile, "memory", lambda: (None, 100))
+    says = "npgpt: parameters, gradients and both moments take 0.0 GiB, but 0.0 GiB of memory are"
+    assert said(SMALL, code=2).err.startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--tokens 0", "tokens is 0.0, but has to be a number, at least 1"),
+        ("--tokens nan", "tokens is nan, but has to be a number, at least 1"),
+        ("--tokens inf", "tokens is inf, but has to be a number, at least 1"),
+        ("--batch-size 0", "batch_size is 0, but has to be at least 1"),
+        ("--n-embd 15", "n_embd is 15 and n_head is 2"),
+        ("--n-layer 0", "n_layer is 0, but has to be at least 1"),
+    ],
+)
+def test_estimate_refuses(said, flags, says):
+    printed = said(f"{SMALL} {flags}", code=2)
+    assert printed.out == ""
+    assert printed.err == f"npgpt: {says}\n" or printed.err.startswith(f"npgpt: {says}")
+    assert printed.err.count("\n") == 1

@@ -1,0 +1,292 @@
+"""What the benchmarks make of what they measure, and the file for llama.cpp. No times."""
+
+import os
+import signal
+import struct
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+import npgpt
+from benchmarks import generation, growth, harness, llmc, products, training_step
+from benchmarks.gguf import write_gguf
+from npgpt import ops
+from npgpt.performance import flops
+
+
+class Made(NamedTuple):
+    """What a Runner says that it computed."""
+
+    name: str
+    result: list
+
+
+def test_a_comparison_is_the_median_of_pairs():
+    ours, theirs = [1.0, 2.0, 3.0, 4.0, 5.0], [2.0, 8.0, 4.0, 16.0, 10.0]
+    made = harness.comparison("work", "another", ours, theirs, 0.5)
+    assert (made["npgpt"], made["other"], made["at_most"]) == (3.0, 8.0, 0.5)
+    assert made["ratio"] == {"median": 0.5, "low": 0.25, "high": 0.5}
+    once = harness.comparison("memory", "another", [3.0], [4.0], unit="GB")
+    lines = harness.compared([made, once]).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[2] == ["work", "3.00 s", "another", "8.00 s", "0.50 (0.25 to 0.50)", "0.50"]
+    assert cells[3] == ["memory", "3.00 GB", "another", "4.00 GB", "0.75", ""]
+
+
+def test_the_limit_is_on_the_faster_pytorch_and_on_its_memory():
+    def taken(seconds, peak):
+        return [{"seconds": seconds, "bytes": peak}]
+
+    found = {
+        "npgpt": taken(2.0, 3e9),
+        "torch-eager": taken(4.0, 5e9),
+        "torch-compiled": taken(3.0, 6e9),
+        "floor": [{"seconds": 1.0}],
+    }
+    limits = {"torch": 0.66, "floor": 1.08, "memory": 0.9}
+    made = training_step.comparisons_of("a step", limits, found)
+    assert [(c["beside"], c["ratio"]["median"], c["at_most"]) for c in made] == [
+        ("PyTorch", 0.5, None),
+        ("PyTorch, compiled", pytest.approx(2 / 3), 0.66),
+        ("floor: products by BLAS", 2.0, 1.08),
+        ("PyTorch, compiled", 0.5, 0.9),
+    ]
+    assert made[-1]["unit"] == "GB"
+
+
+def test_everything_that_is_agreed_is_measured():
+    for shape, limits in training_step.AT_MOST.items():
+        names = training_step.names(shape, compiled=True, with_llmc=True)
+        measured = {"torch" if name.startswith("torch") else name for name in names} | {"memory"}
+        assert set(limits) <= measured
+    assert "torch-compiled" not in training_step.names("2x256", compiled=False)
+
+
+@pytest.mark.parametrize("shape", ["2", "0x4", "2x", "axb", "2x256x1"])
+def test_a_shape_that_is_none(shape, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["training_step", "--shape", shape])
+    with pytest.raises(SystemExit) as left:
+        training_step.main()
+    assert left.value.code == 2
+    assert f"--shape {shape}: expected B x T" in capsys.readouterr().err
+
+
+def test_why_llama_cpp_is_left_out(tmp_path):
+    assert generation.lacks_llama(None) == "--llama-python names no interpreter"
+    missing = str(tmp_path / "python")
+    assert generation.lacks_llama(missing) == f"{missing}: No such file or directory"
+
+
+TRAINER = """#!{python}
+import sys
+for step in range({steps}):
+    if step % 10 == 0:
+        print("val loss", open("text.bin").read())
+    print(f"step {{step}}: train loss {{11 - step / 8:f}} (took 1.5 ms)")
+sys.exit(3)
+"""
+
+
+@pytest.fixture
+def llm_c(tmp_path):
+    """A function that starts a program which says what llm.c's does, takes so many steps and ends
+    with code 3; it reads a file where it starts, before every tenth one."""
+    if sys.platform == "win32":
+        pytest.skip("no terminals there, and no signals that stop a process")
+    started = []
+
+    def start(steps):
+        program, folder = tmp_path / "train_gpt2", tempfile.TemporaryDirectory(dir=tmp_path)
+        program.write_text(TRAINER.format(python=sys.executable, steps=steps), "utf-8")
+        program.chmod(0o755)
+        (Path(folder.name) / "text.bin").write_text("11.0", "utf-8")
+        started.append(llmc.LlmC(str(program), folder, threads=1))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()
+
+
+def test_llm_c_is_asked_for_one_step_at_a_time(llm_c):
+    asked = llm_c(14)
+    assert asked.result == [11.0, 10.875, 10.75]
+    steps = [asked.step()[:2] for _ in range(6)]
+    assert steps == [(n, 11 - n / 8) for n in range(3, 9)]
+    assert set(asked.measure()) == {"seconds"}  # the 9th
+    asked.measure()  # the 10th, before which it validates, and the 11th
+    assert asked.step()[0] == 12
+    asked.measure()
+    with pytest.raises(SystemExit, match=r"llm\.c ended with code 3 and no further step"):
+        asked.measure()
+
+
+def test_llm_c_waits_for_its_turn_and_leaves_nothing_behind(llm_c):
+    asked = llm_c(1_000_000)  # more than a terminal holds, so that it cannot end by itself
+    _, status = os.waitpid(asked.process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+    asked.close()
+    assert asked.process.returncode == -signal.SIGKILL
+    assert not Path(asked.folder.name).exists()
+
+
+def test_llm_c_can_be_asked_as_often_as_is_allowed(llm_c):
+    asked = llm_c(41)
+    for _ in range(llmc.MOST_ROUNDS):
+        asked.measure()
+    with pytest.raises(SystemExit, match="no further step"):
+        asked.measure()
+
+
+def test_why_llm_c_is_left_out(tmp_path):
+    assert llmc.lacks(sys.executable) is None
+    assert llmc.lacks(None) == "--llmc names no program"
+    for path in (tmp_path, tmp_path / "missing", tmp_path / "text"):
+        (tmp_path / "text").write_text("x", "utf-8")
+        assert llmc.lacks(str(path)) == f"{path} is not a program"
+
+
+def test_the_files_that_llm_c_looks_for(tmp_path):
+    config = npgpt.Config(vocab_size=40, context_length=8, n_layer=1, n_head=2, n_embd=8)
+    model, tokens = npgpt.GPT(config, seed=1), np.arange(8).reshape(2, 4)
+    llmc.write_files(tmp_path, config, model.params, tokens)
+    read = npgpt.load(tmp_path / "gpt2_124M.bin")
+    np.testing.assert_array_equal(read.params.wte.weight, model.params.wte.weight)
+    for part in ("train", "val"):
+        data = (tmp_path / f"dev/data/tinyshakespeare/tiny_shakespeare_{part}.bin").read_bytes()
+        assert struct.unpack("<3i", data[:12]) == (20240520, 1, 64 * 8 + 1)
+        assert list(struct.unpack("<513H", data[1024:])) == [*range(8)] * 64 + [0]
+
+
+def test_another_programs_logits_are_looked_at():
+    class Program:
+        def __init__(self, name, logits, generated=generation.NEW):
+            self.name, self.result = name, {"logits": logits, "generated": generated}
+
+    ours = Program("npgpt", [[1.0, 2.0]])
+    generation.validate([ours, Program("transformers", [[1.0, 2.00001]])])
+    with pytest.raises(SystemExit, match=r"transformers: logits 5\.0e-0. of the largest apart"):
+        generation.validate([ours, Program("transformers", [[1.0, 2.001]])])
+    with pytest.raises(SystemExit, match="transformers: logits nan"):
+        generation.validate([ours, Program("transformers", [[1.0, np.nan]])])
+    with pytest.raises(SystemExit, match="transformers generated 3 tokens, not 128"):
+        generation.validate([ours, Program("transformers", [[1.0, 2.0]], generated=3)])
+
+
+def test_every_product_of_a_step_is_multiplied():
+    config = npgpt.Config(vocab_size=40, context_length=8, n_layer=3, n_head=2, n_embd=16)
+    made = list(products.products(config, 24))
+    operations = sum(2 * count * out.size * a.shape[1] for count, a, _, out in made)
+    assert operations == 3 * sum(2 * 24 * n * i * o for n, i, o in flops.linears(config))
+    results = {}
+    for name in ("npgpt-bfloat16", "npgpt", "numpy"):
+        products.corners_of(products.multiplication(name), made)
+        results[name] = [out.copy() for *_, out in made]
+    for (_, a, b, _), found in zip(made, results["numpy"], strict=True):
+        np.testing.assert_array_equal(found, a @ b)
+    products.validate([Made(name, result) for name, result in results.items()])
+
+
+def test_a_product_that_is_wrong_is_noticed():
+    right, rough = [np.eye(4)], [np.eye(4) * 1.001]
+    numpy = Made("numpy", right)
+    products.validate([Made("npgpt-bfloat16", rough), Made("npgpt", right), numpy])
+    with pytest.raises(SystemExit, match=r"npgpt: 2\.3e-03 away from NumPy's product"):
+        products.validate([Made("npgpt-bfloat16", rough), Made("npgpt", rough), numpy])
+    with pytest.raises(SystemExit, match="npgpt-bfloat16: nan away"):
+        products.validate([Made("npgpt-bfloat16", [right[0] * np.nan]), numpy])
+
+
+def test_what_the_curves_say():
+    def curve(seconds, peaks=None, threads=2):
+        return [
+            {
+                "value": value,
+                "threads": threads,
+                "seconds": s,
+                "peak_bytes": (peaks or {}).get(value),
+            }
+            for value, s in seconds.items()
+        ]
+
+    memory = {256: 1000, 512: 1000 + 256 * 7, 1024: 1000 + 256 * 7 + 512 * 9}
+    length = dict.fromkeys(memory, 3.0)
+    said = growth.sayings(
+        {
+            "length": curve(length, memory) + curve(dict.fromkeys(memory, 5.7), memory, threads=1),
+            "layers": curve({1: 2.0, 4: 5.0, 12: 12.0}),
+            "tokens": curve({48: 0.010, 500: 0.011, 976: 0.012}),
+        }
+    )
+    assert said == pytest.approx(
+        {
+            "bytes_per_token_to_512": 7,
+            "bytes_per_token_to_1024": 9,
+            "line_miss": 13 / 12 - 1,
+            "two_threads": 1.9,
+            "latency_growth": 1.2,
+            "first_position": 48,
+            "last_position": 976,
+        }
+    )
+
+
+def test_a_curve_changes_one_size():
+    for name, value in (("length", 64), ("batch", 3), ("layers", 4), ("width", 256)):
+        config, B, T = growth.CURVES[name].point(name, value)
+        found = {"length": T, "batch": B, "layers": config.n_layer, "width": config.n_embd}
+        assert found.pop(name) == value
+        assert config.n_embd // config.n_head == growth.HEAD_SIZE
+        others = {key: size for key, size in found.items() if key in ("layers", "width")}
+        assert others.items() <= {"layers": 12, "width": 768}.items()
+
+
+def test_a_gguf_file_holds_what_it_says(tmp_path):
+    config = npgpt.Config(vocab_size=11, context_length=4, n_layer=1, n_head=1, n_embd=6)
+    model = npgpt.GPT(config, ops=ops)
+    write_gguf(tmp_path / "model.gguf", config, model.params)
+    raw = (tmp_path / "model.gguf").read_bytes()
+    magic, version, tensors, values = struct.unpack_from("<4sIQQ", raw)
+    assert (magic, version) == (b"GGUF", 3)
+    place = struct.calcsize("<4sIQQ")
+
+    def text():
+        nonlocal place
+        (length,) = struct.unpack_from("<Q", raw, place)
+        place += 8 + length
+        return raw[place - length : place].decode()
+
+    def numbers(form):
+        nonlocal place
+        place += struct.calcsize(form)
+        return struct.unpack_from(form, raw, place - struct.calcsize(form))
+
+    said = {}
+    for _ in range(values):
+        key, (kind,) = text(), numbers("<I")
+        said[key] = text() if kind == 8 else numbers("<f" if kind == 6 else "<I")[0]
+    assert said["general.architecture"] == "gpt2"
+    assert said["gpt2.vocab_size"] == 11
+    assert said["gpt2.feed_forward_length"] == 24
+    assert said["gpt2.attention.layer_norm_epsilon"] == np.float32(1e-5)
+    found = {}
+    for _ in range(tensors):
+        name, (axes,) = text(), numbers("<I")
+        found[name] = (numbers(f"<{axes}Q"), *numbers("<IQ"))
+    data = place + -place % 32
+    p, block = model.params, model.params.h[0]
+    assert len(found) == len(list(npgpt.named(p)))
+    for name, array in (
+        ("token_embd.weight", p.wte.weight),
+        ("blk.0.attn_qkv.weight", block.attn.c_attn.weight.T),
+        ("blk.0.ffn_down.weight", block.mlp.c_proj.weight.T),
+        ("output_norm.bias", p.ln_f.bias),
+    ):
+        shape, kind, offset = found[name]
+        assert (shape, kind, offset % 32) == (array.shape[::-1], 0, 0)
+        there = np.frombuffer(raw, np.float32, array.size, data + offset)
+        assert np.array_equal(there.reshape(array.shape), array)

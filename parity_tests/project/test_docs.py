@@ -1,0 +1,154 @@
+"""The pages are programs: they run, print what they say they print, and quote the code as it is.
+
+In docs/ops/*.md and docs/book.md a ```python block is executed, in order, one namespace a page;
+what it prints is the ```text block after it. A ```python block whose first line is a path,
+`# npgpt/ops/gelu.py`, is a quotation: it stands in that file word for word, at any one depth of
+indentation.
+"""
+
+import contextlib
+import io
+import re
+import textwrap
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from benchmarks import readme
+from npgpt import ops
+
+ROOT = Path(__file__).parents[2]
+OPS = ROOT / "docs" / "ops"
+INDEX = OPS / "README.md"
+PAGES = sorted(OPS.glob("*.md"))
+OPS_WITH_PAGES = sorted(set(ops.__all__) - {"decode", "random"})  # nothing goes backward through it
+PROSE = [
+    page
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
+    if page.exists()
+]
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+class Block(NamedTuple):
+    line: int  # of the opening fence, from 1
+    language: str
+    text: str
+
+    @property
+    def quotes(self) -> str | None:
+        """The file this block quotes, if it is a quotation."""
+        found = re.match(r"# (npgpt/\S+\.py)\n", self.text)
+        return found[1] if found and self.language == "python" else None
+
+
+def blocks(page: Path) -> list[Block]:
+    """The fenced blocks of a page."""
+    found, start = [], None
+    lines = page.read_text(encoding="utf-8").split("\n")
+    for i, line in enumerate(lines):
+        if start is None and line.startswith("```"):
+            start = i
+        elif start is not None and line == "```":
+            body = "".join(f"{line}\n" for line in lines[start + 1 : i])
+            found.append(Block(start + 1, lines[start][3:].strip(), body))
+            start = None
+    assert start is None, f"{name(page)}:{start + 1}: this block is never closed"
+    return found
+
+
+def without_code(text: str) -> str:
+    """Markdown with the insides of fences and of `code` taken out."""
+    return re.sub(r"(`+)[^`].*?\1", "", re.sub(r"(?ms)^```.*?^```$", "", text))
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors GitHub gives a page."""
+    text = re.sub(r"(?ms)^```.*?^```$", "", page.read_text(encoding="utf-8"))
+    titles = re.findall(r"(?m)^#+ +(.+?) *$", text)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_page_runs_and_prints_what_it_shows(page):
+    run(page)
+
+
+def test_the_books_page_prints_what_the_book_prints(bpe):
+    run(ROOT / "docs" / "book.md")
+
+
+def run(page: Path) -> None:
+    """Executes a page's blocks, and compares what they print with what it shows."""
+    namespace: dict = {"__name__": page.stem}
+    printed, printer = "", 0
+    for block in [b for b in blocks(page) if b.language in ("python", "text")]:
+        where = f"{name(page)}:{block.line}"
+        if block.language == "text":
+            assert printer, f"{where}: no block printed this"
+            assert printed == block.text, f"{where}: the block above printed\n{printed}"
+            printed, printer = "", 0
+            continue
+        assert not printed, f"{name(page)}:{printer}: this printed, but no text block follows"
+        if block.quotes:
+            continue
+        # blank lines before it, so that a traceback names the line of the page
+        code = compile("\n" * block.line + block.text, str(page), "exec")
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            exec(code, namespace)
+        printed, printer = output.getvalue(), block.line
+    assert not printed, f"{name(page)}:{printer}: this printed, but no text block follows"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_quotations_stand_in_the_code(page):
+    for block in blocks(page):
+        if block.quotes is None:
+            continue
+        quotation = block.text.partition("\n")[2]
+        source = "\n" + (ROOT / block.quotes).read_text(encoding="utf-8")
+        depths = ("\n" + textwrap.indent(quotation, " " * depth) for depth in (0, 4, 8, 12))
+        assert any(text in source for text in depths), (
+            f"{name(page)}:{block.line}: {block.quotes} does not say\n{quotation}"
+        )
+
+
+@pytest.mark.parametrize("op", OPS_WITH_PAGES)
+def test_every_op_has_a_page(op):
+    page = OPS / f"{op}.md"
+    assert page.exists(), f"npgpt/ops/{op}.py has no page {name(page)}"
+    quoted = {block.quotes for block in blocks(page)}
+    assert f"npgpt/ops/{op}.py" in quoted, f"{name(page)} does not quote npgpt/ops/{op}.py"
+    assert f"]({op}.md)" in INDEX.read_text(encoding="utf-8"), f"{name(INDEX)} does not link it"
+    assert f"docs/ops/{op}.md" in (getattr(ops, op).__doc__ or ""), f"nor does npgpt/ops/{op}.py"
+
+
+@pytest.mark.parametrize("source", sorted(ROOT.glob("npgpt/**/*.py")), ids=name)
+def test_pages_that_the_code_names_exist(source):
+    for page in re.findall(r"docs/[\w/]+\.md", source.read_text(encoding="utf-8")):
+        assert (ROOT / page).exists(), f"{name(source)} names {page}, which is not there"
+
+
+@pytest.mark.parametrize("page", PROSE, ids=name)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", link):
+            continue  # the web is not ours to test
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{name(page)} links to {link}, which is not there"
+        if anchor:
+            assert anchor in headings(target), f"{name(page)} links to {link}: no such heading"
+
+
+@pytest.mark.parametrize("page", readme.PAGES)
+def test_figures_are_those_that_were_measured(page):
+    """`make figures` writes them."""
+    assert (ROOT / page).read_text("utf-8") == readme.written(page)

@@ -1,0 +1,88 @@
+"""transformers as the judge of Hugging Face's folders, in a process of its own: it is slow to
+import, and warns.
+
+    from parity_tests.support.transformers_judge import ask
+    ask([["save", "folder", {"n_layer": 2}], ["run", "folder", "tokens.npy", "found.npz"]])
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+
+QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+
+def available() -> bool:
+    """Is there a transformers to ask?"""
+    return importlib.util.find_spec("transformers") is not None
+
+
+def ask(jobs: list[list]) -> None:
+    """Runs jobs, [name of a function below, its arguments ...], one after the other."""
+    said = subprocess.run(
+        [sys.executable, __file__],
+        input=json.dumps(jobs, default=str),
+        capture_output=True,
+        text=True,
+        env=os.environ | QUIET,
+    )
+    assert said.returncode == 0, said.stderr
+
+
+def save(folder, config, dtype="float32", bare=False, shard="5GB"):
+    """Saves a new model, none of its numbers 0 or 1. bare: without its output head, and so without
+    "transformer." before the names. shard: how large a file may be."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(1)
+    model = GPT2LMHeadModel(GPT2Config(**config))
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.normal_(float(".ln_" in name and "weight" in name), 0.2)
+    model.to(getattr(torch, dtype))
+    (model.transformer if bare else model).save_pretrained(folder, max_shard_size=shard)
+
+
+def run(folder, tokens, found):
+    """Reads a folder; writes into the .npz `found` what it makes of (2, B, T) tokens and targets,
+    once in float32 and once in float64: "float32 logits", "float32 loss", and the gradients."""
+    import torch
+    from transformers import GPT2LMHeadModel
+
+    inputs, targets = torch.tensor(np.load(tokens))
+    out = {}
+    for dtype in (torch.float32, torch.float64):
+        model, about = GPT2LMHeadModel.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+        )
+        unknown = about.pop("unexpected_keys")
+        assert all(name.endswith(".masked_bias") for name in unknown), unknown
+        assert not any(about.values()), about
+        model = model.to(dtype).eval()
+        logits = model(inputs).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        loss.backward()
+        arrays = {"logits": logits, "loss": loss} | {
+            name.removeprefix("transformer."): p.grad for name, p in model.named_parameters()
+        }
+        word = str(dtype).removeprefix("torch.")
+        out |= {f"{word} {name}": array.detach().numpy() for name, array in arrays.items()}
+    np.savez(found, **out)
+
+
+def defaults(file):
+    """Writes what a GPT-2's config.json need not say."""
+    from transformers import GPT2Config
+
+    with open(file, "w") as opened:
+        json.dump(GPT2Config().to_dict(), opened)
+
+
+if __name__ == "__main__":
+    for job, *arguments in json.load(sys.stdin):
+        {f.__name__: f for f in (save, run, defaults)}[job](*arguments)

@@ -1,0 +1,355 @@
+"""Every format gives the same model, is told by its bytes, and is refused in the same words."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import tracemalloc
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import npgpt
+from npgpt import ops
+from npgpt.cli.main import main
+from npgpt.model.params import fill, named, shapes
+from npgpt.weights import formats
+from parity_tests.support import bundles
+from parity_tests.support.weight_files import CONFIG, llmc, numbers, write_huggingface
+
+
+def checkpoint(path, config, arrays):
+    """npgpt's own file."""
+    each = iter(arrays.values())
+    tree = fill(shapes(config), lambda _: next(each))
+    npgpt.GPT.of(config, tree, ops=ops, tokenizer="byte").save(path)
+
+
+def folder(**options):
+    """A writer of Hugging Face's folders."""
+    return lambda path, *model: write_huggingface(path, *model, **options)
+
+
+def file(version):
+    """A writer of llm.c's file."""
+    return lambda path, *model: path.write_bytes(llmc(*model, version=version))
+
+
+WRITERS = {
+    "npgpt": checkpoint,
+    "openai": bundles.write_gpt2,
+    "huggingface": folder(),
+    "huggingface, prefix": folder(prefix="transformer."),
+    "huggingface, float16": folder(dtype="float16"),
+    "huggingface, bfloat16": folder(dtype="bfloat16"),
+    "huggingface, three files": folder(dtype="bfloat16", shards=3),
+    "llm.c, version 3": file(3),
+    "llm.c, version 5": file(5),
+}
+MAPPED = "npgpt", "openai", "huggingface", "huggingface, prefix"
+each = pytest.mark.parametrize("name", WRITERS)
+
+
+@pytest.fixture
+def there(tmp_path):
+    """`there("openai")`: where a small model of that format is."""
+
+    def written(name, config=CONFIG):
+        path = tmp_path / "there"
+        WRITERS[name](path, config, numbers(config))
+        return path
+
+    return written
+
+
+# The same model
+
+
+@each
+def test_every_format_gives_the_same_tree_of_the_same_arrays(there, name):
+    model = npgpt.load(there(name))
+    assert (model.config, model.tokenizer) == (CONFIG, "byte")
+    found, expected = dict(named(model.params)), numbers()
+    assert list(found) == list(expected)
+    for key, array in expected.items():
+        assert found[key].dtype == np.float32
+        assert found[key].flags.aligned and found[key].flags.c_contiguous
+        assert found[key].tobytes() == array.tobytes(), key
+
+
+@each
+def test_training_leaves_the_file_alone(there, name):
+    path = there(name)
+    files = [path] if path.is_file() else sorted(path.iterdir())
+    before = [file.read_bytes() for file in files]
+    model = npgpt.load(path, ops=ops)
+    optimizer = npgpt.AdamW(model.params, lr=1e-2)
+    loss, cache = model.loss([[1, 2, 3]], [[2, 3, 4]])
+    optimizer.step(model.backward(cache))
+    assert model.loss([[1, 2, 3]], [[2, 3, 4]])[0] < loss
+    assert [file.read_bytes() for file in files] == before
+    for key, array in named(npgpt.load(path, ops=ops).params):
+        np.testing.assert_array_equal(array, numbers()[key], err_msg=key)
+
+
+WIDE = npgpt.Config(vocab_size=257, context_length=8, n_layer=3, n_head=2, n_embd=192)
+
+
+@pytest.mark.parametrize("name", MAPPED)
+def test_opening_takes_no_memory_for_the_numbers(there, name):
+    path = there(name, WIDE)
+    npgpt.load(path)  # imports are not counted
+    tracemalloc.start()
+    model = npgpt.load(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert model.size * 4 > 5_000_000
+    assert peak < 200_000  # the tree, and what is known of each array
+
+
+@pytest.mark.parametrize("name", MAPPED)
+def test_pages_are_shared_until_somebody_writes(there, name):
+    """Linux says of each page of a mapping whether it is the file's or a copy of our own."""
+    if not os.path.exists("/proc/self/smaps"):
+        pytest.skip("this platform does not say which pages are shared")
+    path = there(name, WIDE)
+    model = npgpt.load(path)
+    assert sum(float(array.sum()) for _, array in named(model.params))  # all of it is read
+    assert copied(path) == 0
+    weight = model.params.h[1].mlp.c_fc.weight
+    weight += 1
+    assert weight.nbytes <= copied(path) <= weight.nbytes + 2 * os.sysconf("SC_PAGESIZE")
+
+
+def copied(path):
+    """Bytes of memory that are copies of pages of the files at `path`."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if not line.split()[0].endswith(":"):  # a mapping begins; its numbers follow
+            inside = str(path) in line
+        elif inside and line.startswith("Anonymous:"):
+            total += 1024 * int(line.split()[1])
+    return total
+
+
+# Told by its bytes
+
+
+def test_a_file_is_told_by_what_is_in_it(tmp_path):
+    for name, path in {"npgpt": "gpt2_124M.bin", "llm.c, version 3": "model.safetensors"}.items():
+        WRITERS[name](tmp_path / path, CONFIG, numbers())
+        assert formats.look(tmp_path / path).format == name.split(",")[0]
+    WRITERS["huggingface"](tmp_path / "other", CONFIG, numbers())
+    (tmp_path / "other/model.safetensors").rename(tmp_path / "other/pytorch_model.bin")
+    source = formats.look(tmp_path / "other/pytorch_model.bin")
+    assert source.format == "huggingface"
+
+
+@each
+def test_a_link_is_as_good_as_the_file(there, tmp_path, name):
+    (tmp_path / "link").symlink_to(there(name))
+    assert npgpt.load(tmp_path / "link").config == CONFIG
+
+
+# What is not there
+
+
+@pytest.mark.parametrize(
+    "make, says",
+    [
+        (lambda path: None, "there is no checkpoint "),
+        (lambda path: path.symlink_to("nowhere"), "there is no checkpoint "),
+        (lambda path: path.symlink_to(path), "cannot be read: Too many levels of symbolic links$"),
+        (lambda path: path.mkdir(), "the folder .* holds no model: npgpt's checkpoint, OpenAI's, "),
+        (os.mkfifo, "cannot be read: it is not a file$"),
+        (lambda path: path.symlink_to("/dev/zero"), "cannot be read: it is not a file$"),
+        (lambda path: path.write_bytes(b""), "is not a weight file .* has 0 bytes and begins with"),
+        (
+            lambda path: path.write_bytes(b"hello, world\n"),
+            "is not a weight file .*: it has 13 bytes and begins with b'hello, w'. npgpt's checkp",
+        ),
+    ],
+    ids=["nothing", "dead link", "loop", "empty folder", "pipe", "device", "empty", "text"],
+)
+def test_what_is_no_model(tmp_path, unreadable, make, says):
+    path = tmp_path / "path"
+    make(path)
+    unreadable(path, says)
+
+
+FILES = {  # the files that a model is, one by one
+    "npgpt": ["checkpoint.h5"],
+    "openai": ["hparams.json", "model.ckpt.index", "model.ckpt.data-00000-of-00001"],
+    "huggingface": ["config.json", "model.safetensors"],
+    "huggingface, three files": [
+        "config.json",
+        "model.safetensors.index.json",
+        "model-00002-of-00003.safetensors",
+    ],
+    "llm.c, version 3": ["gpt2_124M.bin"],
+}
+each_file = pytest.mark.parametrize(
+    "name, file", [(name, file) for name, files in FILES.items() for file in files]
+)
+
+
+def put(folder, name):
+    """A small model of a format in a folder, and what to call it by."""
+    folder.mkdir(exist_ok=True)
+    single = len(FILES[name]) == 1
+    WRITERS[name](folder / FILES[name][0] if single else folder, CONFIG, numbers())
+    return folder / FILES[name][0] if name.startswith("llm.c") else folder
+
+
+@each_file
+def test_a_pointer_of_git_lfs_in_place_of_a_file(tmp_path, unreadable, name, file):
+    path = put(tmp_path / "model", name)
+    text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'8' * 64}\nsize 548105171\n"
+    (tmp_path / "model" / file).write_text(text)
+    unreadable(path, f"{file} is a Git LFS pointer of 134 bytes, not the weights: fetch them with")
+
+
+@each_file
+def test_a_loop_of_links_in_place_of_a_file(tmp_path, unreadable, name, file):
+    path = put(tmp_path / "model", name)
+    (tmp_path / "model" / file).unlink()
+    (tmp_path / "model" / file).symlink_to("a")
+    (tmp_path / "model/a").symlink_to(file)
+    unreadable(path, f"{file} cannot be read: Too many levels of symbolic links$")
+
+
+@each_file
+def test_a_pipe_or_a_folder_in_place_of_a_file(tmp_path, unreadable, name, file):
+    for make in os.mkfifo, os.mkdir:
+        path = put(tmp_path / "model", name)
+        (tmp_path / "model" / file).unlink()
+        make(tmp_path / "model" / file)
+        if path.is_dir() and path.name == file:
+            continue  # the folder of a model without a model, which is above
+        unreadable(path, f"{file} cannot be read: it is not a file$")
+        shutil.rmtree(tmp_path / "model")
+
+
+@contextmanager
+def somebody_else():
+    """Without the rights of root, who may read everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that everybody may enter; those that pytest makes belong to one user."""
+    with tempfile.TemporaryDirectory() as path:
+        os.chmod(path, 0o755)
+        yield Path(path)
+
+
+@each_file
+def test_a_file_that_may_not_be_read(open_folder, unreadable, name, file):
+    path = put(open_folder / "model", name)
+    with somebody_else():
+        npgpt.load(path)
+    (open_folder / "model" / file).chmod(0)
+    with somebody_else():
+        unreadable(path, f"{file} cannot be read: Permission denied$")
+
+
+@pytest.mark.parametrize("rights", [0, 0o444])
+@pytest.mark.parametrize("name", FILES)
+def test_a_folder_that_may_not_be_looked_into(open_folder, unreadable, name, rights):
+    path = put(open_folder / "model", name)
+    (open_folder / "model").chmod(rights)
+    try:
+        with somebody_else():
+            unreadable(path, "cannot be read: Permission denied$")
+    finally:
+        (open_folder / "model").chmod(0o755)
+
+
+# Pickles
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("file", ["model.pt", "gpt2.pth", "pytorch_model.bin", "x.ckpt", "x"])
+def test_a_pickle_is_refused_and_never_run(tmp_path, unreadable, file, legacy):
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "it was run"),)
+
+    torch.save(Bomb(), tmp_path / file, _use_new_zipfile_serialization=not legacy)
+    says = f"{file} is a pickle, as torch.save writes it, and reading one runs whatever it says: "
+    unreadable(tmp_path / file, says)
+    if file != "x":
+        unreadable(tmp_path, says)
+    os.rename(tmp_path / file, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    unreadable(tmp_path, "model.safetensors is a pickle, as torch.save writes it")
+    assert not (tmp_path / "it was run").exists()
+
+
+def test_the_way_to_convert_a_pickle_is_one(tmp_path, capsys):
+    """What the message says is done, the output head being the embedding itself."""
+    state = {name: torch.tensor(array) for name, array in numbers().items()}
+    state["lm_head.weight"] = state["wte.weight"]
+    torch.save(state, tmp_path / "model.pt")
+    assert main(["inspect", str(tmp_path / "model.pt")]) == 2
+    said = capsys.readouterr().err
+    code = said[said.index("safetensors.torch.save_file(") :].strip()
+    code = code.replace("FILE", repr(str(tmp_path / "model.pt")))
+    code = code.replace("model.safetensors", str(tmp_path / "model.safetensors"))
+    subprocess.run([sys.executable, "-c", f"import torch, safetensors.torch; {code}"], check=True)
+    write_huggingface(tmp_path / "config", CONFIG, numbers())
+    shutil.copy(tmp_path / "config/config.json", tmp_path)
+    for name, array in named(npgpt.load(tmp_path).params):
+        np.testing.assert_array_equal(array, numbers()[name], err_msg=name)
+
+
+# No room
+
+LIMITED = """
+import resource, sys
+from npgpt import cli
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("limit", [0, 100, 10_000])
+@pytest.mark.parametrize("to", ["huggingface", "llm.c", "npgpt"])
+def test_no_room_for_what_is_exported(tmp_path, there, to, limit):
+    """A limit on the size of files, met at the first byte and in the middle."""
+    out = tmp_path / "out" / "model"
+    out.parent.mkdir()
+    line = ["export", "--model", there("huggingface"), "--to", to, "--out", out]
+    said = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(limit), *line], capture_output=True, text=True
+    )
+    assert (said.returncode, said.stdout) == (1, "")
+    after = "; nothing was written" if to == "npgpt" else ""
+    assert said.stderr == f"npgpt: {out} could not be written: File too large{after}\n"
+    assert [path.name for path in out.parent.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("rights", [0o555, 0])
+@pytest.mark.parametrize("to", ["huggingface", "llm.c", "npgpt"])
+def test_no_right_to_write_what_is_exported(open_folder, capsys, to, rights):
+    path, out = put(open_folder / "model", "huggingface"), open_folder / "closed" / "x"
+    out.parent.mkdir()
+    out.parent.chmod(rights)
+    with somebody_else():
+        assert main(["export", "--model", str(path), "--to", to, "--out", str(out)]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"npgpt: {out} could not be written: Permission denied")
+    assert said.err.count("\n") == 1

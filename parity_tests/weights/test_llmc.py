@@ -1,0 +1,239 @@
+"""llm.c's file: read and written to the byte, and whatever else is in one, refused."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+import npgpt
+from npgpt import ops
+from npgpt.cli.main import main
+from npgpt.model import params
+from npgpt.model.params import named
+from npgpt.weights import formats
+from npgpt.weights.llmc import MOST_LAYERS, read_llmc
+from parity_tests.support import fuzz
+from parity_tests.support.weight_files import CONFIG, llmc, numbers
+
+FULL = 384  # 257 filled up to a multiple of 128
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where the file is, its name saying nothing of what is in it."""
+    return tmp_path / "model"
+
+
+# Read
+
+
+@pytest.mark.parametrize("version, dtype", [(3, "float32"), (5, "bfloat16")])
+@pytest.mark.parametrize("rows", [257, 258, FULL, 512])
+def test_every_number_is_the_one_in_the_file(path, version, dtype, rows):
+    path.write_bytes(llmc(CONFIG, numbers(), version=version, rows=rows))
+    source = formats.look(path)
+    assert (source.format, source.config, source.tokenizer) == ("llm.c", CONFIG, "byte")
+    assert source.tensors["wte.weight"].shape == (rows, 8)
+    assert source.tensors["h.*.mlp.c_fc.weight"].shape == (2, 32, 8)
+    assert {tensor.dtype for tensor in source.tensors.values()} == {dtype}
+    assert_same(npgpt.load(path), numbers())
+
+
+def assert_same(model, arrays):
+    """The model's parameters are these, float32, bit for bit."""
+    found = dict(named(model.params))
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert found[name].dtype == np.float32
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_what_stands_in_the_padding_is_nobodys(path):
+    raw = bytearray(llmc(CONFIG, numbers()))
+    begin = 4 * (256 + 257 * 8)
+    assert not any(raw[begin : begin + 4 * 127 * 8])
+    raw[begin : begin + 4 * 127 * 8] = b"\xff" * (4 * 127 * 8)  # nan
+    path.write_bytes(raw)
+    assert_same(npgpt.load(path), numbers())
+
+
+# Written
+
+
+@pytest.mark.parametrize("version, dtype", [(3, "float32"), (5, "bfloat16")])
+def test_every_byte_that_is_written(path, tmp_path, version, dtype):
+    """As the command writes it, the source of another format."""
+    model = npgpt.GPT.of(CONFIG, tree(CONFIG, numbers()), ops=ops)
+    model.save(tmp_path / "model.h5")
+    line = ["export", "--model", str(tmp_path / "model.h5"), "--to", "llm.c", "--dtype", dtype]
+    assert main([*line, "--out", str(path)]) == 0
+    assert path.read_bytes() == llmc(CONFIG, numbers(), version=version)
+
+
+def tree(config, arrays):
+    """Parameters by name as the tree that a model has."""
+    found = npgpt.GPT(config, ops=ops).params
+    for name, array in named(found):
+        array[...] = arrays[name]
+    return found
+
+
+@pytest.mark.parametrize("vocab_size, rows", [(1, 128), (128, 128), (129, 256), (50257, 50304)])
+def test_the_embedding_is_filled_up(path, tmp_path, vocab_size, rows):
+    config = replace(CONFIG, vocab_size=vocab_size, n_layer=1)
+    npgpt.GPT(config, ops=ops).save(tmp_path / "model.h5")
+    line = ["export", "--model", str(tmp_path / "model.h5"), "--to", "llm.c"]
+    assert main([*line, "--out", str(path)]) == 0
+    assert np.fromfile(path, "<i4", 8)[-1] == rows
+    assert read_llmc(path).tensors["wte.weight"].shape == (rows, 8)
+    assert npgpt.load(path).config == config
+
+
+def test_biases_that_a_model_does_without_are_zeros(path, tmp_path):
+    config, arrays = replace(CONFIG, qkv_bias=False), numbers()
+    for name in arrays:
+        if name.endswith("c_attn.bias"):
+            arrays[name][...] = 0
+    npgpt.GPT.of(config, tree(config, arrays), ops=ops).save(tmp_path / "model.h5")
+    line = ["export", "--model", str(tmp_path / "model.h5"), "--to", "llm.c"]
+    assert main([*line, "--out", str(path)]) == 0
+    assert path.read_bytes() == llmc(CONFIG, arrays)
+
+
+@pytest.mark.parametrize(
+    "changes, dtype, says",
+    [
+        ({"tied": False}, "float32", "no output head of its own, and this model's is not tied"),
+        ({}, "float16", "llm.c's file holds float32 or bfloat16, not float16"),
+    ],
+)
+def test_what_the_format_cannot_hold(path, tmp_path, capsys, changes, dtype, says):
+    npgpt.GPT(replace(CONFIG, **changes), ops=ops).save(tmp_path / "model.h5")
+    line = ["export", "--model", str(tmp_path / "model.h5"), "--to", "llm.c", "--dtype", dtype]
+    assert main([*line, "--out", str(path)]) == 2
+    assert says in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["model.h5"]
+
+
+# What is none
+
+
+def forged(**header):
+    """A file whose header says something else."""
+    return llmc(CONFIG, numbers(), **header)
+
+
+BIG = 2**31 - 1
+FORGERIES = {
+    "a header cut": (forged()[:1023], "is cut: 1,023 bytes, the header alone has 1,024$"),
+    "a header alone": (forged()[:1024], r"has 1,024 bytes, its header asks for [\d,]+: cut$"),
+    "cut": (forged()[:-1], r"has [\d,]+ bytes, its header asks for [\d,]+: cut$"),
+    "bfloat16 cut": (forged(version=5)[:-2], "its header asks for .*: cut$"),
+    "longer": (forged() + b"\0", ": something follows the weights$"),
+    "an older version": (forged(version=1), "is of version 1; 3 .float32. and 5 .bfloat16. are"),
+    "a newer version": (forged(version=6), "is of version 6; 3"),
+    "no version": (forged(version=-3), "is of version -3; 3"),
+    "float32 called bfloat16": (
+        forged()[:4] + b"\5\0\0\0" + forged()[8:],
+        ": something follows the weights$",
+    ),
+    "no vocabulary": (forged(vocab_size=0), "vocab_size is 0, but has to be at least 1$"),
+    "negative layers": (forged(n_layer=-2), "n_layer is -2, but has to be at least 1$"),
+    "no heads": (forged(n_head=0), "n_head is 0, but has to be at least 1$"),
+    "three heads": (forged(n_head=3), "n_embd is 8 and n_head is 3"),
+    "no rows": (forged() [:28] + b"\0" * 4 + forged()[32:], ": 0 rows of wte for a vocabulary of"),
+    "too few rows": (forged(vocab_size=385), ": 384 rows of wte for a vocabulary of 385$"),
+    "fewer layers": (forged(n_layer=1), ": something follows the weights$"),
+    "more layers": (forged(n_layer=3), ": cut$"),
+    "another width": (forged(n_embd=10), ": cut$"),
+    "another context": (forged(block_size=13), ": cut$"),
+    "layers without end": (forged(n_layer=BIG), "2,147,483,647 layers; at most 1,000 are read$"),
+    "a width without end": (forged(n_embd=BIG - 1), ": cut$"),
+    "all without end": (
+        forged(block_size=BIG, vocab_size=BIG, n_layer=1000, n_head=BIG, n_embd=BIG)[:28]
+        + BIG.to_bytes(4, "little") + bytes(2000),
+        ": cut$",
+    ),
+    "the other byte order": (
+        np.frombuffer(forged(), "<i4")[:256].astype(">i4").tobytes() + bytes(9000),
+        "is not a weight file that is known here: .* begins with b'.*x014",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_file_that_contradicts_itself(path, unreadable, name):
+    raw, says = FORGERIES[name]
+    path.write_bytes(raw)
+    unreadable(path, says)
+
+
+# What nobody thought of
+
+FIELDS = 8  # numbers in the header that mean something
+
+
+def changed(recipe):
+    """A small model's file, something in it changed as fuzz.py says."""
+    config = replace(CONFIG, vocab_size=3, n_embd=2, context_length=2)
+    version = 5 if recipe[1] % 2 else 3
+    raw = llmc(config, numbers(config), version=version, rows=4)
+    where, _, changes = fuzz.parts(recipe, ("file", "header", "numbers", "numbers", "numbers"))
+    if where == "file":
+        return fuzz.changed(raw, changes, as_int32)
+    if where == "header":
+        return fuzz.changed(raw[: 4 * FIELDS], changes, as_int32) + raw[4 * FIELDS :]
+    header = np.frombuffer(raw[: 4 * FIELDS], "<i4").copy()
+    for kind, at, n in changes:
+        value = int.from_bytes(as_int32(fuzz.NUMBERS[n % len(fuzz.NUMBERS)]), "little", signed=True)
+        header[at % FIELDS] = value if kind in ("set", "replace") else header[at % FIELDS] + n % 5
+    return header.tobytes() + raw[4 * FIELDS :]
+
+
+def as_int32(number):
+    """As the header has it."""
+    return (number % (1 << 32)).to_bytes(4, "little")
+
+
+def reader(path, raw):
+    """What reads these bytes as a file."""
+    path.write_bytes(raw)
+    return lambda: read_llmc(path).tensors
+
+
+def test_whatever_is_changed_is_refused_or_read_within_the_file(tmp_path_factory):
+    path, outcomes = tmp_path_factory.mktemp("changed") / "model", set()
+
+    @settings(max_examples=2000, derandomize=True, database=None, deadline=None)
+    @given(fuzz.RECIPES)
+    def check(recipe):
+        found = fuzz.outcome(reader(path, changed(recipe)), path)
+        outcomes.add(found)
+        if found == "read":
+            model = npgpt.load(path)
+            assert all(
+                a.shape == s
+                for (_, a), (_, s) in zip(
+                    named(model.params), named(params.shapes(model.config)), strict=True
+                )
+            )
+
+    check()
+    assert len(outcomes) >= 10, sorted(outcomes)
+
+
+def test_no_changed_file_takes_more_memory_than_a_small_constant(path):
+    """Whatever its header asks for: only where the numbers would be is looked at."""
+    rng = random.Random(1)
+    for _ in range(300):
+        assert fuzz.peak(reader(path, changed(rng.randbytes(12)))) < 1 << 16
+
+
+@pytest.mark.parametrize("version", [3, 5])
+def test_the_most_layers_take_a_few_megabytes(path, version):
+    """12 parameters each, of which name, place and shape are kept: 470 bytes were measured."""
+    config = replace(CONFIG, n_layer=MOST_LAYERS, n_embd=1, n_head=1)
+    raw = llmc(config, numbers(config), version=version)
+    assert fuzz.peak(reader(path, raw)) < 12 * MOST_LAYERS * 1000

@@ -1,0 +1,129 @@
+"""OpenAI's folder: what hparams.json says and what the checkpoint holds have to fit each other.
+
+The checkpoint itself, and TensorFlow as its judge: test_tensorflow.py.
+"""
+
+import json
+
+import numpy as np
+import pytest
+
+import npgpt
+from npgpt.model.params import named
+from npgpt.weights import formats
+from npgpt.weights.openai import our_name
+from parity_tests.support import bundles
+from parity_tests.support.weight_files import CONFIG, numbers
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A small model's."""
+    bundles.write_gpt2(tmp_path / "124M", CONFIG, numbers())
+    return tmp_path / "124M"
+
+
+def changed(folder, tensors=None, **hparams):
+    """Writes the folder again. `tensors`: OpenAI's, by name; None for what is to be left out."""
+    values = json.loads((folder / "hparams.json").read_text()) | hparams
+    values = {name: value for name, value in values.items() if value is not None}
+    (folder / "hparams.json").write_text(json.dumps(values))
+    arrays = bundles.openai(numbers()) | (tensors or {})
+    arrays = {name: array for name, array in arrays.items() if array is not None}
+    bundles.write(folder / "model.ckpt", arrays)
+
+
+def test_a_folder_or_its_index_may_be_named(folder):
+    for path in folder, folder / "model.ckpt.index":
+        source = formats.look(path)
+        assert (source.format, source.config, source.tokenizer) == ("openai", CONFIG, "byte")
+        assert source.path == folder / "model.ckpt.index"
+        for name, array in named(source.params()):
+            np.testing.assert_array_equal(array, numbers()[name], err_msg=name)
+
+
+def test_names_there_and_back():
+    for name in numbers():
+        assert our_name(bundles.openai_name(name)) == name
+
+
+def test_what_is_not_the_models_is_left_alone(folder):
+    extra = {"global_step": np.int64(7), "optimizer/wte": np.zeros(3, np.float32)}
+    changed(folder, extra)
+    source = formats.look(folder)
+    assert extra.keys() <= source.tensors.keys()
+    assert len(source.parameters) == len(numbers())
+    assert npgpt.load(folder).size == sum(array.size for array in numbers().values())
+
+
+ZEROS = np.zeros((1, 8, 32), np.float32)
+FORGERIES = {  # hparams, tensors, and what npgpt says
+    "no context": ({"n_ctx": None}, {}, "hparams.json has no n_ctx$"),
+    "a word": ({"n_embd": "8"}, {}, "hparams.json: n_embd is '8', expected a number$"),
+    "a list": ({"n_layer": [2]}, {}, r"hparams.json: n_layer is \[2\], expected a number$"),
+    "a half head": ({"n_head": 0.5}, {}, "n_head is 0.5, but has to be a whole number$"),
+    "three heads": ({"n_head": 3}, {}, "hparams.json: n_embd is 8 and n_head is 3"),
+    "no layers": ({"n_layer": 0}, {}, "n_layer is 0, but has to be at least 1$"),
+    "fewer layers": (
+        {"n_layer": 1}, {},
+        "ckpt.index has 'model/h1/attn/c_attn/b', which its config does not ask for$",
+    ),
+    "more layers": (
+        {"n_layer": 3}, {}, "ckpt.index has no h.2.ln_1.weight, which its config asks for$",
+    ),
+    "layers without end": ({"n_layer": 10**15}, {}, "28 tensors, too few for 1000000000000000 "),
+    "another vocabulary": (
+        {"n_vocab": 258}, {}, r"model/wte is \(257, 8\), its config asks for \(258, 8\)$",
+    ),
+    "another context": (
+        {"n_ctx": 2**60}, {}, r"model/wpe is \(12, 8\), its config asks for \(1152921504606846976",
+    ),
+    "a missing tensor": (
+        {}, {"model/h1/ln_2/b": None}, "index has no h.1.ln_2.bias, which its config asks for$",
+    ),
+    "a surplus tensor": (
+        {}, {"model/h0/attn/rotary": ZEROS},
+        "ckpt.index has 'model/h0/attn/rotary', which its config does not ask for$",
+    ),
+    "a wrong shape": (
+        {}, {"model/h0/ln_1/b": np.zeros(7, np.float32)},
+        r"model/h0/ln_1/b is \(7,\), its config asks for \(8,\)$",
+    ),
+    "a matrix upside down": (
+        {}, {"model/h0/mlp/c_fc/w": ZEROS.transpose(0, 2, 1)},
+        r"model/h0/mlp/c_fc/w is \(32, 8\), its config asks for \(8, 32\): has it been transposed",
+    ),
+    "a convolution that is wider": (
+        {}, {"model/h0/mlp/c_fc/w": np.zeros((3, 8, 32), np.float32)},
+        r"model/h0/mlp/c_fc/w is \(3, 8, 32\), its config asks for \(8, 32\)$",
+    ),
+    "whole numbers": (
+        {}, {"model/wpe": np.zeros((12, 8), np.int64)}, "model/wpe is int64; parameters have to be",
+    ),
+    "the same twice": (
+        {}, {"model/wpe/w": np.zeros((12, 8), np.float32)},
+        "ckpt.index: 'model/wpe' and 'model/wpe/w' are one parameter$",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_folder_that_contradicts_itself(folder, unreadable, name):
+    hparams, tensors, says = FORGERIES[name]
+    changed(folder, tensors, **hparams)
+    unreadable(folder, says)
+
+
+def test_a_folder_that_lacks_something(folder, unreadable):
+    (folder / "hparams.json").rename(folder / "config.json")
+    unreadable(folder, "there is no file .*hparams.json$")
+    (folder / "hparams.json").write_text("{'n_layer': 2}")
+    unreadable(folder, r"hparams.json is not JSON \(")
+    (folder / "hparams.json").write_text("[]")
+    unreadable(folder, r"hparams.json is not a JSON object: \[\]$")
+    (folder / "config.json").rename(folder / "hparams.json")
+    (folder / "other.ckpt.index").write_bytes(b"")
+    unreadable(folder, "has 2 checkpoints .*index.*, expected one: name one$")
+    (folder / "other.ckpt.index").unlink()
+    (folder / "model.ckpt.data-00000-of-00001").unlink()
+    unreadable(folder, "there is no file .*model.ckpt.data-00000-of-00001$")

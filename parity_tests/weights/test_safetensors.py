@@ -1,0 +1,360 @@
+"""safetensors: read and written as the format's own library does, and whatever else is in a file,
+refused."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+
+import npgpt
+from npgpt.weights.safetensors import DTYPES, MOST_TEXT, Piece, read_safetensors, write_safetensors
+from parity_tests.support import fuzz
+from parity_tests.support.weight_files import CONFIG, assemble, brain, numbers, parts, write_config
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.safetensors"
+
+
+def odd(rng):
+    """All dtypes, all kinds of shapes."""
+    arrays = {
+        "brain": brain(np.float32([[1.5, -2], [np.inf, 0]])),
+        "bool": np.array([True, False]),
+        "scalar": np.float32(-0.0),
+        "none": np.zeros((3, 0, 2), np.float32),
+        "not a number": np.array([np.nan, np.inf, -np.inf, 1e-45], np.float32),
+        "größe": np.ones((1, 1, 1, 1)),
+        "half": rng.normal(size=7).astype(np.float16),
+    }
+    for name in ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"):
+        info = np.iinfo(name)
+        arrays[name] = np.array([info.min, info.max, 1], name)
+    return arrays
+
+
+# The library
+
+
+def test_what_the_library_writes_is_read(path, rng):
+    arrays = odd(rng)
+    theirs = {name: torch.tensor(np.asarray(array)) for name, array in arrays.items()}
+    theirs["brain"] = theirs["brain"].view(torch.bfloat16)
+    safetensors.torch.save_file(theirs, path, metadata={"format": "pt"})
+    assert_read(path, arrays)
+
+
+def assert_read(path, arrays):
+    found = read_safetensors(path)
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        raw = found[name].raw()
+        assert (raw.shape, raw.tobytes()) == (array.shape, array.tobytes()), name
+        assert found[name].dtype == ("bfloat16" if name == "brain" else array.dtype.name)
+
+
+def test_what_is_written_is_read_by_the_library(path, rng):
+    arrays = odd(rng)
+    write_safetensors(
+        path,
+        {
+            name: Piece(array.shape, "bfloat16" if name == "brain" else array.dtype.name, [array])
+            for name, array in arrays.items()
+        },
+    )
+    assert_read(path, arrays)
+    found = safetensors.torch.load_file(path)
+    assert found.keys() == arrays.keys()
+    assert found.pop("brain").dtype == torch.bfloat16
+    for name, tensor in found.items():
+        assert tensor.numpy().tobytes() == arrays[name].tobytes()
+        assert (tuple(tensor.shape), tensor.numpy().dtype) == (
+            arrays[name].shape,
+            arrays[name].dtype,
+        )
+    with safetensors.safe_open(path, "np") as file:
+        assert file.metadata() == {"format": "pt"}
+    begin = 8 + int.from_bytes(path.read_bytes()[:8], "little")
+    assert begin % 64 == 0
+
+
+def test_every_dtype_is_in_it(rng):
+    """Otherwise the tests above would not say what they are there to say."""
+    dtypes = {"bfloat16" if name == "brain" else a.dtype.name for name, a in odd(rng).items()}
+    assert dtypes == set(DTYPES.values())
+
+
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408])
+def test_a_header_whose_length_looks_like_a_pickle(tmp_path, length):
+    """Its first bytes are those of a pickle of version 2, 3, 4 and 5."""
+    config = npgpt.Config(vocab_size=3, context_length=2, n_layer=1, n_head=1, n_embd=1)
+    names = "wte.weight", "wpe.weight"  # a whole model's header is longer: it would be said so
+    raw = assemble(*parts({name: numbers(config)[name] for name in names}), length=length)
+    assert raw[0] == 0x80 and raw[1] in range(2, 6)
+    (tmp_path / "model.safetensors").write_bytes(raw)
+    assert list(read_safetensors(tmp_path / "model.safetensors")) == [*names]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        assemble(b'{"__metadata__": {"format": "np"}}'),
+        assemble(b"{}", length=64),
+        assemble({"none": {"dtype": "I8", "shape": [0], "data_offsets": [0, 0]}}),
+    ],
+    ids=["metadata", "spaces", "no numbers"],
+)
+def test_a_file_of_no_numbers(path, raw):
+    path.write_bytes(raw)
+    assert all(tensor.raw().size == 0 for tensor in read_safetensors(path).values())
+    assert read_safetensors(path).keys() == safetensors.numpy.load_file(path).keys()
+
+
+# What is refused
+
+DATA = bytes(range(32))
+
+
+def entry(dtype="F32", shape=(2, 3), offsets=(0, 24)):
+    """What a header says of a tensor."""
+    return {"dtype": dtype, "shape": [*shape], "data_offsets": [*offsets]}
+
+
+GOOD = {"a": entry(), "b": entry(shape=(2,), offsets=(24, 32))}
+WHOLE = assemble(GOOD, DATA)
+
+
+def a(**changes):
+    """A file whose tensor "a" is said to be another one; what is None is not said."""
+    about = {name: value for name, value in (entry() | changes).items() if value is not None}
+    return assemble(GOOD | {"a": about}, DATA)
+
+
+def with_c(**about):
+    """A file of one more tensor."""
+    return assemble(GOOD | {"c": entry(**about)}, DATA)
+
+
+def headed(length):
+    """A file that says its header had so many bytes."""
+    return length.to_bytes(8, "little") + WHOLE[8:]
+
+
+BEGIN = len(WHOLE) - 32
+LONG = "is cut, or not a safetensors file: a header of "
+BAD = {
+    "empty": (b"", "is cut: 0 bytes are no safetensors file$"),
+    "seven bytes": (WHOLE[:7], "is cut: 7 bytes are no safetensors file$"),
+    "a length alone": (WHOLE[:8], LONG + f"{BEGIN - 8} bytes, 0 are left$"),
+    "half a header": (WHOLE[:60], LONG + f"{BEGIN - 8} bytes, 52 are left$"),
+    "a header alone": (WHOLE[:BEGIN], f"is cut: 'a' ends at {BEGIN + 24}, the file at {BEGIN} by"),
+    "cut": (WHOLE[:-1], f"is cut: 'b' ends at {BEGIN + 32}, the file at {BEGIN + 31} bytes$"),
+    "longer": (WHOLE + b"\0", "has 33 bytes of numbers, its header knows of 32: it is damaged$"),
+    "a long header": (headed(1 << 62), LONG + "4,611,686,018,427,387,904 bytes, "),
+    "the longest header": (headed((1 << 64) - 1), LONG + "18,446,744,073,709,551,615 bytes, "),
+    "a larger header than any": (
+        assemble(b"{}", length=MOST_TEXT + 1), "a header of 1,048,577 bytes; at most 1,048,576 are",
+    ),
+    "a shorter header": (headed(BEGIN - 9), r"its header is not JSON \("),
+    "a longer header": (headed(BEGIN - 7), r"its header is not JSON \("),
+    "no header": (headed(0), r"its header is not JSON \("),
+    "zeros": (bytes(99), r"its header is not JSON \("),
+    "text": (b"hello, world\n" * 9, LONG + "8,583,909,746,840,200,552 bytes, 109 are left$"),
+    "not JSON": (assemble(b"{'a': 1}", DATA), r"its header is not JSON \("),
+    "not UTF-8": (assemble(b'{"\xff": 1}', DATA), r"its header is not JSON \("),
+    "brackets": (assemble(b'{"a":' + b"[" * 99_999, DATA), r"its header is not JSON \("),
+    "many digits": (assemble(b'{"a": %s}' % (b"1" * 9999)), "JSON .a number of 9,999 digits.$"),
+    "a list": (assemble(b"[1]", DATA), r"its header is not a JSON object: \[1\]$"),
+    "a name twice": (
+        assemble(b'{"a": 1, "a": 2}', DATA), "its header is not JSON .a name stands there twice.$",
+    ),
+    "no object": (assemble({"a": 3}, DATA), "'a' is 3, expected dtype, shape and data_offsets$"),
+    "a line break": (assemble({"a\nb": 3}, DATA), r"'a\\nb' is 3, expected dtype"),
+    "a long name": (assemble({"a" * 5000: 3}, DATA), "'a{76}... is 3, expected dtype"),
+    "no dtype": (a(dtype=None), "'a' is of dtype None; F64, F32, F16, BF16, .*, BOOL are read"),
+    "an unknown dtype": (a(dtype="F8_E4M3"), "'a' is of dtype 'F8_E4M3'; F64, F32"),
+    "NumPy's dtype": (a(dtype="float32"), "'a' is of dtype 'float32'; F64, F32"),
+    "a list of dtypes": (a(dtype=["F32"]), r"'a' is of dtype \['F32'\]; F64, F32"),
+    "another dtype": (a(dtype="F64"), r"'a': bytes 0 to 24 cannot be \[2, 3\] numbers of float64$"),
+    "no shape": (a(shape=None), "'a' has the shape None, expected a list of lengths$"),
+    "a number for a shape": (a(shape=6), "'a' has the shape 6, expected a list of lengths$"),
+    "a negative axis": (a(shape=[-2, -3]), r"'a' has the shape \[-2, -3\], expected a list of"),
+    "a half axis": (a(shape=[1.5, 4]), r"'a' has the shape \[1.5, 4\], expected a list of"),
+    "true for an axis": (a(shape=[True, 6]), r"'a' has the shape \[True, 6\], expected a list"),
+    "many axes": (a(shape=[1] * 64 + [6]), r"'a' has the shape \[1, .*\.\.\., expected a list of"),
+    "another shape": (a(shape=[2, 2]), r"'a': bytes 0 to 24 cannot be \[2, 2\] numbers of float"),
+    "a shape bomb": (
+        a(shape=[1 << 40, 1 << 40]),
+        r"'a': its shape \[1099511627776, 1099511627776\] is larger than any array$",
+    ),
+    "an empty bomb": (
+        a(shape=[0, 1 << 40, 1 << 40], data_offsets=[0, 0]), "is larger than any array$",
+    ),
+    "a bomb of its bytes": (
+        a(shape=[1 << 40], data_offsets=[0, 1 << 42]),
+        "is cut: 'a' ends at 4,398,046,511,[0-9]+, the file at [0-9]+ bytes$",
+    ),
+    "no offsets": (a(data_offsets=None), "'a' has the data_offsets None, expected two$"),
+    "one offset": (a(data_offsets=[24]), r"'a' has the data_offsets \[24\], expected two$"),
+    "a negative offset": (
+        a(data_offsets=[-24, 0]), r"'a' has the data_offsets \[-24, 0\], expected two$",
+    ),
+    "backwards": (a(data_offsets=[24, 0]), r"'a': bytes 24 to 0 cannot be \[2, 3\] numbers"),
+    "past the end": (
+        a(data_offsets=[16, 40]), r"is cut: 'a' ends at \d+, the file at \d+ bytes$",
+    ),
+    "far past the end": (
+        a(data_offsets=[(1 << 62), (1 << 62) + 24]), "is cut: 'a' ends at 4,611,686,018,427,388,",
+    ),
+    "farther than 64 bits": (
+        a(data_offsets=[1 << 63, (1 << 63) + 24]),
+        r"'a' has the data_offsets \[9223372036854775808, 9223372036854775832\], expected two$",
+    ),
+    "overlapping": (
+        a(data_offsets=[8, 32]),
+        f"'a' and 'b' have bytes in common: {BEGIN + 8} to {BEGIN + 32}, and {BEGIN + 24} to ",
+    ),
+    "the same bytes": (with_c(shape=(2,), offsets=(24, 32)), "'b' and 'c' have bytes in common: "),
+    "within another": (with_c(dtype="U8", shape=(4,), offsets=(4, 8)), "'a' and 'c' have bytes"),
+    "a gap": (
+        a(shape=[2, 2], data_offsets=[0, 16]), "has 32 bytes of numbers, its header knows of 24: ",
+    ),
+}  # fmt: skip
+OWN_LIMITS = "a larger header than any", "many axes"  # all else the library refuses too
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_refused_and_says_why(path, unreadable, name):
+    raw, says = BAD[name]
+    write_config(path.parent, CONFIG)
+    path.write_bytes(raw)
+    unreadable(path.parent, says)
+    if name not in OWN_LIMITS:
+        with pytest.raises(safetensors.SafetensorError):
+            safetensors.numpy.load_file(path)
+
+
+# What nobody thought of
+
+WHERE = "file", "length", "header", "entry", "numbers"
+KEYS = "dtype", "shape", "data_offsets"
+
+
+def forged(header, data, recipe):
+    """The file, something in it changed as fuzz.py says."""
+    where, which, changes = fuzz.parts(recipe, WHERE)
+    name = list(header)[which % len(header)]
+    match where:
+        case "file":
+            return changed(assemble(header, data), changes)
+        case "length":
+            raw = assemble(header, data)
+            return changed(raw[:8], changes)[:8].ljust(8, b"\0") + raw[8:]
+        case "header":
+            return assemble(changed(json.dumps(header).encode(), changes, as_text), data)
+        case "numbers":
+            return assemble(header, changed(data, changes))
+    about = dict(header[name])
+    for _, at, n in changes:
+        key, value = KEYS[at % 3], fuzz.VALUES[n % len(fuzz.VALUES)]
+        if at & 4 and key != "dtype":  # one of the numbers in the list
+            inside = list(about[key]) if isinstance(about[key], list) else []
+            about[key] = [*inside[:-1], value] if at & 8 else [value, *inside[1:]]
+        else:
+            about[key] = value
+    return assemble(header | {name: about}, data)
+
+
+def as_text(number):
+    """As JSON has it."""
+    return str(number).encode()
+
+
+def as_word(number):
+    """As the length of the header is."""
+    return (number % (1 << 64)).to_bytes(8, "little")
+
+
+def changed(data, changes, written=as_word):
+    """The bytes after these changes."""
+    return fuzz.changed(data, changes, written)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """Where the damaged files are put, and a good one's header and numbers."""
+    path = tmp_path_factory.mktemp("good") / "model.safetensors"
+    return path, *parts(odd(np.random.default_rng(1)))
+
+
+def reader(path, raw):
+    """What reads these bytes as a file."""
+    path.write_bytes(raw)
+    return lambda: read_safetensors(path)
+
+
+def test_whatever_is_changed_is_refused_or_read_as_the_library_reads_it(good):
+    path, header, data = good
+    outcomes = set()
+
+    @settings(max_examples=3000, derandomize=True, database=None, deadline=None)
+    @given(fuzz.RECIPES)
+    def check(recipe):
+        raw = forged(header, data, recipe)
+        found = fuzz.outcome(reader(path, raw), path)
+        outcomes.add(found)
+        if found == "read":
+            mine = {name: t.raw().tobytes() for name, t in read_safetensors(path).items()}
+            assert mine == {name: bytes(t["data"]) for name, t in safetensors.deserialize(raw)}
+
+    check()
+    assert len(outcomes) >= 25, sorted(outcomes)
+
+
+def repeated(piece, size, before=b'{"a":[', after=b"]}"):
+    """A file whose header has about `size` bytes: `piece` again and again."""
+    return assemble(before + b",".join([piece] * (size // (len(piece) + 1))) + after)
+
+
+def of_many(size):
+    """A file of as many tensors, all of them empty, as its header can name."""
+    about = '"%06x":{"dtype":"I8","shape":[0],"data_offsets":[0,0]}'
+    return assemble(f"{{{','.join(about % i for i in range(size // 60))}}}".encode())
+
+
+HEAVY = {  # headers that would like to be large once read
+    "lists in lists": lambda size: repeated(b"[" * 900 + b"]" * 900, size),
+    "objects in objects": lambda size: repeated(b'{"":' * 300 + b"0" + b"}" * 300, size),
+    "objects": lambda size: repeated(b'{"":{}}', size),
+    "numbers": lambda size: repeated(b"1e1", size),
+    "metadata": lambda size: repeated(b"[[]]", size, b'{"__metadata__":[', b"]}"),
+    "letters": lambda size: repeated("\N{GRINNING FACE}".encode(), size, b'{"a":"', b'"}'),
+    "tensors": of_many,
+}
+TIMES = 50  # the bytes of "[" * 900 become lists, 104 bytes the pair of brackets: 45 were measured
+
+
+@pytest.mark.parametrize("make", HEAVY.values(), ids=HEAVY)
+@pytest.mark.parametrize("size", [4000, MOST_TEXT - 4000])
+def test_no_header_takes_more_memory_than_a_small_multiple_of_its_size(path, make, size):
+    """And there is none above MOST_TEXT: 50 MB, however large the file is."""
+    raw = make(size)
+    assert size // 3 < len(raw) <= MOST_TEXT
+    bounded(path, raw)
+
+
+def test_no_changed_file_takes_more_memory_than_a_small_multiple_of_its_header(good):
+    path, header, data = good
+    rng = random.Random(1)
+    for _ in range(300):
+        bounded(path, forged(header, data, rng.randbytes(12)))
+
+
+def bounded(path, raw):
+    assert fuzz.peak(reader(path, raw)) < TIMES * len(raw) + (1 << 16)
