@@ -31,11 +31,11 @@ COMMANDS = {
 FIRST = """
 import time
 started = time.perf_counter()
-from npgpt import environment
-environment.settle()
+from npgpt.system import env_vars
+env_vars.settle()
 import numpy as np, npgpt
-from npgpt import ahead
-ahead.compile_kernels("train", "float32", "book", dropout=0.1)
+from npgpt.performance import precompile
+precompile.compile_kernels("train", "float32", "book", dropout=0.1)
 config = npgpt.Config(
     vocab_size=257, context_length=32, n_layer=1, n_head=2, n_embd=32, dropout=0.1, tied=False
 )
@@ -44,7 +44,7 @@ model = npgpt.GPT(config, seed=rng, scheme="book")
 loss, cache = model.loss(tokens[:, :-1], tokens[:, 1:], rng)
 npgpt.AdamW(model.params, lr=1e-3).step(model.backward(cache))
 print(time.perf_counter() - started)
-ahead.compile_kernels("generate", "float32")
+precompile.compile_kernels("generate", "float32")
 list(npgpt.generate(model, tokens[:, :5], 3, temperature=1.0, rng=rng))
 model.evaluate(tokens[:, :-1], tokens[:, 1:])
 print(time.perf_counter() - started)

@@ -1,7 +1,7 @@
 """The same ops as Numba kernels, each in as few passes over memory as it can do with.
 
 Same names, same signatures, same results as `npgpt.ops`: what an op computes, and why, is written
-there. Matrix products are Numba's too (_matmul.py).
+there. Matrix products are Numba's too (gemm.py).
 """
 
 from npgpt.fused import (

@@ -94,7 +94,7 @@ def mask(keep: Array | None) -> Array:
 
 
 def workspace(kind, qkv: Array, n_head: int) -> list[Array]:
-    """What _buffers lent, and in it for every task the packed parts of a head, in panels of this
+    """What buffer_pool lent, and in it for every task the packed parts of a head, in panels of this
     dtype; two sums of as many numbers; and twice QUERIES rows of scores."""
     B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     wide = VECTORS * BYTES // qkv.itemsize

@@ -5,7 +5,7 @@ memory wait: beginning and ending parallel loops, so there is one, and threads t
 other, so meanwhile they ask for the weights that they will read next.
 
 Every block has five stages, each needs the one before, and each has PARTS parts, shared out among
-the threads; whoever has done its own takes another's (_tasks.py). A part of a matrix is some of its
+the threads; whoever has done its own takes another's (work_queue.py). A part of a matrix is some of its
 rows, which lie one after the other in memory, and leaves partial sums; whoever needs the result
 adds them up. There are always as many, so that the bits do not depend on the number of threads.
 """

@@ -4,7 +4,7 @@ A kernel works on BLOCK words at a time: first the twister hands them out into a
 stays in the nearest cache, then one plain loop, which LLVM can vectorise, makes numbers of them.
 It can because the loop runs over slices from 0: an index start + i might be negative, for all it
 knows. No fastmath here, and every FMA is asked for by name: the bits are the promise. What a model
-needs many of, float32 and dropout masks, is drawn by all threads (_draws.py).
+needs many of, float32 and dropout masks, is drawn by all threads (parallel_rng.py).
 """
 
 import math
@@ -127,7 +127,7 @@ def randperm(engine: Engine, *, out: Array) -> Array:
 
 
 def run(kernel, engine: Engine, size: int, *arguments) -> None:
-    """A kernel of _draws.py that makes so many numbers: on all threads, where it pays to start
+    """A kernel of parallel_rng.py that makes so many numbers: on all threads, where it pays to start
     them."""
     start, counter = Engine(*(array.copy() for array in engine)), np.zeros(1, np.int64)
     threads = numba.get_num_threads() if size >= LARGE else 1

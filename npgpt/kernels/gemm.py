@@ -1,7 +1,7 @@
 """Matrix products in Numba: one pool of threads for everything, no BLAS to share the cores with.
 
 The plan is Goto's (Goto and van de Geijn 2008, "Anatomy of high-performance matrix
-multiplication"), around the register block of _tile.py:
+multiplication"), around the register block of gemm_microkernel.py:
 
 1. All of `a`, or so many rows and terms at a time, is packed into left panels, by all threads.
 2. A task makes a few columns of `out`, TERMS terms of the sum at a time: so much of `b` is packed
@@ -155,7 +155,7 @@ def streamable(out, columns):
     return BYTES == LINE and parts[0] % LINE == 0 and parts[1] % LINE == 0
 
 
-# A few rows (_rows.py): every task its own rows of b, whose partial sums are added up, or, of a
+# A few rows (gemv.py): every task its own rows of b, whose partial sums are added up, or, of a
 # transposed b, its own columns of the result.
 
 

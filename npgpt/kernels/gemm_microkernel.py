@@ -7,7 +7,7 @@ what the processor can do: 28 sums of 16 float32 with AVX-512, where one step of
 from `right`, ROWS numbers from `left`, and makes 28 vector FMAs of them. Numba's loops cannot say
 "keep these in registers", LLVM's builder can.
 
-`left` and `right` lie in panels (_panels.py): for every k, LEFT numbers of `left`, of which the
+`left` and `right` lie in panels (packing.py): for every k, LEFT numbers of `left`, of which the
 first ROWS count, and VECTORS vectors of `right`.
 
 Panels of uint32 hold pairs of bfloat16 numbers, the upper halves of float32 ones: those of terms 2k

@@ -1,4 +1,4 @@
-"""The register block for a few rows (_rows.py), which reads a matrix as it lies, once."""
+"""The register block for a few rows (gemv.py), which reads a matrix as it lies, once."""
 
 from llvmlite import ir
 from numba import types

@@ -20,7 +20,7 @@ __all__ = ["BLOCKS", "exact_inner", "exact_njit", "inner", "njit"]
 
 
 def njit(function=None, *, fastmath=FREEDOM, parallel=False):
-    """numba.njit for kernels. `parallel` is for the one loop of _parallel.py."""
+    """numba.njit for kernels. `parallel` is for the one loop of parallel.py."""
     if function is None:
         return partial(njit, fastmath=fastmath, parallel=parallel)
     kernel = kernel_of(function, fastmath, parallel=parallel)

@@ -11,6 +11,7 @@ import numpy as np
 
 import npgpt
 from npgpt.config import PRESETS
+from npgpt.download.cache_dir import cache_folder
 from npgpt.model.params import size
 from npgpt.system import env_vars
 from npgpt.system.machine import cores, cpu, gib, memory
@@ -38,10 +39,6 @@ class Pool(NamedTuple):
 
 def gather() -> Found:
     """Looks at this process and its machine. Starts Numba, so it takes a second or two."""
-    from npgpt.download.cache_dir import (
-        cache_folder,  # here, because HTTP and TLS take time and memory
-    )
-
     pools = blas_pools()
     facts = {"npgpt": npgpt.__version__, "Python": f"{sys.version.split()[0]} ({sys.platform})"}
     facts |= {name: version(name) for name in PACKAGES}

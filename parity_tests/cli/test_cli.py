@@ -465,7 +465,7 @@ def test_help_shows_the_defaults_of_a_preset(capsys):
 
 def test_help_and_mistyped_flags_do_not_wait_for_numba():
     program = (
-        "import sys\nfrom npgpt import cli\n"
+        "import sys\nfrom npgpt.cli import main as cli\n"
         "try: cli.main(['train', '--help'])\n"
         "except SystemExit: pass\n"
         "print([m for m in ('numba', 'h5py', 'tiktoken', 'matplotlib') if m in sys.modules])"
@@ -717,7 +717,7 @@ def test_a_learning_rate_without_measure(npgpt_, shelf):
 
 FULL = """
 import resource, sys
-from npgpt import cli
+from npgpt.cli import main as cli
 limit = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 sys.exit(cli.main(sys.argv[2:]))

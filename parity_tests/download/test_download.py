@@ -177,8 +177,8 @@ def server(monkeypatch):
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.setattr(resumable, "PAUSE", 0.001)
-    monkeypatch.setattr(resumable, "PIECE", PIECE)
+    monkeypatch.setattr(http, "PAUSE", 0.001)
+    monkeypatch.setattr(http, "PIECE", PIECE)
     server = Server()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -596,8 +596,8 @@ def test_the_parts_of_two_addresses_are_kept_apart(large, server):
 
 def test_pauses_grow_and_start_over_once_there_is_progress(large, monkeypatch):
     slept = []
-    monkeypatch.setattr(resumable.time, "sleep", slept.append)
-    monkeypatch.setattr(resumable, "PAUSE", 1)
+    monkeypatch.setattr(http.time, "sleep", slept.append)
+    monkeypatch.setattr(http, "PAUSE", 1)
     plan = [500, 500, f"cut {2 * PIECE}", 500, 500, 500, f"cut {2 * PIECE}", "cut 1"]
     assert large(*plan, "good") == CONTENT
     assert slept == [1, 2, 1, 2, 4, 8, 1, 2]
@@ -620,7 +620,7 @@ def test_a_server_that_leads_nowhere_is_left(large, server, then):
 
 
 def test_silence_ends(large, server, tmp_path, monkeypatch):
-    monkeypatch.setattr(resumable, "TIMEOUT", 0.1)
+    monkeypatch.setattr(http, "TIMEOUT", 0.1)
     assert large("silence", "stall", "good") == CONTENT
     assert ranges(server) == [("/a", None), ("/a", None), ("/a", "bytes=100000-")]
     server.plan["/b"] = ["silence"]
@@ -948,7 +948,7 @@ def test_the_real_sizes_are_those_of_the_parameters():
 
 SECOND = """
 import sys
-from npgpt import download
+from npgpt.download import gpt2 as download
 url, to = sys.argv[1:]
 download.OPENAI = (url + "/one", url + "/two")
 download.HOMES["gpt2-small"] = download.HOMES["gpt2-large"]._replace(folder="124M")
@@ -997,7 +997,7 @@ def test_a_lock_that_was_removed_under_us_is_taken_again(tmp_path, monkeypatch):
         hold(handle, at)
 
     seen = []
-    monkeypatch.setattr(resumable, "hold", late)
+    monkeypatch.setattr(files, "hold", late)
     with files.locked(path):
         assert path.exists()
         with pytest.raises(RunError, match="another process"), files.locked(path):
@@ -1120,7 +1120,7 @@ def test_what_hugging_face_has_cached_is_used_from_there(hub, server, tmp_path, 
 
 FOR_REAL = """
 import sys
-from npgpt import download
+from npgpt.download import gpt2 as download
 assert "huggingface_hub" not in sys.modules
 try:
     print(download.model("gpt2-small"))

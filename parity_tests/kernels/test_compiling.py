@@ -36,7 +36,9 @@ import hashlib, importlib, json, os, pkgutil, sys
 from numba import types
 from numba.core.dispatcher import Dispatcher
 import npgpt
-from npgpt import cli, fused, params
+from npgpt import fused, kernels
+from npgpt.cli import main as cli
+from npgpt.model import params
 
 def plain(kind):
     kind = types.unliteral(kind)
@@ -53,7 +55,8 @@ for run in "again", "once more":
     digests.append(hashlib.sha256(bits).hexdigest())
     print("that was", run, file=sys.stderr)
 kernels = {}
-for module in pkgutil.iter_modules(fused.__path__, "npgpt.fused."):
+packages = [(fused.__path__, "npgpt.fused."), (kernels.__path__, "npgpt.kernels.")]
+for module in [m for p in packages for m in pkgutil.iter_modules(*p)]:
     for name, kernel in vars(importlib.import_module(module.name)).items():
         if isinstance(kernel, Dispatcher) and kernel.py_func.__module__ == module.name:
             kernels[f"{module.name}.{name}"] = [
@@ -117,7 +120,7 @@ def test_kernels_are_compiled_once_and_kept_where_there_is_room(sealed):
 
 def test_what_only_kernels_call_tells_python_so():
     known, ones = list(gemv.multiply_rows.signatures), np.ones((2, 2), np.complex64)
-    with pytest.raises(TypeError, match=r"only kernels call npgpt\.fused\._rows\.multiply_rows;"):
+    with pytest.raises(TypeError, match=r"only kernels call npgpt\.kernels\.gemv\.multiply_rows;"):
         gemv.multiply_rows(ones, ones, 0, 2, ones)
     assert known == list(gemv.multiply_rows.signatures)  # nothing was compiled for it
 
@@ -126,7 +129,7 @@ def test_what_only_kernels_call_tells_python_so():
 LISTENER = """
 import sys
 from numba.core import event
-from npgpt import cli
+from npgpt.cli import main as cli
 
 class Compiled(event.Listener):
     modules = set()
@@ -154,13 +157,13 @@ def test_a_second_process_compiles_what_the_first_one_needs(tmp_path, monkeypatc
     assert [second.wait(600) for second in seconds] == [0, 0]
     modules, _ = python(LISTENER, TRAIN, GENERATE, environment=environment)
     shared = {name for share in precompile.SHARES.values() for name in share}
-    shared = shared - {"random"} | {"_draws"}  # sampling is compiled when somebody samples
+    shared = shared - {"random"} | {"parallel_rng"}  # sampling is compiled when somebody samples
     assert not shared & set(modules.split())
     assert {"attention", "linear_cross_entropy"} <= set(modules.split())
 
 
 def test_nothing_is_compiled_ahead_of_what_is_there(monkeypatch):
-    monkeypatch.setattr(precompile.info, "cores", lambda: 2)
+    monkeypatch.setattr(precompile.machine, "cores", lambda: 2)
     monkeypatch.setattr(precompile, "missing", lambda kernel: False)
     monkeypatch.setattr(precompile.subprocess, "Popen", None)
     precompile.compile_kernels("train", "float32")
@@ -170,7 +173,7 @@ def test_without_any_room_everything_works_and_info_says_so(sealed, tmp_path):
     (tmp_path / "home").rmdir()
     (tmp_path / "home").write_text("in the way")
     program = (
-        "import npgpt; from npgpt import info; "
+        "import npgpt; from npgpt.performance import system_info as info; "
         "print(npgpt.Generator(123).uniform(1)[0], info.numba_cache())"
     )
     said, complaints = python(program, environment=sealed)

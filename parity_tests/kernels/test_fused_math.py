@@ -16,7 +16,7 @@ WORST = 1.5
 NUMPY = {np.float32: 2.52, np.float64: 1.0}
 
 
-# as kernels are, but not cached: the cache looks at this file only, not at _math.py
+# as kernels are, but not cached: the cache looks at this file only, not at math.py
 @numba.njit(error_model="numpy", fastmath=FREEDOM)
 def _exps(x, out):
     for i in range(x.size):

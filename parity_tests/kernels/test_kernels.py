@@ -179,19 +179,19 @@ def test_small_arrays_are_numpys():
 
 
 def test_the_pages_of_a_mask_come_back():
-    shape, rng, made = (3, 5, 211, 307), npgpt.Generator(1), fused._buffers.pool.made
+    shape, rng, made = (3, 5, 211, 307), npgpt.Generator(1), buffer_pool.pool.made
     for _ in range(2):
-        x = fused._buffers.empty(shape, np.float32)
+        x = buffer_pool.empty(shape, np.float32)
         _, cache = fused.dropout.forward(x, rate=0.1, rng=rng, out=x)
         assert cache.keep.nbytes > buffer_pool.LARGE and 0.89 < cache.keep.mean() < 0.91
         del x, cache
         gc.collect()
-    assert fused._buffers.pool.made == made + 2  # the numbers and their mask, once
+    assert buffer_pool.pool.made == made + 2  # the numbers and their mask, once
 
 
 def test_a_step_and_a_token_make_no_large_array():
     """After the first, everything large comes back. Small enough to be quick, large enough that
-    activations, logits and panels are more than `_buffers.LARGE`."""
+    activations, logits and panels are more than `buffer_pool.LARGE`."""
     config = npgpt.Config(vocab_size=3000, context_length=128, n_layer=2, n_head=4, n_embd=256)
     model = npgpt.GPT(config)
     gradients, optimizer = npgpt.model.params.zeros(config), npgpt.AdamW(model.params)
@@ -207,12 +207,12 @@ def test_a_step_and_a_token_make_no_large_array():
     for _ in range(2):  # a first round may send away pages that other tests have left
         step()
         model.next_logits(tokens[:1, :1], past=past)
-    made = fused._buffers.pool.made
+    made = buffer_pool.pool.made
     tracemalloc.start()
     for _ in range(3):
         step()
         model.next_logits(tokens[:1, :1], past=past)
     large = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert fused._buffers.pool.made == made
+    assert buffer_pool.pool.made == made
     assert large < buffer_pool.LARGE * 2, f"NumPy was asked for {large:,} bytes at once"

@@ -95,10 +95,10 @@ def test_nan_and_infinity_keep_their_meaning():
 
 PRODUCTS = """
 import numpy as np
-from npgpt.fused import _llvm
-from npgpt.fused._matmul import matmul
+from npgpt.kernels import cpu
+from npgpt.kernels.gemm import matmul
 rng = np.random.default_rng(1)
-print(_llvm.BYTES, _llvm.BFLOAT16)
+print(cpu.BYTES, cpu.BFLOAT16)
 for M, K, N in [(3, 50, 70), (20, 7, 33), (64, 769, 100)]:
     a, b = (rng.normal(size=s).astype(np.float32) for s in ((M, K), (K, N)))
     out = matmul(a, b, out=np.empty((M, N), np.float32))

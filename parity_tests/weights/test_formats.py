@@ -319,7 +319,7 @@ def test_the_way_to_convert_a_pickle_is_one(tmp_path, capsys):
 
 LIMITED = """
 import resource, sys
-from npgpt import cli
+from npgpt.cli import main as cli
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
 sys.exit(cli.main(sys.argv[2:]))
 """
