@@ -4,10 +4,10 @@ A single position reads every weight once and is bound by that. What costs besid
 memory wait: beginning and ending parallel loops, so there is one, and threads that wait for each
 other, so meanwhile they ask for the weights that they will read next.
 
-Every block has five stages, each needs the one before, and each has PARTS parts, shared out among
-the threads; whoever has done its own takes another's (work_queue.py). A part of a matrix is some of its
-rows, which lie one after the other in memory, and leaves partial sums; whoever needs the result
-adds them up. There are always as many, so that the bits do not depend on the number of threads.
+Every block has five stages. Each stage needs the one before and has PARTS parts, shared among the
+threads; a thread that has done its own parts takes those of others (kernels/work_queue.py). A part
+of a matrix is a contiguous range of its rows and yields partial sums, which the next stage adds up.
+PARTS is fixed, so that the bits do not depend on the number of threads.
 """
 
 from typing import NamedTuple

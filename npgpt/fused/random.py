@@ -127,8 +127,7 @@ def randperm(engine: Engine, *, out: Array) -> Array:
 
 
 def run(kernel, engine: Engine, size: int, *arguments) -> None:
-    """A kernel of parallel_rng.py that makes so many numbers: on all threads, where it pays to start
-    them."""
+    """Draw `size` numbers with a kernel of kernels/parallel_rng.py, on all threads if it pays."""
     start, counter = Engine(*(array.copy() for array in engine)), np.zeros(1, np.int64)
     threads = numba.get_num_threads() if size >= LARGE else 1
     kernel(threads, start, engine, counter, *arguments)

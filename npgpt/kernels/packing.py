@@ -1,4 +1,4 @@
-"""Operands for the register block (gemm_microkernel.py): copied together so that they are read in order.
+"""Pack operands for the microkernel (gemm_microkernel.py), in the order in which it reads them.
 
 A panel holds, for every term of the sum, `width` lanes: the rows of the left operand or the columns
 of the right one. Where lanes lie side by side in the matrix they are copied (`pack_across`), where

@@ -515,7 +515,10 @@ def test_training_says_where_bfloat16_will_be_slow(said, monkeypatch):
 @pytest.mark.parametrize("features", ["+avx2,+fma", "+avx2,+fma,+avx512f,+avx512bf16"])
 def test_info_says_which_path_it_is(features):
     """NUMBA_CPU_FEATURES is what the kernels believe the CPU to have. Nothing is compiled here."""
-    program = "from npgpt.performance import system_info as info; print(info.bfloat16(info.multiplies_bfloat16()))"
+    program = (
+        "from npgpt.performance import system_info as info; "
+        "print(info.bfloat16(info.multiplies_bfloat16()))"
+    )
     environment = os.environ | {"NUMBA_CPU_FEATURES": features}
     found = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, env=environment
