@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from benchmarks import harness
 from benchmarks.harness import Runner, serve, table
-from npgpt.config import Settings, defaults
+from npgpt.config import RunConfig, defaults
 from npgpt.parity.book_check import LOG, STEPS
 
 Line = tuple[int, float, float]  # a step, training and validation loss after it
@@ -30,7 +30,7 @@ COMPARED = {
 }
 
 
-def npgpt_log(settings: Settings, tokens) -> Iterator[Line]:
+def npgpt_log(settings: RunConfig, tokens) -> Iterator[Line]:
     """The log of a run; `tokens` as from npgpt.data.dataset.read_tokens."""
     from npgpt.training import run
     from npgpt.training.trainer import Evaluation
@@ -40,7 +40,7 @@ def npgpt_log(settings: Settings, tokens) -> Iterator[Line]:
             yield event.step, event.train_loss, event.val_loss
 
 
-def torch_log(settings: Settings, tokens) -> Iterator[Line]:
+def torch_log(settings: RunConfig, tokens) -> Iterator[Line]:
     """The same of the book's program. The parameters are drawn in float32 in any case."""
     import torch
 

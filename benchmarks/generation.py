@@ -68,7 +68,7 @@ class Npgpt:
     def __init__(self, path: str, threads: int):
         from npgpt.system import env_vars
 
-        env_vars.settle()
+        env_vars.set_defaults()
         import npgpt
 
         self.model, self.version = npgpt.load(path), npgpt.__version__
@@ -76,7 +76,7 @@ class Npgpt:
     def restart(self) -> None:
         from npgpt.model import kv_cache
 
-        self.past = kv_cache.empty(1, self.model.config)
+        self.past = kv_cache.empty_cache(1, self.model.config)
 
     def next_logits(self, tokens: np.ndarray) -> np.ndarray:
         return self.model.next_logits(tokens, past=self.past)[0]
@@ -228,7 +228,9 @@ def write_models(folder: Path, weights: str) -> None:
     write_huggingface(folder / "model", CONFIG, model.params, None, dtype="float32")
     write_gguf(folder / "model.gguf", CONFIG, model.params, weights)
     if weights != "float32":
-        write_quantized(folder / f"model.{weights}", formats.look(folder / "model"), weights)
+        write_quantized(
+            folder / f"model.{weights}", formats.open_weights(folder / "model"), weights
+        )
 
 
 def validate(runners: list[Runner], coarse: float | None = None) -> None:

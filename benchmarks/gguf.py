@@ -12,7 +12,7 @@ import numpy as np
 
 from npgpt.config import Config
 from npgpt.model.params import Params, named
-from npgpt.model.quantize import narrows
+from npgpt.model.quantize import is_quantizable
 from npgpt.quantized_matrix import to_bfloat16
 
 MAGIC, VERSION = b"GGUF", 3
@@ -38,7 +38,7 @@ def write_gguf(path: Path, config: Config, tree: Params, weights: str = "float32
     """Writes all parameters of a float32 model, its matrices as `weights`."""
     tensors = []
     for name, array in named(tree):
-        kind = weights if narrows(name) else "float32"
+        kind = weights if is_quantizable(name) else "float32"
         own, array = converted(name, array)
         tensors.append((own, array.shape, TENSORS[kind], encoded(array, kind)))
     head = bytearray(MAGIC + struct.pack("<IQQ", VERSION, len(tensors), len(values(config))))

@@ -2,7 +2,7 @@
 
     python -m benchmarks.ops [--rounds 15]
 
-The shapes are those of the 124M model on 2 x 256 tokens, float32. `numpy` is the readable shelf,
+The shapes are those of the 124M model on 2 x 256 tokens, float32. `numpy` is the NumPy backend,
 `fused` the fast one. torch runs its own kernel of the same op, gradients by autograd.
 """
 
@@ -51,14 +51,14 @@ def arrays() -> dict[str, np.ndarray]:
     }
 
 
-def npgpt_ops(shelf: str):
+def npgpt_ops(backend: str):
     """op -> a function that runs it forward and backward and returns some numbers to compare."""
     from npgpt.system import env_vars
 
-    env_vars.settle()
+    env_vars.set_defaults()
     from npgpt import fused, ops
 
-    ops, a = {"fused": fused, "numpy": ops}[shelf], arrays()
+    ops, a = {"fused": fused, "numpy": ops}[backend], arrays()
     E, N, L = ops.embedding.Params, ops.layernorm.Params, ops.linear.Params
     g = {name: np.zeros_like(a[name]) for name in ("wte", "wpe", "norm", "weight", "bias")}
     g["shift"], m, v = np.zeros_like(a["norm"]), np.zeros_like(a["wte"]), np.zeros_like(a["wte"])

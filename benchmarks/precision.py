@@ -137,21 +137,21 @@ def sayings(lines: list[dict]) -> dict:
 def random_xl():
     """gpt2-xl's shape in int8, every number drawn, without ever being wider."""
     import npgpt
-    from npgpt.quantized_matrix import MOST, Narrow
+    from npgpt.quantized_matrix import MOST, QuantizedMatrix
 
     config, rng = PRESETS["gpt2-xl"].config, np.random.default_rng(1)
     names = iter([name for name, _ in params.named(params.shapes(config))])
 
     def draw(shape):
         name = next(names)
-        if not quantize.narrows(name):
+        if not quantize.is_quantizable(name):
             ones = name.endswith("weight") and "ln_" in name
             return np.full(shape, 1 if ones else 0, np.float32)
         axis = quantize.output_axis(name)
         values = rng.integers(-MOST, MOST + 1, shape, np.int8)
-        return Narrow(values, np.full(shape[axis], 0.03 / MOST, np.float32), axis)
+        return QuantizedMatrix(values, np.full(shape[axis], 0.03 / MOST, np.float32), axis)
 
-    return npgpt.GPT.of(config, params.fill(params.shapes(config), draw))
+    return npgpt.GPT.from_params(config, params.map_leaves(params.shapes(config), draw))
 
 
 def generate_xl() -> dict:

@@ -48,7 +48,7 @@ def multiplication(name: str):
         return np.matmul
     from npgpt.system import env_vars
 
-    env_vars.settle()
+    env_vars.set_defaults()
     from npgpt.kernels import gemm
     from npgpt.kernels import gemm_bf16 as narrow
 

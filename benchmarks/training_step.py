@@ -94,7 +94,7 @@ def batch(B: int, T: int) -> tuple[np.ndarray, np.ndarray]:
 def npgpt_step(B: int, T: int, *, bfloat16=False):
     from npgpt.system import env_vars
 
-    env_vars.settle()
+    env_vars.set_defaults()
     import npgpt
 
     tree = parameters()
@@ -102,13 +102,13 @@ def npgpt_step(B: int, T: int, *, bfloat16=False):
         pass
     else:
         from npgpt import fused as ops
-    return stepping(npgpt.GPT.of(CONFIG, tree, ops=ops), batch(B, T))
+    return stepping(npgpt.GPT.from_params(CONFIG, tree, ops=ops), batch(B, T))
 
 
 def npgpt_book_step(B: int, T: int):
     from npgpt.system import env_vars
 
-    env_vars.settle()
+    env_vars.set_defaults()
     import npgpt
 
     rng = npgpt.Generator(SEED)

@@ -9,7 +9,7 @@ def main() -> int:
     gc.set_threshold(50_000)  # imports leave no garbage, but looking takes a tenth of a start
     from npgpt.system import env_vars
 
-    env_vars.settle()  # before NumPy is imported, or OpenBLAS will not hear of it
+    env_vars.set_defaults()  # before NumPy is imported, or OpenBLAS will not hear of it
     from npgpt.cli.main import main as run
 
     return run(sys.argv[1:])

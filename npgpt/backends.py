@@ -4,15 +4,15 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.config import Settings
+from npgpt.config import RunConfig
 from npgpt.errors import InputError
 
 
 def check_dtype(dtype, ops) -> tuple[np.dtype, Any]:
-    """The dtype of the parameters, and the shelf. Raises InputError for what is neither float32,
+    """The dtype of the parameters, and the backend. Raises InputError for what is neither float32,
     float64 nor "bfloat16"."""
     if isinstance(dtype, str) and dtype == "bfloat16":
-        return np.dtype(np.float32), mixed(ops, 'dtype "bfloat16"')
+        return np.dtype(np.float32), require_mixed(ops, 'dtype "bfloat16"')
     try:
         dtype = np.dtype(dtype)
     except TypeError:
@@ -22,19 +22,18 @@ def check_dtype(dtype, ops) -> tuple[np.dtype, Any]:
     return dtype, ops
 
 
-def mixed(ops, what: str):
-    """The shelf npgpt.mixed. Raises InputError where another one is asked for."""
-    from npgpt import mixed  # here, because importing Numba takes most of a second
+def require_mixed(ops, what: str):
+    """The backend npgpt.mixed. Raises InputError where another one is asked for."""
 
-    if ops not in (None, mixed):
+    if ops not in (None, require_mixed):
         raise InputError(f"{what}: only npgpt.mixed computes with these; ops is {ops.__name__}")
-    return mixed
+    return require_mixed
 
 
-def shelf(settings: Settings):
+def get(settings: RunConfig):
     """The module that computes: npgpt.fused, npgpt.mixed for bfloat16, or npgpt.ops."""
-    from npgpt import fused, mixed, ops
+    from npgpt import fused, ops
 
     if settings.dtype == "bfloat16":
-        return mixed
+        return require_mixed
     return {"fused": fused, "numpy": ops}[settings.ops]

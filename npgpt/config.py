@@ -48,7 +48,7 @@ class Config:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class TrainingConfig:
     """How it is trained."""
 
     epochs: int = 10
@@ -129,7 +129,7 @@ class Preset:
     """A model, how to train it, its tokenizer, and a scheme of npgpt/model/initializers.py."""
 
     config: Config
-    training: Training
+    training: TrainingConfig
     tokenizer: str = "gpt2"
     init: Literal["book", "gpt2"] = "gpt2"
 
@@ -149,7 +149,7 @@ def at_least(config, name: str, smallest: float) -> None:
 def gpt2(n_layer: int, n_head: int, n_embd: int) -> Preset:
     """One of OpenAI's four shapes, with the settings usual for training it from scratch."""
     config = Config(n_layer=n_layer, n_head=n_head, n_embd=n_embd)
-    training = Training(
+    training = TrainingConfig(
         lr=6e-4, min_lr=6e-5, warmup_steps=100, beta2=0.95, decay="matrices", grad_clip=1.0
     )
     return Preset(config=config, training=training)
@@ -163,7 +163,7 @@ PRESETS = {
             vocab_size=257, context_length=64, n_layer=4, n_head=4, n_embd=128, dropout=0.1,
             tied=False,
         ),
-        training=Training(epochs=7, batch_size=12, stride=16, lr=5e-3, min_lr=5e-4,
+        training=TrainingConfig(epochs=7, batch_size=12, stride=16, lr=5e-3, min_lr=5e-4,
                           warmup_steps=30, beta2=0.99, decay="matrices", grad_clip=1.0,
                           eval_every=50, prompt="The lighthouse", sample_tokens=160),
         tokenizer="byte",
@@ -171,12 +171,12 @@ PRESETS = {
     ),
     "book": Preset(
         config=BOOK,
-        training=Training(),
+        training=TrainingConfig(),
         init="book",
     ),
     "book-appendix-d": Preset(
         config=BOOK,
-        training=Training(
+        training=TrainingConfig(
             epochs=15, warmup_steps=27, lr=1e-3, initial_lr=1e-5, min_lr=1e-5, grad_clip=1.0,
             eval_batches=1,
         ),
@@ -198,7 +198,7 @@ PresetName = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class RunConfig:
     """Everything that decides what a run computes."""
 
     preset: PresetName = "tiny"
@@ -215,9 +215,9 @@ class Settings:
     """Of parameters and everything computed from them; bfloat16 is of products alone, all else
     stays float32."""
     ops: Literal["fused", "numpy"] = "fused"
-    """The shelf: Numba kernels, or the plain NumPy that is there to be read."""
+    """The backend: Numba kernels, or the plain NumPy that is there to be read."""
     config: Config = field(default_factory=Config)
-    training: Training = field(default_factory=Training)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self):
         for name, kind in get_type_hints(type(self)).items():
@@ -235,12 +235,12 @@ class Settings:
         return "float32" if self.dtype == "bfloat16" else self.dtype
 
 
-def defaults(preset: str, *, tokenizer_name: str | None = None) -> Settings:
+def defaults(preset: str, *, tokenizer_name: str | None = None) -> RunConfig:
     """The settings of a preset, with the vocabulary of another tokenizer if one is named."""
     chosen: Preset = PRESETS[preset]
     name, config = tokenizer_name or chosen.tokenizer, chosen.config
     if name != chosen.tokenizer:
         config = dataclasses.replace(config, vocab_size=VOCABULARIES[name])
-    return Settings(
+    return RunConfig(
         preset=preset, tokenizer=name, init=chosen.init, config=config, training=chosen.training
     )

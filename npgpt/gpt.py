@@ -1,4 +1,4 @@
-"""GPT: the one object a user holds. A config, parameters, and the shelf that computes with them."""
+"""GPT: the one object a user holds. A config, parameters, and the backend that computes with them."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.arrays import Array
-from npgpt.backends import check_dtype, mixed
+from npgpt.backends import check_dtype, require_mixed
 from npgpt.config import Config
 from npgpt.download.resolve import resolve
 from npgpt.errors import InputError
@@ -23,7 +23,7 @@ class GPT:
     """A GPT-2 with its gradients.
 
     `config`: its shape. `params`: the tree of its parameters, `params.h[3].attn.c_attn.weight`
-    (see `npgpt.named` for all of them by name). `ops`: the shelf, `npgpt.fused` (Numba),
+    (see `npgpt.named` for all of them by name). `ops`: the backend, `npgpt.fused` (Numba),
     `npgpt.mixed` (bfloat16) or `npgpt.ops` (plain NumPy). `tokenizer`: the name of the tokenizer it
     was trained with, or None.
     """
@@ -41,14 +41,14 @@ class GPT:
         """A new model, its parameters drawn from `seed` (an integer, or a generator to go on with).
 
         `dtype`: float32 or float64, for parameters and everything computed from them; "bfloat16"
-        for float32 parameters and products of bfloat16 numbers, on the shelf npgpt.mixed.
+        for float32 parameters and products of bfloat16 numbers, on the backend npgpt.mixed.
         `scheme`: "gpt2" or "book", a name in npgpt/model/initializers.py.
         """
         if scheme not in initializers.SCHEMES:
             raise InputError(
                 f"init is {scheme!r}, but has to be one of {sorted(initializers.SCHEMES)}"
             )
-        env_vars.settle()  # before Numba is imported
+        env_vars.set_defaults()  # before Numba is imported
         dtype, ops = check_dtype(dtype, ops)
         tree = params.zeros(config, dtype)
         rng = seed if isinstance(seed, Generator) else Generator(seed, ops=ops)
@@ -56,19 +56,19 @@ class GPT:
         self._hold(config, tree, ops, tokenizer)
 
     @classmethod
-    def of(cls, config: Config, tree: params.Params, *, ops=None, tokenizer=None) -> "GPT":
+    def from_params(cls, config: Config, tree: params.Params, *, ops=None, tokenizer=None) -> "GPT":
         """A model on parameters that exist already; they are not copied.
 
-        `ops`: the shelf; by default npgpt.fused, or npgpt.mixed where matrices are in fewer bits.
+        `ops`: the backend; by default npgpt.fused, or npgpt.mixed where matrices are in fewer bits.
         """
         self = cls.__new__(cls)
         self._hold(config, tree, ops, tokenizer)
         return self
 
     def _hold(self, config, tree, ops, tokenizer):
-        env_vars.settle()  # before Numba is imported
-        if quantize.is_narrow(tree):
-            ops = mixed(ops, "matrices in fewer bits")
+        env_vars.set_defaults()  # before Numba is imported
+        if quantize.is_quantized(tree):
+            ops = require_mixed(ops, "matrices in fewer bits")
         elif ops is None:
             from npgpt import fused as ops  # here, because importing Numba takes most of a second
         self.config, self.params, self.ops, self.tokenizer = config, tree, ops, tokenizer
@@ -101,7 +101,7 @@ class GPT:
         Dropout only where a generator is given. `out`: the tree that backward will be given, once,
         saves a second array of the head's size.
         """
-        quantize.check_wide(self.params)
+        quantize.require_float(self.params)
         tokens, targets = self.check_pair(tokens, targets)
         return transformer.loss(
             self.params, tokens, targets, self.config, rng=rng, g=out, ops=self.ops
@@ -109,7 +109,7 @@ class GPT:
 
     def backward(self, cache, *, out: params.Params | None = None, dloss: float = 1.0):
         """The gradient of `dloss` * loss, the same tree as `params`; into `out` if given."""
-        quantize.check_wide(self.params)
+        quantize.require_float(self.params)
         gradients = params.zeros(self.config, self.dtype) if out is None else out
         transformer.backward(cache, gradients, dloss=dloss, ops=self.ops)
         return gradients
@@ -132,7 +132,7 @@ class GPT:
         """
         from npgpt.weights import checkpoint  # here, because not everybody needs the HDF5 library
 
-        quantize.check_wide(self.params)
+        quantize.require_float(self.params)
         checkpoint.write(path, self)
 
     def check(self, tokens, *, start: int = 0) -> Array:
@@ -165,13 +165,15 @@ def load(path: str | Path, *, weights: str | None = None, ops=None) -> GPT:
     name: "gpt2-small".
 
     Its parameters are views of the mapped file where that holds float32 in GPT-2's layout, so that
-    nothing is read before it is used, and writing into them leaves the file alone. `ops`: the shelf
+    nothing is read before it is used, and writing into them leaves the file alone. `ops`: the backend
     that it is to compute with; npgpt.fused by default. `weights`: "float32", or "bfloat16" or
-    "int8" for a model whose matrices are kept so, on the shelf npgpt.mixed, to generate and to
+    "int8" for a model whose matrices are kept so, on the backend npgpt.mixed, to generate and to
     evaluate (docs/precision.md); by default what npgpt quantize wrote, and float32 in all else.
     Raises InputError for what is not a whole model.
     """
     if weights not in (None, *WEIGHTS):
         raise InputError(f"weights is {weights!r}, but has to be {' or '.join(WEIGHTS)}")
-    source = formats.look(resolve(path))
-    return GPT.of(source.config, source.params(weights), ops=ops, tokenizer=source.tokenizer)
+    source = formats.open_weights(resolve(path))
+    return GPT.from_params(
+        source.config, source.params(weights), ops=ops, tokenizer=source.tokenizer
+    )

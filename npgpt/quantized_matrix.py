@@ -15,19 +15,19 @@ KINDS = "bfloat16", "int8"
 MOST = 127  # of an int8; -128 is left out, so that what is negative is as fine as what is not
 
 
-class Narrow:
+class QuantizedMatrix:
     """A matrix in fewer bits, which stands in a tree of parameters where a float32 one would.
 
     `values`: uint16, the bits of bfloat16 numbers, or int8. `scale`: float32, one for each output
     channel, which is a row of `values` (`axis` 0) or a column (`axis` 1); None for bfloat16.
-    `turned`: it stands for the transposed matrix; `values` stays as it lies.
+    `transposed`: it stands for the transposed matrix; `values` stays as it lies.
     """
 
     ndim = 2
     dtype = np.dtype(np.float32)  # what it stands for, and what is computed with it
 
-    def __init__(self, values: Array, scale: Array | None, axis: int, *, turned: bool = False):
-        self.values, self.scale, self.axis, self.turned = values, scale, axis, turned
+    def __init__(self, values: Array, scale: Array | None, axis: int, *, transposed: bool = False):
+        self.values, self.scale, self.axis, self.transposed = values, scale, axis, transposed
 
     @property
     def kind(self) -> str:
@@ -37,7 +37,7 @@ class Narrow:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the matrix that it stands for."""
-        return self.values.shape[::-1] if self.turned else self.values.shape
+        return self.values.shape[::-1] if self.transposed else self.values.shape
 
     @property
     def nbytes(self) -> int:
@@ -45,42 +45,42 @@ class Narrow:
         return self.values.nbytes + (0 if self.scale is None else self.scale.nbytes)
 
     @property
-    def T(self) -> "Narrow":
+    def T(self) -> "QuantizedMatrix":
         """The transposed matrix, of the same values."""
-        return Narrow(self.values, self.scale, self.axis, turned=not self.turned)
+        return QuantizedMatrix(self.values, self.scale, self.axis, transposed=not self.transposed)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def widen(self) -> Array:
         """The matrix, float32 of `shape`."""
-        wide = widened(self.values, self.scale, self.axis)
-        return wide.T if self.turned else wide
+        wide = widen(self.values, self.scale, self.axis)
+        return wide.T if self.transposed else wide
 
     def rows(self, ids: Array) -> Array:
         """(...) integers -> (..., C) float32: these rows of `values`."""
         scale = self.scale
         if scale is not None and self.axis == 0:
             scale = scale[ids]
-        return widened(self.values[ids], scale, self.axis)
+        return widen(self.values[ids], scale, self.axis)
 
 
-def widened(values: Array, scale: Array | None, axis: int) -> Array:
-    """Narrow numbers (..., C) -> float32. `scale`: one per row (`axis` 0) or column; or None."""
+def widen(values: Array, scale: Array | None, axis: int) -> Array:
+    """Quantized numbers (..., C) -> float32. `scale`: one per row (`axis` 0) or column; or None."""
     if scale is None:
         return from_bfloat16(values)
     return values * (scale[..., None] if axis == 0 else scale)
 
 
-def bfloat16(array: Array) -> Narrow:
+def bfloat16(array: Array) -> QuantizedMatrix:
     """A float32 matrix rounded to bfloat16."""
     values = np.empty(array.shape, np.uint16)
     for some in slices(array):
         values[some] = to_bfloat16(array[some])
-    return Narrow(values, None, axis=1)
+    return QuantizedMatrix(values, None, axis=1)
 
 
-def int8(array: Array, axis: int) -> Narrow:
+def int8(array: Array, axis: int) -> QuantizedMatrix:
     """A float32 matrix rounded to int8, with a scale for every row (`axis` 0) or column (`axis` 1).
 
     Raises InputError for numbers that are not finite: int8 has none such.
@@ -103,7 +103,7 @@ def int8(array: Array, axis: int) -> Narrow:
     values = np.empty(array.shape, np.int8)
     for some in slices(array):
         values[some] = np.rint(array[some] / (scale[some, None] if axis == 0 else scale))
-    return Narrow(values, scale, axis)
+    return QuantizedMatrix(values, scale, axis)
 
 
 def slices(array: Array) -> list[slice]:

@@ -37,12 +37,12 @@ STATE = np.dtype(
 class Generator:
     """PyTorch's CPU random stream.
 
-    seed: 0 to 2**64 - 1. ops: the shelf that does the work, npgpt.ops or npgpt.fused (None).
+    seed: 0 to 2**64 - 1. ops: the backend that does the work, npgpt.ops or npgpt.fused (None).
     """
 
     def __init__(self, seed: int, *, ops: ModuleType | None = None):
         self._seed = _integer("seed", seed, 0, 2**64 - 1)
-        env_vars.settle()  # before Numba is imported
+        env_vars.set_defaults()  # before Numba is imported
         self.ops = ops or importlib.import_module("npgpt.fused")
         self._random = self.ops.random
         self._engine = self._random.seed(self._seed)

@@ -1,4 +1,4 @@
-"""What every test may ask for: a shelf, a seed, real data."""
+"""What every test may ask for: a backend, a seed, real data."""
 
 import os
 from importlib import import_module
@@ -12,7 +12,7 @@ from npgpt.cli.main import main
 from npgpt.errors import InputError
 from npgpt.system import env_vars
 
-env_vars.settle()  # before a test imports Numba: nothing above does
+env_vars.set_defaults()  # before a test imports Numba: nothing above does
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def rng():
 
 
 @pytest.fixture(params=["npgpt.ops", "npgpt.fused"], ids=["numpy", "fused"])
-def shelf(request):
+def backend(request):
     return import_module(request.param)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from npgpt.cli.common import compiling
+from npgpt.cli.common import announce_compilation
 from npgpt.errors import InputError
 
 
@@ -16,14 +16,14 @@ class Book:
     steps: int = 16
     """How far to walk the training log; all of it is 90 steps."""
     ops: Literal["fused", "numpy"] = "fused"
-    """The shelf that computes."""
+    """The backend that computes."""
 
     def run(self) -> int:
         """Prints the ladder as it goes; 1 where a rung does not hold."""
         from rich.console import Console
         from rich.progress import Progress
 
-        from npgpt.parity.book_check import Rung, climb
+        from npgpt.parity.book_check import Check, run_checks
 
         if self.steps < 1:
             raise InputError(f"steps is {self.steps}, but has to be at least 1")
@@ -31,11 +31,11 @@ class Book:
         failed = None
         console = Console(stderr=True)
         bar = Progress(console=console, transient=True, disable=not console.is_terminal)
-        with compiling(self.ops), bar:
+        with announce_compilation(self.ops), bar:
             print(columns.format("rung", "the book", "here", "difference", ""), flush=True)
             task = bar.add_task("walking", total=self.steps)
-            for seen in climb(self.data, self.steps, ops=self.ops):
-                if not isinstance(seen, Rung):
+            for seen in run_checks(self.data, self.steps, ops=self.ops):
+                if not isinstance(seen, Check):
                     bar.advance(task)
                     continue
                 failed = failed or (None if seen.holds else seen.what)

@@ -27,7 +27,7 @@ def load(path: Path | None, weights: Weights | None):
     return gpt.load(latest_or(path), weights=weights)
 
 
-def watched(items, total: int, *, quiet: bool = False, description: str = ""):
+def track_progress(items, total: int, *, quiet: bool = False, description: str = ""):
     """`items`, with a bar and the time left on a terminal."""
     if quiet:
         return items
@@ -41,8 +41,8 @@ def watched(items, total: int, *, quiet: bool = False, description: str = ""):
 
 
 @contextmanager
-def compiling(ops: str = "fused") -> Iterator[None]:
-    """Whatever of that shelf has to be compiled in here is announced, in one line on stderr.
+def announce_compilation(ops: str = "fused") -> Iterator[None]:
+    """Whatever of that backend has to be compiled in here is announced, in one line on stderr.
 
     There is none where everything is in Numba's cache. `ops`: "fused", or "numpy" without Numba.
     """

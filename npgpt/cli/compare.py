@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tyro
 
-from npgpt.cli.common import Weights, compiling, watched
+from npgpt.cli.common import Weights, announce_compilation, track_progress
 from npgpt.errors import InputError
 
 
@@ -24,7 +24,7 @@ class Compare:
     """What the second's matrices are kept as: a model beside itself shows what fewer bits change
     [default: as npgpt quantize wrote them, else float32]."""
 
-    @compiling()
+    @announce_compilation()
     def run(self) -> int:
         """The exit code: 0 if they are the same, 1 if not."""
         from npgpt import gpt
@@ -33,7 +33,7 @@ class Compare:
 
         a, b = gpt.load(self.first), gpt.load(self.second, weights=self.weights)
         tokens = read_prompt(a, self.prompt)
-        found = list(watched(compare.parameters(a, b), len(list(named(a.params)))))
+        found = list(track_progress(compare.parameters(a, b), len(list(named(a.params)))))
         print(f"{self.first} and {self.second}")
         differing = [one for one in found if one.largest != 0]
         print(f"{len(found) - len(differing)} of {len(found)} parameters are the same to the bit\n")

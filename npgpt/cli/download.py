@@ -24,7 +24,7 @@ class Download:
         from npgpt.download import gpt2
         from npgpt.weights import formats
 
-        check = functools.partial(formats.look, verify=True)
+        check = functools.partial(formats.open_weights, verify=True)
         with Bar() as bar:
             folder = gpt2.model(
                 self.name, source=self.source, to=self.to, check=check, progress=bar.show

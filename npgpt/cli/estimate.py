@@ -4,13 +4,13 @@ import json
 import math
 from dataclasses import asdict, dataclass
 
-from npgpt.cli.common import compiling, watched
-from npgpt.cli.model_flags import Shape
+from npgpt.cli.common import announce_compilation, track_progress
+from npgpt.cli.model_flags import ModelFlags
 from npgpt.errors import InputError
 
 
 @dataclass(kw_only=True)
-class Estimate(Shape):
+class Estimate(ModelFlags):
     """How fast would this model train here, and how long would it take? Measures for a minute."""
 
     tokens: float | None = None
@@ -18,7 +18,7 @@ class Estimate(Shape):
     json: bool = False
     """Print one JSON object, for programs."""
 
-    @compiling()
+    @announce_compilation()
     def run(self) -> int:
         """The exit code."""
         if self.tokens is not None and not 1 <= self.tokens < math.inf:
@@ -37,7 +37,7 @@ class Estimate(Shape):
         from npgpt.system.machine import memory
 
         stages = estimate.measure(settings)
-        *_, measured = watched(stages, estimate.STAGES, description="compiling, measuring")
+        *_, measured = track_progress(stages, estimate.STAGES, description="compiling, measuring")
         found = estimate.estimate(settings.config, measured)
         size = params.size(settings.config)
         return {

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from npgpt.cli.common import Weights, compiling, load, watched
+from npgpt.cli.common import Weights, announce_compilation, load, track_progress
 from npgpt.errors import InputError
 
 
@@ -27,7 +27,7 @@ class Evaluate:
     batch_size: int = 2
     """Windows read at once: changes time and memory, not the result."""
 
-    @compiling()
+    @announce_compilation()
     def run(self) -> int:
         """The exit code."""
         from npgpt.data import text
@@ -51,7 +51,7 @@ class Evaluate:
         tokens = evaluate.tokens_of(model, text.read(self.data))
         batches = evaluate.batches(tokens, length, self.batch_size, stride)
         total = count = 0
-        for inputs, targets in watched(batches, len(batches)):
+        for inputs, targets in track_progress(batches, len(batches)):
             total += float(model.evaluate(inputs, targets)) * targets.size
             count += targets.size
         loss = total / count

@@ -28,7 +28,7 @@ class Export:
         """The exit code."""
         from npgpt.weights import checkpoint, formats, huggingface, llmc
 
-        source = formats.look(resolve(latest_or(self.model)))
+        source = formats.open_weights(resolve(latest_or(self.model)))
         config, tokenizer = source.config, source.tokenizer
         try:
             if self.out.exists() and not (self.out.is_dir() and not any(self.out.iterdir())):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from npgpt.cli.common import Weights, compiling, load, watched
+from npgpt.cli.common import Weights, announce_compilation, load, track_progress
 from npgpt.errors import InputError
 
 
@@ -36,7 +36,7 @@ class Generate:
     num_samples: int = 1
     """How many continuations, made side by side."""
 
-    @compiling()
+    @announce_compilation()
     def run(self) -> int:
         """The exit code."""
         import numpy as np
@@ -52,7 +52,7 @@ class Generate:
         model = load(self.model, self.weights)
         encoding = tokenizer(model.tokenizer or "gpt2")
         prompt = encode(encoding, self.prompt)
-        kept_as = getattr(model.params.wte.weight, "kind", model.dtype.name)  # of a Narrow one
+        kept_as = getattr(model.params.wte.weight, "kind", model.dtype.name)  # of a QuantizedMatrix
         precompile.compile_kernels("generate", kept_as)
         steps = generate(
             model,
@@ -68,7 +68,7 @@ class Generate:
         streams = [TextStream(encoding) for _ in texts]
         unseen = self.prompt  # it is shown with the first token
         started, count, ended = time.perf_counter(), 0, np.zeros(self.num_samples, bool)
-        for ids in watched(steps, self.max_new_tokens, quiet=self.num_samples == 1):
+        for ids in track_progress(steps, self.max_new_tokens, quiet=self.num_samples == 1):
             ended |= ids == encoding.eot_token
             count += 1
             for i in np.flatnonzero(~ended):

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from npgpt.cli.common import compiling
+from npgpt.cli.common import announce_compilation
 
 
 @dataclass(kw_only=True)
 class Info:
     """What npgpt runs on: versions, BLAS, threads, CPU, memory; and what will make it slow."""
 
-    @compiling()
+    @announce_compilation()
     def run(self) -> int:
         """The exit code."""
         from npgpt.performance import system_info

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from npgpt.cli.common import watched
+from npgpt.cli.common import track_progress
 from npgpt.download.resolve import resolve
 
 NUMBERS = ("mean", "std", "min", "max")
@@ -30,9 +30,9 @@ class Inspect:
         from npgpt.weights import formats
         from npgpt.weights.statistics import statistics
 
-        source = formats.look(resolve(self.path), verify=self.verify)
+        source = formats.open_weights(resolve(self.path), verify=self.verify)
         tensors = {}
-        for name, tensor in watched(source.tensors.items(), len(source.tensors)):
+        for name, tensor in track_progress(source.tensors.items(), len(source.tensors)):
             about = {"shape": list(tensor.shape), "dtype": tensor.dtype}
             tensors[name] = about | statistics(tensor)._asdict()
         about = {

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
-from npgpt.config import PresetName, Settings, defaults
+from npgpt.config import PresetName, RunConfig, defaults
 
 
 @dataclass(kw_only=True)
-class Shape:
+class ModelFlags:
     """A preset, and what of it is to be otherwise."""
 
     preset: PresetName = "tiny"
@@ -32,9 +32,9 @@ class Shape:
     """Of parameters and everything computed from them; bfloat16 is of products alone, all else
     stays float32."""
     ops: Literal["fused", "numpy"] = "fused"
-    """The shelf: Numba kernels, or the plain NumPy that is there to be read."""
+    """The backend: Numba kernels, or the plain NumPy that is there to be read."""
 
-    def settings(self) -> Settings:
+    def settings(self) -> RunConfig:
         """The settings of the run that is meant. Raises InputError where they make no sense."""
         chosen = defaults(self.preset)
         return replace(

@@ -3,13 +3,13 @@
 import json
 from dataclasses import asdict, dataclass
 
-from npgpt.cli.common import compiling, watched
-from npgpt.cli.model_flags import Shape
+from npgpt.cli.common import announce_compilation, track_progress
+from npgpt.cli.model_flags import ModelFlags
 from npgpt.errors import InputError
 
 
 @dataclass(kw_only=True)
-class Profile(Shape):
+class Profile(ModelFlags):
     """Where does the time of a training step go, or of a new token? Op by op."""
 
     generate: bool = False
@@ -21,7 +21,7 @@ class Profile(Shape):
     json: bool = False
     """Print one JSON object, for programs."""
 
-    @compiling()
+    @announce_compilation()
     def run(self) -> int:
         """The exit code."""
         if self.rounds < 1:
@@ -39,12 +39,12 @@ class Profile(Shape):
 
     def measured(self, settings) -> dict:
         """What there is to say."""
-        from npgpt.backends import shelf
+        from npgpt.backends import get
         from npgpt.performance import profile
 
         B, T = settings.training.batch_size, settings.config.context_length
         warm = 2 if self.generate else 1  # reading the prompt is no token
-        count, timed = warm + self.rounds, profile.Timed(shelf(settings))
+        count, timed = warm + self.rounds, profile.Timed(get(settings))
         if self.generate:
             run = profile.new_token(settings, timed, position=self.position, count=count)
             what, tokens, rows = f"one new token, batch size {B}", B, profile.MOST_ROWS
@@ -55,7 +55,7 @@ class Profile(Shape):
         best = profile.measure_peaks(settings.config, rows, backward=training,
                                      dtype=settings.parameter_dtype)  # fmt: skip
         rounds = profile.rounds(run, timed, count)
-        found = list(watched(rounds, count, description="compiling, then measuring"))
+        found = list(track_progress(rounds, count, description="compiling, then measuring"))
         middle = profile.middle(found[warm:])
         return {
             "what": what,

@@ -26,7 +26,7 @@ class Quantize:
         """The exit code."""
         from npgpt.weights import formats, quantized_file
 
-        source = formats.look(resolve(self.model))
+        source = formats.open_weights(resolve(self.model))
         try:
             if self.to.exists():
                 raise InputError(f"{self.to} is there already: choose another --to")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import tyro
 
-from npgpt.cli.common import compiling
-from npgpt.config import Settings
+from npgpt.cli.common import announce_compilation
+from npgpt.config import RunConfig
 from npgpt.errors import RunError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -19,7 +19,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 class Train:
     """Train a model on a text. The defaults are the preset's: npgpt train --preset book --help."""
 
-    settings: tyro.conf.OmitArgPrefixes[Settings]
+    settings: tyro.conf.OmitArgPrefixes[RunConfig]
     out: Path | None = None
     """The folder for everything the run makes [default: runs/PRESET-1, -2, ...]."""
     resume: Path | None = None
@@ -28,7 +28,7 @@ class Train:
 
     def run(self) -> int:
         """The exit code."""
-        with compiling(self.settings.ops):
+        with announce_compilation(self.settings.ops):
             return self.train()
 
     def train(self) -> int:
@@ -41,9 +41,9 @@ class Train:
 
         if self.settings.dtype == "bfloat16" and not system_info.multiplies_bfloat16():
             print(f"{system_info.NO_BFLOAT16}: training in bfloat16 will be slow", file=sys.stderr)
-        home = self.resume and run_dir.folder_of(self.resume)
-        path = self.out or home or run_dir.next_folder(self.settings.preset)
-        place = run_dir.Folder(path)
+        home = self.resume and run_dir.run_dir_of(self.resume)
+        path = self.out or home or run_dir.next_run_dir(self.settings.preset)
+        place = run_dir.RunDir(path)
         if path != home:
             place.vacant()
         if self.resume is None:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from npgpt.cli.train import Train
-from npgpt.config import PRESETS, VOCABULARIES, Settings, defaults
+from npgpt.config import PRESETS, VOCABULARIES, RunConfig, defaults
 from npgpt.errors import InputError
 
 
-def train_defaults(arguments: Sequence[str]) -> Settings:
+def train_defaults(arguments: Sequence[str]) -> RunConfig:
     """The settings of a preset, of a run to resume, or of weights to start from."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for flag in ("--preset", "--tokenizer", "--resume", "--init-from", "--init_from"):
@@ -30,7 +30,7 @@ def train_defaults(arguments: Sequence[str]) -> Settings:
     return defaults("tiny")  # the real parser will say what is wrong
 
 
-def take_over(settings: Settings, path: Path) -> Settings:
+def take_over(settings: RunConfig, path: Path) -> RunConfig:
     """The settings with the shape, and the tokenizer, of given weights."""
     from npgpt.training import run
 
@@ -44,7 +44,7 @@ def take_over(settings: Settings, path: Path) -> Settings:
     )
 
 
-def check_flags(command: Train, before: Settings) -> None:
+def check_flags(command: Train, before: RunConfig) -> None:
     """Raises InputError for a flag that contradicts the run to resume or the given weights."""
     saved, asked = flat(before), flat(command.settings)
     if command.resume is not None:
@@ -71,7 +71,7 @@ def check_flags(command: Train, before: Settings) -> None:
             )
 
 
-def flat(settings: Settings) -> dict:
+def flat(settings: RunConfig) -> dict:
     """All settings side by side, by the names of their flags."""
     both = dataclasses.asdict(settings.config) | dataclasses.asdict(settings.training)
     return {k: v for k, v in vars(settings).items() if k not in ("config", "training")} | both

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from npgpt.config import Settings
+from npgpt.config import RunConfig
 from npgpt.data import text
 from npgpt.data.tokenizer import encode, tokenizer
 from npgpt.errors import InputError
@@ -20,7 +20,7 @@ class Tokens:
     sha256: str  # of both, so that a run is only resumed on the text it saw
 
 
-def read_tokens(settings: Settings) -> Tokens:
+def read_tokens(settings: RunConfig) -> Tokens:
     """The text that the settings name, as two splits of token ids."""
     encoding = tokenizer(settings.tokenizer)
     if encoding.n_vocab > settings.config.vocab_size:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 
-def cache_folder() -> Path:
+def cache_dir() -> Path:
     """Where fetched files are kept: NPGPT_CACHE, or the platform's cache folder."""
     if folder := os.environ.get("NPGPT_CACHE"):
         return Path(folder)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from npgpt.config import PRESETS
-from npgpt.download.cache_dir import cache_folder
+from npgpt.download.cache_dir import cache_dir
 from npgpt.download.http import PASSING, TIMEOUT, Digest, Trouble, patiently, reason, silent
 from npgpt.download.resumable import fetch
 from npgpt.errors import InputError, RunError
@@ -86,7 +86,7 @@ def model(
         raise InputError(f"there is no {name!r} to download; there are {', '.join(HOMES)}")
     if source not in FILES:
         raise InputError(f"there is no source {source!r}; there are {', '.join(FILES)}")
-    folder = cache_folder() / source / name if to is None else Path(to)
+    folder = cache_dir() / source / name if to is None else Path(to)
     try:
         if there(folder, name, source):
             return folder
@@ -125,7 +125,7 @@ def model(
 def at_hand(name: str) -> Path | None:
     """The folder that `model` left a released GPT-2 in, or Hugging Face's own cache: no network."""
     for source in FILES:
-        folder = cache_folder() / source / name
+        folder = cache_dir() / source / name
         if there(folder, name, source):
             return folder
     return in_hub_cache(name)

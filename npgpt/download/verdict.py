@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from npgpt.download.cache_dir import cache_folder
+from npgpt.download.cache_dir import cache_dir
 from npgpt.download.http import Digest, Trouble, copy, opened, silent, verify
 from npgpt.errors import RunError
-from npgpt.system.files import replacing
+from npgpt.system.files import atomic_write
 
 VERDICT = "the-verdict.txt"
 
@@ -19,7 +19,7 @@ VERDICT_SHA256 = "b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b3
 
 def verdict() -> Path:
     """The path of The Verdict, fetched if it is not there yet."""
-    return small(VERDICT_URL, cache_folder() / VERDICT, sha256=VERDICT_SHA256, most=1 << 20)
+    return small(VERDICT_URL, cache_dir() / VERDICT, sha256=VERDICT_SHA256, most=1 << 20)
 
 
 def small(url: str, path: Path, *, sha256: str, most: int) -> Path:
@@ -34,7 +34,7 @@ def small(url: str, path: Path, *, sha256: str, most: int) -> Path:
         if path.is_file() and expected.of(path) == sha256:
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             with opened(url, {}) as response, open(temporary, "wb") as file:
                 copy(response, file, have=0, most=most, tell=silent)
             verify(temporary, expected)

@@ -29,7 +29,7 @@ QUERIES = 4 * ROWS  # of backward, at a time, an even number: 56 rows of 1024 sc
 
 
 class Cache(NamedTuple):
-    """Not the readable shelf's: 2 T numbers a head instead of T x T."""
+    """Not the NumPy backend's: 2 T numbers a head instead of T x T."""
 
     qkv: Array  # (B, T, 3C)
     top: Array  # (B, H, T), before scaling
@@ -72,7 +72,7 @@ def forward_with(kind, qkv: Array, n_head: int, past, rate: float, rng, out: Arr
     else:
         room, panels, _, space = workspace(kind, qkv, n_head)
         _forward(rows(qkv), mask(keep), factor, scale, panels, space, rows(out), top, share)
-        buffer_pool.restore(room)
+        buffer_pool.release(room)
     return out, Cache(qkv, top, share, drop)
 
 
@@ -84,7 +84,7 @@ def backward_with(kind, dout: Array, cache: Cache, dx: Array | None):
     scale = qkv.dtype.type((qkv.shape[-1] // 3 // n_head) ** -0.5)
     room, *parts = workspace(kind, qkv, n_head)
     _backward(rows(dout), rows(qkv), top, share, mask(keep), factor, scale, *parts, rows(dx))
-    buffer_pool.restore(room)
+    buffer_pool.release(room)
     return dx
 
 
@@ -101,7 +101,7 @@ def workspace(kind, qkv: Array, n_head: int) -> list[Array]:
     S, D = (-(-T // wide) | 1) * wide, -(-C // n_head // wide) * wide
     tasks = min(B * n_head, numba.get_num_threads())
     shapes = (tasks, 5, (S + ROWS) * D), (tasks, 2, (S + ROWS) * D), (tasks, 2, QUERIES, S)
-    room = buffer_pool.lend(sum(map(math.prod, shapes)), qkv.dtype)
+    room = buffer_pool.acquire(sum(map(math.prod, shapes)), qkv.dtype)
     parts, first = [], 0
     for shape in shapes:
         parts.append(room[first : first + math.prod(shape)].reshape(shape))
@@ -253,7 +253,7 @@ def _backward_heads(task, dout, x, top, share, keep, factor, scale, panels, sums
 
 @inner
 def _add_values(scores, T, values, first, terms, total, s, D_wide, left):
-    """ROWS rows of `total` from s on += as many columns of the scores, from s on, turned, times
+    """ROWS rows of `total` from s on += as many columns of the scores, from s on, transposed, times
     packed values: D_wide columns each."""
     wide = right_width(total)
     pack_across(scores, 0, terms, s, ROWS, LEFT, 1, left, 0, 0)

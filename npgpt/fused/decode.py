@@ -66,7 +66,7 @@ def forward_with(matrix, x: Array, blocks, n_head: int, past, out: Array | None)
     if not L:
         raise ValueError("there are no blocks")
     places = places_of(matrix, blocks, past, x.dtype)
-    starts = {slot.grow(1) for slot in past}
+    starts = {slot.reserve(1) for slot in past}
     if len(starts) != 1:
         raise ValueError(f"blocks remember different numbers of positions: {sorted(starts)}")
     remembered = np.array([[address(slot.k, x.dtype), address(slot.v, x.dtype)] for slot in past])
@@ -86,9 +86,9 @@ def forward_with(matrix, x: Array, blocks, n_head: int, past, out: Array | None)
 
 def places_of(matrix, blocks, past, dtype) -> Places:
     """Of these blocks, looked up once for every memory."""
-    if past[0].noted is None or past[0].noted[0] is not blocks:
-        past[0].noted = blocks, find_places(matrix, blocks, dtype)
-    return past[0].noted[1]
+    if past[0].backend_state is None or past[0].backend_state[0] is not blocks:
+        past[0].backend_state = blocks, find_places(matrix, blocks, dtype)
+    return past[0].backend_state[1]
 
 
 def find_places(matrix, blocks, dtype) -> Places:

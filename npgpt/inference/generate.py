@@ -51,7 +51,7 @@ def generate(
 def _steps(model, tokens, max_new_tokens, eos_id, settings):
     T_max = model.config.context_length
     window = tokens[:, -T_max:]
-    past = kv_cache.empty(len(window), model.config, model.dtype)
+    past = kv_cache.empty_cache(len(window), model.config, model.dtype)
     unread, ended = window, np.zeros(len(window), bool)
     for _ in range(max_new_tokens):
         new = sampling.next_token(model.next_logits(unread, past=past), **settings)

@@ -87,7 +87,7 @@ class Pool:
 
 
 pool = Pool()
-empty, lend, restore = pool.empty, pool.lend, pool.restore
+empty, acquire, release = pool.empty, pool.lend, pool.restore
 
 
 def empty_like(x: Array) -> Array:

@@ -23,7 +23,7 @@ from npgpt.arrays import LINE, Array
 from npgpt.kernels import buffer_pool
 from npgpt.kernels.cpu import BYTES
 from npgpt.kernels.gemm_microkernel import LEFT, ROWS, VECTORS
-from npgpt.kernels.gemv import multiply_rows, multiply_rows_turned
+from npgpt.kernels.gemv import multiply_rows, multiply_rows_transposed
 from npgpt.kernels.jit import inner, njit
 from npgpt.kernels.packing import pack, put, right_width, steps_of
 from npgpt.kernels.parallel import in_parallel
@@ -51,25 +51,25 @@ def matmul(
     M, K = a.shape
     bias = np.empty(0, out.dtype) if bias is None else bias
     panels = np.dtype(out.dtype if panels is None else panels)
-    a, a_turned = upright(a)
-    b, b_turned = upright(b)
+    a, a_transposed = upright(a)
+    b, b_transposed = upright(b)
     if M <= FEW:
-        a = np.ascontiguousarray(a.T) if a_turned else a
-        parts = buffer_pool.empty((1 if b_turned else PARTS, *out.shape), out.dtype)
-        _few_rows(a, b, b_turned, bias, beta, PARTS, parts, out)
+        a = np.ascontiguousarray(a.T) if a_transposed else a
+        parts = buffer_pool.empty((1 if b_transposed else PARTS, *out.shape), out.dtype)
+        _few_rows(a, b, b_transposed, bias, beta, PARTS, parts, out)
         return out
     pair = 2 if panels == np.uint32 else 1
     threads, many = numba.get_num_threads(), -(-min(M, MOST_ROWS) // ROWS)
     lefts = many * -(-min(K, MOST_TERMS) // pair) * LEFT
     rights = STACKS * -(-TERMS // pair) * VECTORS * BYTES // panels.itemsize
-    room = buffer_pool.lend(lefts + threads * rights, panels)
+    room = buffer_pool.acquire(lefts + threads * rights, panels)
     left, right = room[:lefts], room[lefts : lefts + threads * rights].reshape(threads, rights)
     for top in range(0, M, MOST_ROWS):
         for first in range(0, K, MOST_TERMS):
             rows, terms = min(MOST_ROWS, M - top), min(MOST_TERMS, K - first)
-            _matmul(a, a_turned, top, rows, b, b_turned, first, terms, bias, beta == 1 or first > 0,
-                    np.zeros(1, np.int64), left, right, out)  # fmt: skip
-    buffer_pool.restore(room)
+            _matmul(a, a_transposed, top, rows, b, b_transposed, first, terms, bias,
+                    beta == 1 or first > 0, np.zeros(1, np.int64), left, right, out)  # fmt: skip
+    buffer_pool.release(room)
     return out
 
 
@@ -82,7 +82,7 @@ def upright(x: Array) -> tuple[Array, bool]:
 
 @njit
 def _matmul(
-    a, a_turned, top, rows, b, b_turned, first, terms, bias, adds, counter, left, right, out
+    a, a_transposed, top, rows, b, b_transposed, first, terms, bias, adds, counter, left, right, out
 ):  # fmt: skip
     """out[top : top + rows] = the same rows of a, times b, `terms` terms of the sum from `first`"""
     N, threads = out.shape[1], len(right)
@@ -93,33 +93,33 @@ def _matmul(
     home = out.reshape(-1)
     group = max(1, min(GROUP, panels // (4 * threads)))
     in_parallel(-(-panels // group), _pack_left,
-                (group, panels, a, a_turned, top, first, terms, left))  # fmt: skip
+                (group, panels, a, a_transposed, top, first, terms, left))  # fmt: skip
     in_parallel(threads, _multiply,
-                (top, rows, b, b_turned, first, terms, bias, adds, most, across, down, counter,
+                (top, rows, b, b_transposed, first, terms, bias, adds, most, across, down, counter,
                  left, right, home, N))  # fmt: skip
 
 
 @inner
-def _pack_left(task, group, panels, a, a_turned, top, first, terms, left):
+def _pack_left(task, group, panels, a, a_transposed, top, first, terms, left):
     """A group of left panels."""
     panel = task * group
     for start in range(0, terms, TERMS):
         some, count = min(TERMS, terms - start), min(group, panels - panel)
         size = steps_of(some, left) * LEFT
-        pack(a, not a_turned, first + start, some, top + panel * ROWS, ROWS, LEFT, count,
+        pack(a, not a_transposed, first + start, some, top + panel * ROWS, ROWS, LEFT, count,
              left, steps_of(start, left) * panels * LEFT + panel * size, size)  # fmt: skip
 
 
 @inner
 def _multiply(
-    thread, top, rows, b, b_turned, first, terms, bias, adds, most, across, down, counter, left,
+    thread, top, rows, b, b_transposed, first, terms, bias, adds, most, across, down, counter, left,
     rights, out, N,
 ):  # fmt: skip
     """What one thread does: task after task, each some right panels times some left ones."""
     wide, right = right_width(out), rights[thread]
     panels, stacks = -(-rows // ROWS), -(-N // wide)
     corner = np.empty(ROWS * wide, out.dtype)
-    terms_in_all = b.shape[1] if b_turned else b.shape[0]
+    terms_in_all = b.shape[1] if b_transposed else b.shape[0]
     at_once = terms == terms_in_all and terms <= TERMS and not adds
     streams = at_once and out.nbytes >= STREAMED and streamable(out, N)
     task = take(counter, 0)
@@ -129,7 +129,7 @@ def _multiply(
         for start in range(0, terms, TERMS):
             some = min(TERMS, terms - start)
             steps = steps_of(some, right)
-            pack(b, b_turned, first + start, some, begin * wide, wide, wide, end - begin,
+            pack(b, b_transposed, first + start, some, begin * wide, wide, wide, end - begin,
                  right, 0, steps * wide)  # fmt: skip
             for panel in range(i * panels // down, (i + 1) * panels // down):
                 p = (steps_of(start, left) * panels + panel * steps) * LEFT
@@ -160,18 +160,18 @@ def streamable(out, columns):
 
 
 @njit
-def _few_rows(a, b, b_turned, bias, beta, tasks, parts, out):
-    in_parallel(tasks, _some_rows, (a, b, b_turned, bias, beta, tasks, parts, out))
-    if not b_turned:
+def _few_rows(a, b, b_transposed, bias, beta, tasks, parts, out):
+    in_parallel(tasks, _some_rows, (a, b, b_transposed, bias, beta, tasks, parts, out))
+    if not b_transposed:
         _finish(parts, bias, beta, 0, out.shape[1], out)
 
 
 @inner
-def _some_rows(task, a, b, b_turned, bias, beta, tasks, parts, out):
+def _some_rows(task, a, b, b_transposed, bias, beta, tasks, parts, out):
     """A task's rows of b."""
     first, last = task * len(b) // tasks, (task + 1) * len(b) // tasks
-    if b_turned:
-        multiply_rows_turned(a, b, first, last, parts[0])
+    if b_transposed:
+        multiply_rows_transposed(a, b, first, last, parts[0])
         _finish(parts, bias, beta, first, last, out)
     else:
         multiply_rows(a, b, first, last, parts[task])

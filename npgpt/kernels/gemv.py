@@ -84,7 +84,7 @@ def _soon(b, row, following, end, then):
 
 
 @inner
-def multiply_rows_turned(a, b, first, last, out):
+def multiply_rows_transposed(a, b, first, last, out):
     """out[:, first:last] = a @ b[first:last].T: (M, K), (N, K) -> (M, N)
 
     Four rows of b at a time, and some of a where there are as many; each time that these read the

@@ -172,7 +172,7 @@ def _overload_pack_across(x, first, terms, left, lanes, width, count, packed, p,
 
 
 def pack_along(x, first, terms, left, lanes, width, count, packed, p, stride):
-    """The same of turned ones."""
+    """The same of transposed ones."""
     raise NotImplementedError("only inside a Numba kernel")
 
 
@@ -191,9 +191,9 @@ def called(packing):
 
 
 @inner
-def pack(x, turned, first, terms, left, lanes, width, count, packed, p, stride):
-    """Whichever of both it is: turned, terms are x's columns."""
-    if turned:
+def pack(x, transposed, first, terms, left, lanes, width, count, packed, p, stride):
+    """Whichever of both it is: transposed, terms are x's columns."""
+    if transposed:
         pack_along(x, first, terms, left, lanes, width, count, packed, p, stride)
     else:
         pack_across(x, first, terms, left, lanes, width, count, packed, p, stride)

@@ -90,7 +90,7 @@ def bernoulli(threads, start, engine, counter, threshold, out):
 
 
 LINES = 16  # columns of a task: so many numbers are a cache line, which is then written once
-CHUNK = 64  # numbers of a column that are made, and turned, together
+CHUNK = 64  # numbers of a column that are made, and transposed, together
 LANES = BYTES // 4
 
 

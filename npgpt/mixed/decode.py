@@ -2,7 +2,7 @@
 
 from npgpt.arrays import Array
 from npgpt.fused import decode
-from npgpt.quantized_matrix import Narrow
+from npgpt.quantized_matrix import QuantizedMatrix
 
 
 def forward(x: Array, blocks, *, n_head: int, past, out: Array | None = None):
@@ -13,6 +13,6 @@ def forward(x: Array, blocks, *, n_head: int, past, out: Array | None = None):
 
 def matrix(p) -> decode.Matrix:
     """A linear layer's parameters as kernels take them."""
-    if not isinstance(p.weight, Narrow):
+    if not isinstance(p.weight, QuantizedMatrix):
         return decode.matrix(p)
     return decode.Matrix(p.weight.values, p.bias, p.weight.scale)

@@ -4,12 +4,12 @@ from npgpt.arrays import Array, into
 from npgpt.fused import embedding
 from npgpt.fused.embedding import backward as backward
 from npgpt.ops.embedding import Cache, Params, check
-from npgpt.quantized_matrix import Narrow
+from npgpt.quantized_matrix import QuantizedMatrix
 
 
 def forward(tokens: Array, p: Params, *, start: int = 0, out: Array | None = None):
     """(B, T) integers below V -> (B, T, C). Position `start` is that of the first token."""
-    if not isinstance(p.wte, Narrow):
+    if not isinstance(p.wte, QuantizedMatrix):
         return embedding.forward(tokens, p, start=start, out=out)
     check(tokens, p, start)
     x = p.wte.rows(tokens)

@@ -10,7 +10,7 @@ from npgpt.config import Config
 FEW = 256
 
 
-class Layer:
+class LayerCache:
     """Keys and values of one layer, in buffers that grow up to the longest sequence.
 
     Made for it at once they would take all their memory at once, where the system gives it in huge
@@ -19,41 +19,41 @@ class Layer:
 
     def __init__(self, batch: int, config: Config, dtype=np.float32):
         head_size = config.n_embd // config.n_head
-        self.longest = config.context_length
-        shape = (batch, config.n_head, min(FEW, self.longest), head_size)  # (B, H, room, D)
+        self.max_length = config.context_length
+        shape = (batch, config.n_head, min(FEW, self.max_length), head_size)  # (B, H, room, D)
         self.k, self.v = np.empty((2, *shape), dtype)
         self.length = 0  # S, the positions filled so far
-        self.noted = None  # what a shelf need not look up again for the next position
+        self.backend_state = None  # what a backend need not look up again for the next position
 
     def append(self, k: Array, v: Array) -> tuple[Array, Array]:
         """(B, H, T, D) twice -> (B, H, S, D) twice, views of everything remembered.
 
         Raises ValueError for more positions than the longest sequence has.
         """
-        start = self.grow(k.shape[-2])
+        start = self.reserve(k.shape[-2])
         end = self.length
         self.k[:, :, start:end] = k
         self.v[:, :, start:end] = v
         return self.k[:, :, :end], self.v[:, :, :end]
 
-    def grow(self, T: int) -> int:
+    def reserve(self, T: int) -> int:
         """Makes T more positions count, whose keys and values the caller writes from the returned
         one on. Raises ValueError for more than the longest sequence has.
         """
         start, end = self.length, self.length + T
-        if end > self.longest:
+        if end > self.max_length:
             raise ValueError(
                 f"{T} positions after the {start} remembered ones do not fit into a "
-                f"context of {self.longest}; start from an empty memory on a cropped window"
+                f"context of {self.max_length}; start from an empty memory on a cropped window"
             )
         if end > self.k.shape[-2]:
-            room = min(2 * end, self.longest)
-            self.k, self.v = (grown(a[:, :, :start], room) for a in (self.k, self.v))
+            room = min(2 * end, self.max_length)
+            self.k, self.v = (grow(a[:, :, :start], room) for a in (self.k, self.v))
         self.length = end
         return start
 
 
-def grown(array: Array, room: int) -> Array:
+def grow(array: Array, room: int) -> Array:
     """(B, H, S, D) -> (B, H, room, D) that begins with it."""
     B, H, S, D = array.shape
     out = np.empty((B, H, room, D), array.dtype)
@@ -61,6 +61,6 @@ def grown(array: Array, room: int) -> Array:
     return out
 
 
-def empty(batch: int, config: Config, dtype=np.float32) -> list[Layer]:
+def empty_cache(batch: int, config: Config, dtype=np.float32) -> list[LayerCache]:
     """A memory of no positions: one Layer per block."""
-    return [Layer(batch, config, dtype) for _ in range(config.n_layer)]
+    return [LayerCache(batch, config, dtype) for _ in range(config.n_layer)]

@@ -18,7 +18,7 @@ from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.errors import InputError
 from npgpt.ops import layernorm, linear
-from npgpt.quantized_matrix import Narrow
+from npgpt.quantized_matrix import QuantizedMatrix
 
 
 class Matrix(NamedTuple):
@@ -89,14 +89,14 @@ def zeros(config: Config, dtype=np.float32) -> Params:
 
 def zeros_like(tree: Params) -> Params:
     """The same tree on new zeros, flat likewise."""
-    return _laid_out(fill(tree, lambda array: Shape(array.shape)), tree.wte.weight.dtype)
+    return _laid_out(map_leaves(tree, lambda array: Shape(array.shape)), tree.wte.weight.dtype)
 
 
 def _laid_out(tree: Params, dtype) -> Params:
     """A tree of shapes on new zeros, which are pages that nobody has touched yet."""
     ends = [0, *itertools.accumulate(math.prod(shape) for _, shape in named(tree))]
     buffer, places = arrays.zeros(ends[-1], dtype), itertools.pairwise(ends)
-    return fill(tree, lambda shape: buffer[slice(*next(places))].reshape(shape))
+    return map_leaves(tree, lambda shape: buffer[slice(*next(places))].reshape(shape))
 
 
 def head(tree: Params) -> Array:
@@ -104,7 +104,7 @@ def head(tree: Params) -> Array:
     return tree.wte.weight if tree.lm_head is None else tree.lm_head.weight
 
 
-def cropped(tree: Params, context_length: int) -> Params:
+def crop(tree: Params, context_length: int) -> Params:
     """The tree of a model that reads shorter sequences: views, only wpe of another shape.
 
     Raises InputError for longer ones: nobody knows what stands at these positions.
@@ -117,13 +117,13 @@ def cropped(tree: Params, context_length: int) -> Params:
     return tree._replace(wpe=Matrix(tree.wpe.weight[:context_length]))
 
 
-def fill(node, make: Callable) -> Any:
+def map_leaves(node, make: Callable) -> Any:
     """The same tree with `make(leaf)` for every leaf, in order."""
     if node is None:
         return None
     if is_leaf(node):
         return make(node)
-    children = [fill(child, make) for child in node]
+    children = [map_leaves(child, make) for child in node]
     return tuple(children) if type(node) is tuple else type(node)(*children)
 
 
@@ -141,4 +141,4 @@ def named(node, prefix: str = "") -> Iterator[tuple[str, Array]]:
 
 def is_leaf(node) -> bool:
     """Is this an array, the shape of one, or a matrix in fewer bits?"""
-    return isinstance(node, (np.ndarray, Shape, Narrow))
+    return isinstance(node, (np.ndarray, Shape, QuantizedMatrix))

@@ -4,8 +4,8 @@ import re
 
 from npgpt.arrays import Array
 from npgpt.errors import InputError
-from npgpt.model.params import Params, fill, named
-from npgpt.quantized_matrix import Narrow, bfloat16, int8
+from npgpt.model.params import Params, map_leaves, named
+from npgpt.quantized_matrix import QuantizedMatrix, bfloat16, int8
 
 HEADS = "wte.weight", "lm_head.weight"  # what the output head may be
 
@@ -18,33 +18,33 @@ def output_axis(name: str) -> int:
     return 0 if name in HEADS else 1
 
 
-def narrows(name: str) -> bool:
+def is_quantizable(name: str) -> bool:
     """Is this one of the matrices that may be kept in fewer bits? Positions are few, and added."""
     return name in HEADS or re.search(r"\.c_\w+\.weight$", name) is not None
 
 
-def rounded(name: str, array: Array, kind: str) -> Array | Narrow:
+def quantize_parameter(name: str, array: Array, kind: str) -> Array | QuantizedMatrix:
     """A parameter of a model whose matrices are kept as "bfloat16" or "int8"."""
-    if not narrows(name):
+    if not is_quantizable(name):
         return array
     return bfloat16(array) if kind == "bfloat16" else int8(array, output_axis(name))
 
 
-def narrow(tree: Params, kind: str) -> Params:
+def quantize(tree: Params, kind: str) -> Params:
     """The tree with its matrices rounded to "bfloat16" or "int8"; the rest is shared."""
     leaves = iter(list(named(tree)))
-    return fill(tree, lambda _: rounded(*next(leaves), kind))
+    return map_leaves(tree, lambda _: quantize_parameter(*next(leaves), kind))
 
 
-def is_narrow(tree: Params) -> bool:
+def is_quantized(tree: Params) -> bool:
     """Are its matrices in fewer bits?"""
-    return isinstance(tree.wte.weight, Narrow)
+    return isinstance(tree.wte.weight, QuantizedMatrix)
 
 
-def check_wide(tree: Params) -> None:
+def require_float(tree: Params) -> None:
     """Raises InputError for parameters in fewer bits: no step is fine enough for them to follow."""
     for name, leaf in named(tree):
-        if isinstance(leaf, Narrow):
+        if isinstance(leaf, QuantizedMatrix):
             raise InputError(
                 f"{name} is kept as {leaf.kind}, which is for generating and evaluating only: "
                 'load the model with weights="float32"'

@@ -1,6 +1,6 @@
-"""The explicit maths, one module per op, NumPy only. Read this shelf first.
+"""The explicit maths, one module per op, NumPy only. Read this backend first.
 
-A shelf is passed around as an argument named `ops`; `npgpt.fused` is the other one, with the
+A backend is passed around as an argument named `ops`; `npgpt.fused` is the other one, with the
 same modules, signatures and results.
 """
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npgpt.backends import shelf
-from npgpt.config import Settings, defaults
+from npgpt.backends import get
+from npgpt.config import RunConfig, defaults
 from npgpt.data.dataset import Tokens, read_tokens
 from npgpt.gpt import GPT
 from npgpt.inference.generate import generate
@@ -52,7 +52,7 @@ LOG = {  # step -> training and validation loss, to the digits printed
 STEPS = 90
 
 
-class Rung(NamedTuple):
+class Check(NamedTuple):
     """One line of the ladder."""
 
     what: str
@@ -67,14 +67,14 @@ class Rung(NamedTuple):
         return self.difference <= self.allowed
 
 
-def climb(data: str, steps: int, *, ops: str = "fused") -> Iterator[Rung | Step]:
+def run_checks(data: str, steps: int, *, ops: str = "fused") -> Iterator[Check | Step]:
     """Yields the rungs as they are reached, and every training Step in between.
 
     `data`: The Verdict, as for `npgpt train --data`. `steps`: how much of the log to walk.
     `ops`: "fused" or "numpy".
     """
     settings = replace(defaults("book"), data=data, ops=ops)
-    tokens, module = read_tokens(settings), shelf(settings)
+    tokens, module = read_tokens(settings), get(settings)
     stream = Generator(SEED, ops=module).uniform(3)
     yield numbers("torch.rand(3)", (0.2961, 0.5166, 0.2517), stream, digits=4)
 
@@ -91,7 +91,7 @@ def climb(data: str, steps: int, *, ops: str = "fused") -> Iterator[Rung | Step]
     yield from log(settings, steps, tokens)
 
 
-def losses(settings: Settings, model: GPT, tokens: Tokens) -> Iterator[Rung]:
+def losses(settings: RunConfig, model: GPT, tokens: Tokens) -> Iterator[Check]:
     """The losses before training: all batches of both loaders, after a fresh manual_seed."""
     every = replace(settings.training, eval_batches=None)
     run = start(replace(settings, training=every), tokens, model=model)
@@ -103,10 +103,10 @@ def losses(settings: Settings, model: GPT, tokens: Tokens) -> Iterator[Rung]:
         got,
         strict=True,
     ):
-        yield Rung(what, f"{expected:.6f}", f"{value:.6f}", abs(value - expected), 2e-6)
+        yield Check(what, f"{expected:.6f}", f"{value:.6f}", abs(value - expected), 2e-6)
 
 
-def log(settings: Settings, steps: int, tokens: Tokens) -> Iterator[Rung | Step]:
+def log(settings: RunConfig, steps: int, tokens: Tokens) -> Iterator[Check | Step]:
     """The training log, as far as `steps` go."""
     training = replace(settings.training, steps=min(steps, STEPS))
     run = start(replace(settings, training=training), tokens)
@@ -118,17 +118,17 @@ def log(settings: Settings, steps: int, tokens: Tokens) -> Iterator[Rung | Step]
             yield event
 
 
-def numbers(what: str, expected, got, *, digits: int) -> Rung:
+def numbers(what: str, expected, got, *, digits: int) -> Check:
     """A rung of printed numbers: what rounding to the printed digits accounts for is allowed."""
     difference = max(abs(float(g) - e) for e, g in zip(expected, got, strict=True))
     shown = (", ".join(f"{float(x):.{digits}f}" for x in values) for values in (expected, got))
-    return Rung(what, *shown, difference, 0.5 * 10.0**-digits * (1 + 1e-6))
+    return Check(what, *shown, difference, 0.5 * 10.0**-digits * (1 + 1e-6))
 
 
-def words(what: str, expected: str, got: str, *, same: bool | None = None) -> Rung:
+def words(what: str, expected: str, got: str, *, same: bool | None = None) -> Check:
     """A rung that is the same or not."""
     same = expected == got if same is None else same
-    return Rung(what, expected, got, 0.0 if same else float("inf"), 0.0)
+    return Check(what, expected, got, 0.0 if same else float("inf"), 0.0)
 
 
 def digest(model: GPT) -> str:

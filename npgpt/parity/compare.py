@@ -12,7 +12,7 @@ from npgpt.gpt import GPT
 from npgpt.model import block, transformer
 from npgpt.model.params import named
 from npgpt.ops.embedding import Params as Embedding
-from npgpt.quantized_matrix import Narrow
+from npgpt.quantized_matrix import QuantizedMatrix
 
 ROWS = 4096  # rows of a matrix compared at once
 CLOSE = 1e-5  # relative: how near a transposed or reordered matrix has to come
@@ -51,7 +51,7 @@ def parameters(a: GPT, b: GPT) -> Iterator[Difference]:
 
 def wide(leaf) -> Array:
     """A parameter as the float32 numbers that it stands for."""
-    return leaf.widen() if isinstance(leaf, Narrow) else leaf
+    return leaf.widen() if isinstance(leaf, QuantizedMatrix) else leaf
 
 
 def layers(a: GPT, b: GPT, tokens: Array) -> Iterator[Difference]:

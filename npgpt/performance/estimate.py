@@ -13,8 +13,8 @@ from dataclasses import replace
 from itertools import product
 from typing import NamedTuple
 
-from npgpt.backends import shelf
-from npgpt.config import Config, Settings
+from npgpt.backends import get
+from npgpt.config import Config, RunConfig
 from npgpt.model import params
 from npgpt.performance import flops, roofline
 from npgpt.performance.profile import MOST_ROWS, training_step
@@ -57,7 +57,7 @@ class Estimate(NamedTuple):
 # Measuring
 
 
-def measure(settings: Settings, *, budget: float = BUDGET) -> Iterator[Measured]:
+def measure(settings: RunConfig, *, budget: float = BUDGET) -> Iterator[Measured]:
     """Times steps for so many seconds at most, the compiling of kernels not counted.
 
     Yields what is known after each of STAGES stages. Raises InputError where not even a model of
@@ -70,7 +70,7 @@ def measure(settings: Settings, *, budget: float = BUDGET) -> Iterator[Measured]
     known = Measured(batch_size(settings, rate, budget), rate, ())
     yield known
     settings = replace(settings, training=replace(settings.training, batch_size=known.batch))
-    training_step(replace(settings, config=smallest(config)), shelf(settings))()
+    training_step(replace(settings, config=smallest(config)), get(settings))()
     yield known
     for _ in range(3):
         layers = next_layers(settings, known.points, budget, memory()[1])
@@ -83,10 +83,10 @@ def measure(settings: Settings, *, budget: float = BUDGET) -> Iterator[Measured]
 STAGES = 5
 
 
-def seconds_of(settings: Settings, layers: int) -> float:
+def seconds_of(settings: RunConfig, layers: int) -> float:
     """Of one step, with so many layers."""
     config = replace(settings.config, n_layer=layers)
-    step, taken = training_step(replace(settings, config=config), shelf(settings)), []
+    step, taken = training_step(replace(settings, config=config), get(settings)), []
     while len(taken) < STEPS or sum(taken) < ENOUGH:
         started = time.perf_counter()
         step()
@@ -99,7 +99,7 @@ def smallest(config: Config) -> Config:
     return replace(config, vocab_size=64, context_length=16, n_layer=1, n_head=1, n_embd=16)
 
 
-def batch_size(settings: Settings, rate: float, budget: float) -> int:
+def batch_size(settings: RunConfig, rate: float, budget: float) -> int:
     """The config's own, or so much less that one layer takes at most a third of the budget."""
     batch, one = settings.training.batch_size, replace(settings.config, n_layer=1)
     while batch > 1:
@@ -111,7 +111,7 @@ def batch_size(settings: Settings, rate: float, budget: float) -> int:
 
 
 def next_layers(
-    settings: Settings, points: tuple[Point, ...], budget: float, available: int | None
+    settings: RunConfig, points: tuple[Point, ...], budget: float, available: int | None
 ) -> int | None:
     """How many layers to time next; None where there is no time, no memory, or no need."""
     config, batch = settings.config, settings.training.batch_size
@@ -131,7 +131,7 @@ def next_layers(
     return None
 
 
-def fits(settings: Settings, layers: int, available: int | None) -> bool:
+def fits(settings: RunConfig, layers: int, available: int | None) -> bool:
     """Is there memory for a step with so many layers?"""
     config, size = settings.config, 8 if settings.dtype == "float64" else 4
     numbers = 4 * params.size(replace(config, n_layer=layers))  # gradients, and two moments

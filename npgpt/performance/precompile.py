@@ -1,6 +1,6 @@
 """Kernels compiled before they are needed, by two processes, where Numba's cache has none yet.
 
-Numba compiles on one core, and most of a first run is that. The ops of one shelf work among those
+Numba compiles on one core, and most of a first run is that. The ops of one backend work among those
 of another: each process lets a tiny model take a step or generate a token, its own share of the ops
 compiled and all others plain NumPy. What one has compiled, the other finds in the cache.
 """
@@ -49,8 +49,8 @@ def compile_kernels(work: str, kind: str, scheme: str | None = None, dropout: fl
     silent = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
     with subprocess.Popen(command, **silent) as second:  # its end is waited for
         try:
-            with uncollected():
-                exercise(work, kind, [name for name in fused.__all__ if name not in others])
+            with gc_paused():
+                warm_up(work, kind, [name for name in fused.__all__ if name not in others])
         except BaseException:
             second.kill()
             raise
@@ -76,13 +76,13 @@ def missing(kernel) -> bool:
     return folder is not None and not any(Path(folder).glob(f"{module}.{name}-*.nbi"))
 
 
-def exercise(work: str, kind: str, names, scheme: str | None = None, dropout: float = 0.0) -> None:
-    """Lets a tiny model work, with these ops of the shelf compiled; its parameters zero, or drawn
+def warm_up(work: str, kind: str, names, scheme: str | None = None, dropout: float = 0.0) -> None:
+    """Lets a tiny model work, with these ops of the backend compiled; its parameters zero, or drawn
     by `scheme`."""
     from npgpt import fused, mixed, ops
 
     fast = mixed if kind in NARROW else fused
-    shelf = SimpleNamespace(
+    backend = SimpleNamespace(
         **{name: getattr(fast if name in names else ops, name) for name in fused.__all__}
     )
     config = Config(
@@ -91,24 +91,24 @@ def exercise(work: str, kind: str, names, scheme: str | None = None, dropout: fl
     tree = params.zeros(config, np.float64 if kind == "float64" else np.float32)
     tokens = np.arange(16)[None]
     if work == "train":
-        rng, gradients = Generator(0, ops=shelf), params.zeros_like(tree)
+        rng, gradients = Generator(0, ops=backend), params.zeros_like(tree)
         if scheme is not None:
             SCHEMES[scheme](tree, config, rng)
-        Generator(rng.random64(), ops=shelf).randperm(2)  # the order of windows
-        _, cache = transformer.loss(tree, tokens, tokens, config, rng=rng, g=gradients, ops=shelf)
-        transformer.backward(cache, gradients, ops=shelf)
-        scale = optim.global_norm(gradients, ops=shelf)
-        optim.AdamW(tree, ops=shelf).step(gradients, scale=min(scale, 1.0))
-        transformer.evaluate(tree, tokens, tokens, config, ops=shelf)
+        Generator(rng.random64(), ops=backend).randperm(2)  # the order of windows
+        _, cache = transformer.loss(tree, tokens, tokens, config, rng=rng, g=gradients, ops=backend)
+        transformer.backward(cache, gradients, ops=backend)
+        scale = optim.global_norm(gradients, ops=backend)
+        optim.AdamW(tree, ops=backend).step(gradients, scale=min(scale, 1.0))
+        transformer.evaluate(tree, tokens, tokens, config, ops=backend)
         return
-    tree = quantize.narrow(tree, kind) if kind in NARROW else tree
-    past = kv_cache.empty(1, config, tree.wpe.weight.dtype)
+    tree = quantize.quantize(tree, kind) if kind in NARROW else tree
+    past = kv_cache.empty_cache(1, config, tree.wpe.weight.dtype)
     for some in tokens[:, :15], tokens[:, 15:]:  # a prompt, and a token after it
-        transformer.next_logits(tree, some, config, past=past, ops=shelf)
+        transformer.next_logits(tree, some, config, past=past, ops=backend)
 
 
 @contextlib.contextmanager
-def uncollected() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """No search for objects that refer to each other: what Numba leaves of those is 45 MB in the
     end, and looking for them is 3 % of the time."""
     collects = gc.isenabled()
@@ -122,5 +122,5 @@ def uncollected() -> Iterator[None]:
 
 if __name__ == "__main__":
     work, kind, scheme, dropout = sys.argv[1:]
-    with uncollected():
-        exercise(work, kind, SHARES[work], scheme or None, float(dropout))
+    with gc_paused():
+        warm_up(work, kind, SHARES[work], scheme or None, float(dropout))

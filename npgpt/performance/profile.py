@@ -1,6 +1,6 @@
 """Where the time of a training step, or of a new token, goes: op by op.
 
-The model takes its shelf as an argument. Here it is given one that computes as another does, keeps
+The model takes its backend as an argument. Here it is given one that computes as another does, keeps
 the time of every call, and counts what the call has to do at the least: operations of matrix
 products (npgpt/performance/flops.py), and bytes of arrays that go in or come out. The floor of a
 call is what that takes at the machine's peaks (npgpt/performance/roofline.py).
@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import NamedTuple
 
-from npgpt.backends import shelf
-from npgpt.config import Config, Settings
+from npgpt.backends import get
+from npgpt.config import Config, RunConfig
 from npgpt.errors import InputError
 from npgpt.gpt import GPT
 from npgpt.inference.generate import generate
@@ -72,7 +72,7 @@ class Row(NamedTuple):
 
 
 class Timed:
-    """A shelf that computes as `ops` does. `calls`: what was called, in order."""
+    """A backend that computes as `ops` does. `calls`: what was called, in order."""
 
     def __init__(self, ops):
         self.calls: list[Call] = []
@@ -99,14 +99,14 @@ class Timed:
 # What is profiled
 
 
-def training_step(settings: Settings, ops) -> Callable[[], object]:
-    """A function that makes one training step of these settings, on the shelf `ops`.
+def training_step(settings: RunConfig, ops) -> Callable[[], object]:
+    """A function that makes one training step of these settings, on the backend `ops`.
 
     Raises InputError where parameters, gradients and moments do not fit into memory.
     """
     config, training = settings.config, settings.training
     check_memory(4 * bytes_of(settings), "parameters, gradients and both moments")
-    rng = Generator(training.seed, ops=shelf(settings))
+    rng = Generator(training.seed, ops=get(settings))
     model = GPT(config, seed=rng, dtype=settings.parameter_dtype, scheme=settings.init, ops=ops)
     rows, T = training.batch_size * training.grad_accumulation, config.context_length
     tokens = rng.randint(0, config.vocab_size, rows * T + 1)
@@ -116,8 +116,10 @@ def training_step(settings: Settings, ops) -> Callable[[], object]:
     return lambda: trainer.update(*batch, 0.0)
 
 
-def new_token(settings: Settings, ops, *, position: int | None, count: int) -> Callable[[], object]:
-    """A function that makes one token of each row, `count` times at most, on the shelf `ops`.
+def new_token(
+    settings: RunConfig, ops, *, position: int | None, count: int
+) -> Callable[[], object]:
+    """A function that makes one token of each row, `count` times at most, on the backend `ops`.
 
     The first call reads a prompt, so that the second one's token stands at `position` (None: in the
     middle of the context). Raises InputError where so many tokens do not fit into the context, or
@@ -137,13 +139,13 @@ def new_token(settings: Settings, ops, *, position: int | None, count: int) -> C
             f"{config.context_length}, and {count} tokens are made"
         )
     check_memory(bytes_of(settings), "parameters")
-    rng = Generator(settings.training.seed, ops=shelf(settings))
+    rng = Generator(settings.training.seed, ops=get(settings))
     model = GPT(config, seed=rng, dtype=settings.parameter_dtype, scheme=settings.init, ops=ops)
     tokens = generate(model, rng.randint(0, config.vocab_size, (rows, position)), count)
     return lambda: next(tokens)
 
 
-def bytes_of(settings: Settings) -> int:
+def bytes_of(settings: RunConfig) -> int:
     """Of the parameters."""
     return params.size(settings.config) * (8 if settings.dtype == "float64" else 4)
 
@@ -162,7 +164,7 @@ def check_memory(needed: int, what: str) -> None:
 
 
 def rounds(run: Callable[[], object], timed: Timed, count: int) -> Iterator[Round]:
-    """So many rounds of what runs on the timed shelf.
+    """So many rounds of what runs on the timed backend.
 
     The first is not like the others: kernels are compiled, memory is new.
     """

@@ -11,7 +11,7 @@ import numpy as np
 
 import npgpt
 from npgpt.config import PRESETS
-from npgpt.download.cache_dir import cache_folder
+from npgpt.download.cache_dir import cache_dir
 from npgpt.model.params import size
 from npgpt.system import env_vars
 from npgpt.system.machine import cores, cpu, gib, memory
@@ -30,7 +30,7 @@ class Found(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """The threads of a BLAS, on which the NumPy shelf multiplies matrices."""
+    """The threads of a BLAS, on which the NumPy backend multiplies matrices."""
 
     name: str
     text: str  # name, version and architecture
@@ -55,7 +55,7 @@ def gather() -> Found:
     facts["memory"] = f"{gib(available)} available of {gib(total)}"
     facts["idle threads"] = ", ".join(f"{k}={v}" for k, v in settings().items())
     facts["tokenizer cache"] = tokenizer_cache()
-    facts["npgpt's cache"] = folder_state(cache_folder())
+    facts["npgpt's cache"] = folder_state(cache_dir())
     return Found(
         facts,
         [
@@ -156,7 +156,7 @@ def counted(count: int, what: str) -> str:
 
 
 def blas_warnings(pools: list[Pool], available: int) -> list[str]:
-    """What slows the NumPy shelf down: a plain BLAS, or one thread for many cores."""
+    """What slows the NumPy backend down: a plain BLAS, or one thread for many cores."""
     said = []
     for pool in pools:
         if not any(name in pool.name.lower() for name in FAST_BLAS):

@@ -2,7 +2,7 @@
 
 Two pools of threads share the cores: Numba's, and that of the BLAS under NumPy. Each keeps its
 threads spinning after a piece of work, in the hope of more; the other pool's next piece then gets
-half a machine. The fused shelf multiplies matrices itself, which leaves BLAS little to do, and here
+half a machine. The Numba backend multiplies matrices itself, which leaves BLAS little to do, and here
 idle threads are sent to sleep.
 
 And Numba asks LLVM for all that it can do (level 3), which makes none of these kernels faster than
@@ -20,7 +20,7 @@ IDLE = OPENMP | OPENBLAS
 NUMBA = {"NUMBA_OPT": "2"}
 
 
-def settle() -> None:
+def set_defaults() -> None:
     """Sets what has not been set.
 
     `npgpt` calls it before NumPy is imported and gets all; a Python program gets all but OpenBLAS's

@@ -11,7 +11,7 @@ from npgpt.errors import RunError
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Gives a path beside `path` to write to; what was written then takes the place of `path`.
 
     It is synced before it is renamed, and the folder after, so that a kill or a power cut leaves

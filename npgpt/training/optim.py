@@ -41,7 +41,7 @@ class AdamW:
     ):
         if ops is None:
             from npgpt import fused as ops
-        quantize.check_wide(parameters)
+        quantize.require_float(parameters)
         self.parameters, self.lr, self.betas, self.eps = parameters, lr, betas, eps
         self.weight_decay, self.decays, self.ops = weight_decay, decays, ops
         self.m, self.v = params.zeros_like(parameters), params.zeros_like(parameters)

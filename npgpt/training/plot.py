@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from npgpt.errors import InputError
-from npgpt.system.files import replacing
+from npgpt.system.files import atomic_write
 
 
 class Curve(NamedTuple):
@@ -76,5 +76,5 @@ def plot(curves: list[Curve], path: Path) -> None:
         scale = scales.pop()
         above = axes.secondary_xaxis("top", functions=(lambda e: e * scale, lambda t: t / scale))
         above.set_xlabel("tokens seen")
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png")

@@ -3,36 +3,36 @@
 from dataclasses import replace
 from pathlib import Path
 
-from npgpt.backends import shelf
-from npgpt.config import Settings
+from npgpt.backends import get
+from npgpt.config import RunConfig
 from npgpt.data.dataset import Tokens
 from npgpt.data.tokenizer import encode, tokenizer
 from npgpt.download.resolve import resolve
 from npgpt.errors import InputError
 from npgpt.gpt import GPT
-from npgpt.model.params import cropped
+from npgpt.model.params import crop
 from npgpt.rng import Generator
 from npgpt.training.trainer import Progress, Trainer
 from npgpt.weights import checkpoint, formats
-from npgpt.weights.weight_file import Source
+from npgpt.weights.weight_file import WeightFile
 
 
-def start(settings: Settings, tokens: Tokens, *, model: GPT | None = None) -> Trainer:
+def start(settings: RunConfig, tokens: Tokens, *, model: GPT | None = None) -> Trainer:
     """A new run. One generator draws the parameters, unless `model` has some, and all the rest."""
-    rng = Generator(settings.training.seed, ops=shelf(settings))
+    rng = Generator(settings.training.seed, ops=get(settings))
     model = first_model(settings, rng) if model is None else model
     return trainer(settings, tokens, model, rng)
 
 
-def first_model(settings: Settings, rng: Generator) -> GPT:
+def first_model(settings: RunConfig, rng: Generator) -> GPT:
     """The model that a run begins with: drawn from `rng`, or read where --init-from says."""
     if settings.init_from is not None:
         source = trainable(settings.init_from, verify=True)
         free = {name: getattr(source.config, name) for name in ("context_length", "dropout")}
         if replace(settings.config, **free) != source.config:
             raise InputError(f"{settings.init_from} is of {source.config}, not {settings.config}")
-        tree = cropped(source.params("float32"), settings.config.context_length)
-        return GPT.of(settings.config, tree, ops=rng.ops, tokenizer=settings.tokenizer)
+        tree = crop(source.params("float32"), settings.config.context_length)
+        return GPT.from_params(settings.config, tree, ops=rng.ops, tokenizer=settings.tokenizer)
     return GPT(
         settings.config,
         seed=rng,
@@ -43,9 +43,9 @@ def first_model(settings: Settings, rng: Generator) -> GPT:
     )
 
 
-def trainable(path: str | Path, *, verify: bool = False) -> Source:
+def trainable(path: str | Path, *, verify: bool = False) -> WeightFile:
     """The weights at `path`, to go on from. Raises InputError for int8 ones."""
-    source = formats.look(resolve(path), verify=verify)
+    source = formats.open_weights(resolve(path), verify=verify)
     if source.weights == "int8":
         raise InputError(
             f"{source.path} holds int8 weights: the steps of training are finer than these numbers "
@@ -65,7 +65,7 @@ def trainer(settings, tokens, model, rng, progress=None) -> Trainer:
 
 
 def resume(
-    settings: Settings, tokens: Tokens, model: GPT, saved: checkpoint.TrainingState
+    settings: RunConfig, tokens: Tokens, model: GPT, saved: checkpoint.TrainingState
 ) -> Trainer:
     """The run that `saved` is the state of, ready to go on to the bits it would have come to."""
     if tokens.sha256 != saved.state["data_sha256"]:

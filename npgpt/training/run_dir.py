@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.config import Settings
+from npgpt.config import RunConfig
 from npgpt.data.dataset import Tokens
 from npgpt.data.tokenizer import decode, tokenizer
 from npgpt.errors import InputError, RunError
 from npgpt.model.params import named
-from npgpt.system.files import replacing
+from npgpt.system.files import atomic_write
 from npgpt.training.plot import Curve, plot
 from npgpt.training.trainer import Evaluation, Sample, Trainer
 from npgpt.weights import checkpoint
@@ -27,7 +27,7 @@ CONTENTS = {
 }
 
 
-class Folder:
+class RunDir:
     """Where a run leaves what it makes."""
 
     def __init__(self, path: Path):
@@ -41,7 +41,7 @@ class Folder:
                 f"or go on with it by --resume {self.path}"
             )
 
-    def open(self, settings: Settings, tokens: Tokens, run: Trainer) -> None:
+    def open(self, settings: RunConfig, tokens: Tokens, run: Trainer) -> None:
         """Makes the folder and what goes into it so far. In a run that goes on, what was written
         after its last checkpoint is taken back."""
         try:
@@ -109,7 +109,7 @@ class Folder:
         """A whole file, in place of the one before."""
 
         def whole():
-            with replacing(self.path / name) as temporary:
+            with atomic_write(self.path / name) as temporary:
                 temporary.write_text(content, "utf-8")
 
         self.guard(whole, name)
@@ -132,7 +132,7 @@ class Folder:
             raise RunError(f"{self.path / name} could not be written: {what}") from None
 
 
-def next_folder(preset: str, *, parent: Path = Path("runs")) -> Path:
+def next_run_dir(preset: str, *, parent: Path = Path("runs")) -> Path:
     """The first of runs/PRESET-1, runs/PRESET-2, ... that is not there yet."""
     number = 1
     while (parent / f"{preset}-{number}").exists():
@@ -148,7 +148,7 @@ def latest(parent: Path = Path("runs")) -> Path:
     return found[-1]
 
 
-def folder_of(path: Path) -> Path | None:
+def run_dir_of(path: Path) -> Path | None:
     """The folder of the run that a path names, by itself or by its checkpoint."""
     if path.name == CHECKPOINT and path.is_file():
         return path.parent

@@ -3,20 +3,20 @@
 from pathlib import Path
 from typing import Any
 
-from npgpt.backends import shelf
-from npgpt.config import Config, Settings, Training
+from npgpt.backends import get
+from npgpt.config import Config, RunConfig, TrainingConfig
 from npgpt.errors import InputError
 from npgpt.gpt import GPT
 from npgpt.training.trainer import Evaluation, Progress, Sample
 from npgpt.weights import checkpoint, formats, quantized_file
 
 
-def read_saved(path: Path) -> tuple[Settings, GPT, checkpoint.TrainingState]:
+def read_saved(path: Path) -> tuple[RunConfig, GPT, checkpoint.TrainingState]:
     """The settings, model and state of the run in a folder, or in one checkpoint file."""
-    path = formats.file_of(path)
+    path = formats.checkpoint_file(path)
     (config, tree, tokenizer_name), saved = checkpoint.read_training(path)
     settings = parse_state(saved.state, path)
-    model = GPT.of(config, tree, ops=shelf(settings), tokenizer=tokenizer_name)
+    model = GPT.from_params(config, tree, ops=get(settings), tokenizer=tokenizer_name)
     if settings.config != config or settings.parameter_dtype != model.dtype.name:
         raise InputError(
             f"{path}: its run is of a {settings.dtype} model with {settings.config}, "
@@ -25,9 +25,9 @@ def read_saved(path: Path) -> tuple[Settings, GPT, checkpoint.TrainingState]:
     return settings, model, saved
 
 
-def read_settings(path: Path) -> Settings:
+def read_settings(path: Path) -> RunConfig:
     """The settings of the run in a folder, or in one checkpoint file, and nothing more."""
-    path = formats.file_of(path)
+    path = formats.checkpoint_file(path)
     if quantized_file.is_quantized(path):
         raise InputError(
             f"{path} is a model that npgpt quantize wrote, for generating: there is no run in it"
@@ -35,12 +35,12 @@ def read_settings(path: Path) -> Settings:
     return parse_state(checkpoint.read_state(path), path)
 
 
-def parse_state(state: dict[str, Any], path: Path) -> Settings:
+def parse_state(state: dict[str, Any], path: Path) -> RunConfig:
     """The settings in the state of a run, all of which is looked at."""
     try:
         values = dict(state["settings"])
-        config, training = Config(**values.pop("config")), Training(**values.pop("training"))
-        settings = Settings(**values, config=config, training=training)
+        config, training = Config(**values.pop("config")), TrainingConfig(**values.pop("training"))
+        settings = RunConfig(**values, config=config, training=training)
         progress, digest = Progress(**state["progress"]), state["data_sha256"]
         for point in progress.history:
             Evaluation(**point)

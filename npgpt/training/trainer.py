@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.arrays import Array
-from npgpt.config import Training
+from npgpt.config import TrainingConfig
 from npgpt.data.loader import Loader, windows
 from npgpt.errors import InputError, RunError
 from npgpt.gpt import GPT
@@ -86,7 +86,7 @@ class Trainer:
         model: GPT,
         train_tokens: Array,
         val_tokens: Array,
-        training: Training,
+        training: TrainingConfig,
         rng: Generator,
         *,
         prompt: list[int],

@@ -24,8 +24,8 @@ from npgpt.errors import InputError
 from npgpt.model import params
 from npgpt.weights import hdf5
 from npgpt.weights.hdf5 import child, dataset, opened, same, vector
-from npgpt.weights.mapped import Mapped, Stored
-from npgpt.weights.weight_file import Source, parse, parse_config
+from npgpt.weights.mapped import MappedFile, MappedTensor
+from npgpt.weights.weight_file import WeightFile, parse, parse_config
 
 FORMAT, VERSION = "npgpt", 1
 MOST_TEXT = 1 << 26  # bytes of JSON: a history of a million evaluations is below it
@@ -82,7 +82,7 @@ def write_tree(group: h5py.Group, tree: params.Params) -> None:
         group.create_dataset(name, data=array)
 
 
-def read_checkpoint(path: str | Path, *, verify: bool = False) -> Source:
+def read_checkpoint(path: str | Path, *, verify: bool = False) -> WeightFile:
     """The model in the file, mapped. `verify`: compare the checksums of all numbers too.
 
     Raises InputError for what is no whole checkpoint of its version.
@@ -91,7 +91,7 @@ def read_checkpoint(path: str | Path, *, verify: bool = False) -> Source:
     with opened(path, verify=verify) as (file, mapped):
         config, dtype, tokenizer = read_header(file, path)
         found = stored_tree(file, "parameters", config, dtype, mapped)
-    return Source("npgpt", path, config, tokenizer, found, found)
+    return WeightFile("npgpt", path, config, tokenizer, found, found)
 
 
 def read_state(path: str | Path) -> dict[str, Any]:
@@ -158,7 +158,9 @@ def parameter_dtype(file: h5py.File, path) -> np.dtype:
     return dtype
 
 
-def read_tree(parent: h5py.Group, name: str, config: Config, dtype, file: Mapped) -> params.Params:
+def read_tree(
+    parent: h5py.Group, name: str, config: Config, dtype, file: MappedFile
+) -> params.Params:
     """The tree of parameters in the group `name`, read: the file may be replaced and deleted."""
     stored = stored_tree(parent, name, config, dtype, file)
     tree = params.zeros(config, dtype)
@@ -169,13 +171,13 @@ def read_tree(parent: h5py.Group, name: str, config: Config, dtype, file: Mapped
 
 
 def stored_tree(
-    parent: h5py.Group, name: str, config: Config, dtype, file: Mapped
-) -> dict[str, Stored]:
+    parent: h5py.Group, name: str, config: Config, dtype, file: MappedFile
+) -> dict[str, MappedTensor]:
     """Where in the file the parameters in the group `name` are, by their names."""
     group, found = check_tree(parent, name, config, dtype, file.path), {}
     for key, shape in params.named(params.shapes(config)):
         start = group[key].id.get_offset()  # of stored numbers, as check_tree made sure
-        found[key] = Stored(file, start or 0, tuple(shape), dtype.name)
+        found[key] = MappedTensor(file, start or 0, tuple(shape), dtype.name)
     return found
 
 

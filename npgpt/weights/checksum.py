@@ -22,7 +22,7 @@ import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.errors import InputError
-from npgpt.weights.mapped import Mapped
+from npgpt.weights.mapped import MappedFile
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 SEAL = b"npgpt-crc32:"
@@ -51,7 +51,7 @@ def rest(data: Array, blocks: Iterable[tuple[int, int, int]]) -> int:
     return check
 
 
-def check_seal(file: Mapped) -> list[tuple[int, int, int]]:
+def check_seal(file: MappedFile) -> list[tuple[int, int, int]]:
     """The blocks in the seal. Raises InputError unless the file is HDF5, and as it was written but
     for what is in the blocks."""
     path, data = file.path, file.data
@@ -75,7 +75,7 @@ def check_seal(file: Mapped) -> list[tuple[int, int, int]]:
     return blocks
 
 
-def check_numbers(file: Mapped, blocks: Iterable[tuple[int, int, int]]) -> None:
+def check_numbers(file: MappedFile, blocks: Iterable[tuple[int, int, int]]) -> None:
     """Raises InputError unless every block is as it was written."""
     for start, size, expected in blocks:
         found = zlib.crc32(file.data[start : start + size])

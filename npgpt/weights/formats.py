@@ -8,16 +8,16 @@ from npgpt.errors import InputError
 from npgpt.weights import huggingface, llmc, openai, quantized_file
 from npgpt.weights.checksum import MAGIC as HDF5
 from npgpt.weights.leveldb import MAGIC as LEVELDB
-from npgpt.weights.mapped import Mapped, refuse_pickle
+from npgpt.weights.mapped import MappedFile, refuse_pickle
 from npgpt.weights.safetensors import is_index, is_safetensors
-from npgpt.weights.weight_file import Source
+from npgpt.weights.weight_file import WeightFile
 
 FORMATS = "npgpt's checkpoint, OpenAI's, Hugging Face's (safetensors) and llm.c's are read"
 CHECKPOINT = "checkpoint.h5"  # what npgpt's own is called in the folder of a run
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
-def look(path: str | Path, *, verify: bool = False) -> Source:
+def open_weights(path: str | Path, *, verify: bool = False) -> WeightFile:
     """What is at `path`: a file, or the folder of a model or of a run.
 
     Nothing is read yet but what says where the numbers are; unless with `verify`, which compares
@@ -27,12 +27,12 @@ def look(path: str | Path, *, verify: bool = False) -> Source:
     path = Path(path)
     try:
         if stat.S_ISDIR(os.stat(path).st_mode):
-            return look_into(path, verify=verify)
+            return open_directory(path, verify=verify)
     except FileNotFoundError:
         raise InputError(f"there is no checkpoint {path}") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    file = Mapped(path)
+    file = MappedFile(path)
     head, tail = file.data[:64].tobytes(), file.data[-8:].tobytes()
     refuse_pickle(file)
     if head.startswith(HDF5):
@@ -51,7 +51,7 @@ def look(path: str | Path, *, verify: bool = False) -> Source:
     )
 
 
-def look_into(folder: Path, *, verify: bool) -> Source:
+def open_directory(folder: Path, *, verify: bool) -> WeightFile:
     """The model in a folder."""
     inside = {entry.name for entry in os.scandir(folder)}
     if CHECKPOINT in inside:
@@ -62,11 +62,11 @@ def look_into(folder: Path, *, verify: bool) -> Source:
         return openai.read_openai(folder, verify=verify)
     for pattern in PICKLES:
         for path in filter(Path.is_file, sorted(folder.glob(pattern))):
-            refuse_pickle(Mapped(path))
+            refuse_pickle(MappedFile(path))
     raise InputError(f"the folder {folder} holds no model: {FORMATS}")
 
 
-def file_of(path: Path) -> Path:
+def checkpoint_file(path: Path) -> Path:
     """The checkpoint in the folder of a run, or the path itself."""
     return path / CHECKPOINT if path.is_dir() else path
 
@@ -75,7 +75,7 @@ def file_of(path: Path) -> Path:
 # GPT-2 small has in int8.
 
 
-def read_checkpoint(path: Path, *, verify: bool) -> Source:
+def read_checkpoint(path: Path, *, verify: bool) -> WeightFile:
     """npgpt's own file, which takes the HDF5 library."""
     from npgpt.weights import checkpoint
 

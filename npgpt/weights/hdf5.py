@@ -21,9 +21,9 @@ import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.errors import InputError, RunError
-from npgpt.system.files import replacing
+from npgpt.system.files import atomic_write
 from npgpt.weights.checksum import check_numbers, check_seal, seal_of
-from npgpt.weights.mapped import Mapped
+from npgpt.weights.mapped import MappedFile
 
 
 def write(path: str | Path, fill: Callable[[h5py.File], None], *, size: int) -> None:
@@ -37,7 +37,7 @@ def write(path: str | Path, fill: Callable[[h5py.File], None], *, size: int) -> 
         free = shutil.disk_usage(path.parent).free
         if free < size:
             raise OSError(errno.ENOSPC, f"the disk has {free:,} bytes left of {size:,}")
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             with PatientFile(temporary, "w+") as raw:
                 with h5py.File(raw, "w") as file:
                     fill(file)
@@ -85,7 +85,7 @@ def seal(path: str | Path) -> None:
     """Adds the seal to a finished HDF5 file."""
     with h5py.File(path, "r") as file:
         places = blocks_of(file)
-    end = seal_of(Mapped(path).data, places)
+    end = seal_of(MappedFile(path).data, places)
     with open(path, "ab") as file:
         file.write(end)
 
@@ -105,10 +105,10 @@ def blocks_of(file: h5py.File) -> list[tuple[int, int]]:
 
 
 @contextmanager
-def opened(path: str | Path, *, verify: bool = False) -> Iterator[tuple[h5py.File, Mapped]]:
+def opened(path: str | Path, *, verify: bool = False) -> Iterator[tuple[h5py.File, MappedFile]]:
     """An HDF5 file to read, and the mapping that it is read from; whatever is wrong with it becomes
     an InputError. `verify`: compare the checksums of the numbers too."""
-    mapped = Mapped(path)
+    mapped = MappedFile(path)
     blocks = check_seal(mapped)
     if verify:
         check_numbers(mapped, blocks)

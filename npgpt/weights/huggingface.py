@@ -16,8 +16,8 @@ import numpy as np
 from npgpt.config import VOCABULARIES, Config
 from npgpt.errors import InputError
 from npgpt.model import params
-from npgpt.system.files import replacing
-from npgpt.weights.mapped import Mapped, Stored, narrowed, short
+from npgpt.system.files import atomic_write
+from npgpt.weights.mapped import MappedFile, MappedTensor, round_chunks, short
 from npgpt.weights.safetensors import (
     INDEX,
     Piece,
@@ -27,7 +27,7 @@ from npgpt.weights.safetensors import (
     read_shards,
     write_safetensors,
 )
-from npgpt.weights.weight_file import Source, likely, make_config, matched
+from npgpt.weights.weight_file import WeightFile, guess_tokenizer, make_config, match_parameters
 
 PREFIX = "transformer."
 WEIGHTS = "model.safetensors"
@@ -44,13 +44,13 @@ FIXED: dict[str, tuple[Any, tuple]] = {
 RATES = "resid_pdrop", "embd_pdrop", "attn_pdrop"
 
 
-def read_huggingface(path: str | Path) -> Source:
+def read_huggingface(path: str | Path) -> WeightFile:
     """The model in a folder, or in a safetensors file, or index, with its config.json beside it.
 
     Raises InputError for what is not a whole GPT-2 that npgpt computes as transformers does.
     """
     path = weights_file(Path(path))
-    head = Mapped(path).data[:64].tobytes()
+    head = MappedFile(path).data[:64].tobytes()
     tensors = read_shards(path) if is_index(head) else read_safetensors(path)
     values = read_config(path.parent / "config.json")
     found = own_names(tensors, path)
@@ -61,15 +61,15 @@ def read_huggingface(path: str | Path) -> Source:
     def own(name: str) -> str:
         return name if name in tensors else PREFIX + name if PREFIX + name in tensors else name
 
-    tokenizer = values.get("npgpt_tokenizer", likely(config.vocab_size))
+    tokenizer = values.get("npgpt_tokenizer", guess_tokenizer(config.vocab_size))
     known = isinstance(tokenizer, str) and tokenizer in VOCABULARIES
-    return Source(
+    return WeightFile(
         "huggingface",
         path,
         config,
         tokenizer if known else None,
         tensors,
-        matched(config, found, path, own=own),
+        match_parameters(config, found, path, own=own),
     )
 
 
@@ -103,7 +103,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return values
 
 
-def own_names(tensors: dict[str, Stored], path: Path) -> dict[str, Stored]:
+def own_names(tensors: dict[str, MappedTensor], path: Path) -> dict[str, MappedTensor]:
     """The tensors that are parameters, by npgpt's names."""
     found = {}
     for name, tensor in tensors.items():
@@ -116,7 +116,7 @@ def own_names(tensors: dict[str, Stored], path: Path) -> dict[str, Stored]:
     return {key: tensor for key, tensor in found.items() if not MASK.fullmatch(key)}
 
 
-def parse_config(values: dict[str, Any], found: dict[str, Stored], path: Path) -> Config:
+def parse_config(values: dict[str, Any], found: dict[str, MappedTensor], path: Path) -> Config:
     """The Config that config.json describes. What it leaves out is as in GPT2Config."""
     rates = [values.get(name, 0.1) for name in RATES]
     tied = values.get("tie_word_embeddings", True)
@@ -136,7 +136,7 @@ def parse_config(values: dict[str, Any], found: dict[str, Stored], path: Path) -
     )
 
 
-def check_head(head: Stored, wte: Stored | None, path: Path) -> None:
+def check_head(head: MappedTensor, wte: MappedTensor | None, path: Path) -> None:
     """Raises InputError unless the output head is the token embedding again."""
     if wte is None:
         return  # which is said elsewhere
@@ -164,7 +164,7 @@ def write_huggingface(
     for name in dict(params.named(params.shapes(replace(config, qkv_bias=True)))):
         array = arrays.get(name, zeros)
         own = name if name.startswith("lm_head") else PREFIX + name
-        tensors[own] = Piece(array.shape, dtype, narrowed(array, dtype, name))
+        tensors[own] = Piece(array.shape, dtype, round_chunks(array, dtype, name))
     folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(folder / WEIGHTS, tensors)
     write_config(folder, config, tokenizer, dtype=dtype)
@@ -190,5 +190,5 @@ def write_config(folder: Path, config: Config, tokenizer: str | None, *, dtype: 
             ("bos_token_id", "eos_token_id"), tokenizer and VOCABULARIES[tokenizer] - 1
         ),
     }
-    with replacing(folder / "config.json") as temporary:
+    with atomic_write(folder / "config.json") as temporary:
         temporary.write_text(json.dumps(values, indent=2) + "\n", "utf-8")

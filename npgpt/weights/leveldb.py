@@ -27,7 +27,7 @@ from pathlib import Path
 
 from npgpt.errors import InputError
 from npgpt.weights.crc32c import crc32c, masked
-from npgpt.weights.mapped import Mapped
+from npgpt.weights.mapped import MappedFile
 
 MAGIC = bytes.fromhex("57fb808b247547db")
 FOOTER, TRAILER = 48, 5  # bytes
@@ -40,7 +40,7 @@ def read_table(path: str | Path) -> Iterator[tuple[bytes, bytes]]:
 
     Raises InputError for what is no whole table, or one of more than MOST_BYTES.
     """
-    data = Mapped(path).data
+    data = MappedFile(path).data
     if data.size > MOST_BYTES:
         raise InputError(f"{path} has {data.size:,} bytes; at most {MOST_BYTES:,} are read")
     data = data.tobytes()

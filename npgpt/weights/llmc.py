@@ -18,9 +18,9 @@ from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.errors import InputError
 from npgpt.model import params
-from npgpt.system.files import replacing
-from npgpt.weights.mapped import BFLOAT16, Mapped, Stored, itemsize, narrowed
-from npgpt.weights.weight_file import Source, likely, make_config, matched
+from npgpt.system.files import atomic_write
+from npgpt.weights.mapped import BFLOAT16, MappedFile, MappedTensor, itemsize, round_chunks
+from npgpt.weights.weight_file import WeightFile, guess_tokenizer, make_config, match_parameters
 
 MAGIC = 20240326
 HEADER = 256  # int32 numbers
@@ -35,9 +35,9 @@ BLOCK = (
 )  # fmt: skip
 
 
-def read_llmc(path: str | Path) -> Source:
+def read_llmc(path: str | Path) -> WeightFile:
     """The model in a file of llm.c's. Raises InputError for what is not a whole one."""
-    file = Mapped(path)
+    file = MappedFile(path)
     if file.data.size < 4 * HEADER:
         raise InputError(
             f"{path} is cut: {file.data.size:,} bytes, the header alone has {4 * HEADER:,}"
@@ -63,9 +63,9 @@ def read_llmc(path: str | Path) -> Source:
         )
     matrices = frozenset(f"h.{i}.{n}" for i in range(config.n_layer) for n in BLOCK if is_matrix(n))
     found = named_parts(tensors, config)
-    tokenizer = likely(config.vocab_size)
-    parameters = matched(config, found, Path(path), transposed=matrices)
-    return Source("llm.c", Path(path), config, tokenizer, tensors, parameters, matrices)
+    tokenizer = guess_tokenizer(config.vocab_size)
+    parameters = match_parameters(config, found, Path(path), transposed=matrices)
+    return WeightFile("llm.c", Path(path), config, tokenizer, tensors, parameters, matrices)
 
 
 def is_matrix(name: str) -> bool:
@@ -87,16 +87,16 @@ def shapes(config: Config, rows: int) -> dict[str, tuple[int, ...]]:
     return found | {"ln_f.weight": (C,), "ln_f.bias": (C,)}
 
 
-def lay_out(config: Config, rows: int, file: Mapped, dtype: str) -> dict[str, Stored]:
+def lay_out(config: Config, rows: int, file: MappedFile, dtype: str) -> dict[str, MappedTensor]:
     """Where in the file each kind begins."""
     tensors, at = {}, 4 * HEADER
     for name, shape in shapes(config, rows).items():
-        tensors[name] = Stored(file, at, shape, dtype)
+        tensors[name] = MappedTensor(file, at, shape, dtype)
         at += math.prod(shape) * itemsize(dtype)
     return tensors
 
 
-def named_parts(tensors: dict[str, Stored], config: Config) -> dict[str, Stored]:
+def named_parts(tensors: dict[str, MappedTensor], config: Config) -> dict[str, MappedTensor]:
     """Every parameter by its name, "h.3.ln_1.bias": its part of what is stacked."""
     found = {}
     for name, tensor in tensors.items():
@@ -130,11 +130,11 @@ def write_llmc(path: str | Path, config: Config, tree: params.Params, *, dtype: 
     sizes = (getattr(config, name) for name in FIELDS[2:-1])
     header[: len(FIELDS)] = MAGIC, version, *sizes, rows
     arrays = dict(params.named(tree))
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
         file.write(header)
         for kind, shape in shapes(config, rows).items():
             for array in parts(kind, shape, arrays, config):
-                for piece in narrowed(array, dtype, kind):
+                for piece in round_chunks(array, dtype, kind):
                     file.write(piece)
 
 

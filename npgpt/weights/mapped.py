@@ -27,7 +27,7 @@ CHUNK = 1 << 22  # numbers widened, or rounded, at once
 LARGEST = {"float16": 65504.0, BFLOAT16: 3.39e38, "float32": 3.403e38}
 
 
-class Mapped:
+class MappedFile:
     """A file's bytes, mapped. Raises InputError for what is not a file that can be read, and for
     what stands where Git LFS has not put the file yet.
 
@@ -65,7 +65,7 @@ class Mapped:
             self.pages.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
 
-def refuse_pickle(file: Mapped) -> None:
+def refuse_pickle(file: MappedFile) -> None:
     """Raises InputError for what torch.save writes, the most usual file of weights."""
     head = file.data[:9].tobytes()
     if head.startswith(PICKLES) and head[8:] != b"{":  # safetensors whose header has 640 bytes
@@ -77,10 +77,10 @@ def refuse_pickle(file: Mapped) -> None:
         )
 
 
-class Stored(NamedTuple):
+class MappedTensor(NamedTuple):
     """One tensor in a mapped file."""
 
-    file: Mapped
+    file: MappedFile
     start: int  # the first of its bytes
     shape: tuple[int, ...]
     dtype: str  # NumPy's name, or "bfloat16"
@@ -117,7 +117,7 @@ class Stored(NamedTuple):
         count, width = math.prod(self.shape), itemsize(self.dtype)
         for first in range(0, count, size):
             last = min(first + size, count)
-            yield widened(self.part(first, last), self.dtype)
+            yield widen(self.part(first, last), self.dtype)
             self.file.forget(self.start + first * width, self.start + last * width)
 
     def array(self) -> Array:
@@ -145,14 +145,14 @@ def itemsize(dtype: str) -> int:
     return 2 if dtype == BFLOAT16 else np.dtype(dtype).itemsize
 
 
-def widened(numbers: Array, dtype: str) -> Array:
+def widen(numbers: Array, dtype: str) -> Array:
     """float32 for float16 and bfloat16 (as uint16), exact; all else as it is."""
     if dtype == BFLOAT16:
         return from_bfloat16(numbers)
     return numbers.astype(np.float32) if dtype == "float16" else numbers
 
 
-def narrowed(array: Array, dtype: str, name: str) -> Iterator[Array]:
+def round_chunks(array: Array, dtype: str, name: str) -> Iterator[Array]:
     """The numbers of an array, taken as one row, in pieces of `dtype`: "float32", "float16", or
     "bfloat16", which comes as uint16. Rounded to nearest even.
 
@@ -163,7 +163,7 @@ def narrowed(array: Array, dtype: str, name: str) -> Iterator[Array]:
         piece = flat[first : first + CHUNK]
         with np.errstate(over="ignore", invalid="ignore"):  # NaNs stay what they are
             found = to_bfloat16(piece) if dtype == BFLOAT16 else piece.astype(dtype, copy=False)
-        if (np.isinf(widened(found, dtype)) & np.isfinite(piece)).any():
+        if (np.isinf(widen(found, dtype)) & np.isfinite(piece)).any():
             hint = ": try bfloat16" if dtype == "float16" else ""
             raise InputError(
                 f"{name} has numbers beyond {LARGEST[dtype]:g}, the largest in {dtype}{hint}"

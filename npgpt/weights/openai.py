@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 from npgpt.errors import InputError
-from npgpt.weights.mapped import Stored, short
+from npgpt.weights.mapped import MappedTensor, short
 from npgpt.weights.safetensors import read_object
 from npgpt.weights.tensor_bundle import read_bundle
-from npgpt.weights.weight_file import Source, likely, make_config, matched
+from npgpt.weights.weight_file import WeightFile, guess_tokenizer, make_config, match_parameters
 
 HPARAMS = "hparams.json"
 FIELDS = {
@@ -20,7 +20,7 @@ FIELDS = {
 LAST = {"g": "weight", "w": "weight", "b": "bias"}
 
 
-def read_openai(path: str | Path, *, verify: bool = False) -> Source:
+def read_openai(path: str | Path, *, verify: bool = False) -> WeightFile:
     """The model in a folder of OpenAI's, or of its .index file. `verify`: compare the checksums of
     all numbers too.
 
@@ -35,9 +35,9 @@ def read_openai(path: str | Path, *, verify: bool = False) -> Source:
     index = prefix.with_name(prefix.name + ".index")
     names = own_names(tensors, index)
     found = {ours: flattened(tensors[name]) for ours, name in names.items()}
-    tokenizer = likely(config.vocab_size)
-    parameters = matched(config, found, index, own=lambda name: names.get(name, name))
-    return Source("openai", index, config, tokenizer, tensors, parameters)
+    tokenizer = guess_tokenizer(config.vocab_size)
+    parameters = match_parameters(config, found, index, own=lambda name: names.get(name, name))
+    return WeightFile("openai", index, config, tokenizer, tensors, parameters)
 
 
 def prefix_of(path: Path) -> Path:
@@ -50,7 +50,7 @@ def prefix_of(path: Path) -> Path:
     return found[0].with_suffix("")
 
 
-def own_names(tensors: dict[str, Stored], index: Path) -> dict[str, str]:
+def own_names(tensors: dict[str, MappedTensor], index: Path) -> dict[str, str]:
     """npgpt's name of each parameter -> OpenAI's. What is not the model's, a step count or the
     optimizer's, is none."""
     names = {}
@@ -71,7 +71,7 @@ def our_name(name: str) -> str:
     return ".".join([*parts, "weight"])  # wte and wpe
 
 
-def flattened(tensor: Stored) -> Stored:
+def flattened(tensor: MappedTensor) -> MappedTensor:
     """A matrix, which is there as a convolution of width 1, (1, in, out)."""
     if len(tensor.shape) == 3 and tensor.shape[0] == 1:
         return tensor._replace(shape=tensor.shape[1:])

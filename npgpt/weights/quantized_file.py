@@ -20,16 +20,16 @@ from npgpt.arrays import Array
 from npgpt.config import VOCABULARIES
 from npgpt.errors import InputError
 from npgpt.model import params, quantize
-from npgpt.weights.mapped import BFLOAT16, Mapped, Stored, short
+from npgpt.weights.mapped import BFLOAT16, MappedFile, MappedTensor, short
 from npgpt.weights.safetensors import Piece, is_safetensors, read_file, write_safetensors
-from npgpt.weights.weight_file import Source, matched, parse_config
+from npgpt.weights.weight_file import WeightFile, match_parameters, parse_config
 
 FORMAT, VERSION = "npgpt-quantized", "1"
 DTYPES = {"int8": "int8", "bfloat16": BFLOAT16}  # of the matrices, by what the file calls it
 SCALE = ".scale"
 
 
-def write_quantized(path: str | Path, source: Source, weights: str) -> None:
+def write_quantized(path: str | Path, source: WeightFile, weights: str) -> None:
     """Writes the model with its matrices as `weights`, "int8" or "bfloat16", whole or not at all.
 
     One tensor after the other: no more than one is in memory. Raises InputError for numbers that
@@ -38,7 +38,7 @@ def write_quantized(path: str | Path, source: Source, weights: str) -> None:
     pieces, config = {}, source.config
     for name, shape in params.named(params.shapes(config)):
         made: dict[str, Array] = {}
-        if not quantize.narrows(name):
+        if not quantize.is_quantizable(name):
             pieces[name] = Piece(shape, "float32", numbers(source, name))
             continue
         pieces[name] = Piece(shape, DTYPES[weights], values(source, name, weights, made))
@@ -55,12 +55,12 @@ def write_quantized(path: str | Path, source: Source, weights: str) -> None:
     write_safetensors(path, pieces, about)
 
 
-def numbers(source: Source, name: str) -> Iterator[Array]:
+def numbers(source: WeightFile, name: str) -> Iterator[Array]:
     """A parameter that stays as it is."""
     yield source.leaf(name, "float32").astype(np.float32, copy=False)
 
 
-def values(source: Source, name: str, weights: str, made: dict[str, Array]) -> Iterator[Array]:
+def values(source: WeightFile, name: str, weights: str, made: dict[str, Array]) -> Iterator[Array]:
     """A matrix in fewer bits, once it is asked for; its scale stays in `made` until it is."""
     narrow = source.leaf(name, weights)
     if narrow.scale is not None:
@@ -75,12 +75,12 @@ def taken(made: dict[str, Array]) -> Iterator[Array]:
 
 def is_quantized(path: Path) -> bool:
     """Is this a file of `write_quantized`, of whatever version?"""
-    if not path.is_file() or not is_safetensors(Mapped(path).data[:64].tobytes()):
+    if not path.is_file() or not is_safetensors(MappedFile(path).data[:64].tobytes()):
         return False
     return read_file(path)[1].get("format") == FORMAT
 
 
-def read_quantized(path: str | Path) -> Source:
+def read_quantized(path: str | Path) -> WeightFile:
     """The model in the file, mapped. The scales are read, for a wrong one would spoil a channel.
 
     Raises InputError for what is no whole model of this version.
@@ -99,23 +99,23 @@ def read_quantized(path: str | Path) -> Source:
         raise InputError(f"{path}: its tokenizer is {short(tokenizer)}, expected a name")
     config = parse_config(about.get("config"), path)
     plain = {name: tensor for name, tensor in found.items() if not name.endswith(SCALE)}
-    parameters = matched(config, plain, path, dtypes=("float32", DTYPES[weights]))
+    parameters = match_parameters(config, plain, path, dtypes=("float32", DTYPES[weights]))
     scales = {}
     for name, tensor in parameters.items():
-        right = DTYPES[weights] if quantize.narrows(name) else "float32"
+        right = DTYPES[weights] if quantize.is_quantizable(name) else "float32"
         if tensor.dtype != right:
             raise InputError(f"{path}: {name} is {tensor.dtype}, expected {right} in {weights}")
         if right == "int8":
             scales[name] = scale_of(name, tensor, found, path)
     if surplus := sorted(found.keys() - parameters.keys() - {name + SCALE for name in scales}):
         raise InputError(f"{path} has {short(surplus[0])}, which belongs to no int8 matrix of it")
-    return Source(
+    return WeightFile(
         "quantized", path, config, tokenizer or None, found, parameters, weights=weights,
         scales=scales,
     )  # fmt: skip
 
 
-def scale_of(name: str, tensor: Stored, found: dict[str, Stored], path: Path) -> Array:
+def scale_of(name: str, tensor: MappedTensor, found: dict[str, MappedTensor], path: Path) -> Array:
     """The scale of an int8 matrix, every number of it looked at."""
     own, channels = name + SCALE, (tensor.shape[quantize.output_axis(name)],)
     if own not in found:

@@ -22,8 +22,8 @@ import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.errors import InputError
-from npgpt.system.files import replacing
-from npgpt.weights.mapped import BFLOAT16, Mapped, Stored, itemsize, refuse_pickle, short
+from npgpt.system.files import atomic_write
+from npgpt.weights.mapped import BFLOAT16, MappedFile, MappedTensor, itemsize, refuse_pickle, short
 
 INDEX = "model.safetensors.index.json"
 DTYPES = {
@@ -38,17 +38,17 @@ MOST_NAME = 255  # letters of a file's
 ALIGNED = 64  # what the numbers written here begin at: a cache line
 
 
-def read_safetensors(path: str | Path) -> dict[str, Stored]:
+def read_safetensors(path: str | Path) -> dict[str, MappedTensor]:
     """Every tensor by its name, in the order of the header. Raises as `read_file`."""
     return read_file(path)[0]
 
 
-def read_file(path: str | Path) -> tuple[dict[str, Stored], dict[str, Any]]:
+def read_file(path: str | Path) -> tuple[dict[str, MappedTensor], dict[str, Any]]:
     """Every tensor by its name, in the order of the header, and what stands in its metadata.
 
     Raises InputError for what is not a whole file, or where tensors have bytes in common.
     """
-    file = Mapped(path)
+    file = MappedFile(path)
     refuse_pickle(file)
     if file.data.size < 8:
         raise InputError(f"{path} is cut: {file.data.size} bytes are no safetensors file")
@@ -89,7 +89,7 @@ def is_index(head: bytes) -> bool:
     return head.lstrip()[:1] == b"{" and not is_safetensors(head)
 
 
-def parse_entry(name: str, entry: Any, file: Mapped, begin: int) -> Stored:
+def parse_entry(name: str, entry: Any, file: MappedFile, begin: int) -> MappedTensor:
     """What the header says of a tensor, if it lies in the file."""
     about = f"{file.path}: {short(name)}"
     if not isinstance(entry, dict):
@@ -114,10 +114,10 @@ def parse_entry(name: str, entry: Any, file: Mapped, begin: int) -> Stored:
             f"{file.path} is cut: {short(name)} ends at {begin + last:,}, "
             f"the file at {file.data.size:,} bytes"
         )
-    return Stored(file, begin + first, tuple(shape), dtype)
+    return MappedTensor(file, begin + first, tuple(shape), dtype)
 
 
-def read_shards(index: str | Path) -> dict[str, Stored]:
+def read_shards(index: str | Path) -> dict[str, MappedTensor]:
     """Every tensor of a model in several files, by the index beside them."""
     index = Path(index)
     places = read_object(index).get("weight_map")
@@ -183,7 +183,7 @@ def write_safetensors(
         }  # fmt: skip
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % ALIGNED)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for piece in tensors.values():
             for array in piece.arrays:
@@ -192,7 +192,7 @@ def write_safetensors(
 
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object that a file is."""
-    data = Mapped(path).data
+    data = MappedFile(path).data
     if data.size > MOST_TEXT:
         raise InputError(f"{path} has {data.size:,} bytes; at most {MOST_TEXT:,} of JSON are read")
     return parse_object(data.tobytes(), str(path))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npgpt.weights.mapped import Stored
+from npgpt.weights.mapped import MappedTensor
 
 CHUNK = 1 << 18  # numbers at once: as float64 they fit into a core's cache
 
@@ -21,7 +21,7 @@ class Statistics(NamedTuple):
     inf: int  # how many are infinite
 
 
-def statistics(tensor: Stored) -> Statistics:
+def statistics(tensor: MappedTensor) -> Statistics:
     """Reads the tensor once, a piece at a time, in float64.
 
     Pieces are put together as in Chan, Golub, LeVeque 1979, "Updating formulae and a pairwise

@@ -52,7 +52,7 @@ from typing import NamedTuple
 from npgpt.errors import InputError
 from npgpt.weights.crc32c import crc32c, masked
 from npgpt.weights.leveldb import read_table, varint
-from npgpt.weights.mapped import BFLOAT16, Mapped, Stored, itemsize
+from npgpt.weights.mapped import BFLOAT16, MappedFile, MappedTensor, itemsize
 
 VERSION = 1  # of the format: the only one so far
 DTYPES = {
@@ -76,7 +76,7 @@ class Entry(NamedTuple):
     crc: int  # masked
 
 
-def read_bundle(prefix: str | Path, *, verify: bool = False) -> dict[str, Stored]:
+def read_bundle(prefix: str | Path, *, verify: bool = False) -> dict[str, MappedTensor]:
     """Every tensor by its name, sorted: "model/h0/attn/c_attn/w" (1, C, 3C), and so on.
 
     prefix: what the paths of the files have in common, ".../model.ckpt". The checksums of the index
@@ -86,11 +86,13 @@ def read_bundle(prefix: str | Path, *, verify: bool = False) -> dict[str, Stored
     path = Path(f"{prefix}.index")
     shards, entries = read_index(path)
     files = {
-        shard: Mapped(f"{prefix}.data-{shard:05}-of-{shards:05}")
+        shard: MappedFile(f"{prefix}.data-{shard:05}-of-{shards:05}")
         for shard in sorted({entry.shard for entry in entries.values()})
     }
     check_places(entries, files, path)
-    tensors = {n: Stored(files[e.shard], e.start, e.shape, e.dtype) for n, e in entries.items()}
+    tensors = {
+        n: MappedTensor(files[e.shard], e.start, e.shape, e.dtype) for n, e in entries.items()
+    }
     if verify:
         for name, tensor in tensors.items():
             check_numbers(name, tensor, entries[name].crc)
@@ -213,7 +215,7 @@ def number(found: dict[int, list], tag: int) -> int:
     return found.get(tag, (0,))[-1]
 
 
-def check_places(entries: dict[str, Entry], files: dict[int, Mapped], path: Path) -> None:
+def check_places(entries: dict[str, Entry], files: dict[int, MappedFile], path: Path) -> None:
     """Raises InputError unless every tensor lies in its file, on bytes of its own."""
     for name, entry in entries.items():
         file = files[entry.shard]
@@ -227,7 +229,7 @@ def check_places(entries: dict[str, Entry], files: dict[int, Mapped], path: Path
                              f"{one[1]} to {one[2]}, and {other[1]} to {other[2]}")  # fmt: skip
 
 
-def check_numbers(name: str, tensor: Stored, expected: int) -> None:
+def check_numbers(name: str, tensor: MappedTensor, expected: int) -> None:
     """Raises InputError if the tensor's bytes have not the checksum in the index."""
     file, stop = tensor.file, tensor.start + tensor.nbytes
     found = masked(crc32c(file.data[tensor.start : stop]))

@@ -15,22 +15,24 @@ from npgpt.arrays import Array
 from npgpt.config import VOCABULARIES, Config
 from npgpt.errors import InputError
 from npgpt.model import params, quantize
-from npgpt.quantized_matrix import Narrow
-from npgpt.weights.mapped import BFLOAT16, Stored, short
+from npgpt.quantized_matrix import QuantizedMatrix
+from npgpt.weights.mapped import BFLOAT16, MappedTensor, short
 
 ROWS = 64  # of a matrix, transposed at once
 FLOATS = ("float32", "float16", "bfloat16")  # float64 too, if all are
 
 
-class Source(NamedTuple):
+class WeightFile(NamedTuple):
     """A weight file, looked at but not read: every shape in it is checked, no number touched."""
 
     format: str
     path: Path
     config: Config
     tokenizer: str | None  # the name of the one it was trained with, where that is known
-    tensors: dict[str, Stored]  # everything in the file, by the file's own names
-    parameters: dict[str, Stored]  # what the model uses, by the names of npgpt/model/params.py
+    tensors: dict[str, MappedTensor]  # everything in the file, by the file's own names
+    parameters: dict[
+        str, MappedTensor
+    ]  # what the model uses, by the names of npgpt/model/params.py
     transposed: frozenset[str] = frozenset()  # those parameters that lie there as (out, in)
     weights: str = "float32"  # what its matrices are meant to be kept as
     scales: Mapping[str, Array] = MappingProxyType({})  # of the parameters that lie there as int8
@@ -48,25 +50,27 @@ class Source(NamedTuple):
         """
         names = iter(self.parameters)
         weights = weights or self.weights
-        return params.fill(params.shapes(self.config), lambda _: self.leaf(next(names), weights))
+        return params.map_leaves(
+            params.shapes(self.config), lambda _: self.leaf(next(names), weights)
+        )
 
-    def leaf(self, name: str, weights: str) -> Array | Narrow:
+    def leaf(self, name: str, weights: str) -> Array | QuantizedMatrix:
         """One parameter of a model that keeps its matrices as `weights`."""
         stored = self.parameters[name]
         if name in self.scales:
-            narrow = Narrow(stored.raw(), self.scales[name], quantize.output_axis(name))
+            narrow = QuantizedMatrix(stored.raw(), self.scales[name], quantize.output_axis(name))
             if weights == BFLOAT16:
                 raise InputError(
                     f"{self.path} holds int8 weights, and in bfloat16 they would be rounded a "
                     "second time: start from what npgpt quantize made it of"
                 )
             return narrow if weights == "int8" else narrow.widen()
-        if weights == "float32" or not quantize.narrows(name):
+        if weights == "float32" or not quantize.is_quantizable(name):
             return self.array(name)
         if (weights, stored.dtype) == (BFLOAT16, BFLOAT16) and name not in self.transposed:
-            return Narrow(stored.raw(), None, axis=1)
+            return QuantizedMatrix(stored.raw(), None, axis=1)
         try:
-            found = quantize.rounded(name, self.array(name), weights)
+            found = quantize.quantize_parameter(name, self.array(name), weights)
         except InputError as error:
             raise InputError(f"{self.path}: {name} is {error}") from None
         stored.file.forget(stored.start, stored.start + stored.nbytes)
@@ -86,15 +90,15 @@ class Source(NamedTuple):
         return out
 
 
-def matched(
+def match_parameters(
     config: Config,
-    found: Mapping[str, Stored],
+    found: Mapping[str, MappedTensor],
     path: Path,
     *,
     own: Callable[[str], str] = str,
     transposed: Iterable[str] = (),
     dtypes: Iterable[str] = FLOATS,
-) -> dict[str, Stored]:
+) -> dict[str, MappedTensor]:
     """The parameters of `config` out of `found`, in order, their shapes and dtypes as they must be.
 
     `own`: how the file calls a parameter, for messages. Raises InputError for one that is missing,
@@ -156,7 +160,7 @@ def parse(text, what: str, path):
         raise InputError(f"{path}: its {what} is not JSON ({error})") from None
 
 
-def likely(vocab_size: int) -> str | None:
+def guess_tokenizer(vocab_size: int) -> str | None:
     """The tokenizer of a model that does not say which it has, by the size of its vocabulary."""
     if vocab_size >= VOCABULARIES["gpt2"]:  # some fill it up to a rounder number
         return "gpt2"

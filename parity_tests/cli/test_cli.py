@@ -20,7 +20,7 @@ from npgpt.cli.common import COMPILING
 from npgpt.cli.main import main
 from npgpt.model.params import named
 from npgpt.performance import system_info
-from npgpt.system.files import replacing
+from npgpt.system.files import atomic_write
 from npgpt.weights import checkpoint, hdf5
 from parity_tests.weights.test_checkpoint import unsealed
 
@@ -149,12 +149,12 @@ def test_the_bundled_text_is_what_trains_by_default(npgpt_):
     assert "18,227 tokens to train on, 2,026 to validate" in said.out
 
 
-def test_both_shelves_and_dtypes(npgpt_):
+def test_both_backends_and_dtypes(npgpt_):
     seen = {}
-    for shelf in ("fused", "numpy"):
+    for backend in ("fused", "numpy"):
         for dtype in ("float32", "float64"):
-            out = f"{shelf}-{dtype}"
-            flags = f"train --data text.txt --steps 3 --ops {shelf} --dtype {dtype} --out {out}"
+            out = f"{backend}-{dtype}"
+            flags = f"train --data text.txt --steps 3 --ops {backend} --dtype {dtype} --out {out}"
             npgpt_(flags, *TINY)
             assert npgpt.load(f"{out}/checkpoint.h5").dtype == dtype
             seen[out] = lines(f"{out}/metrics.jsonl")[-1]["val_loss"]
@@ -236,11 +236,11 @@ def test_a_finished_run_has_nothing_to_do_and_more_epochs_give_more(npgpt_, run)
 
 
 def test_checkpoints_come_every_so_many_steps(npgpt_, monkeypatch):
-    from npgpt.training.run_dir import Folder
+    from npgpt.training.run_dir import RunDir
 
-    saved, save = [], Folder.save
+    saved, save = [], RunDir.save
     monkeypatch.setattr(
-        Folder, "save", lambda self, run: saved.append(run.progress.step) or save(self, run)
+        RunDir, "save", lambda self, run: saved.append(run.progress.step) or save(self, run)
     )
     npgpt_("train --data text.txt --epochs 2 --out each", *TINY)
     npgpt_("train --data text.txt --steps 8 --checkpoint-every 3 --out three", *TINY)
@@ -708,10 +708,10 @@ def test_a_loss_that_becomes_nan_keeps_the_last_good_checkpoint(npgpt_, monkeypa
     assert final("run")[1]["step"] == 22
 
 
-@pytest.mark.parametrize("shelf", ["fused", "numpy"])
-def test_a_learning_rate_without_measure(npgpt_, shelf):
+@pytest.mark.parametrize("backend", ["fused", "numpy"])
+def test_a_learning_rate_without_measure(npgpt_, backend):
     flags = "--lr 1e38 --initial-lr 1e38 --min-lr 1e38 --grad-clip None --warmup-steps 0"
-    said = npgpt_(f"train --data text.txt --out run --ops {shelf}", *TINY, *flags.split(), code=1)
+    said = npgpt_(f"train --data text.txt --out run --ops {backend}", *TINY, *flags.split(), code=1)
     assert re.fullmatch(r"npgpt: the \S+ ?loss became (nan|inf) at step \d\. Try .*\n", said.err)
 
 
@@ -793,7 +793,7 @@ def test_a_flag_that_is_not_there(capsys):
 
 def test_a_write_that_fails_leaves_the_old_file():
     Path("file").write_text("old")
-    with pytest.raises(ValueError, match="half-way"), replacing("file") as temporary:
+    with pytest.raises(ValueError, match="half-way"), atomic_write("file") as temporary:
         temporary.write_text("new")
         raise ValueError("half-way")
     assert on_disk() == {"file": b"old", "text.txt": TEXT.encode()}

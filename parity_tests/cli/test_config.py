@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from npgpt.arrays import LINE, PAGE, zeros
-from npgpt.config import PRESETS, VOCABULARIES, Config, Settings, Training, defaults
+from npgpt.config import PRESETS, VOCABULARIES, Config, RunConfig, TrainingConfig, defaults
 from npgpt.errors import InputError
 from npgpt.model import params
 
@@ -102,7 +102,8 @@ def test_another_tokenizer_brings_its_vocabulary():
 
 AT_LEAST = {
     Config: dict(vocab_size=1, context_length=1, n_layer=1, n_head=1, n_embd=1),
-    Training: dict(epochs=1, batch_size=1, grad_accumulation=1, eval_every=1, steps=1, stride=1,
+    TrainingConfig: dict(epochs=1, batch_size=1, grad_accumulation=1, eval_every=1, steps=1,
+                         stride=1,
                    eval_batches=1, checkpoint_every=1, warmup_steps=0, sample_tokens=0),
 }  # fmt: skip
 BOUNDS = [(kind, name, least) for kind, names in AT_LEAST.items() for name, least in names.items()]
@@ -122,13 +123,13 @@ def test_whole_numbers_have_a_least(kind, name, least):
 
 @pytest.mark.parametrize("name", ["lr", "weight_decay", "initial_lr", "eps", "min_lr"])
 def test_rates_are_numbers_from_0(name):
-    Training(**{name: 0})
-    Training(**{name: 0.5})
+    TrainingConfig(**{name: 0})
+    TrainingConfig(**{name: 0.5})
     with pytest.raises(InputError, match=f"{name} is -0.1, but has to be at least 0"):
-        Training(**{name: -0.1})
+        TrainingConfig(**{name: -0.1})
     for wrong in (np.nan, np.inf, "1"):
         with pytest.raises(InputError, match=f"{name} is .* but has to be a number"):
-            Training(**{name: wrong})
+            TrainingConfig(**{name: wrong})
 
 
 @pytest.mark.parametrize(
@@ -139,21 +140,25 @@ def test_rates_are_numbers_from_0(name):
         (Config, {"n_embd": 10, "n_head": 4}, "n_embd is 10 and n_head is 4: the width has to be"),
         (Config, {"tied": 1}, "tied is 1, but has to be true or false"),
         (Config, {"qkv_bias": "no"}, "qkv_bias is 'no', but has to be true or false"),
-        (Training, {"train_fraction": 0}, "train_fraction is 0, but has to be in (0, 1]"),
-        (Training, {"train_fraction": 1.1}, "train_fraction is 1.1, but has to be in (0, 1]"),
-        (Training, {"grad_clip": 0}, "grad_clip is 0, but has to be above 0"),
-        (Training, {"grad_clip": np.nan}, "grad_clip is nan, but has to be above 0"),
-        (Training, {"beta1": 1.0}, "beta1 is 1.0, but has to be in [0, 1)"),
-        (Training, {"beta2": -1}, "beta2 is -1, but has to be at least 0"),
-        (Training, {"decay": "some"}, "decay is 'some', but has to be \"all\" or \"matrices\""),
-        (Training, {"seed": -1}, "seed is -1, but has to be in [0, 2**64)"),
-        (Training, {"seed": 2**64}, "but has to be in [0, 2**64)"),
-        (Settings, {"ops": "torch"}, "ops is 'torch', but has to be fused or numpy"),
-        (Settings, {"dtype": "float16"}, "dtype is 'float16', but has to be float32 or float64"),
-        (Settings, {"preset": "huge"}, "preset is 'huge', but has to be tiny or book or"),
-        (Settings, {"data": 3}, "data is 3, but has to be str"),
-        (Settings, {"init_from": 3}, "init_from is 3, but has to be str or NoneType"),
-        (Settings, {"config": {}}, "config is {}, but has to be Config"),
+        (TrainingConfig, {"train_fraction": 0}, "train_fraction is 0, but has to be in (0, 1]"),
+        (TrainingConfig, {"train_fraction": 1.1}, "train_fraction is 1.1, but has to be in (0, 1]"),
+        (TrainingConfig, {"grad_clip": 0}, "grad_clip is 0, but has to be above 0"),
+        (TrainingConfig, {"grad_clip": np.nan}, "grad_clip is nan, but has to be above 0"),
+        (TrainingConfig, {"beta1": 1.0}, "beta1 is 1.0, but has to be in [0, 1)"),
+        (TrainingConfig, {"beta2": -1}, "beta2 is -1, but has to be at least 0"),
+        (
+            TrainingConfig,
+            {"decay": "some"},
+            "decay is 'some', but has to be \"all\" or \"matrices\"",
+        ),
+        (TrainingConfig, {"seed": -1}, "seed is -1, but has to be in [0, 2**64)"),
+        (TrainingConfig, {"seed": 2**64}, "but has to be in [0, 2**64)"),
+        (RunConfig, {"ops": "torch"}, "ops is 'torch', but has to be fused or numpy"),
+        (RunConfig, {"dtype": "float16"}, "dtype is 'float16', but has to be float32 or float64"),
+        (RunConfig, {"preset": "huge"}, "preset is 'huge', but has to be tiny or book or"),
+        (RunConfig, {"data": 3}, "data is 3, but has to be str"),
+        (RunConfig, {"init_from": 3}, "init_from is 3, but has to be str or NoneType"),
+        (RunConfig, {"config": {}}, "config is {}, but has to be Config"),
     ],
 )  # fmt: skip
 def test_an_error_repeats_the_value_and_says_what_is_allowed(kind, values, says):
@@ -163,6 +168,6 @@ def test_an_error_repeats_the_value_and_says_what_is_allowed(kind, values, says)
 
 
 def test_what_was_chosen_does_not_change():
-    for chosen in (Config(), Training(), Settings()):
+    for chosen in (Config(), TrainingConfig(), RunConfig()):
         with pytest.raises(dataclasses.FrozenInstanceError):
             chosen.seed = 1

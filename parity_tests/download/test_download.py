@@ -304,9 +304,9 @@ def test_the_verdict_out_of_the_cache(data, tmp_path, monkeypatch, no_network):
 
 def test_the_cache_is_the_platforms_unless_it_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("NPGPT_CACHE", str(tmp_path))
-    assert cache_dir.cache_folder() == tmp_path
+    assert cache_dir.cache_dir() == tmp_path
     monkeypatch.delenv("NPGPT_CACHE")
-    assert cache_dir.cache_folder().name == "npgpt"
+    assert cache_dir.cache_dir().name == "npgpt"
 
 
 # Large files, from one address or the next

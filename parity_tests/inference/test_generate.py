@@ -59,10 +59,10 @@ def cached(model, tokens, count, monkeypatch, **how):
 
 @pytest.mark.parametrize("length", [1, 5, 7, 8, 9, 20], ids="prompt {}".format)
 @pytest.mark.parametrize("changes", [{}, {"tied": False, "qkv_bias": False}], ids=["tied", "book"])
-def test_remembering_changes_nothing(shelf, length, changes, monkeypatch):
+def test_remembering_changes_nothing(backend, length, changes, monkeypatch):
     """20 tokens in a context of 8: up to it, at it, past it, and from a prompt longer than it."""
     prompt = np.arange(2 * length).reshape(2, length) * 5 % 17
-    models = {d: model_of(shelf, d, **changes) for d in (np.float32, np.float64)}
+    models = {d: model_of(backend, d, **changes) for d in (np.float32, np.float64)}
     ids, truth = uncached(models[np.float64], prompt, 20)
     assert len(set(ids.ravel())) > 4
     found, logits = cached(models[np.float64], prompt, 20, monkeypatch)
@@ -83,8 +83,8 @@ def test_remembering_changes_nothing(shelf, length, changes, monkeypatch):
     assert_parity("float32", np.array(narrow), truth, stray, dtype=np.float32)
 
 
-def test_greedy_is_what_the_reference_says(shelf, tmp_path):
-    model = model_of(shelf)
+def test_greedy_is_what_the_reference_says(backend, tmp_path):
+    model = model_of(backend)
     model.save(tmp_path / "model.h5")
     judge = load(tmp_path / "model.h5").double()
     prompt = np.array([[3, 1, 4], [1, 5, 9]])
@@ -93,27 +93,27 @@ def test_greedy_is_what_the_reference_says(shelf, tmp_path):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_sampling_past_the_window_draws_the_same(shelf):
-    model = model_of(shelf)
+def test_sampling_past_the_window_draws_the_same(backend):
+    model = model_of(backend)
     how = dict(temperature=1.3, top_k=9, top_p=0.9)
-    rngs = [npgpt.Generator(4, ops=shelf) for _ in range(2)]
+    rngs = [npgpt.Generator(4, ops=backend) for _ in range(2)]
     ids, _ = uncached(model, [[1, 2]], 20, **how, rng=rngs[0])
     found = list(generate(model, [1, 2], 20, **how, rng=rngs[1]))
     np.testing.assert_array_equal(np.array(found).T, ids)
     np.testing.assert_array_equal(rngs[0].state, rngs[1].state)
 
 
-def test_a_batch_is_its_rows(shelf):
-    model = model_of(shelf)
+def test_a_batch_is_its_rows(backend):
+    model = model_of(backend)
     prompts = np.array([[1, 2, 3], [9, 9, 9], [0, 16, 8]])
     together = np.array(list(generate(model, prompts, 12))).T
     alone = [[int(t[0]) for t in generate(model, row, 12)] for row in prompts]
     assert together.tolist() == alone
 
 
-def test_each_row_stops_by_itself(shelf):
+def test_each_row_stops_by_itself(backend):
     """Until its end-of-text a row is what it would be alone; after it, nothing but end-of-text."""
-    model, prompts = model_of(shelf), np.array([[1, 2, 3], [9, 9, 9], [0, 16, 8]])
+    model, prompts = model_of(backend), np.array([[1, 2, 3], [9, 9, 9], [0, 16, 8]])
     free = np.array(list(generate(model, prompts, 12))).T
     eos = int(free[0, 4])
     ends = [row.tolist().index(eos) if eos in row else None for row in free]
@@ -130,8 +130,8 @@ def test_each_row_stops_by_itself(shelf):
     assert single == free[0, : ends[0] + 1].tolist()
 
 
-def test_ids_come_one_step_at_a_time_as_int64(shelf):
-    model, calls = model_of(shelf), []
+def test_ids_come_one_step_at_a_time_as_int64(backend):
+    model, calls = model_of(backend), []
     step = model.next_logits
     model.next_logits = lambda tokens, past: calls.append(tokens.shape) or step(tokens, past=past)
     steps = generate(model, [[1, 2, 3]] * 2, 7)
@@ -169,11 +169,11 @@ def test_what_makes_no_sense_is_refused_at_once(arguments, changes, says):
         generate(model_of(ops), *arguments, **changes)
 
 
-def test_more_than_the_context_is_refused(shelf):
-    model = model_of(shelf)
+def test_more_than_the_context_is_refused(backend):
+    model = model_of(backend)
     with pytest.raises(InputError, match="9 tokens are longer than the context of 8; crop them"):
         model.logits(np.zeros((1, 9), int))
-    past = kv_cache.empty(1, model.config, model.dtype)
+    past = kv_cache.empty_cache(1, model.config, model.dtype)
     model.next_logits(np.zeros((1, 6), int), past=past)
     with pytest.raises(InputError, match="9 tokens are longer than the context of 8"):
         model.next_logits(np.zeros((1, 3), int), past=past)
@@ -182,7 +182,7 @@ def test_more_than_the_context_is_refused(shelf):
 
 @pytest.mark.parametrize("sizes", [[1] * 700, [255, 1, 1, 300], [700], [5, 300, 0, 395]])
 def test_the_memory_grows_and_forgets_nothing(rng, sizes):
-    layer = kv_cache.Layer(2, npgpt.Config(**SHAPE | {"context_length": 700}))
+    layer = kv_cache.LayerCache(2, npgpt.Config(**SHAPE | {"context_length": 700}))
     whole = rng.normal(size=(2, 2, 2, 700, 8)).astype(np.float32)  # keys and values
     end = 0
     for size in sizes:
@@ -194,7 +194,7 @@ def test_the_memory_grows_and_forgets_nothing(rng, sizes):
 
 
 def test_the_memory_refuses_more_than_it_has_room_for():
-    layer = kv_cache.Layer(1, npgpt.Config(**SHAPE))
+    layer = kv_cache.LayerCache(1, npgpt.Config(**SHAPE))
     part = np.zeros((1, 2, 5, 8), np.float32)
     layer.append(part, part)
     with pytest.raises(ValueError, match="5 positions after the 5 remembered ones do not fit into"):
@@ -203,9 +203,9 @@ def test_the_memory_refuses_more_than_it_has_room_for():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_memory_is_of_the_models_dtype(shelf, dtype):
-    model = model_of(shelf, dtype)
-    past = kv_cache.empty(3, model.config, model.dtype)
+def test_the_memory_is_of_the_models_dtype(backend, dtype):
+    model = model_of(backend, dtype)
+    past = kv_cache.empty_cache(3, model.config, model.dtype)
     assert model.next_logits(np.ones((3, 4), int), past=past).dtype == dtype
     assert {layer.k.dtype for layer in past} == {np.dtype(dtype)}
     assert params.size(model.config) == model.size

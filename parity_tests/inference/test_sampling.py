@@ -162,12 +162,12 @@ def test_top_k_comes_before_temperature_and_top_p_after_it():
     "how", [{}, {"top_k": 4}, {"top_p": 0.8}, {"top_k": 5, "top_p": 0.7}], ids=str
 )
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
-def test_draws_come_as_often_as_they_should(shelf, how, temperature):
+def test_draws_come_as_often_as_they_should(backend, how, temperature):
     """Pearson's chi square of 20,000 draws below its mean plus five standard deviations."""
     logits = np.array([2.0, 1.0, 0.5, 0.0, -0.5, -1.0, -3.0], np.float32)
     n = 20_000
     probs = probabilities(logits[None], temperature, **how)[0].astype(float)
-    rng = npgpt.Generator(11, ops=shelf)
+    rng = npgpt.Generator(11, ops=backend)
     drawn = next_token(np.tile(logits, (n, 1)), temperature=temperature, **how, rng=rng)
     counts = np.bincount(drawn, minlength=7)
     possible = probs > 0

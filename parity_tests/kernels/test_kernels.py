@@ -1,4 +1,4 @@
-"""What the fused shelf's ops are made of: products of every shape, buffers that come back."""
+"""What the Numba backend's ops are made of: products of every shape, buffers that come back."""
 
 import gc
 import itertools
@@ -30,10 +30,12 @@ SHAPES = [
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
 def test_a_product_of_any_shape(shape, dtype, rng):
     M, K, N = shape
-    for a_turned, b_turned, extra in itertools.product((0, 1), (0, 1), ("", "bias", "beta")):
-        a = rng.normal(size=(K, M) if a_turned else (M, K)).astype(np.float32)
-        b = rng.normal(size=(N, K) if b_turned else (K, N)).astype(np.float32)
-        a, b = a.T if a_turned else a, b.T if b_turned else b
+    for a_transposed, b_transposed, extra in itertools.product(
+        (0, 1), (0, 1), ("", "bias", "beta")
+    ):
+        a = rng.normal(size=(K, M) if a_transposed else (M, K)).astype(np.float32)
+        b = rng.normal(size=(N, K) if b_transposed else (K, N)).astype(np.float32)
+        a, b = a.T if a_transposed else a, b.T if b_transposed else b
         bias, before = (rng.normal(size=s).astype(np.float32) for s in ((N,), (M, N)))
         theirs = [multiply(x, a, b, bias, before, extra) for x in (torch.float32, torch.float64)]
         out = before.astype(dtype) if extra == "beta" else np.full((M, N), np.nan, dtype)
@@ -106,25 +108,25 @@ def test_a_nan_outside_the_product_stays_outside(rng):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("batch", [1, 2, 5, 8])
 @pytest.mark.parametrize("qkv_bias", [True, False])
-def test_a_position_at_a_time_is_the_block(shelf, batch, qkv_bias, dtype, rng):
+def test_a_position_at_a_time_is_the_block(backend, batch, qkv_bias, dtype, rng):
     config = npgpt.Config(vocab_size=9, context_length=6, n_layer=1, n_head=3, n_embd=48,
                           qkv_bias=qkv_bias)  # fmt: skip
     model = npgpt.GPT(config, dtype=np.float64, ops=ops)
     for _, array in npgpt.named(model.params):
         array[...] = rng.normal(size=array.shape, scale=0.3)
-    narrow = npgpt.model.params.fill(model.params, lambda array: array.astype(np.float32))
+    narrow = npgpt.model.params.map_leaves(model.params, lambda array: array.astype(np.float32))
     x = rng.normal(size=(batch, 6, 48)).astype(np.float32)
     truth = steps(ops, model.params.h[0], x.astype(np.float64), config)
     stray = farthest(steps(ops, narrow.h[0], x, config), truth)
     p = (model.params if dtype == np.float64 else narrow).h[0]
-    found = steps(shelf, p, x.astype(dtype), config)
+    found = steps(backend, p, x.astype(dtype), config)
     assert_parity("out", found, truth, stray, dtype=dtype)
 
 
-def steps(shelf, p, x, config):
-    blocks, past = (p,), [kv_cache.Layer(len(x), config, x.dtype)]
+def steps(backend, p, x, config):
+    blocks, past = (p,), [kv_cache.LayerCache(len(x), config, x.dtype)]
     return np.concatenate(
-        [shelf.decode.forward(np.ascontiguousarray(x[:, t : t + 1]), blocks, n_head=3, past=past)
+        [backend.decode.forward(np.ascontiguousarray(x[:, t : t + 1]), blocks, n_head=3, past=past)
          for t in range(x.shape[1])], axis=1,
     )  # fmt: skip
 
@@ -196,7 +198,7 @@ def test_a_step_and_a_token_make_no_large_array():
     model = npgpt.GPT(config)
     gradients, optimizer = npgpt.model.params.zeros(config), npgpt.AdamW(model.params)
     tokens = np.arange(2 * 129).reshape(2, 129) * 7 % 3000
-    past = kv_cache.empty(1, config)
+    past = kv_cache.empty_cache(1, config)
 
     def step():
         _, cache = model.loss(tokens[:, :-1], tokens[:, 1:], out=gradients)

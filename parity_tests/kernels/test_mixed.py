@@ -1,4 +1,4 @@
-"""The third shelf: products of bfloat16 numbers, judged by PyTorch's own, on every path."""
+"""the bfloat16 backend: products of bfloat16 numbers, judged by PyTorch's own, on every path."""
 
 import inspect
 import os
@@ -25,14 +25,14 @@ def test_it_holds_the_same_ops_with_the_same_signatures():
     assert npgpt.mixed.__all__ == npgpt.fused.__all__
     for op in npgpt.mixed.__all__:
         for function in ("forward", "backward", "evaluate", "update"):
-            ours, theirs = (getattr(getattr(s, op), function, None) for s in SHELVES)
+            ours, theirs = (getattr(getattr(s, op), function, None) for s in BACKENDS)
             assert (ours is None) == (theirs is None)
             if ours is not None:
                 ours, theirs = (inspect.signature(f).parameters for f in (ours, theirs))
                 assert list(ours) == list(theirs), (op, function)
 
 
-SHELVES = npgpt.mixed, npgpt.fused
+BACKENDS = npgpt.mixed, npgpt.fused
 
 
 def in_bfloat16(case):

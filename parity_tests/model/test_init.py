@@ -71,10 +71,10 @@ def test_not_one_of_the_books_162_million_numbers_differs():
 
 @pytest.mark.parametrize("qkv_bias", [False, True])
 @pytest.mark.parametrize("seed", [0, 123])
-def test_the_book_begins_with_pytorchs_numbers(seed, qkv_bias, shelf):
+def test_the_book_begins_with_pytorchs_numbers(seed, qkv_bias, backend):
     config = replace(CONFIG, qkv_bias=qkv_bias, tied=False)
-    generator = Generator(seed, ops=shelf)
-    model = npgpt.GPT(config, seed=generator, scheme="book", ops=shelf)
+    generator = Generator(seed, ops=backend)
+    model = npgpt.GPT(config, seed=generator, scheme="book", ops=backend)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         theirs = by_checkpoint_name(BookGPT(config), config)
@@ -102,9 +102,9 @@ def test_a_tied_book_has_the_same_numbers_and_no_head():
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_gpt2_begins_with_its_own_spread(tied, shelf):
+def test_gpt2_begins_with_its_own_spread(tied, backend):
     config = replace(CONFIG, n_layer=3, n_embd=96, tied=tied)
-    model = npgpt.GPT(config, seed=7, ops=shelf)
+    model = npgpt.GPT(config, seed=7, ops=backend)
     for name, array in npgpt.named(model.params):
         layer, kind = name.rsplit(".", 1)
         if kind == "bias":
@@ -135,9 +135,9 @@ def test_no_two_matrices_of_gpt2_are_alike():
 
 
 @pytest.mark.parametrize("scheme", ["book", "gpt2"])
-def test_seeds_and_dtypes(scheme, shelf):
+def test_seeds_and_dtypes(scheme, backend):
     def numbers(seed, dtype):
-        model = npgpt.GPT(CONFIG, seed=seed, dtype=dtype, scheme=scheme, ops=shelf)
+        model = npgpt.GPT(CONFIG, seed=seed, dtype=dtype, scheme=scheme, ops=backend)
         return dict(npgpt.named(model.params))
 
     first, again, other, wide = (

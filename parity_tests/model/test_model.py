@@ -50,18 +50,18 @@ def draw(config, rng, dtype, shape=(3, 20)):
     return Batch(config, arrays, tokens, targets, masks)
 
 
-def ours(batch, shelf, dloss=1.0):
+def ours(batch, backend, dloss=1.0):
     """Loss and gradients by name, every gradient begun as NaN: each entry must be written."""
     dtype = batch.arrays["wte.weight"].dtype
     tree = params.zeros(batch.config, dtype)
     for name, array in npgpt.named(tree):
         array[...] = batch.arrays[name]
-    model = GPT.of(batch.config, tree, ops=shelf)
+    model = GPT.from_params(batch.config, tree, ops=backend)
     masks = Masks(batch.masks) if batch.masks else None
     value, cache = model.loss(batch.tokens, batch.targets, masks)
     if batch.masks:
         assert masks.asked == [1 - batch.config.dropout] * len(batch.masks)
-    home = params.fill(tree, lambda a: np.full_like(a, np.nan))
+    home = params.map_leaves(tree, lambda a: np.full_like(a, np.nan))
     gradients = model.backward(cache, out=home, dloss=dloss)
     assert gradients is home
     return {"loss": value} | dict(npgpt.named(gradients))
@@ -96,13 +96,13 @@ def replace_arrays(batch, dtype):
 
 @each_dtype
 @each_config
-def test_loss_and_every_gradient(config, dtype, shelf, rng):
+def test_loss_and_every_gradient(config, dtype, backend, rng):
     batch = draw(config, rng, dtype)
-    assert_same_as_judge(batch, ours(batch, shelf))
+    assert_same_as_judge(batch, ours(batch, backend))
 
 
 @each_config
-def test_the_shelves_agree(config, rng):
+def test_the_backends_agree(config, rng):
     batch = draw(config, rng, np.float64)
     slow, fast = ours(batch, npgpt.ops), ours(batch, npgpt.fused)
     assert slow.keys() == fast.keys()
@@ -113,22 +113,22 @@ def test_the_shelves_agree(config, rng):
 
 
 @each_config
-def test_dloss_scales_every_gradient(config, shelf, rng):
+def test_dloss_scales_every_gradient(config, backend, rng):
     """By a power of two, so that not a single bit of the digits may change."""
     batch = draw(config, rng, np.float32)
-    whole, quarter = ours(batch, shelf), ours(batch, shelf, dloss=0.25)
+    whole, quarter = ours(batch, backend), ours(batch, backend, dloss=0.25)
     for name in whole.keys() - {"loss"}:
         np.testing.assert_array_equal(quarter[name], whole[name] / 4, err_msg=name)
 
 
 @each_dtype
 @each_config
-def test_logits_and_evaluation(config, dtype, shelf, rng):
+def test_logits_and_evaluation(config, dtype, backend, rng):
     batch = replace(draw(config, rng, dtype), masks=[])  # both are without dropout
     tree = params.zeros(config, dtype)
     for name, array in npgpt.named(tree):
         array[...] = batch.arrays[name]
-    model = GPT.of(config, tree, ops=shelf)
+    model = GPT.from_params(config, tree, ops=backend)
 
     def judge_logits(arrays, as_dtype):
         arrays = {name: a.astype(as_dtype) for name, a in arrays.items()}
@@ -148,9 +148,9 @@ def test_logits_and_evaluation(config, dtype, shelf, rng):
 
 
 @each_config
-def test_the_judge_reads_the_file_by_itself(config, shelf, rng, tmp_path):
+def test_the_judge_reads_the_file_by_itself(config, backend, rng, tmp_path):
     path = tmp_path / "model.h5"
-    model = npgpt.GPT(config, seed=1, ops=shelf)
+    model = npgpt.GPT(config, seed=1, ops=backend)
     for _, array in npgpt.named(model.params):
         array += rng.normal(scale=0.1, size=array.shape).astype(np.float32)  # no bias stays 0
     model.save(path)

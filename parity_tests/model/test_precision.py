@@ -18,7 +18,7 @@ from npgpt.errors import InputError
 from npgpt.inference.generate import generate
 from npgpt.model import params, quantize
 from npgpt.performance import system_info
-from npgpt.quantized_matrix import CHUNK, KINDS, Narrow, bfloat16, int8, to_bfloat16
+from npgpt.quantized_matrix import CHUNK, KINDS, QuantizedMatrix, bfloat16, int8, to_bfloat16
 from npgpt.weights import formats, huggingface
 from npgpt.weights.safetensors import read_file
 from parity_tests.support.weight_files import CONFIG, brain, llmc, numbers, parts, write_huggingface
@@ -35,8 +35,8 @@ def model_of(config=CONFIG):
 
 def same(one, other):
     """Are these two parameters the same to the bit?"""
-    if not isinstance(one, Narrow):
-        return not isinstance(other, Narrow) and np.array_equal(one, other)
+    if not isinstance(one, QuantizedMatrix):
+        return not isinstance(other, QuantizedMatrix) and np.array_equal(one, other)
     return (
         (one.kind, one.axis, one.shape) == (other.kind, other.axis, other.shape)
         and one.values.dtype == other.values.dtype
@@ -123,11 +123,11 @@ def test_a_narrow_matrix_stands_for_a_float32_one(rng, make):
     assert wide.dtype == np.float32
     scale = 0 if narrow.scale is None else narrow.scale.nbytes
     assert narrow.nbytes == 24 * (2 if narrow.kind == "bfloat16" else 1) + scale
-    turned = narrow.T
-    assert (turned.shape, len(turned), turned.turned) == ((4, 6), 4, True)
-    assert turned.values is narrow.values
-    np.testing.assert_array_equal(turned.widen(), wide.T)
-    np.testing.assert_array_equal(turned.T.widen(), wide)
+    transposed = narrow.T
+    assert (transposed.shape, len(transposed), transposed.transposed) == ((4, 6), 4, True)
+    assert transposed.values is narrow.values
+    np.testing.assert_array_equal(transposed.widen(), wide.T)
+    np.testing.assert_array_equal(transposed.T.widen(), wide)
     ids = np.array([[5, 0], [2, 2]])
     np.testing.assert_array_equal(narrow.rows(ids), wide[ids])
 
@@ -139,8 +139,8 @@ def test_a_narrow_matrix_stands_for_a_float32_one(rng, make):
 @pytest.mark.parametrize("config", [CONFIG, OWN_HEAD], ids=["tied", "own head"])
 def test_the_matrices_are_narrow_and_nothing_else(kind, config):
     model = model_of(config)
-    tree = quantize.narrow(model.params, kind)
-    found = {n: leaf for n, leaf in params.named(tree) if isinstance(leaf, Narrow)}
+    tree = quantize.quantize(model.params, kind)
+    found = {n: leaf for n, leaf in params.named(tree) if isinstance(leaf, QuantizedMatrix)}
     layers = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
     heads = ["wte.weight"] + ["lm_head.weight"] * (not config.tied)
     expected = {f"h.{i}.{layer}.weight" for i in range(2) for layer in layers} | {*heads}
@@ -158,10 +158,12 @@ def test_a_narrow_model_computes_what_its_numbers_stand_for(kind, config):
     """Beside the same numbers widened, in plain NumPy. A kernel may round what it multiplies them
     with, to 8 places at the worst: 2^-8 of a number each time, and a few such roundings follow
     each other here. A scale along the wrong axis is off by all of it."""
-    tree = quantize.narrow(model_of(config).params, kind)
-    wide = params.fill(tree, lambda leaf: leaf.widen() if isinstance(leaf, Narrow) else leaf)
-    narrow = npgpt.GPT.of(config, tree)
-    judge = npgpt.GPT.of(config, wide, ops=ops)
+    tree = quantize.quantize(model_of(config).params, kind)
+    wide = params.map_leaves(
+        tree, lambda leaf: leaf.widen() if isinstance(leaf, QuantizedMatrix) else leaf
+    )
+    narrow = npgpt.GPT.from_params(config, tree)
+    judge = npgpt.GPT.from_params(config, wide, ops=ops)
     assert narrow.ops is mixed and narrow.dtype == np.float32
     logits, expected = narrow.logits(TOKENS), judge.logits(TOKENS)
     assert logits.dtype == np.float32
@@ -178,7 +180,7 @@ def test_generating_reads_one_token_as_it_reads_many(kind):
     for name, array in params.named(model.params):
         if name == "wte.weight":
             array *= 100  # so far apart that rounding decides nothing
-    narrow = npgpt.GPT.of(model.config, quantize.narrow(model.params, kind))
+    narrow = npgpt.GPT.from_params(model.config, quantize.quantize(model.params, kind))
     new = [int(ids[0]) for ids in generate(narrow, TOKENS, 20)]
     seen = TOKENS[0].tolist()
     for token in new:
@@ -232,7 +234,7 @@ def said(elsewhere, capsys):
 def test_what_is_quantised_is_what_would_be_rounded(said, kind, config):
     model = model_of(config)
     model.save("model.h5")
-    expected = dict(params.named(quantize.narrow(model.params, kind)))
+    expected = dict(params.named(quantize.quantize(model.params, kind)))
     said(f"quantize model.h5 --to small --weights {kind}")
     for path, weights in (("small", None), ("small", kind), ("model.h5", kind)):
         found = npgpt.load(path, weights=weights)
@@ -241,12 +243,14 @@ def test_what_is_quantised_is_what_would_be_rounded(said, kind, config):
         assert list(leaves) == list(expected)
         assert all(same(leaves[name], expected[name]) for name in expected)
     for leaf in dict(params.named(npgpt.load("small").params)).values():
-        assert not (leaf.values if isinstance(leaf, Narrow) else leaf).flags.owndata  # mapped
+        assert not (
+            leaf.values if isinstance(leaf, QuantizedMatrix) else leaf
+        ).flags.owndata  # mapped
     wide = npgpt.load("small", weights="float32")
     assert wide.ops is fused
     for name, leaf in params.named(wide.params):
         there = expected[name]
-        there = there.widen() if isinstance(there, Narrow) else there
+        there = there.widen() if isinstance(there, QuantizedMatrix) else there
         np.testing.assert_array_equal(leaf, there, err_msg=name)
 
 
@@ -257,7 +261,9 @@ def test_the_file_is_small_and_safetensors_reads_it(said):
     said("quantize model.h5 --to half --weights bfloat16")
     sizes = {name: Path(name).stat().st_size for name in ("int8", "half")}
     matrices = sum(
-        array.size for name, array in params.named(model_of().params) if quantize.narrows(name)
+        array.size
+        for name, array in params.named(model_of().params)
+        if quantize.is_quantizable(name)
     )
     rest = 4 * (model_of().size - matrices)
     scales = 4 * (257 + 2 * (24 + 8 + 32 + 8))
@@ -276,7 +282,7 @@ def test_a_bfloat16_file_is_mapped_as_it_lies(tmp_path):
     write_huggingface(tmp_path, CONFIG, numbers(), dtype="bfloat16")
     model = npgpt.load(tmp_path, weights="bfloat16")
     for name, leaf in params.named(model.params):
-        if quantize.narrows(name):
+        if quantize.is_quantizable(name):
             assert not leaf.values.flags.owndata
             np.testing.assert_array_equal(leaf.values, brain(numbers()[name]), err_msg=name)
             leaf = leaf.widen()
@@ -290,7 +296,9 @@ def test_matrices_that_lie_transposed(tmp_path, kind, version):
     path = tmp_path / "llmc.bin"
     path.write_bytes(llmc(CONFIG, numbers(), version=version))
     each = iter(numbers().values())
-    expected = quantize.narrow(params.fill(params.shapes(CONFIG), lambda _: next(each)), kind)
+    expected = quantize.quantize(
+        params.map_leaves(params.shapes(CONFIG), lambda _: next(each)), kind
+    )
     pairs = zip(
         params.named(npgpt.load(path, weights=kind).params), params.named(expected), strict=True
     )
@@ -431,7 +439,7 @@ def test_a_disk_without_room_leaves_nothing(said, monkeypatch):
 
 @each
 def test_fewer_bits_are_not_trained(kind, tmp_path):
-    model = npgpt.GPT.of(CONFIG, quantize.narrow(model_of().params, kind))
+    model = npgpt.GPT.from_params(CONFIG, quantize.quantize(model_of().params, kind))
     _, cache = model_of().loss(TOKENS[:, :-1], TOKENS[:, 1:])
     for use in (
         lambda: npgpt.AdamW(model.params),
@@ -445,12 +453,12 @@ def test_fewer_bits_are_not_trained(kind, tmp_path):
 
 
 def test_who_computes_with_what():
-    tree = quantize.narrow(model_of().params, "int8")
-    for shelf in (ops, fused):
-        with pytest.raises(InputError, match=f"only npgpt.mixed .* ops is {shelf.__name__}"):
-            npgpt.GPT.of(CONFIG, tree, ops=shelf)
+    tree = quantize.quantize(model_of().params, "int8")
+    for backend in (ops, fused):
+        with pytest.raises(InputError, match=f"only npgpt.mixed .* ops is {backend.__name__}"):
+            npgpt.GPT.from_params(CONFIG, tree, ops=backend)
         with pytest.raises(InputError, match=r'dtype "bfloat16": only npgpt\.mixed'):
-            npgpt.GPT(CONFIG, dtype="bfloat16", ops=shelf)
+            npgpt.GPT(CONFIG, dtype="bfloat16", ops=backend)
     with pytest.raises(InputError, match="weights is 'int4', but has to be float32 or bfloat16"):
         npgpt.load("anything", weights="int4")
     for wrong in ("float16", "bfloat", np.int8):
@@ -532,6 +540,6 @@ def test_info_says_which_path_it_is(features):
 def test_a_quantised_file_leads_nowhere_else(said):
     """It is told by its metadata: in a folder beside a config.json it would be Hugging Face's."""
     said("quantize model.h5 --to int8")
-    assert formats.look("int8").format == "quantized"
+    assert formats.open_weights("int8").format == "quantized"
     with pytest.raises(InputError, match=r"there is no .*config\.json"):
         huggingface.read_huggingface("int8")

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from npgpt.ops.random import fma
 from npgpt.rng import Generator
 
-SHELVES = {name: importlib.import_module(f"npgpt.{name}") for name in ("ops", "fused")}
+BACKENDS = {name: importlib.import_module(f"npgpt.{name}") for name in ("ops", "fused")}
 SEEDS = 0, 123, 2**31, 2**32 + 5, 2**64 - 1
 SIZES = 0, 1, 15, 16, 17, 31, 33, 1000, 100_003
 TORCH = {np.float32: torch.float32, np.float64: torch.float64}
@@ -46,9 +46,9 @@ def torch_stream_left_as_found():
     torch.set_rng_state(state)
 
 
-@pytest.fixture(params=SHELVES)
+@pytest.fixture(params=BACKENDS)
 def ops(request):
-    return SHELVES[request.param]
+    return BACKENDS[request.param]
 
 
 @dataclass(frozen=True)
@@ -155,20 +155,20 @@ def begin(seed, ops):
     seed=st.integers(0, 2**64 - 1),
     steps=st.lists(st.tuples(st.sampled_from(COMPARABLE), st.integers(0, 700)), max_size=25),
 )
-@pytest.mark.parametrize("shelf", SHELVES)
-def test_calls_in_any_order(shelf, seed, steps):
-    generator = begin(seed, SHELVES[shelf])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_calls_in_any_order(backend, seed, steps):
+    generator = begin(seed, BACKENDS[backend])
     for call, n in steps:
         call.check(generator, max(n, call.least))
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**64 - 1), sizes=st.lists(st.integers(0, 18), max_size=12))
-@pytest.mark.parametrize("shelf", SHELVES)
+@pytest.mark.parametrize("backend", BACKENDS)
 @rounds_once
-def test_short_normals_keep_their_sine(shelf, seed, sizes):
+def test_short_normals_keep_their_sine(backend, seed, sizes):
     normals = [c for c in CALLS if c.name.startswith("normal")]
-    generator = begin(seed, SHELVES[shelf])
+    generator = begin(seed, BACKENDS[backend])
     for i, n in enumerate(sizes):
         normals[i % len(normals)].check(generator, n)
 
@@ -220,9 +220,9 @@ def test_draws_go_where_they_are_told(draw, n, ops):
     home = np.full_like(expected, True if draw == "bernoulli" else np.nan)
     assert drawn(out=home) is home
     np.testing.assert_array_equal(home, expected)
-    turned = np.full_like(expected.T, True if draw == "bernoulli" else np.nan, order="C").T
-    assert drawn(out=turned) is turned  # not contiguous: still the values of one that is
-    np.testing.assert_array_equal(turned, expected)
+    transposed = np.full_like(expected.T, True if draw == "bernoulli" else np.nan, order="C").T
+    assert drawn(out=transposed) is transposed  # not contiguous: still the values of one that is
+    np.testing.assert_array_equal(transposed, expected)
     if draw != "bernoulli":
         wide = np.full((n, 3), np.nan)  # brings its own dtype
         np.testing.assert_array_equal(drawn(out=wide), drawn(dtype=np.float64))
@@ -245,7 +245,7 @@ def test_many_threads_draw_what_one_draws(draw):
     }  # fmt: skip
     for threads in {1, numba.config.NUMBA_NUM_THREADS}:
         numba.set_num_threads(threads)
-        generator = begin(123, SHELVES["fused"])
+        generator = begin(123, BACKENDS["fused"])
         for n in (LARGE, LARGE - 3, LARGE + 40_000):
             calls[draw].check(generator, n)
     numba.set_num_threads(before)
@@ -310,8 +310,8 @@ def test_a_copy_goes_its_own_way(ops):
     np.testing.assert_array_equal(generator.normal(5), first)
 
 
-def test_a_state_goes_from_shelf_to_shelf():
-    slow, fast = (Generator(9, ops=shelf) for shelf in SHELVES.values())
+def test_a_state_goes_from_backend_to_backend():
+    slow, fast = (Generator(9, ops=backend) for backend in BACKENDS.values())
     slow.normal(1001), fast.set_state(slow.state)
     np.testing.assert_array_equal(slow.normal(1001), fast.normal(1001))
 
@@ -342,18 +342,18 @@ def test_streams_on_two_threads_do_not_mix(ops):
         np.testing.assert_array_equal(alone[seed], together[seed])
 
 
-# The two shelves
+# The two backends
 
 
-def test_the_shelves_hold_the_same_functions():
-    slow, fast = (shelf.random for shelf in SHELVES.values())
+def test_the_backends_hold_the_same_functions():
+    slow, fast = (backend.random for backend in BACKENDS.values())
     assert slow.__all__ == fast.__all__
     for name in slow.__all__:
         assert inspect.signature(getattr(slow, name)) == inspect.signature(getattr(fast, name))
 
 
-def test_the_shelves_agree_on_a_million_normals():
-    slow, fast = (Generator(77, ops=shelf).normal(1_000_000) for shelf in SHELVES.values())
+def test_the_backends_agree_on_a_million_normals():
+    slow, fast = (Generator(77, ops=backend).normal(1_000_000) for backend in BACKENDS.values())
     np.testing.assert_array_equal(bits(slow), bits(fast))
 
 

@@ -1,4 +1,4 @@
-"""What every op promises, on both shelves, whatever it computes."""
+"""What every op promises, on both backends, whatever it computes."""
 
 import inspect
 import pkgutil
@@ -14,7 +14,7 @@ from npgpt.kernels.parallel import WORTH
 from parity_tests.support.cases import CASES
 from parity_tests.support.harness import backward, draw, forward, leaves
 
-SHELVES = npgpt.ops, npgpt.fused
+BACKENDS = npgpt.ops, npgpt.fused
 LAYER = ("forward", "backward")
 FUNCTIONS = {  # the contract: what each op can be asked
     "adamw": ("update", "square_sum"),
@@ -35,18 +35,18 @@ NO_DX = {"embedding"}  # nothing before it
 each_op = pytest.mark.parametrize("case", CASES, ids=str)
 
 
-def module(shelf, op):
-    return getattr(shelf, op)
+def module(backend, op):
+    return getattr(backend, op)
 
 
 # What there is
 
 
-def test_the_shelves_hold_the_same_ops():
+def test_the_backends_hold_the_same_ops():
     assert npgpt.ops.__all__ == npgpt.fused.__all__ == sorted(FUNCTIONS)
-    for shelf in SHELVES:
-        files = {m.name for m in pkgutil.iter_modules(shelf.__path__) if m.name[0] != "_"}
-        assert files == set(shelf.__all__)
+    for backend in BACKENDS:
+        files = {m.name for m in pkgutil.iter_modules(backend.__path__) if m.name[0] != "_"}
+        assert files == set(backend.__all__)
 
 
 def test_every_op_has_its_cases():
@@ -58,8 +58,8 @@ def test_every_op_has_its_cases():
 @pytest.mark.parametrize(
     "op, function", [(op, f) for op, names in FUNCTIONS.items() for f in names]
 )
-def test_the_shelves_agree_on_signatures(op, function):
-    slow, fast = (inspect.signature(getattr(module(s, op), function)) for s in SHELVES)
+def test_the_backends_agree_on_signatures(op, function):
+    slow, fast = (inspect.signature(getattr(module(s, op), function)) for s in BACKENDS)
     if op in OWN_CACHE and "cache" in slow.parameters:  # by name only: it is another type
         slow, fast = (
             s.replace(parameters=[p.replace(annotation=p.name) for p in s.parameters.values()])
@@ -69,8 +69,8 @@ def test_the_shelves_agree_on_signatures(op, function):
 
 
 @pytest.mark.parametrize("op", [op for op in FUNCTIONS if op not in ("adamw", "decode", "random")])
-def test_the_shelves_share_their_types(op):
-    slow, fast = (module(s, op) for s in SHELVES)
+def test_the_backends_share_their_types(op):
+    slow, fast = (module(s, op) for s in BACKENDS)
     assert (slow.Cache is fast.Cache) == (op not in OWN_CACHE)
     if hasattr(slow, "Params"):
         assert slow.Params is fast.Params
@@ -82,10 +82,10 @@ def test_the_shelves_share_their_types(op):
 
 
 @pytest.mark.parametrize(
-    "giver, taker", [SHELVES, SHELVES[::-1]], ids=["numpy-fused", "fused-numpy"]
+    "giver, taker", [BACKENDS, BACKENDS[::-1]], ids=["numpy-fused", "fused-numpy"]
 )
 @pytest.mark.parametrize("case", [c for c in CASES if c.op not in OWN_CACHE], ids=str)
-def test_a_cache_from_one_shelf_serves_the_other(case, giver, taker, rng):
+def test_a_cache_from_one_backend_serves_the_other(case, giver, taker, rng):
     drawn = draw(case, rng, np.float64)
     _, cache = forward(case, giver, drawn)
     theirs = backward(case, taker, drawn, cache)
@@ -95,12 +95,12 @@ def test_a_cache_from_one_shelf_serves_the_other(case, giver, taker, rng):
 
 
 @each_op
-def test_arguments_and_caches_are_never_written_to(case, shelf, rng):
+def test_arguments_and_caches_are_never_written_to(case, backend, rng):
     drawn = draw(case, rng, np.float32)
     given = fingerprint(drawn)
-    _, cache = forward(case, shelf, drawn)
+    _, cache = forward(case, backend, drawn)
     kept = fingerprint(cache)
-    first, second = (backward(case, shelf, drawn, cache) for _ in range(2))
+    first, second = (backward(case, backend, drawn, cache) for _ in range(2))
     for name in first:  # read twice, the same answer
         np.testing.assert_array_equal(first[name], second[name], name)
     assert fingerprint(drawn) == given
@@ -109,7 +109,7 @@ def test_arguments_and_caches_are_never_written_to(case, shelf, rng):
 
 @each_op
 def test_read_only_arguments_will_do(case, rng):
-    """On the readable shelf: to Numba, a read-only array is a type of its own to compile for."""
+    """On the NumPy backend: to Numba, a read-only array is a type of its own to compile for."""
     drawn = draw(case, rng, np.float32)
     for array in leaves([drawn[3], *(list(d.values()) for d in drawn[:3])]):
         if isinstance(array, np.ndarray):
@@ -129,13 +129,13 @@ def fingerprint(tree):
 
 
 @pytest.mark.parametrize("wrong", [-1, 5])
-def test_ids_outside_the_vocabulary_are_an_error(wrong, shelf):
+def test_ids_outside_the_vocabulary_are_an_error(wrong, backend):
     """Not the last row, and not whatever lies in memory behind it."""
     wte, x = np.ones((5, 3), np.float32), np.ones((1, 2, 3), np.float32)
     ids = np.array([[0, wrong]])
     with pytest.raises(IndexError, match=str(wrong)):
-        shelf.embedding.forward(ids, shelf.embedding.Params(wte, wte))
-    for function in (shelf.linear_cross_entropy.forward, shelf.linear_cross_entropy.evaluate):
+        backend.embedding.forward(ids, backend.embedding.Params(wte, wte))
+    for function in (backend.linear_cross_entropy.forward, backend.linear_cross_entropy.evaluate):
         with pytest.raises(IndexError, match=str(wrong)):
             function(x, wte, ids)
 
@@ -144,43 +144,43 @@ def test_ids_outside_the_vocabulary_are_an_error(wrong, shelf):
 
 
 @each_op
-def test_a_nan_is_never_lost(case, shelf, rng):
+def test_a_nan_is_never_lost(case, backend, rng):
     """Forward or backward: it has to reach whoever looks for it. Dropping it does not make it 0."""
     drawn = draw(case, rng, np.float32)
-    _, cache = forward(case, shelf, drawn)
+    _, cache = forward(case, backend, drawn)
     if case.x:
         poisoned = next(iter(drawn[0].values()))
         poisoned.flat[0] = np.nan
     else:
         poisoned = drawn[1]["wte"]
         poisoned[drawn[2]["tokens"].flat[0]] = np.nan
-    out, _ = forward(case, shelf, drawn)
+    out, _ = forward(case, backend, drawn)
     assert np.isnan(out).any()
 
     poisoned[np.isnan(poisoned)] = 1
     dout = np.array(drawn[3])
     dout.flat[0] = np.nan
-    for name, grad in backward(case, shelf, drawn, cache, dout=dout).items():
+    for name, grad in backward(case, backend, drawn, cache, dout=dout).items():
         assert grad is None or np.isnan(grad).any(), name
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.op not in NO_OUT], ids=str)
-def test_out_goes_where_it_is_told(case, shelf, rng):
+def test_out_goes_where_it_is_told(case, backend, rng):
     drawn = draw(case, rng, np.float32)
-    expected, _ = forward(case, shelf, drawn)
+    expected, _ = forward(case, backend, drawn)
     home = np.full_like(expected, np.nan)
-    told, _ = forward(case, shelf, drawn, out=home)
+    told, _ = forward(case, backend, drawn, out=home)
     assert np.shares_memory(told, home)
     np.testing.assert_array_equal(home, expected)
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.op not in NO_DX], ids=str)
-def test_dx_goes_where_it_is_told(case, shelf, rng):
+def test_dx_goes_where_it_is_told(case, backend, rng):
     drawn = draw(case, rng, np.float32)
-    _, cache = forward(case, shelf, drawn)
-    name, expected = next(iter(backward(case, shelf, drawn, cache).items()))
+    _, cache = forward(case, backend, drawn)
+    name, expected = next(iter(backward(case, backend, drawn, cache).items()))
     home = np.full_like(expected, np.nan)
-    told = backward(case, shelf, drawn, cache, dx=home)[name]
+    told = backward(case, backend, drawn, cache, dx=home)[name]
     assert np.shares_memory(told, home)
     np.testing.assert_array_equal(home, expected)
 
@@ -197,24 +197,24 @@ def test_who_may_write_dx_over_dout():
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.op in IN_PLACE], ids=str)
-def test_dx_may_be_dout_itself(case, shelf, rng):
+def test_dx_may_be_dout_itself(case, backend, rng):
     drawn = draw(case, rng, np.float32)
-    _, cache = forward(case, shelf, drawn)
-    expected = backward(case, shelf, drawn, cache)
+    _, cache = forward(case, backend, drawn)
+    expected = backward(case, backend, drawn, cache)
     dout = drawn[3].copy()
-    told = backward(case, shelf, drawn, cache, dout=dout, dx=dout)
+    told = backward(case, backend, drawn, cache, dout=dout, dx=dout)
     assert np.shares_memory(told["dx"], dout)
     for name in expected:
         np.testing.assert_array_equal(told[name], expected[name], name)
 
 
 @each_op
-def test_gradients_are_added_only_where_promised(case, shelf, rng):
+def test_gradients_are_added_only_where_promised(case, backend, rng):
     """Into what an op adds to, 1 is put first; elsewhere `backward` of the harness puts NaN."""
     drawn = draw(case, rng, np.float32)
-    _, cache = forward(case, shelf, drawn)
-    expected = backward(case, shelf, drawn, cache)
-    again = backward(case, shelf, drawn, cache, begin=1)
+    _, cache = forward(case, backend, drawn)
+    expected = backward(case, backend, drawn, cache)
+    again = backward(case, backend, drawn, cache, begin=1)
     for name in expected:
         begun = name[1:] in case.adds
         # 1 + g rounds to a place of 1, g to one of its own, once per repeated token

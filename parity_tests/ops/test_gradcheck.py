@@ -23,19 +23,19 @@ SMOOTH = [case for case in CASES if is_smooth(case)]
 
 
 @pytest.mark.parametrize("case", SMOOTH, ids=str)
-def test_backward_is_the_derivative_of_forward(case, shelf, rng):
+def test_backward_is_the_derivative_of_forward(case, backend, rng):
     x, p, ids, u = drawn = draw(case, rng, np.float64)
     moving = {k: a for k, a in (x | p).items() if a is not None}
     v = {k: rng.normal(size=a.shape) for k, a in moving.items()}
 
     def out(step):
         moved = ({k: a if a is None else a + step * v[k] for k, a in d.items()} for d in (x, p))
-        return np.asarray(forward(case, shelf, (*moved, ids, u))[0])
+        return np.asarray(forward(case, backend, (*moved, ids, u))[0])
 
     ahead, behind = out(STEP), out(-STEP)
     terms = u * (ahead - behind) / (2 * STEP)
-    _, cache = forward(case, shelf, drawn)
-    grads = backward(case, shelf, drawn, cache)
+    _, cache = forward(case, backend, drawn)
+    grads = backward(case, backend, drawn, cache)
     analytic = sum((grads[f"d{k}"] * v[k]).sum() for k in v)
 
     # A difference loses what is rounded off `out` over the step, and the third derivative's share,

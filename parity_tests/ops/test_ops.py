@@ -22,11 +22,11 @@ each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f3
 
 @each_dtype
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_matches_torch(case, shelf, dtype, rng):
+def test_matches_torch(case, backend, dtype, rng):
     drawn = draw(case, rng, dtype)
     truth, stray = run_torch(case, drawn, torch.float64), strays(case, drawn)
-    out, cache = forward(case, shelf, drawn)
-    ours = {"out": out} | backward(case, shelf, drawn, cache)
+    out, cache = forward(case, backend, drawn)
+    ours = {"out": out} | backward(case, backend, drawn, cache)
 
     assert ours.keys() == truth.keys()
     for name in truth:
@@ -41,10 +41,10 @@ LOSSES = [case for case in CASES if case.op == "linear_cross_entropy"]
 
 @each_dtype
 @pytest.mark.parametrize("case", LOSSES, ids=str)
-def test_evaluate_is_the_loss(case, shelf, dtype, rng):
+def test_evaluate_is_the_loss(case, backend, dtype, rng):
     x, p, ids, _ = drawn = draw(case, rng, dtype)
     truth, stray = run_torch(case, drawn, torch.float64), strays(case, drawn)
-    value = shelf.linear_cross_entropy.evaluate(**x, **p, **ids, **case.options)
+    value = backend.linear_cross_entropy.evaluate(**x, **p, **ids, **case.options)
     assert_parity("loss", value, truth["out"], stray["out"], dtype=dtype, unit=case.unit)
 
 
@@ -54,19 +54,19 @@ def test_evaluate_is_the_loss(case, shelf, dtype, rng):
 @each_dtype
 @pytest.mark.parametrize("parts", [(7,), (1,) * 7, (4, 1, 2), (6, 1)], ids=str)
 @pytest.mark.parametrize("n_head", [1, 4])
-def test_attention_with_a_past(n_head, parts, shelf, dtype, rng):
+def test_attention_with_a_past(n_head, parts, backend, dtype, rng):
     """A sequence in parts, each after the past of those before it, is the whole sequence."""
     B, T, C = 2, 7, 48
     case = attention_case(B, T, C, n_head)
     drawn = draw(case, rng, dtype)
     truth, stray = run_torch(case, drawn, torch.float64), strays(case, drawn)
     config = Config(vocab_size=2, context_length=9, n_layer=1, n_head=n_head, n_embd=C)
-    (past,) = kv_cache.empty(B, config, dtype)
+    (past,) = kv_cache.empty_cache(B, config, dtype)
     outs, start = [], 0
     for t in parts:
         part = np.ascontiguousarray(drawn[0]["qkv"][:, start : start + t])
         home = np.full((B, t, C), np.nan, dtype)
-        out, _ = shelf.attention.forward(part, n_head=n_head, past=past, out=home)
+        out, _ = backend.attention.forward(part, n_head=n_head, past=past, out=home)
         assert out is home
         outs.append(out)
         start += t
@@ -76,13 +76,13 @@ def test_attention_with_a_past(n_head, parts, shelf, dtype, rng):
 
 
 @each_dtype
-def test_embedding_after_a_start(shelf, dtype, rng):
+def test_embedding_after_a_start(backend, dtype, rng):
     _, p, ids, _ = draw(embedding_case(2, 7, T_max=11), rng, dtype)
-    whole, _ = shelf.embedding.forward(ids["tokens"], shelf.embedding.Params(**p))
+    whole, _ = backend.embedding.forward(ids["tokens"], backend.embedding.Params(**p))
     for start in (1, 4):
         tokens = ids["tokens"][:, start:]
-        part, _ = shelf.embedding.forward(tokens, shelf.embedding.Params(**p), start=start)
+        part, _ = backend.embedding.forward(tokens, backend.embedding.Params(**p), start=start)
         assert part.dtype == dtype
         np.testing.assert_array_equal(part, whole[:, start:])
     with pytest.raises((IndexError, ValueError)):  # the context ends at 11
-        shelf.embedding.forward(ids["tokens"], shelf.embedding.Params(**p), start=5)
+        backend.embedding.forward(ids["tokens"], backend.embedding.Params(**p), start=5)

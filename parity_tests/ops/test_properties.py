@@ -37,7 +37,7 @@ def smallest(shape=(1, 1), **changes):
     return Config(**least), shape, 0
 
 
-def check(problem, shelf):
+def check(problem, backend):
     """In float64, against the judge. Shapes are on trial here, not the last digits.
 
     A model this small is ill-conditioned: LayerNorm makes -1 and 1 out of any two numbers and 0 of
@@ -47,7 +47,7 @@ def check(problem, shelf):
     """
     config, shape, seed = problem
     batch = draw(config, np.random.default_rng(seed), np.float64, shape)
-    truth, found = judge(batch, np.float64), ours(batch, shelf)
+    truth, found = judge(batch, np.float64), ours(batch, backend)
     assert found.keys() == truth.keys()
     largest = max(farthest(a, 0) for a in truth.values())
     for name in truth:
@@ -57,12 +57,12 @@ def check(problem, shelf):
         assert error <= SHARE * largest, f"{name}: off by {error:.1e}"
 
 
-@pytest.mark.parametrize("shelf", [npgpt.ops, npgpt.fused], ids=["numpy", "fused"])
+@pytest.mark.parametrize("backend", [npgpt.ops, npgpt.fused], ids=["numpy", "fused"])
 @settings(max_examples=25, deadline=None, derandomize=True, database=None)
 @given(problem=problems())
 @example(problem=smallest())
 @example(problem=smallest(n_embd=1))
 @example(problem=smallest((2, 4), n_head=3, n_embd=3))  # heads of 1
 @example(problem=smallest(tied=False, qkv_bias=False, dropout=0.5))
-def test_loss_and_gradients_on_odd_shapes(shelf, problem):
-    check(problem, shelf)
+def test_loss_and_gradients_on_odd_shapes(backend, problem):
+    check(problem, backend)

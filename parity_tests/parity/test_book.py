@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from npgpt.config import PRESETS, Config, Settings, defaults
+from npgpt.config import PRESETS, Config, RunConfig, defaults
 from npgpt.data import dataset
 from npgpt.parity import book_check
 from npgpt.training import optim, run
@@ -17,8 +17,8 @@ def test_every_rung_holds_to_step_15(data, bpe):
     """The draws, 162 million parameters, the text, the losses, the log: as the book prints them."""
     seen = [
         r
-        for r in book_check.climb(str(data / "the-verdict.txt"), 16)
-        if isinstance(r, book_check.Rung)
+        for r in book_check.run_checks(str(data / "the-verdict.txt"), 16)
+        if isinstance(r, book_check.Check)
     ]
     assert [r.what for r in seen if not r.holds] == []
     assert [r.what for r in seen[-4:]] == [f"log, step {step:06d}" for step in (0, 5, 10, 15)]
@@ -55,7 +55,7 @@ def test_evaluating_more_often_changes_training_only_where_the_stream_is_shared(
         training = replace(
             defaults("tiny").training, steps=4, eval_every=eval_every, eval_rng=eval_rng, stride=8
         )
-        settings = Settings(config=SMALL, training=replace(training, batch_size=2))
+        settings = RunConfig(config=SMALL, training=replace(training, batch_size=2))
         text = np.frombuffer(b"to be, or not to be: that is the question" * 9, np.uint8)
         tokens = dataset.Tokens(text[:200].astype(np.int64), text[200:].astype(np.int64), "")
         trainer = run.start(settings, tokens)

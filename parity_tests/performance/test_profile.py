@@ -9,7 +9,7 @@ import pytest
 
 import npgpt
 from npgpt import ops
-from npgpt.backends import shelf as shelf_of
+from npgpt.backends import get as backend_of
 from npgpt.cli.main import main
 from npgpt.config import defaults
 from npgpt.model.params import named
@@ -28,12 +28,12 @@ def settings(*, ops="fused", **changed):
 
 
 def steps(chosen, count):
-    timed = Timed(shelf_of(chosen))
+    timed = Timed(backend_of(chosen))
     return list(profile.rounds(training_step(chosen, timed), timed, count))
 
 
 def tokens(chosen, count, position):
-    timed = Timed(shelf_of(chosen))
+    timed = Timed(backend_of(chosen))
     run = new_token(chosen, timed, position=position, count=count)
     return list(profile.rounds(run, timed, count))
 
@@ -56,10 +56,12 @@ def test_the_calls_of_a_step_cost_what_the_config_says(ops, dropout, tied):
     assert idle == ({"dropout.forward", "dropout.backward"} if dropout == 0 else set())
 
 
-def test_every_op_is_counted(shelf):
+def test_every_op_is_counted(backend):
     computes = {"forward", "backward", "evaluate", "update", "square_sum"}
     there = {
-        f"{op}.{name}" for op in shelf.__all__ for name in computes & set(vars(getattr(shelf, op)))
+        f"{op}.{name}"
+        for op in backend.__all__
+        for name in computes & set(vars(getattr(backend, op)))
     }
     assert there == set(profile.COUNTS)
 
@@ -92,12 +94,12 @@ def test_accumulated_batches_are_one_step():
 # What is computed meanwhile
 
 
-def test_a_timed_shelf_computes_the_same(shelf):
+def test_a_timed_backend_computes_the_same(backend):
     config = npgpt.Config(**SMALL, dropout=0.1)
     ids = np.arange(2 * 24).reshape(2, 24)
     found = []
-    for used in (shelf, Timed(shelf)):
-        rng = npgpt.Generator(5, ops=shelf)
+    for used in (backend, Timed(backend)):
+        rng = npgpt.Generator(5, ops=backend)
         model = npgpt.GPT(config, seed=rng, ops=used)
         loss, cache = model.loss(ids, ids[:, ::-1], rng)
         gradients = [array.tobytes() for _, array in named(model.backward(cache))]
@@ -105,8 +107,8 @@ def test_a_timed_shelf_computes_the_same(shelf):
     assert found[0] == found[1]
 
 
-def test_every_call_is_noted(shelf):
-    timed = Timed(shelf)
+def test_every_call_is_noted(backend):
+    timed = Timed(backend)
     x = np.ones((2, 3, 8), np.float32)
     _, cache = timed.gelu.forward(x)
     timed.gelu.backward(x, cache, dx=x)
@@ -209,7 +211,7 @@ def test_profile_generate_makes_one_sequence(said):
     assert "batch size 1:" in said("profile --context-length 16 --generate --rounds 1").out
 
 
-def test_profile_of_another_shelf_and_dtype(said):
+def test_profile_of_another_backend_and_dtype(said):
     found = json.loads(said(f"profile {FLAGS} --ops numpy --dtype float64 --rounds 1 --json").out)
     assert (found["ops"], found["dtype"]) == ("numpy", "float64")
     row = next(row for row in found["rows"] if row["op"] == "gelu.forward")

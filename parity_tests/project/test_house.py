@@ -61,12 +61,12 @@ def test_generating_from_a_local_model_imports_what_it_needs(tmp_path):
     config = npgpt.Config(vocab_size=5, context_length=4, n_layer=1, n_head=1, n_embd=4)
     model = npgpt.GPT(config, ops=npgpt.ops)
     write_huggingface(tmp_path, config, model.params, None, dtype="float32")
-    write_quantized(tmp_path / "int8", formats.look(tmp_path), "int8")
+    write_quantized(tmp_path / "int8", formats.open_weights(tmp_path), "int8")
     program = (
         "import sys, npgpt, npgpt.ops\n"
         "from npgpt.weights import formats\n"
-        f"source = formats.look({str(tmp_path / 'int8')!r})\n"
-        "model = npgpt.GPT.of(source.config, source.params('float32'), ops=npgpt.ops)\n"
+        f"source = formats.open_weights({str(tmp_path / 'int8')!r})\n"
+        "model = npgpt.GPT.from_params(source.config, source.params('float32'), ops=npgpt.ops)\n"
         "print(len(list(npgpt.generate(model, [1, 2], 3))))\n"
         "print(*[m for m in ('h5py', 'http', 'ssl', 'numba') if m in sys.modules])"
     )

@@ -115,21 +115,21 @@ def strays(case, drawn):
     return {k: farthest(single[k], double[k]) for k in double}
 
 
-def forward(case, shelf, drawn, **homes):
+def forward(case, backend, drawn, **homes):
     x, p, ids, _ = drawn
-    op, ids = getattr(shelf, case.op), dict(ids)
+    op, ids = getattr(backend, case.op), dict(ids)
     rng = {"rng": Masks([ids.pop("keep")])} if "keep" in ids else {}
     return op.forward(**x, **as_params(op, p), **ids, **rng, **case.options, **homes)
 
 
-def backward(case, shelf, drawn, cache, *, dout=None, begin=0, **homes):
+def backward(case, backend, drawn, cache, *, dout=None, begin=0, **homes):
     """Gradients by name.
 
     Those of parameters start as NaN, because every entry must be written; only what an op
     promises to add to starts as `begin`.
     """
     x, p, _, cotangent = drawn
-    op = getattr(shelf, case.op)
+    op = getattr(backend, case.op)
     g = {
         k: None if v is None else np.full_like(v, begin if k in case.adds else np.nan)
         for k, v in p.items()

@@ -9,7 +9,7 @@ import torch
 
 import npgpt
 from npgpt import Config, Generator
-from npgpt.config import Training
+from npgpt.config import TrainingConfig
 from npgpt.gpt import GPT
 from npgpt.model import params
 from npgpt.training import optim
@@ -20,7 +20,7 @@ from reference import gpt2
 CONFIG = Config(vocab_size=61, context_length=16, n_layer=2, n_head=2, n_embd=24)
 STEPS, WARMUP, BATCH, PARTS = 50, 10, 8, 4
 PEAK, INITIAL, LOWEST = 1e-2, 1e-4, 1e-3
-TRAINING = Training(
+TRAINING = TrainingConfig(
     batch_size=BATCH // PARTS, grad_accumulation=PARTS, lr=PEAK, initial_lr=INITIAL, min_lr=LOWEST,
     warmup_steps=WARMUP, steps=STEPS, grad_clip=0.5, beta2=0.95, weight_decay=0.1,
 )  # fmt: skip
@@ -71,11 +71,11 @@ def test_a_warmup_as_long_as_the_run_does_not_divide_by_zero():
 
 
 @each_dtype
-def test_the_books_example_of_clipping(shelf, dtype):
+def test_the_books_example_of_clipping(backend, dtype):
     config = Config(vocab_size=2, context_length=2, n_layer=1, n_head=1, n_embd=2)
     tree = params.zeros(config, dtype)  # of a model, all of whose other gradients are 0
     tree.wte.weight[...] = [[1, 2], [2, 4]]
-    norm = optim.global_norm(tree, ops=shelf)
+    norm = optim.global_norm(tree, ops=backend)
     assert norm == 5
     clipped = tree.wte.weight * dtype(optim.clip_scale(norm, 1.0))
     # PyTorch's 1e-6 beside the norm of 5 takes 2e-7 off
@@ -84,7 +84,7 @@ def test_the_books_example_of_clipping(shelf, dtype):
 
 @each_dtype
 @pytest.mark.parametrize("most", [0.5, 1.0, 1e3])
-def test_clipping_is_pytorchs(shelf, dtype, most, rng):
+def test_clipping_is_pytorchs(backend, dtype, most, rng):
     tree = params.zeros(CONFIG, dtype)
     theirs = []
     for _, array in npgpt.named(tree):
@@ -93,7 +93,7 @@ def test_clipping_is_pytorchs(shelf, dtype, most, rng):
         theirs[-1].grad = torch.tensor(array, dtype=torch.float64)
     truth = torch.nn.utils.clip_grad_norm_(theirs, most)
 
-    norm = optim.global_norm(tree, ops=shelf)
+    norm = optim.global_norm(tree, ops=backend)
     assert type(norm) is float
     # 20,000 squares summed in float64, whatever the dtype: some roundings of a norm of 140
     assert norm == pytest.approx(float(truth), rel=1e-14)
@@ -154,7 +154,7 @@ def tree_of(arrays, config):
 @each_dtype
 @each_decay
 @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.9, 0.95)], ids=["book", "gpt2"])
-def test_fifty_steps_on_the_same_gradients(decay, betas, dtype, shelf, rng):
+def test_fifty_steps_on_the_same_gradients(decay, betas, dtype, backend, rng):
     """Gradients of very different sizes, zeros among them, and another learning rate each step."""
     arrays = some_arrays(CONFIG, rng, dtype)
     gradients = [some_arrays(CONFIG, rng, dtype, 10.0 ** (i % 7 - 4)) for i in range(STEPS)]
@@ -165,7 +165,7 @@ def test_fifty_steps_on_the_same_gradients(decay, betas, dtype, shelf, rng):
 
     tree = tree_of(arrays, CONFIG)
     optimizer = npgpt.AdamW(
-        tree, betas=betas, eps=1e-8, weight_decay=0.1, decays=optim.DECAYS[decay], ops=shelf
+        tree, betas=betas, eps=1e-8, weight_decay=0.1, decays=optim.DECAYS[decay], ops=backend
     )
     for lr, grads in zip(lrs, gradients, strict=True):
         optimizer.step(tree_of(grads, CONFIG), lr=lr)
@@ -184,32 +184,32 @@ def test_fifty_steps_on_the_same_gradients(decay, betas, dtype, shelf, rng):
 
 
 @each_dtype
-def test_the_first_step_is_the_learning_rate(shelf, dtype):
+def test_the_first_step_is_the_learning_rate(backend, dtype):
     """m and v begin at zero, and what corrects their bias at step 1 undoes that exactly."""
     p, m, v = np.ones(4, dtype), np.zeros(4, dtype), np.zeros(4, dtype)
     grad = np.array([3.0, -2e-3, 70.0, 1e-15], dtype)
     options = dict(betas=(0.9, 0.999), eps=0.0, weight_decay=0.0)
-    shelf.adamw.update(p, grad, m, v, step=1, lr=0.25, **options)
+    backend.adamw.update(p, grad, m, v, step=1, lr=0.25, **options)
     assert p.dtype == m.dtype == v.dtype == dtype
     # grad / sqrt(grad^2) and both corrections: some roundings of 0.25
     np.testing.assert_allclose(p, [0.75, 1.25, 0.75, 0.75], rtol=0, atol=4 * np.finfo(dtype).eps)
 
 
-def test_scale_is_the_scaled_gradient(shelf, rng):
+def test_scale_is_the_scaled_gradient(backend, rng):
     """By a power of two: the same bits as if the gradient had been a quarter."""
     arrays, grads = (some_arrays(CONFIG, rng, np.float32) for _ in range(2))
     quarter = {name: a / 4 for name, a in grads.items()}
     scaled, small = tree_of(arrays, CONFIG), tree_of(arrays, CONFIG)
-    npgpt.AdamW(scaled, ops=shelf).step(tree_of(grads, CONFIG), scale=0.25)
-    npgpt.AdamW(small, ops=shelf).step(tree_of(quarter, CONFIG))
+    npgpt.AdamW(scaled, ops=backend).step(tree_of(grads, CONFIG), scale=0.25)
+    npgpt.AdamW(small, ops=backend).step(tree_of(quarter, CONFIG))
     for (name, a), (_, b) in zip(npgpt.named(scaled), npgpt.named(small), strict=True):
         np.testing.assert_array_equal(a, b, err_msg=name)
 
 
-def test_gradients_are_only_read(shelf, rng):
+def test_gradients_are_only_read(backend, rng):
     grads = tree_of(some_arrays(CONFIG, rng, np.float32), CONFIG)
     before = [a.copy() for _, a in npgpt.named(grads)]
-    optimizer = npgpt.AdamW(tree_of(some_arrays(CONFIG, rng, np.float32), CONFIG), ops=shelf)
+    optimizer = npgpt.AdamW(tree_of(some_arrays(CONFIG, rng, np.float32), CONFIG), ops=backend)
     optimizer.step(grads, scale=0.5)
     for (name, a), b in zip(npgpt.named(grads), before, strict=True):
         np.testing.assert_array_equal(a, b, err_msg=name)
@@ -218,10 +218,10 @@ def test_gradients_are_only_read(shelf, rng):
 # Training: each side makes its own gradients
 
 
-def trainer(arrays, config, training, shelf):
-    model = GPT.of(config, tree_of(arrays, config), ops=shelf)
+def trainer(arrays, config, training, backend):
+    model = GPT.from_params(config, tree_of(arrays, config), ops=backend)
     tokens = np.zeros(1 + config.context_length * BATCH, np.int64)  # it wants some; none is used
-    return Trainer(model, tokens, tokens, training, Generator(0, ops=shelf), prompt=[0])
+    return Trainer(model, tokens, tokens, training, Generator(0, ops=backend), prompt=[0])
 
 
 def torch_training(arrays, config, batches, decay, dtype):
@@ -265,10 +265,10 @@ def without_key_bias(name, array):
 
 @each_dtype
 @each_decay
-def test_fifty_steps_of_training(decay, dtype, shelf, rng):
+def test_fifty_steps_of_training(decay, dtype, backend, rng):
     arrays = parameters(CONFIG, rng, dtype)
     batches = some_batches(CONFIG, rng)
-    run = trainer(arrays, CONFIG, replace(TRAINING, decay=decay), shelf)
+    run = trainer(arrays, CONFIG, replace(TRAINING, decay=decay), backend)
     losses, norms = [], []
     for i, (tokens, targets) in enumerate(batches):
         run.progress.step = i
@@ -296,13 +296,13 @@ def test_fifty_steps_of_training(decay, dtype, shelf, rng):
 
 
 @each_dtype
-def test_accumulated_equals_the_large_batch(shelf, dtype, rng):
+def test_accumulated_equals_the_large_batch(backend, dtype, rng):
     arrays = parameters(CONFIG, rng, dtype)
     (batch,) = some_batches(CONFIG, rng, 1)
     parts, results = (1, 2, 4, 8), []
     for n in parts:
         training = replace(TRAINING, batch_size=BATCH // n, grad_accumulation=n)
-        run = trainer(arrays, CONFIG, training, shelf)
+        run = trainer(arrays, CONFIG, training, backend)
         run.progress.step = WARMUP  # so that it is clipped
         loss, norm = run.update(*batch, 0.01)
         results.append((loss, norm, run))

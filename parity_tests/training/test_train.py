@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from npgpt.config import Config, Settings, Training
+from npgpt.config import Config, RunConfig, TrainingConfig
 from npgpt.data.dataset import Tokens
 from npgpt.data.tokenizer import tokenizer
 from npgpt.errors import InputError, RunError
@@ -15,13 +15,13 @@ from npgpt.model.params import named
 from npgpt.rng import Generator
 from npgpt.training import optim
 from npgpt.training.run import resume
-from npgpt.training.run_dir import Folder
+from npgpt.training.run_dir import RunDir
 from npgpt.training.run_state import read_saved
 from npgpt.training.trainer import Evaluation, Sample, Step, Trainer
 
 CONFIG = Config(vocab_size=257, context_length=8, n_layer=1, n_head=2, n_embd=8, dropout=0.2)
 TEXT = "The keeper counts the ships, and writes them down; ships count no keepers. " * 2
-TRAINING = Training(
+TRAINING = TrainingConfig(
     epochs=3, batch_size=4, lr=1e-2, min_lr=1e-3, warmup_steps=2, grad_clip=0.5, eval_every=2,
     eval_batches=1, prompt="The", sample_tokens=2, seed=7,
 )  # fmt: skip
@@ -123,16 +123,16 @@ def test_every_window_is_seen_once_in_an_epoch():
     assert seen[:n] != seen[n:]  # shuffled anew
 
 
-def test_a_step_is_the_gradient_clipped_after_the_warmup_and_adamw(shelf):
+def test_a_step_is_the_gradient_clipped_after_the_warmup_and_adamw(backend):
     config = replace(CONFIG, dropout=0.0)
-    trainer = begin(config=config, ops=shelf, dtype=np.float64)
+    trainer = begin(config=config, ops=backend, dtype=np.float64)
     scales, before = [], trainer.optimizer.step
     trainer.optimizer.step = lambda g, *, lr, scale: (
         scales.append(scale),
         before(g, lr=lr, scale=scale),
     )
-    twin = GPT.of(config, params.fill(trainer.model.params, np.copy), ops=shelf)
-    adamw = optim.AdamW(twin.params, weight_decay=TRAINING.weight_decay, ops=shelf)
+    twin = GPT.from_params(config, params.map_leaves(trainer.model.params, np.copy), ops=backend)
+    adamw = optim.AdamW(twin.params, weight_decay=TRAINING.weight_decay, ops=backend)
     batches = []
     wrapped = trainer.update
     trainer.update = lambda *a: batches.append((a[0].copy(), a[1].copy())) or wrapped(*a)
@@ -152,12 +152,12 @@ def test_a_step_is_the_gradient_clipped_after_the_warmup_and_adamw(shelf):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
-def test_accumulation_is_the_large_batch(shelf):
+def test_accumulation_is_the_large_batch(backend):
     config = replace(CONFIG, dropout=0.0)
     made = []
     for size, parts in ((4, 1), (2, 2), (1, 4)):
         training = replace(TRAINING, batch_size=size, grad_accumulation=parts, epochs=1)
-        trainer = begin(training, config, ops=shelf, dtype=np.float64)
+        trainer = begin(training, config, ops=backend, dtype=np.float64)
         assert trainer.tokens_per_epoch == 3 * 4 * 8
         made.append(([e.loss for e in trainer.events() if isinstance(e, Step)], trainer))
     for losses, trainer in made[1:]:
@@ -168,9 +168,9 @@ def test_accumulation_is_the_large_batch(shelf):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
-def test_training_reduces_the_loss(shelf):
+def test_training_reduces_the_loss(backend):
     training = replace(TRAINING, epochs=25, lr=2e-2, eval_batches=None, sample_tokens=0)
-    trainer = begin(training, ops=shelf)
+    trainer = begin(training, ops=backend)
     list(trainer.events())
     first, last = trainer.progress.history[0], trainer.progress.history[-1]
     assert first["train_loss"] == pytest.approx(np.log(257), abs=0.1)
@@ -182,11 +182,11 @@ def test_training_reduces_the_loss(shelf):
 
 def saved_and_read(trainer, tokens, tmp_path):
     """The run through its checkpoint file, as `npgpt train --resume` reads it."""
-    folder = Folder(tmp_path)
-    shelf_name = "fused" if trainer.model.ops.__name__ == "npgpt.fused" else "numpy"
+    folder = RunDir(tmp_path)
+    backend_name = "fused" if trainer.model.ops.__name__ == "npgpt.fused" else "numpy"
     model, training = trainer.model, trainer.training
-    chosen = dict(ops=shelf_name, dtype=model.dtype.name, config=model.config, training=training)
-    folder.settings, folder.tokens = Settings(**chosen), tokens
+    chosen = dict(ops=backend_name, dtype=model.dtype.name, config=model.config, training=training)
+    folder.settings, folder.tokens = RunConfig(**chosen), tokens
     folder.save(trainer)
     settings, model, saved = read_saved(tmp_path)
     assert settings == folder.settings
@@ -194,13 +194,13 @@ def saved_and_read(trainer, tokens, tmp_path):
 
 
 @pytest.mark.parametrize("stop", range(1, 9))
-def test_a_run_stopped_after_any_step_comes_to_the_same_bits(shelf, stop, tmp_path):
+def test_a_run_stopped_after_any_step_comes_to_the_same_bits(backend, stop, tmp_path):
     """Nine steps, three epochs: in their middle and at their ends; dropout, clipping, warmup."""
     tokens = tokens_of()
-    whole = begin(ops=shelf)
+    whole = begin(ops=backend)
     list(whole.events())
 
-    first = begin(ops=shelf)
+    first = begin(ops=backend)
     next(e for e in first.events() if isinstance(e, Step) and e.step == stop - 1)
     second = saved_and_read(first, tokens, tmp_path)
     assert second.progress.step == stop
@@ -254,8 +254,8 @@ def test_resuming_refuses_what_does_not_fit(tmp_path):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_loss_that_is_no_number_stops_before_the_parameters_change(shelf, value):
-    trainer = begin(replace(TRAINING, grad_clip=None), ops=shelf)
+def test_a_loss_that_is_no_number_stops_before_the_parameters_change(backend, value):
+    trainer = begin(replace(TRAINING, grad_clip=None), ops=backend)
     next(e for e in trainer.events() if isinstance(e, Step) and e.step == 3)
     trainer.model.params.ln_f.bias[0] = value
     before = bits(trainer)
@@ -267,17 +267,17 @@ def test_a_loss_that_is_no_number_stops_before_the_parameters_change(shelf, valu
     }
 
 
-def test_a_gradient_that_is_no_number_stops_it_too(shelf):
-    trainer = begin(ops=shelf)
+def test_a_gradient_that_is_no_number_stops_it_too(backend):
+    trainer = begin(ops=backend)
     trainer.model.backward = lambda cache, *, out, dloss: out.ln_f.bias.fill(np.nan)
     with pytest.raises(RunError, match="the gradient's norm became nan at step 0"):
         list(trainer.events())
 
 
-def test_an_evaluation_that_is_no_number_stops_it(shelf):
+def test_an_evaluation_that_is_no_number_stops_it(backend):
     """A learning rate so large that the parameters leave float32 in one step."""
     training = replace(TRAINING, lr=3e38, initial_lr=3e38, min_lr=None, grad_clip=None)
-    trainer = begin(training, ops=shelf)
+    trainer = begin(training, ops=backend)
     with pytest.raises(RunError, match=r"loss became (nan|inf) at step [01]"):
         list(trainer.events())
     assert all(np.isfinite(point["val_loss"]) for point in trainer.progress.history)
@@ -313,8 +313,8 @@ def test_a_split_that_is_too_short_is_named(text, val, changes, says):
 
 
 def test_settings_survive_the_json_of_a_checkpoint():
-    settings = Settings(config=CONFIG, training=TRAINING)
+    settings = RunConfig(config=CONFIG, training=TRAINING)
     values = asdict(settings)
-    again = Settings(**{**values, "config": Config(**values["config"]),
-                        "training": Training(**values["training"])})  # fmt: skip
+    again = RunConfig(**{**values, "config": Config(**values["config"]),
+                        "training": TrainingConfig(**values["training"])})  # fmt: skip
     assert again == settings

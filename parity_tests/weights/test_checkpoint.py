@@ -31,7 +31,7 @@ def model_of(dtype=np.float32, seed=1, **changes):
 
 
 def training_of(model, *, order=range(7)):
-    moments = [params.fill(model.params, lambda a, k=k: a + k) for k in (1, 2)]
+    moments = [params.map_leaves(model.params, lambda a, k=k: a + k) for k in (1, 2)]
     rng = npgpt.Generator(9, ops=ops)
     rng.normal((3,))
     return checkpoint.TrainingState(

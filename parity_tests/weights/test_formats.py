@@ -16,7 +16,7 @@ import torch
 import npgpt
 from npgpt import ops
 from npgpt.cli.main import main
-from npgpt.model.params import fill, named, shapes
+from npgpt.model.params import map_leaves, named, shapes
 from npgpt.weights import formats
 from parity_tests.support import bundles
 from parity_tests.support.weight_files import CONFIG, llmc, numbers, write_huggingface
@@ -25,8 +25,8 @@ from parity_tests.support.weight_files import CONFIG, llmc, numbers, write_huggi
 def checkpoint(path, config, arrays):
     """npgpt's own file."""
     each = iter(arrays.values())
-    tree = fill(shapes(config), lambda _: next(each))
-    npgpt.GPT.of(config, tree, ops=ops, tokenizer="byte").save(path)
+    tree = map_leaves(shapes(config), lambda _: next(each))
+    npgpt.GPT.from_params(config, tree, ops=ops, tokenizer="byte").save(path)
 
 
 def folder(**options):
@@ -142,10 +142,10 @@ def copied(path):
 def test_a_file_is_told_by_what_is_in_it(tmp_path):
     for name, path in {"npgpt": "gpt2_124M.bin", "llm.c, version 3": "model.safetensors"}.items():
         WRITERS[name](tmp_path / path, CONFIG, numbers())
-        assert formats.look(tmp_path / path).format == name.split(",")[0]
+        assert formats.open_weights(tmp_path / path).format == name.split(",")[0]
     WRITERS["huggingface"](tmp_path / "other", CONFIG, numbers())
     (tmp_path / "other/model.safetensors").rename(tmp_path / "other/pytorch_model.bin")
-    source = formats.look(tmp_path / "other/pytorch_model.bin")
+    source = formats.open_weights(tmp_path / "other/pytorch_model.bin")
     assert source.format == "huggingface"
 
 

@@ -93,13 +93,13 @@ def export(folder, model, dtype):
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_logits_loss_and_every_gradient(judged, shelf, name):
-    assert_same_as_judge(npgpt.load(judged / name, ops=shelf), judged / f"{name}.npz")
+def test_logits_loss_and_every_gradient(judged, backend, name):
+    assert_same_as_judge(npgpt.load(judged / name, ops=backend), judged / f"{name}.npz")
 
 
 @pytest.mark.parametrize("name", [n for n, (_, dtype) in OURS.items() if dtype == "float32"])
-def test_what_was_exported_computes_as_the_model_before_it(judged, shelf, name):
-    assert_same_as_judge(npgpt.load(judged / f"{name}.h5", ops=shelf), judged / f"{name}.npz")
+def test_what_was_exported_computes_as_the_model_before_it(judged, backend, name):
+    assert_same_as_judge(npgpt.load(judged / f"{name}.h5", ops=backend), judged / f"{name}.npz")
 
 
 def assert_same_as_judge(model, path):
@@ -308,7 +308,7 @@ def test_whatever_a_config_says_is_refused_or_read(tmp_path):
     for key in values:
         for value in fuzz.VALUES:
             path.write_text(json.dumps(values | {key: value}))
-            outcomes.add(fuzz.outcome(lambda: formats.look(tmp_path).parameters, tmp_path))
+            outcomes.add(fuzz.outcome(lambda: formats.open_weights(tmp_path).parameters, tmp_path))
     assert len(outcomes) >= 10, sorted(outcomes)
 
 

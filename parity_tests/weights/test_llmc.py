@@ -33,7 +33,7 @@ def path(tmp_path):
 @pytest.mark.parametrize("rows", [257, 258, FULL, 512])
 def test_every_number_is_the_one_in_the_file(path, version, dtype, rows):
     path.write_bytes(llmc(CONFIG, numbers(), version=version, rows=rows))
-    source = formats.look(path)
+    source = formats.open_weights(path)
     assert (source.format, source.config, source.tokenizer) == ("llm.c", CONFIG, "byte")
     assert source.tensors["wte.weight"].shape == (rows, 8)
     assert source.tensors["h.*.mlp.c_fc.weight"].shape == (2, 32, 8)
@@ -65,7 +65,7 @@ def test_what_stands_in_the_padding_is_nobodys(path):
 @pytest.mark.parametrize("version, dtype", [(3, "float32"), (5, "bfloat16")])
 def test_every_byte_that_is_written(path, tmp_path, version, dtype):
     """As the command writes it, the source of another format."""
-    model = npgpt.GPT.of(CONFIG, tree(CONFIG, numbers()), ops=ops)
+    model = npgpt.GPT.from_params(CONFIG, tree(CONFIG, numbers()), ops=ops)
     model.save(tmp_path / "model.h5")
     line = ["export", "--model", str(tmp_path / "model.h5"), "--to", "llm.c", "--dtype", dtype]
     assert main([*line, "--out", str(path)]) == 0
@@ -96,7 +96,7 @@ def test_biases_that_a_model_does_without_are_zeros(path, tmp_path):
     for name in arrays:
         if name.endswith("c_attn.bias"):
             arrays[name][...] = 0
-    npgpt.GPT.of(config, tree(config, arrays), ops=ops).save(tmp_path / "model.h5")
+    npgpt.GPT.from_params(config, tree(config, arrays), ops=ops).save(tmp_path / "model.h5")
     line = ["export", "--model", str(tmp_path / "model.h5"), "--to", "llm.c"]
     assert main([*line, "--out", str(path)]) == 0
     assert path.read_bytes() == llmc(CONFIG, arrays)

@@ -35,7 +35,7 @@ def changed(folder, tensors=None, **hparams):
 
 def test_a_folder_or_its_index_may_be_named(folder):
     for path in folder, folder / "model.ckpt.index":
-        source = formats.look(path)
+        source = formats.open_weights(path)
         assert (source.format, source.config, source.tokenizer) == ("openai", CONFIG, "byte")
         assert source.path == folder / "model.ckpt.index"
         for name, array in named(source.params()):
@@ -50,7 +50,7 @@ def test_names_there_and_back():
 def test_what_is_not_the_models_is_left_alone(folder):
     extra = {"global_step": np.int64(7), "optimizer/wte": np.zeros(3, np.float32)}
     changed(folder, extra)
-    source = formats.look(folder)
+    source = formats.open_weights(folder)
     assert extra.keys() <= source.tensors.keys()
     assert len(source.parameters) == len(numbers())
     assert npgpt.load(folder).size == sum(array.size for array in numbers().values())

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from npgpt.errors import InputError
-from npgpt.weights.mapped import CHUNK, LARGEST, Mapped, Stored, narrowed, widened
+from npgpt.weights.mapped import CHUNK, LARGEST, MappedFile, MappedTensor, round_chunks, widen
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def path(tmp_path):
 def test_writing_into_a_view_leaves_the_file_and_other_mappings_alone(path, rng):
     numbers = rng.normal(size=3000).astype(np.float32)
     path.write_bytes(numbers.tobytes())
-    mine, other = (Stored(Mapped(path), 0, (3000,), "float32").array() for _ in range(2))
+    mine, other = (MappedTensor(MappedFile(path), 0, (3000,), "float32").array() for _ in range(2))
     assert not mine.flags.owndata
     mine += 1
     np.testing.assert_array_equal(mine, numbers + 1)
@@ -30,7 +30,7 @@ def test_numbers_at_any_address(path, rng, start):
     for dtype in (np.float64, np.float32, np.float16, np.int16, np.int8):
         array = (100 * numbers).astype(dtype)
         path.write_bytes(bytes(start) + array.tobytes())
-        found = Stored(Mapped(path), start, (5, 7), array.dtype.name)
+        found = MappedTensor(MappedFile(path), start, (5, 7), array.dtype.name)
         raw = found.raw()
         np.testing.assert_array_equal(raw, array)
         assert raw.flags.aligned
@@ -42,7 +42,7 @@ def test_numbers_at_any_address(path, rng, start):
 def test_pieces_are_all_of_it_once(path, rng):
     numbers = rng.normal(size=20_000).astype(np.float32)  # 20 pages, begun amidst one
     path.write_bytes(bytes(12) + numbers.tobytes())
-    found = Stored(Mapped(path), 12, (20_000,), "float32")
+    found = MappedTensor(MappedFile(path), 12, (20_000,), "float32")
     for size in (1000, 1024, 7777, 20_000, CHUNK):
         pieces = [piece.copy() for piece in found.chunks(size)]
         assert max(piece.size for piece in pieces) <= size
@@ -52,7 +52,7 @@ def test_pieces_are_all_of_it_once(path, rng):
 def test_a_file_that_has_shrunk(path):
     path.write_bytes(bytes(39))
     with pytest.raises(InputError, match=r"numbers is cut: numbers end at 40, it at 39"):
-        Stored(Mapped(path), 0, (10,), "float32").raw()
+        MappedTensor(MappedFile(path), 0, (10,), "float32").raw()
 
 
 # Dtypes
@@ -72,18 +72,18 @@ def test_narrowed_as_pytorch_does(dtype):
     theirs = torch.tensor(numbers).to(getattr(torch, dtype)).float().numpy()
     fits = np.isinf(numbers) | ~np.isinf(theirs)
     assert np.isnan(numbers).sum() > 1000 and fits.mean() > 0.5
-    found = np.concatenate(list(narrowed(numbers[fits], dtype, "x")))
-    np.testing.assert_array_equal(widened(found, dtype), theirs[fits])
+    found = np.concatenate(list(round_chunks(numbers[fits], dtype, "x")))
+    np.testing.assert_array_equal(widen(found, dtype), theirs[fits])
     for number in numbers[~fits][:: 1 + (~fits).sum() // 100]:
         with pytest.raises(InputError, match=rf"^x has numbers beyond .*, the largest in {dtype}"):
-            list(narrowed(np.float32([1, number, 1]), dtype, "x"))
+            list(round_chunks(np.float32([1, number, 1]), dtype, "x"))
 
 
 def test_widened_as_pytorch_does():
     bits = np.arange(1 << 16, dtype=np.uint16)
     for dtype, array in {"float16": bits.view(np.float16), "bfloat16": bits}.items():
         theirs = torch.tensor(bits.view(np.int16)).view(getattr(torch, dtype)).float().numpy()
-        found = widened(array, dtype)
+        found = widen(array, dtype)
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, theirs)
 
@@ -91,13 +91,13 @@ def test_widened_as_pytorch_does():
 def test_the_largest_number_of_each_dtype():
     for dtype, largest in LARGEST.items():
         assert largest == pytest.approx(torch.finfo(getattr(torch, dtype)).max, rel=1e-3)
-        list(narrowed(np.float32([torch.finfo(getattr(torch, dtype)).max]), dtype, "x"))
+        list(round_chunks(np.float32([torch.finfo(getattr(torch, dtype)).max]), dtype, "x"))
 
 
 def test_float64_narrowed_to_float32():
-    (found,) = narrowed(np.array([0.1, -0.0, np.inf, np.nan]), "float32", "x")
+    (found,) = round_chunks(np.array([0.1, -0.0, np.inf, np.nan]), "float32", "x")
     np.testing.assert_array_equal(found, np.float32([0.1, -0.0, np.inf, np.nan]))
     with pytest.raises(
         InputError, match=r"^x has numbers beyond 3.403e\+38, the largest in float3"
     ):
-        list(narrowed(np.array([1e39]), "float32", "x"))
+        list(round_chunks(np.array([1e39]), "float32", "x"))

@@ -192,19 +192,19 @@ def by_name(tensors):
     return found
 
 
-def test_a_model_of_openais_folder_is_pytorchs(judged, rng, shelf):
+def test_a_model_of_openais_folder_is_pytorchs(judged, rng, backend):
     """npgpt on what npgpt read, PyTorch on what TensorFlow read."""
     folder, _ = judged
     arrays = {n: t.array() for n, t in read_bundle(folder / "folder/model.ckpt").items()}
     with np.load(folder / "loaded.npz") as loaded:
         truth = Batch(TINY, by_name(loaded), *rng.integers(61, size=(2, 3, 16)), [])
     found = Batch(TINY, by_name(arrays), truth.tokens, truth.targets, [])
-    assert_same_as_judge(truth, ours(found, shelf))
+    assert_same_as_judge(truth, ours(found, backend))
 
     tree = params.zeros(TINY)
     for name, array in params.named(tree):
         array[...] = found.arrays[name]
-    logits = npgpt.GPT.of(TINY, tree, ops=shelf).logits(found.tokens)
+    logits = npgpt.GPT.from_params(TINY, tree, ops=backend).logits(found.tokens)
     single, double = (judges_logits(truth, dtype) for dtype in (np.float32, np.float64))
     assert_parity("logits", logits, double, farthest(single, double), dtype=np.float32)
 

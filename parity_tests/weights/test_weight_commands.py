@@ -223,7 +223,7 @@ def test_models_of_different_sizes(npgpt_, model):
 @pytest.mark.parametrize("to", ["huggingface", "llm.c", "npgpt"])
 def test_what_is_exported_is_the_same_model(npgpt_, model, to):
     assert npgpt_(f"export --model a.h5 --to {to} --out there").out == "there\n"
-    source = formats.look("there")
+    source = formats.open_weights("there")
     assert source.format == to
     assert source.config == CONFIG
     for (name, a), (_, b) in zip(named(source.params()), named(model.params), strict=True):
