@@ -39,12 +39,12 @@ class Profile(ModelFlags):
 
     def measured(self, settings) -> dict:
         """What there is to say."""
-        from npgpt.backends import get
+        from npgpt import backends
         from npgpt.performance import profile
 
         B, T = settings.training.batch_size, settings.config.context_length
         warm = 2 if self.generate else 1  # reading the prompt is no token
-        count, timed = warm + self.rounds, profile.Timed(get(settings))
+        count, timed = warm + self.rounds, profile.Timed(backends.get(settings))
         if self.generate:
             run = profile.new_token(settings, timed, position=self.position, count=count)
             what, tokens, rows = f"one new token, batch size {B}", B, profile.MOST_ROWS

@@ -1,4 +1,4 @@
-"""The bfloat16 backend: products of bfloat16 numbers with float32 sums, twice as many in the same time.
+"""The bfloat16 backend: bfloat16 products with float32 sums, twice as many in the same time.
 
 Same names, same signatures as `npgpt.fused`. Parameters, activations, gradients, LayerNorm, softmax
 and loss stay float32 (that is what "mixed precision" means, Micikevicius et al. 2017,

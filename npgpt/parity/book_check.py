@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npgpt.backends import get
+from npgpt import backends
 from npgpt.config import RunConfig, defaults
 from npgpt.data.dataset import Tokens, read_tokens
 from npgpt.gpt import GPT
@@ -74,7 +74,7 @@ def run_checks(data: str, steps: int, *, ops: str = "fused") -> Iterator[Check |
     `ops`: "fused" or "numpy".
     """
     settings = replace(defaults("book"), data=data, ops=ops)
-    tokens, module = read_tokens(settings), get(settings)
+    tokens, module = read_tokens(settings), backends.get(settings)
     stream = Generator(SEED, ops=module).uniform(3)
     yield numbers("torch.rand(3)", (0.2961, 0.5166, 0.2517), stream, digits=4)
 

@@ -1,7 +1,7 @@
 """Where the time of a training step, or of a new token, goes: op by op.
 
-The model takes its backend as an argument. Here it is given one that computes as another does, keeps
-the time of every call, and counts what the call has to do at the least: operations of matrix
+The model takes its backend as an argument. Here it is given one that computes as another does,
+keeps the time of every call, and counts what the call has to do at the least: operations of matrix
 products (npgpt/performance/flops.py), and bytes of arrays that go in or come out. The floor of a
 call is what that takes at the machine's peaks (npgpt/performance/roofline.py).
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import NamedTuple
 
-from npgpt.backends import get
+from npgpt import backends
 from npgpt.config import Config, RunConfig
 from npgpt.errors import InputError
 from npgpt.gpt import GPT
@@ -106,7 +106,7 @@ def training_step(settings: RunConfig, ops) -> Callable[[], object]:
     """
     config, training = settings.config, settings.training
     check_memory(4 * bytes_of(settings), "parameters, gradients and both moments")
-    rng = Generator(training.seed, ops=get(settings))
+    rng = Generator(training.seed, ops=backends.get(settings))
     model = GPT(config, seed=rng, dtype=settings.parameter_dtype, scheme=settings.init, ops=ops)
     rows, T = training.batch_size * training.grad_accumulation, config.context_length
     tokens = rng.randint(0, config.vocab_size, rows * T + 1)
@@ -139,7 +139,7 @@ def new_token(
             f"{config.context_length}, and {count} tokens are made"
         )
     check_memory(bytes_of(settings), "parameters")
-    rng = Generator(settings.training.seed, ops=get(settings))
+    rng = Generator(settings.training.seed, ops=backends.get(settings))
     model = GPT(config, seed=rng, dtype=settings.parameter_dtype, scheme=settings.init, ops=ops)
     tokens = generate(model, rng.randint(0, config.vocab_size, (rows, position)), count)
     return lambda: next(tokens)

@@ -1,30 +1,27 @@
-"""What others read from the environment, and npgpt sets there where nobody else has.
+"""Default environment variables for OpenMP, OpenBLAS and Numba. Existing values are kept.
 
-Two pools of threads share the cores: Numba's, and that of the BLAS under NumPy. Each keeps its
-threads spinning after a piece of work, in the hope of more; the other pool's next piece then gets
-half a machine. The Numba backend multiplies matrices itself, which leaves BLAS little to do, and here
-idle threads are sent to sleep.
+Numba and the BLAS behind NumPy each own a thread pool, and idle threads of both spin for a while.
+A spinning pool takes cores from the other one, so idle threads are put to sleep early.
 
-And Numba asks LLVM for all that it can do (level 3), which makes none of these kernels faster than
-level 2 and takes up to half as long again to compile.
+NUMBA_OPT=2: LLVM's level 3 makes no kernel faster and compiles up to 1.5 times as long.
 
-All are read once: OpenMP's when the first parallel loop runs, OpenBLAS's when NumPy is imported,
-Numba's when Numba is.
+Each variable is read once: OpenMP's when the first parallel loop runs, OpenBLAS's when NumPy is
+imported, Numba's when Numba is imported.
 """
 
 import os
 
-OPENMP = {"GOMP_SPINCOUNT": "1000"}  # spins before an idle thread sleeps; about a microsecond
-OPENBLAS = {"OPENBLAS_THREAD_TIMEOUT": "4"}  # 2**4 clock cycles, the least it takes
-IDLE = OPENMP | OPENBLAS
+OPENMP = {"GOMP_SPINCOUNT": "1000"}  # about a microsecond
+OPENBLAS = {"OPENBLAS_THREAD_TIMEOUT": "4"}  # 2**4 clock cycles, the minimum
+IDLE = OPENMP | OPENBLAS  # what puts idle threads to sleep
 NUMBA = {"NUMBA_OPT": "2"}
 
 
 def set_defaults() -> None:
-    """Sets what has not been set.
+    """Set every variable that is not set yet.
 
-    `npgpt` calls it before NumPy is imported and gets all; a Python program gets all but OpenBLAS's
-    when it makes its first `Generator` or `GPT`, or loads one.
+    The command line calls this before importing NumPy, so all defaults apply. In a Python program
+    it runs when the first `GPT` or `Generator` is created; by then OpenBLAS has read its own.
     """
     for name, value in (IDLE | NUMBA).items():
         os.environ.setdefault(name, value)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from npgpt.backends import get
+from npgpt import backends
 from npgpt.config import RunConfig
 from npgpt.data.dataset import Tokens
 from npgpt.data.tokenizer import encode, tokenizer
@@ -19,7 +19,7 @@ from npgpt.weights.weight_file import WeightFile
 
 def start(settings: RunConfig, tokens: Tokens, *, model: GPT | None = None) -> Trainer:
     """A new run. One generator draws the parameters, unless `model` has some, and all the rest."""
-    rng = Generator(settings.training.seed, ops=get(settings))
+    rng = Generator(settings.training.seed, ops=backends.get(settings))
     model = first_model(settings, rng) if model is None else model
     return trainer(settings, tokens, model, rng)
 
