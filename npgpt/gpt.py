@@ -166,9 +166,9 @@ def load(path: str | Path, *, weights: str | None = None, ops=None) -> GPT:
 
     Its parameters are views of the mapped file where that holds float32 in GPT-2's layout, so that
     nothing is read before it is used, and writing into them leaves the file alone. `ops`: the
-    backend that it is to compute with; npgpt.fused by default. `weights`: "float32", or "bfloat16" or
-    "int8" for a model whose matrices are kept so, on the backend npgpt.mixed, to generate and to
-    evaluate (docs/precision.md); by default what npgpt quantize wrote, and float32 in all else.
+    backend, npgpt.fused by default. `weights`: "float32", or "bfloat16" or "int8" for a model whose
+    matrices are kept so, on the backend npgpt.mixed, to generate and to evaluate
+    (docs/precision.md); by default what npgpt quantize wrote, and float32 in all else.
     Raises InputError for what is not a whole model.
     """
     if weights not in (None, *WEIGHTS):
