@@ -1,1 +1,1 @@
-"""The judge: GPT-2 in plain PyTorch. It knows npgpt's files and nothing else of npgpt."""
+"""Reference implementation of GPT-2 in plain PyTorch. It shares no code with npgpt."""

@@ -1,22 +1,22 @@
-"""GPT-2 as a plain torch.nn.Module, gradients by autograd: the judge of npgpt.
+"""GPT-2 as a plain torch.nn.Module with gradients by autograd: npgpt's reference implementation.
 
 Written to be read beside npgpt/model/transformer.py and npgpt/model/block.py. Nothing is fused,
-chunked, cached or imported from npgpt; both share only the released checkpoint's names, so that
-`state_dict()` has the very keys of a checkpoint file.
+chunked, cached or imported from npgpt. Both use the parameter names of the released checkpoint, so
+`state_dict()` has the keys of a checkpoint file.
 
-Dropout takes no random numbers of its own. Its masks are handed over, as an iterator of boolean
-tensors (True: keep) in the order of the forward pass: after the embedding; then in each block on
-the attention probabilities (B, H, T, T), after attention, after the MLP. No masks, no dropout.
+Dropout draws no random numbers. Its masks are passed as an iterator of boolean tensors (True:
+keep) in the order of the forward pass: after the embedding; then in each block on the attention
+probabilities (B, H, T, T), after attention, after the MLP. Without masks there is no dropout.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import h5py
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from reference import files
 
 Masks = Iterator[Tensor] | None
 
@@ -31,6 +31,14 @@ class Config:
     dropout: float = 0.0
     qkv_bias: bool = True
     tied: bool = True  # the output head is the token embedding
+
+    def __post_init__(self):
+        for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, not {value!r}")
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd must be a multiple of n_head: {self.n_embd}, {self.n_head}")
 
 
 class GPT2(nn.Module):
@@ -59,11 +67,21 @@ class GPT2(nn.Module):
 
     @torch.no_grad()
     def generate(self, tokens: Tensor, max_new_tokens: int) -> Tensor:
-        """(B, T) -> (B, T + max_new_tokens), greedily, every token from the whole window anew."""
+        """(B, T) -> (B, T + max_new_tokens), greedily, without a key/value cache."""
         for _ in range(max_new_tokens):
             logits = self(tokens[:, -self.config.context_length :])[:, -1]
             tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True)], dim=1)
         return tokens
+
+    @classmethod
+    def load(cls, path) -> "GPT2":
+        """Load OpenAI's, Hugging Face's or npgpt's model from a file or folder (files.py)."""
+        try:
+            settings, tensors = files.read(path)
+            return from_tensors(Config(**settings), tensors)
+        except Exception as error:
+            error.add_note(f"while loading {path}")
+            raise
 
 
 class Block(nn.Module):
@@ -130,16 +148,25 @@ def dropout(x: Tensor, rate: float, masks: Masks) -> Tensor:
 
 
 def from_arrays(config: Config, arrays: dict) -> GPT2:
-    """A model with these parameters, {checkpoint name: NumPy array}, in their dtype."""
-    model = GPT2(config).to(torch.tensor(arrays["wte.weight"]).dtype)
-    model.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
+    """Return a model with a copy of these parameters, {checkpoint name: NumPy array}."""
+    return from_tensors(config, {name: torch.tensor(array) for name, array in arrays.items()})
+
+
+def from_tensors(config: Config, tensors: dict[str, Tensor]) -> GPT2:
+    """Return a model that holds these tensors, {checkpoint name: tensor}, all of one dtype."""
+    if len(tensors) < 11 * config.n_layer:  # before that many layers are built
+        raise ValueError(f"{len(tensors)} tensors are too few for n_layer = {config.n_layer}")
+    with torch.device("meta"):  # shapes only: the numbers are `tensors`
+        model = GPT2(config)
+    expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    for name, shape in expected.items():
+        if name not in tensors:
+            raise ValueError(f"{name} is missing; its shape must be {shape}")
+        if tensors[name].shape != shape:
+            raise ValueError(f"{name} must be of shape {shape}, not {tuple(tensors[name].shape)}")
+    if surplus := sorted(tensors.keys() - expected.keys()):
+        raise ValueError(f"{surplus[0]} must not be there: the config has no such parameter")
+    if len(dtypes := {tensor.dtype for tensor in tensors.values()}) > 1:
+        raise ValueError(f"all parameters must be of one dtype, not {sorted(map(str, dtypes))}")
+    model.load_state_dict(tensors, assign=True)
     return model
-
-
-def load(path) -> GPT2:
-    """The model in one of npgpt's own checkpoints."""
-    with h5py.File(path, "r") as file:
-        if (file.attrs["format"], file.attrs["version"]) != ("npgpt", 1):
-            raise ValueError(f"{path} is not a checkpoint of npgpt, version 1")
-        arrays = {name: dataset[()] for name, dataset in file["parameters"].items()}
-        return from_arrays(Config(**json.loads(file.attrs["config"])), arrays)

@@ -20,7 +20,7 @@ from npgpt.inference import sampling
 from npgpt.inference.generate import TextStream, generate
 from npgpt.model import kv_cache, params
 from parity_tests.support.harness import assert_parity, farthest
-from reference.gpt2 import load
+from reference.gpt2 import GPT2
 
 SHAPE = dict(vocab_size=17, context_length=8, n_layer=2, n_head=2, n_embd=16)
 
@@ -86,7 +86,7 @@ def test_remembering_changes_nothing(backend, length, changes, monkeypatch):
 def test_greedy_is_what_the_reference_says(backend, tmp_path):
     model = model_of(backend)
     model.save(tmp_path / "model.h5")
-    judge = load(tmp_path / "model.h5").double()
+    judge = GPT2.load(tmp_path / "model.h5").double()
     prompt = np.array([[3, 1, 4], [1, 5, 9]])
     expected = judge.generate(torch.tensor(prompt), 15)[:, 3:].numpy()
     found = np.array(list(npgpt.generate(model, prompt, 15))).T

@@ -154,7 +154,7 @@ def test_the_judge_reads_the_file_by_itself(config, backend, rng, tmp_path):
     for _, array in npgpt.named(model.params):
         array += rng.normal(scale=0.1, size=array.shape).astype(np.float32)  # no bias stays 0
     model.save(path)
-    theirs = gpt2.load(path)
+    theirs = gpt2.GPT2.load(path)
 
     assert asdict(theirs.config) == asdict(config)
     state, mine = theirs.state_dict(), dict(npgpt.named(model.params))

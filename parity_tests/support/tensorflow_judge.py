@@ -7,11 +7,13 @@ NPGPT_TENSORFLOW_PYTHON may name another Python that has TensorFlow. Arrays come
 bfloat16, which NumPy does not know, as uint16.
 """
 
+import dataclasses
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -32,9 +34,14 @@ def ask(jobs: list[list]) -> None:
         input=json.dumps(jobs, default=str),
         capture_output=True,
         text=True,
-        env=os.environ | QUIET,
+        env=os.environ | QUIET | {"PYTHONPATH": root()},
     )
     assert said.returncode == 0, said.stderr
+
+
+def root() -> str:
+    """Return the folder that `reference` is imported from."""
+    return str(Path(importlib.util.find_spec("reference").origin).parents[1])
 
 
 def save(arrays, prefix, shards=1, bfloat16=(), whole=False):
@@ -99,6 +106,22 @@ def load(checkpoint, arrays):
     np.savez(arrays, **found)
 
 
+def reference(path, found):
+    """Load a model by the reference implementation.
+
+    Write its parameters and "config" (JSON) into the .npz `found`, or only "error".
+    """
+    from reference.gpt2 import GPT2
+
+    try:
+        model = GPT2.load(path)
+    except Exception as error:
+        np.savez(found, error="\n".join([str(error), *error.__notes__]))
+    else:
+        config = json.dumps(dataclasses.asdict(model.config))
+        np.savez(found, config=config, **model.state_dict())
+
+
 if __name__ == "__main__":
     for job, *arguments in json.load(sys.stdin):
-        {f.__name__: f for f in (save, save_pieces, load)}[job](*arguments)
+        {f.__name__: f for f in (save, save_pieces, load, reference)}[job](*arguments)
