@@ -1,9 +1,21 @@
-"""What npgpt raises when the fault is not its own; the command line says it in one line."""
+"""The errors npgpt raises. The command line prints each as one line and sets the exit status."""
 
 
 class InputError(ValueError):
-    """What was given cannot be used: a file, a flag, a token. The command line exits with 2."""
+    """Raised for invalid input: a file, an option or an argument. The exit status is 2."""
+
+
+class ConfigError(InputError):
+    """Raised for a model or training configuration that is not valid."""
+
+
+class WeightFileError(InputError):
+    """Raised for a weight file that is damaged, incomplete or not supported."""
 
 
 class RunError(RuntimeError):
-    """Something failed under way: a loss that is no number, a disk that is full. Exits with 1."""
+    """Raised when a run fails: a loss that is not finite, a full disk. The exit status is 1."""
+
+
+class DownloadError(RunError):
+    """Raised when a download fails, or when the downloaded file is not the expected one."""
