@@ -74,7 +74,9 @@ class Canvas:
             self.top, self.bottom = min(self.top, y), max(self.bottom, y)
 
     def text(self, x: float, y: float, text: str, kind: str, anchor: str = "start") -> None:
-        """Add a line of text whose baseline is at y."""
+        """Add a line of text whose baseline is at y; none if it is empty."""
+        if not text:
+            return
         w = width(text, NAME if kind == "name" else SMALL)
         left = {"start": x, "middle": x - w / 2, "end": x - w}[anchor]
         self.include((left, y - SMALL), (left + w, y + 4))
