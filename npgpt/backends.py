@@ -24,16 +24,17 @@ def check_dtype(dtype, ops) -> tuple[np.dtype, Any]:
 
 def require_mixed(ops, what: str):
     """The backend npgpt.mixed. Raises InputError where another one is asked for."""
+    from npgpt import mixed
 
-    if ops not in (None, require_mixed):
+    if ops not in (None, mixed):
         raise InputError(f"{what}: only npgpt.mixed computes with these; ops is {ops.__name__}")
-    return require_mixed
+    return mixed
 
 
 def get(settings: RunConfig):
     """The module that computes: npgpt.fused, npgpt.mixed for bfloat16, or npgpt.ops."""
-    from npgpt import fused, ops
+    from npgpt import fused, mixed, ops
 
     if settings.dtype == "bfloat16":
-        return require_mixed
+        return mixed
     return {"fused": fused, "numpy": ops}[settings.ops]
