@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 import npgpt
 from npgpt import ops
 from npgpt.cli.main import main
-from parity_tests.support import bundles, tensorflow_judge, transformers_judge
+from parity_tests.support import bundles, run_tensorflow, run_transformers
 from parity_tests.support.harness import assert_parity, farthest
 from parity_tests.support.weight_files import CONFIG, numbers, write_config, write_huggingface
 from reference.gpt2 import GPT2, Config, from_arrays
@@ -137,7 +137,7 @@ TRANSFORMERS = {  # options of save_pretrained's model: dtype, without its head,
 @pytest.fixture(scope="module")
 def transformers(tmp_path_factory):
     """Return a folder of what transformers has saved and, as .npz, computes with it."""
-    if not transformers_judge.available():
+    if not run_transformers.available():
         pytest.skip("transformers is not installed")
     root = tmp_path_factory.mktemp("transformers")
     np.save(root / "tokens.npy", np.stack([TOKENS, TOKENS]))
@@ -147,7 +147,7 @@ def transformers(tmp_path_factory):
         tied = {"tie_word_embeddings": "head" not in name}
         jobs.append(["save", root / name, sizes | tied, *options])
         jobs.append(["run", root / name, root / "tokens.npy", root / f"{name}.npz"])
-    transformers_judge.ask(jobs)
+    run_transformers.ask(jobs)
     return root
 
 
@@ -184,7 +184,7 @@ WRONG = {  # what is changed in OpenAI's folder, and the error
 @pytest.fixture(scope="module")
 def openai(tmp_path_factory):
     """Return a folder of OpenAI's folders, each as .npz with what the reference read or said."""
-    if not tensorflow_judge.available():
+    if not run_tensorflow.available():
         pytest.skip("TensorFlow is not installed")
     root, jobs = tmp_path_factory.mktemp("openai"), []
     for name in ("by TensorFlow", "by hand", *WRONG):
@@ -201,7 +201,7 @@ def openai(tmp_path_factory):
             bundles.write(folder / "model.ckpt", arrays)
         jobs.append(["reference", folder, root / f"{name}.npz"])
     index = root / "by TensorFlow" / "model.ckpt.index"
-    tensorflow_judge.ask([*jobs, ["reference", index, root / "index.npz"]])
+    run_tensorflow.ask([*jobs, ["reference", index, root / "index.npz"]])
     return root
 
 

@@ -1,6 +1,6 @@
 """Hugging Face's folders: npgpt and transformers read each other's, and compute the same.
 
-transformers saves and computes once, in a process of its own (transformers_judge.py).
+transformers saves and computes once, in a process of its own (run_transformers.py).
 """
 
 import json
@@ -18,7 +18,7 @@ from npgpt.model.params import named
 from npgpt.weights import formats, huggingface
 from parity_tests.support import fuzz
 from parity_tests.support.harness import assert_parity, farthest
-from parity_tests.support.transformers_judge import ask, available
+from parity_tests.support.run_transformers import ask, available
 from parity_tests.support.weight_files import CONFIG, brain, numbers, write_huggingface
 
 THEIRS = {  # what the judge is to save: dtype, without a head, how large a file may be

@@ -1,6 +1,6 @@
 """TensorFlow's checkpoints: read as TensorFlow reads them, and whatever else is in a file, refused.
 
-TensorFlow writes and reads once, in a process of its own (tensorflow_judge.py).
+TensorFlow writes and reads once, in a process of its own (run_tensorflow.py).
 """
 
 import json
@@ -22,7 +22,7 @@ from npgpt.weights.tensor_bundle import read_bundle
 from parity_tests.model.test_model import draw
 from parity_tests.support import bundles, fuzz
 from parity_tests.support.bundles import assemble, block, entry, field, header, pair, table, varint
-from parity_tests.support.tensorflow_judge import ask, available
+from parity_tests.support.run_tensorflow import ask, available
 
 TINY = npgpt.Config(vocab_size=61, context_length=16, n_layer=2, n_head=2, n_embd=8)
 BFLOAT16 = ["half/brain"]

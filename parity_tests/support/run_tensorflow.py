@@ -1,10 +1,10 @@
-"""TensorFlow as the judge of checkpoints, in a process of its own: it is slow to import and warns.
+"""Run TensorFlow on checkpoints in a process of its own: it is slow to import, and warns.
 
-    from parity_tests.support.tensorflow_judge import ask
+    from parity_tests.support.run_tensorflow import ask
     ask([["save", "arrays.npz", "model.ckpt"], ["load", "model.ckpt", "found.npz"]])
 
-NPGPT_TENSORFLOW_PYTHON may name another Python that has TensorFlow. Arrays come and go as .npz,
-bfloat16, which NumPy does not know, as uint16.
+NPGPT_TENSORFLOW_PYTHON may name another Python that has TensorFlow. Arrays are passed as .npz;
+bfloat16, which NumPy does not have, as uint16.
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
 
 
 def available() -> bool:
-    """Is there a TensorFlow to ask?"""
+    """Return True if TensorFlow is installed."""
     named = "NPGPT_TENSORFLOW_PYTHON" in os.environ
     return named or importlib.util.find_spec("tensorflow") is not None
 
 
 def ask(jobs: list[list]) -> None:
-    """Runs jobs, [name of a function below, its arguments ...], one after the other."""
+    """Run jobs, [name of a function below, its arguments ...], one after the other."""
     python = os.environ.get("NPGPT_TENSORFLOW_PYTHON", sys.executable)
     said = subprocess.run(
         [python, __file__],
@@ -45,10 +45,10 @@ def root() -> str:
 
 
 def save(arrays, prefix, shards=1, bfloat16=(), whole=False):
-    """Writes the arrays in the .npz `arrays` as variables of their names, by TensorFlow's Saver.
+    """Write the arrays in the .npz `arrays` as variables of their names, by TensorFlow's Saver.
 
-    shards: how many data files. bfloat16: names of arrays to be taken as such. whole: with the
-    graph (.meta) and the file `checkpoint`, as OpenAI's folders are.
+    shards: the number of data files. bfloat16: the names of arrays that are bfloat16. whole: also
+    write the graph (.meta) and the file `checkpoint`, as in OpenAI's folders.
     """
     import tensorflow as tf
 
@@ -64,7 +64,7 @@ def save(arrays, prefix, shards=1, bfloat16=(), whole=False):
 
 
 def save_pieces(prefix):
-    """Writes "wide", (4, 6) float32, as two pieces (a partitioned variable)."""
+    """Write "wide", (4, 6) float32, as two pieces (a partitioned variable)."""
     import tensorflow as tf
 
     v1 = tf.compat.v1
@@ -80,7 +80,7 @@ def save_pieces(prefix):
 
 
 def write(prefix, variables=None, feed=None, shards=1, whole=False):
-    """What Saver makes of the graph's variables when `feed` has set them."""
+    """Set the graph's variables from `feed` and save them."""
     import tensorflow as tf
 
     v1 = tf.compat.v1
@@ -92,7 +92,7 @@ def write(prefix, variables=None, feed=None, shards=1, whole=False):
 
 
 def load(checkpoint, arrays):
-    """Writes every variable of a checkpoint into the .npz `arrays`.
+    """Write every variable of a checkpoint into the .npz `arrays`.
 
     checkpoint: its prefix, or a folder with the file `checkpoint`, such as OpenAI's.
     """

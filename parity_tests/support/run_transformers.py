@@ -1,8 +1,7 @@
-"""transformers as the judge of Hugging Face's folders, in a process of its own: it is slow to
-import, and warns.
+"""Run transformers on folders of weights in a process of its own: it is slow to import, and warns.
 
-    from parity_tests.support.transformers_judge import ask
-    ask([["save", "folder", {"n_layer": 2}], ["run", "folder", "tokens.npy", "found.npz"]])
+from parity_tests.support.run_transformers import ask
+ask([["save", "folder", {"n_layer": 2}], ["run", "folder", "tokens.npy", "found.npz"]])
 """
 
 import importlib.util
@@ -17,12 +16,12 @@ QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
 def available() -> bool:
-    """Is there a transformers to ask?"""
+    """Return True if transformers is installed."""
     return importlib.util.find_spec("transformers") is not None
 
 
 def ask(jobs: list[list]) -> None:
-    """Runs jobs, [name of a function below, its arguments ...], one after the other."""
+    """Run jobs, [name of a function below, its arguments ...], one after the other."""
     said = subprocess.run(
         [sys.executable, __file__],
         input=json.dumps(jobs, default=str),
@@ -34,8 +33,11 @@ def ask(jobs: list[list]) -> None:
 
 
 def save(folder, config, dtype="float32", bare=False, shard="5GB"):
-    """Saves a new model, none of its numbers 0 or 1. bare: without its output head, and so without
-    "transformer." before the names. shard: how large a file may be."""
+    """Save a new model, none of its numbers 0 or 1.
+
+    bare: without its output head, and so without "transformer." before the names. shard: the
+    largest size of a file.
+    """
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -49,8 +51,10 @@ def save(folder, config, dtype="float32", bare=False, shard="5GB"):
 
 
 def run(folder, tokens, found):
-    """Reads a folder; writes into the .npz `found` what it makes of (2, B, T) tokens and targets,
-    once in float32 and once in float64: "float32 logits", "float32 loss", and the gradients."""
+    """Compute logits, loss and gradients of (2, B, T) tokens and targets, in float32 and float64.
+
+    Written into the .npz `found` as "float32 logits", "float32 loss", "float32 wte.weight", ...
+    """
     import torch
     from transformers import GPT2LMHeadModel
 
@@ -76,7 +80,7 @@ def run(folder, tokens, found):
 
 
 def defaults(file):
-    """Writes what a GPT-2's config.json need not say."""
+    """Write the values that a GPT-2's config.json may leave out."""
     from transformers import GPT2Config
 
     with open(file, "w") as opened:
