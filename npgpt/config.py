@@ -12,24 +12,42 @@ from npgpt.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The shape of a GPT-2. Letters in the code: V, T_max, L, H, C."""
+    """Shape of a GPT-2 model. Letters in the code: V, T_max, L, H, C.
+
+    Parameters
+    ----------
+    vocab_size : int, default 50257
+        V, the number of tokens in the vocabulary.
+    context_length : int, default 1024
+        T_max, the maximum number of tokens in a sequence.
+    n_layer : int, default 12
+        L, the number of blocks.
+    n_head : int, default 12
+        H, the number of attention heads per block.
+    n_embd : int, default 768
+        C, the embedding size: a multiple of n_head.
+    dropout : float, default 0.0
+        Dropout rate, in [0, 1): after the embedding, on the attention weights, after attention and
+        after the MLP.
+    qkv_bias : bool, default True
+        Add a bias to queries, keys and values.
+    tied : bool, default True
+        Use the token embedding as the output head.
+
+    Raises
+    ------
+    ConfigError
+        If a value is out of range.
+    """
 
     vocab_size: int = 50257
-    """V, how many different tokens there are."""
     context_length: int = 1024
-    """T_max, the longest sequence it can read."""
     n_layer: int = 12
-    """L, how many blocks."""
     n_head: int = 12
-    """H, attention heads in each block."""
     n_embd: int = 768
-    """C, how wide: a multiple of n_head."""
     dropout: float = 0.0
-    """The rate after the embedding, on attention's weights, after attention, after the MLP."""
     qkv_bias: bool = True
-    """Do queries, keys and values have a bias?"""
     tied: bool = True
-    """Is the output head the token embedding?"""
 
     def __post_init__(self):
         for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd"):
@@ -49,54 +67,90 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How it is trained."""
+    """Hyperparameters of a training run.
+
+    Parameters
+    ----------
+    epochs : int, default 10
+        Number of passes over the training split.
+    steps : int or None, default None
+        Number of steps, in place of epochs. None: as many as the epochs take.
+    batch_size : int, default 2
+        Windows, sequences of context_length tokens, per batch.
+    stride : int or None, default None
+        Tokens from the start of one window to the start of the next. None: the context length, so
+        that windows do not overlap.
+    train_fraction : float, default 0.9
+        Fraction of the characters in the training split, in (0, 1]. The rest is the validation
+        split.
+    lr : float, default 4e-4
+        Peak learning rate.
+    weight_decay : float, default 0.1
+        AdamW's weight decay: each step subtracts lr * weight_decay * parameter.
+    decay : {"all", "matrices"}, default "all"
+        Parameters that weight decay applies to: all of them, as in the book, or matrices only.
+    beta1 : float, default 0.9
+        Decay rate of AdamW's first moment, the running mean of the gradient, in [0, 1).
+    beta2 : float, default 0.999
+        Decay rate of AdamW's second moment, the running mean of its square, in [0, 1).
+    eps : float, default 1e-8
+        Term added to AdamW's denominator for numerical stability.
+    warmup_steps : int, default 0
+        Steps over which the learning rate rises linearly from initial_lr to lr.
+    initial_lr : float, default 1e-5
+        Learning rate of the first warmup step.
+    min_lr : float or None, default None
+        Learning rate at the end of the cosine decay. None: constant after the warmup.
+    grad_clip : float or None, default None
+        Maximum global norm of the gradient, applied after the warmup. None: no clipping.
+    grad_accumulation : int, default 1
+        Batches per step. Their gradients are averaged, which needs less memory than one large
+        batch.
+    eval_every : int, default 5
+        Steps between evaluations.
+    eval_batches : int or None, default 5
+        Batches of each split per evaluation. None: all.
+    eval_rng : {"shared", "separate"}, default "shared"
+        Random stream of evaluations: shared with training, as in PyTorch, or separate, so that the
+        number of evaluations does not change the training.
+    checkpoint_every : int or None, default None
+        Steps between checkpoints. None: one after each epoch.
+    prompt : str, default "Every effort moves you"
+        Prompt of the text that is generated after each epoch.
+    sample_tokens : int, default 50
+        Number of tokens generated after each epoch.
+    seed : int, default 123
+        Seed of the initial parameters, the shuffling and the dropout masks, in [0, 2**64).
+
+    Raises
+    ------
+    ConfigError
+        If a value is out of range.
+    """
 
     epochs: int = 10
-    """How often the training split is gone through."""
     steps: int | None = None
-    """Stop after so many steps, whatever the epochs say."""
     batch_size: int = 2
-    """Windows that go through the model together."""
     stride: int | None = None
-    """Tokens from one window to the next. None: the context length, so that none overlap."""
     train_fraction: float = 0.9
-    """The share of the characters to train on; the rest validates."""
     lr: float = 4e-4
-    """The learning rate, at its peak."""
     weight_decay: float = 0.1
-    """The share of a parameter, times the learning rate, that is lost each step."""
     decay: Literal["all", "matrices"] = "all"
-    """What decays: all parameters, as in the book, or matrices only."""
     beta1: float = 0.9
-    """How much of AdamW's mean of gradients is kept each step."""
     beta2: float = 0.999
-    """How much of AdamW's mean of squares is kept each step."""
     eps: float = 1e-8
-    """What AdamW adds below the line, so that nothing is divided by zero."""
     warmup_steps: int = 0
-    """Steps in which the learning rate rises, in a straight line."""
     initial_lr: float = 1e-5
-    """Where the warmup begins."""
     min_lr: float | None = None
-    """Where the learning rate ends, falling along a cosine. None: it does not fall."""
     grad_clip: float | None = None
-    """The largest norm of all gradients together, once warm. None: they are not clipped."""
     grad_accumulation: int = 1
-    """Batches per step: the gradient is that of one batch so many times as large."""
     eval_every: int = 5
-    """Steps between two evaluations."""
     eval_batches: int | None = 5
-    """Batches of each split that an evaluation looks at. None: all."""
     eval_rng: Literal["shared", "separate"] = "shared"
-    """Does an evaluation draw its batches from the run's stream, as in PyTorch, or from its own?"""
     checkpoint_every: int | None = None
-    """Steps between two checkpoints. None: one after every epoch."""
     prompt: str = "Every effort moves you"
-    """What the sample after every epoch goes on from."""
     sample_tokens: int = 50
-    """How many tokens the sample adds."""
     seed: int = 123
-    """Decides the first parameters, the shuffles and the dropout."""
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "grad_accumulation", "eval_every"):
@@ -199,23 +253,45 @@ PresetName = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything that decides what a run computes."""
+    """Every setting that determines the result of a training run.
+
+    Parameters
+    ----------
+    preset : str, default "tiny"
+        Source of all other defaults. To see them: npgpt train --preset NAME --help.
+    data : str, default "bundled"
+        Training text: "bundled", "verdict" (downloaded once), a text file, or a directory of .txt
+        files.
+    tokenizer : {"byte", "gpt2"}, default "byte"
+        One token per byte, or GPT-2's byte-pair encoding (downloaded once).
+    init : {"gpt2", "book"}, default "gpt2"
+        Distribution of the initial parameters: GPT-2's, or PyTorch's defaults, as in the book.
+    init_from : str or None, default None
+        Start from the model in this file or directory, with its shape and its tokenizer. None:
+        draw new parameters.
+    dtype : {"float32", "float64", "bfloat16"}, default "float32"
+        Data type of parameters and activations. With bfloat16, only the operands of matrix products
+        are rounded; everything else is float32.
+    ops : {"fused", "numpy"}, default "fused"
+        Backend: compiled Numba kernels, or plain NumPy.
+    config : Config
+        Shape of the model.
+    training : TrainingConfig
+        Hyperparameters.
+
+    Raises
+    ------
+    ConfigError
+        If a value is out of range, or two values contradict each other.
+    """
 
     preset: PresetName = "tiny"
-    """Where the defaults of everything else come from: see them with --preset NAME --help."""
     data: str = "bundled"
-    """"bundled", "verdict" (fetched once), a text file, or a folder of .txt files."""
     tokenizer: Literal["byte", "gpt2"] = "byte"
-    """One token per byte, or GPT-2's byte-pair encoding (downloaded once)."""
     init: Literal["gpt2", "book"] = "gpt2"
-    """Which distribution the parameters start from: GPT-2's own, or PyTorch's defaults."""
     init_from: str | None = None
-    """Start from the model in this checkpoint instead; its shape is taken over."""
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
-    """Of parameters and everything computed from them; bfloat16 is of products alone, all else
-    stays float32."""
     ops: Literal["fused", "numpy"] = "fused"
-    """The backend: Numba kernels, or the plain NumPy that is there to be read."""
     config: Config = field(default_factory=Config)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 

@@ -1,7 +1,9 @@
 """The numbers: presets, defaults, and what is refused."""
 
+import ast
 import dataclasses
 import mmap
+import re
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +167,17 @@ def test_an_error_repeats_the_value_and_says_what_is_allowed(kind, values, says)
     with pytest.raises(InputError) as caught:
         kind(**values)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [Config, TrainingConfig, RunConfig])
+def test_the_docstring_names_every_field_with_its_default(kind):
+    """The help texts are these docstrings, and help shows the value that is used."""
+    found = re.findall(r"(?m)^    (\w+) : (.*?)(?:, default (.*))?$", kind.__doc__)
+    documented = {name: default for name, _, default in found}
+    assert list(documented) == [field.name for field in dataclasses.fields(kind)]
+    for name, default in documented.items():
+        value = getattr(kind(), name)
+        assert dataclasses.is_dataclass(value) or ast.literal_eval(default) == value, name
 
 
 def test_what_was_chosen_does_not_change():
