@@ -44,19 +44,19 @@ def torch_log(settings: RunConfig, tokens) -> Iterator[Line]:
     """The same of the book's program. The parameters are drawn in float32 in any case."""
     import torch
 
-    from benchmarks import book_model
+    from benchmarks.baselines import book
 
     c, t = settings.config, settings.training
     torch.manual_seed(t.seed)
     shape = c.vocab_size, c.context_length, c.n_embd, c.n_head, c.n_layer
-    model = book_model.chapter5(*shape, c.dropout).to(getattr(torch, settings.dtype))
+    model = book.chapter5(*shape, c.dropout).to(getattr(torch, settings.dtype))
     train, val = (
-        book_model.loader(torch.tensor(split), c.context_length, t.batch_size, train=train)
+        book.loader(torch.tensor(split), c.context_length, t.batch_size, train=train)
         for split, train in ((tokens.train, True), (tokens.val, False))
     )
     of_training = "epochs", "lr", "weight_decay", "eval_every", "eval_batches"
     chosen = {name: getattr(t, name) for name in of_training}
-    yield from book_model.training(model, train, val, **chosen)
+    yield from book.training(model, train, val, **chosen)
 
 
 PROGRAMS = {"npgpt": npgpt_log, "torch": torch_log}

@@ -219,7 +219,7 @@ def blas():
 def write_models(folder: Path, weights: str) -> None:
     """The same numbers as Hugging Face's folder, as a GGUF file, and as npgpt's in fewer bits."""
     import npgpt
-    from benchmarks.gguf import write_gguf
+    from benchmarks.baselines.gguf import write_gguf
     from npgpt.weights import formats
     from npgpt.weights.huggingface import write_huggingface
     from npgpt.weights.quantized_file import write_quantized

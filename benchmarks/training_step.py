@@ -28,7 +28,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import harness, llmc
+from benchmarks import harness
+from benchmarks.baselines import llmc
 from benchmarks.harness import Runner, alternate, compared, comparison, on_threads, once, serve
 from benchmarks.products import operations, products
 from npgpt.config import PRESETS, Config
@@ -134,10 +135,10 @@ def stepping(model, pair, rng=None, adamw=ADAMW):
 def torch_step(B: int, T: int, *, compiled=False, bfloat16=False):
     import torch
 
-    from benchmarks import book_model
+    from benchmarks.baselines import book
 
     named = {name: torch.tensor(array) for name, array in weights().items()}
-    model = book_model.best(*sizes(CONFIG), named)
+    model = book.best(*sizes(CONFIG), named)
     given = dict(compiled=compiled, bfloat16=bfloat16, fused=True, **ADAMW)
     return torch_stepping(model, batch(B, T), **given)
 
@@ -145,10 +146,10 @@ def torch_step(B: int, T: int, *, compiled=False, bfloat16=False):
 def torch_book_step(B: int, T: int):
     import torch
 
-    from benchmarks import book_model
+    from benchmarks.baselines import book
 
     torch.manual_seed(SEED)
-    model = book_model.chapter5(*sizes(BOOK), BOOK.dropout)
+    model = book.chapter5(*sizes(BOOK), BOOK.dropout)
     return torch_stepping(model, batch(B, T), **BOOK_ADAMW)
 
 
@@ -160,7 +161,7 @@ def sizes(config: Config) -> tuple[int, ...]:
 def torch_stepping(model, pair, *, compiled=False, bfloat16=False, **adamw):
     import torch
 
-    from benchmarks.book_model import cross_entropy
+    from benchmarks.baselines.book import cross_entropy
 
     optimizer = torch.optim.AdamW(model.parameters(), **adamw)
     tokens, targets = map(torch.tensor, pair)

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import npgpt
-from benchmarks import generation, growth, harness, llmc, products, training_step
-from benchmarks.gguf import write_gguf
+from benchmarks import generation, growth, harness, products, training_step
+from benchmarks.baselines import llmc
+from benchmarks.baselines.gguf import write_gguf
 from npgpt import ops
 from npgpt.performance import flops
 
