@@ -26,7 +26,7 @@ class Download:
 
         check = functools.partial(formats.open_weights, verify=True)
         with Bar() as bar:
-            folder = gpt2.model(
+            folder = gpt2.download_model(
                 self.name, source=self.source, to=self.to, check=check, progress=bar.show
             )
         print(folder)

@@ -22,7 +22,7 @@ def read(source: str | Path) -> str:
     if source == "verdict":
         from npgpt.download import verdict  # here, because HTTP and TLS take time and memory
 
-        return read_file(verdict.verdict())
+        return read_file(verdict.download_verdict())
     path = Path(source)
     if path.is_dir():
         files = sorted(file for file in path.rglob("*.txt") if file.is_file())

@@ -1,8 +1,8 @@
-"""What npgpt fetches, from where, and where it is kept: The Verdict, and GPT-2's weights.
+"""Download OpenAI's GPT-2 weights into the cache directory, or another directory.
 
-A model's files gather in a hidden folder inside the one that they are for, are checked there, and
-are put in their places only when all are right; the one that says the shape comes last, so that a
-folder that has it has everything. Nothing that is there already is ever written over.
+The files of a model are first downloaded into a hidden subdirectory and checked there. They are
+moved into place once all are verified, the file with the model's shape last: a directory that has
+it is complete. Existing files are never overwritten.
 """
 
 import json
@@ -10,35 +10,41 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from npgpt.config import PRESETS
 from npgpt.download.cache_dir import cache_dir
-from npgpt.download.http import PASSING, TIMEOUT, Digest, Trouble, patiently, reason, silent
+from npgpt.download.http import RemoteFile, no_progress
+from npgpt.download.hub import find_in_hub_cache, hub_files
 from npgpt.download.resumable import fetch
-from npgpt.errors import InputError, RunError
+from npgpt.errors import DownloadError, InputError
 from npgpt.system.files import locked, sync
 
-# GPT-2
+Check = Callable[[Path], Any]  # raises InputError if the model in a directory is damaged
+FileProgress = Callable[[str, int, int], Any]  # file name, bytes received so far, total
 
 
-class Home(NamedTuple):
-    """Where one of the models is."""
+@dataclass(frozen=True)
+class ReleasedModel:
+    """The addresses of one of the released models."""
 
     repository: str  # on the Hugging Face Hub
-    folder: str  # at OpenAI
-    sizes: tuple[int | None, ...]  # bytes of FILES["openai"], where known
+    folder: str  # on OpenAI's server
+    sizes: tuple[int | None, ...]  # bytes of FILES["openai"], if known
 
 
-HOMES = {
-    "gpt2-small": Home("openai-community/gpt2", "124M", (497759232, 5215, 77, 90)),
-    "gpt2-medium": Home("openai-community/gpt2-medium", "355M", (1419292672, 10399, 77, 91)),
-    "gpt2-large": Home("openai-community/gpt2-large", "774M", (None,) * 4),
-    "gpt2-xl": Home("openai-community/gpt2-xl", "1558M", (None,) * 4),
+MODELS = {
+    "gpt2-small": ReleasedModel("openai-community/gpt2", "124M", (497759232, 5215, 77, 90)),
+    "gpt2-medium": ReleasedModel(
+        "openai-community/gpt2-medium", "355M", (1419292672, 10399, 77, 91)
+    ),
+    "gpt2-large": ReleasedModel("openai-community/gpt2-large", "774M", (None,) * 4),
+    "gpt2-xl": ReleasedModel("openai-community/gpt2-xl", "1558M", (None,) * 4),
 }
-# The largest first, so that a disk that is too small is noticed at once; last the shape.
+# The largest first, so that a full disk is noticed early; the shape last.
 FILES = {
     "huggingface": ("model.safetensors", "config.json"),
     "openai": ("model.ckpt.data-00000-of-00001", "model.ckpt.index", "checkpoint", "hparams.json"),
@@ -48,202 +54,184 @@ OPENAI = (
     "https://f001.backblazeb2.com/file/LLMs-from-scratch/gpt2",
 )
 SHAPE = ("n_layer", "n_head", "n_embd")
-DROPPED = ("RemoteProtocolError", "ReadError", "ReadTimeout")  # what httpx says of a cut connection
+ADVICE = "move it away, or choose another directory with --to"
 
 
-class File(NamedTuple):
-    """A file to fetch."""
-
-    name: str
-    urls: list[str]  # in the order in which they are tried
-    size: int | None  # bytes, where known
-    digest: Digest | None  # where known
-
-
-def model(
+def download_model(
     name: str,
     *,
     source: str = "huggingface",
     to: str | Path | None = None,
-    check: Callable[[Path], Any] | None = None,
-    progress: Callable[[str, int, int], Any] | None = None,
+    check: Check | None = None,
+    progress: FileProgress | None = None,
 ) -> Path:
-    """The folder that holds a released GPT-2, fetched if it is not there yet.
+    """Return the directory of a released GPT-2; download the model if it is missing.
 
-    `name`: "gpt2-small", "gpt2-medium", "gpt2-large" or "gpt2-xl". `source`: "huggingface" for
-    config.json and model.safetensors, "openai" for the TensorFlow checkpoint and hparams.json.
-    `to`: the folder, by default one in npgpt's cache; without it, what Hugging Face's own cache
-    holds is used from there. What is there needs no network.
+    A model that is present is returned without network access.
 
-    `check(folder)` sees what arrived before it is put in its place, and raises InputError where it
-    is damaged. `progress(file, done, total)` is called with how many bytes are there.
+    Parameters
+    ----------
+    name : str
+        "gpt2-small", "gpt2-medium", "gpt2-large" or "gpt2-xl".
+    source : str, optional
+        "huggingface" (default) for config.json and model.safetensors, "openai" for the TensorFlow
+        checkpoint and hparams.json.
+    to : path, optional
+        The directory, by default one in npgpt's cache. Without `to`, a model in the Hugging Face
+        Hub's own cache is used from there.
+    check : callable, optional
+        Called with the directory of the downloaded files before they are moved into place. Must
+        raise InputError if they are damaged.
+    progress : callable, optional
+        Called as `progress(file, done, total)`, in bytes, after every chunk.
 
-    Raises InputError for a name or source that there is not, and for a folder with something else
-    in the files' places; RunError when fetching or writing fails, with what to do. What arrived by
-    then is kept, and the next call goes on from there.
+    Raises
+    ------
+    InputError
+        If `name` or `source` is unknown, or if the directory has other files of the same names.
+    DownloadError
+        If downloading or writing fails. The bytes received so far are kept for the next call.
+    RunError
+        If another process is downloading into the same directory.
     """
-    if name not in HOMES:
-        raise InputError(f"there is no {name!r} to download; there are {', '.join(HOMES)}")
+    if name not in MODELS:
+        raise InputError(f"unknown model {name!r}; expected one of {', '.join(MODELS)}")
     if source not in FILES:
-        raise InputError(f"there is no source {source!r}; there are {', '.join(FILES)}")
-    folder = cache_dir() / source / name if to is None else Path(to)
+        raise InputError(f"unknown source {source!r}; expected one of {', '.join(FILES)}")
+    directory = cache_dir() / source / name if to is None else Path(to)
     try:
-        if there(folder, name, source):
-            return folder
-        if source == "huggingface" and to is None and (found := in_hub_cache(name)):
-            return found
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / ".npgpt.lock"):
-            if there(folder, name, source):  # by now
-                return folder
-            whole = hidden(folder, name, source, "whole")
-            if not whole.exists():
-                gathering = hidden(folder, name, source, "part")
-                gathering.mkdir(exist_ok=True)
-                try:
-                    gather(gathering, name, source, check, progress)
-                    os.rename(gathering, whole)
-                finally:
-                    with suppress(OSError):
-                        gathering.rmdir()  # unless something is in it
-            for file in FILES[source]:
-                if (whole / file).exists():
-                    os.replace(whole / file, folder / file)
-            sync(folder)
-            shutil.rmtree(whole)
-    except Trouble as trouble:
+        if is_complete(directory, name, source):
+            return directory
+        if source == "huggingface" and to is None and (cached := in_hub_cache(name)):
+            return cached
+        directory.mkdir(parents=True, exist_ok=True)
+        with locked(directory / ".npgpt.lock"):
+            # another process may have completed it before the lock was acquired
+            if not is_complete(directory, name, source):
+                install(directory, name, source, check, progress)
+    except DownloadError as error:
         other = next(other for other in FILES if other != source)
-        raise RunError(f"{trouble}; it can also be had with --source {other}") from None
+        raise DownloadError(f"{error}; you can also try --source {other}") from None
     except OSError as error:
-        raise RunError(
-            f"{name} could not be put into {folder}: {error.strerror or error}; "
-            "change that, or choose another folder with --to"
+        raise DownloadError(
+            f"{name} could not be written to {directory}: {error.strerror or error}; "
+            "resolve this, or choose another directory with --to"
         ) from None
-    return folder
+    return directory
 
 
-def at_hand(name: str) -> Path | None:
-    """The folder that `model` left a released GPT-2 in, or Hugging Face's own cache: no network."""
+def find_downloaded(name: str) -> Path | None:
+    """Return the directory of a model in npgpt's or the Hub's cache, None if there is none.
+
+    Raises InputError if a directory of the cache has other files of the same names.
+    """
     for source in FILES:
-        folder = cache_dir() / source / name
-        if there(folder, name, source):
-            return folder
+        directory = cache_dir() / source / name
+        if is_complete(directory, name, source):
+            return directory
     return in_hub_cache(name)
 
 
-def hidden(folder: Path, name: str, source: str, state: str) -> Path:
-    """Where files gather ("part"), and where they are once all are right ("whole")."""
-    return folder / f".{name}-{source}.{state}"
+def in_hub_cache(name: str) -> Path | None:
+    """Return the directory of a model in the Hub's local cache, None if there is none."""
+    return find_in_hub_cache(MODELS[name].repository, FILES["huggingface"])
 
 
-def there(folder: Path, name: str, source: str) -> bool:
-    """Is all of it in its place? Raises InputError where something else is."""
-    if hidden(folder, name, source, "whole").exists():
-        return False  # somebody was killed while putting it there
-    found = [file for file in FILES[source] if (folder / file).exists()]
-    away = "move it away, or choose another folder with --to"
+def staging_dir(directory: Path, name: str, source: str, state: str) -> Path:
+    """Return the hidden subdirectory of the files. `state`: "part", or "whole" once verified."""
+    return directory / f".{name}-{source}.{state}"
+
+
+def install(
+    directory: Path, name: str, source: str, check: Check | None, progress: FileProgress | None
+) -> None:
+    """Download the files, check them, and move them into `directory`."""
+    verified = staging_dir(directory, name, source, "whole")
+    if not verified.exists():
+        partial_dir = staging_dir(directory, name, source, "part")
+        partial_dir.mkdir(exist_ok=True)
+        try:
+            fetch_files(partial_dir, name, source, check, progress)
+            os.rename(partial_dir, verified)
+        finally:
+            with suppress(OSError):
+                partial_dir.rmdir()  # if it is empty
+    for file in FILES[source]:
+        if (verified / file).exists():
+            os.replace(verified / file, directory / file)
+    sync(directory)
+    shutil.rmtree(verified)
+
+
+def fetch_files(
+    directory: Path, name: str, source: str, check: Check | None, progress: FileProgress | None
+) -> None:
+    """Download the files into `directory` and check them; delete them if they are damaged."""
+    if source == "huggingface" and (cached := in_hub_cache(name)):
+        for file in FILES[source]:
+            shutil.copyfile(cached / file, directory / file)
+    else:
+        for remote in list_files(name, source):
+            path = directory / remote.name
+            shown = no_progress if progress is None else partial(progress, remote.name)
+            fetch(remote.urls, path, size=remote.size, digest=remote.digest, progress=shown)
+    try:
+        check_shape(directory, name, source)
+        if check is not None:
+            check(directory)
+    except InputError as error:
+        shutil.rmtree(directory)
+        raise DownloadError(f"the downloaded {name} is damaged and was deleted ({error})") from None
+
+
+def list_files(name: str, source: str) -> list[RemoteFile]:
+    """Return the files of a model. OpenAI's have two URLs each, and no known hashes."""
+    model = MODELS[name]
+    if source == "huggingface":
+        return hub_files(model.repository, FILES[source])
+    return [
+        RemoteFile(file, [f"{base}/{model.folder}/{file}" for base in OPENAI], size, None)
+        for file, size in zip(FILES[source], model.sizes, strict=True)
+    ]
+
+
+def is_complete(directory: Path, name: str, source: str) -> bool:
+    """Return True if all files of the model are in place.
+
+    Raises InputError if other files have their names.
+    """
+    if staging_dir(directory, name, source, "whole").exists():
+        return False  # a process was killed while moving them
+    found = [file for file in FILES[source] if (directory / file).exists()]
     if found and len(found) < len(FILES[source]):
         raise InputError(
-            f"{folder / found[0]} is there already, without the rest of {name}: {away}"
+            f"{directory / found[0]} already exists, without the other files of {name}: {ADVICE}"
         )
-    for file, size in zip(found, sizes(name, source), strict=False):
-        if size is not None and (actual := (folder / file).stat().st_size) != size:
+    sizes = MODELS[name].sizes if source == "openai" else (None,) * len(FILES[source])
+    for file, size in zip(found, sizes, strict=False):
+        if size is not None and (actual := (directory / file).stat().st_size) != size:
             raise InputError(
-                f"{folder / file} is there already, with {actual:,} bytes and not the {size:,} "
-                f"of {name}: {away}"
+                f"{directory / file} already exists with {actual:,} bytes, but that of {name} has "
+                f"{size:,}: {ADVICE}"
             )
     if found:
         try:
-            check_shape(folder, name, source)
+            check_shape(directory, name, source)
         except InputError as error:
-            raise InputError(f"{error}: {away}") from None
+            raise InputError(f"{error}: {ADVICE}") from None
     return bool(found)
 
 
-def sizes(name: str, source: str) -> tuple[int | None, ...]:
-    """Of FILES[source], where they are known without asking anyone."""
-    return HOMES[name].sizes if source == "openai" else (None,) * len(FILES[source])
-
-
-def check_shape(folder: Path, name: str, source: str) -> None:
-    """Raises InputError unless the file that says the shape says that of the model."""
-    path = folder / FILES[source][-1]
+def check_shape(directory: Path, name: str, source: str) -> None:
+    """Raise InputError unless the last of the files describes the shape of the model."""
+    path = directory / FILES[source][-1]
+    keys = ", ".join(SHAPE)
     try:
         with open(path, "rb") as file:
             found = json.loads(file.read(1 << 20))
         shape = [found[key] for key in SHAPE]
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise InputError(f"{path} does not say {', '.join(SHAPE)} in JSON") from None
+        raise InputError(f"{path} must be a JSON object with {keys}") from None
     expected = [getattr(PRESETS[name].config, key) for key in SHAPE]
     if shape != expected:
-        raise InputError(f"{path} says {', '.join(SHAPE)} = {shape}, where {name} has {expected}")
-
-
-def gather(folder: Path, name: str, source: str, check, progress) -> None:
-    """Fills a folder with the files and checks them; what is damaged is thrown away."""
-    if source == "huggingface" and (cached := in_hub_cache(name)):
-        for file in FILES[source]:
-            shutil.copyfile(cached / file, folder / file)
-    else:
-        for file in at_hub(name) if source == "huggingface" else at_openai(name):
-            tell = silent if progress is None else partial(progress, file.name)
-            path = folder / file.name
-            fetch(file.urls, path, size=file.size, digest=file.digest, tell=tell)
-    try:
-        check_shape(folder, name, source)
-        if check is not None:
-            check(folder)
-    except InputError as error:
-        shutil.rmtree(folder)
-        raise Trouble(f"{name} arrived damaged and was thrown away ({error})") from None
-
-
-def at_openai(name: str) -> list[File]:
-    """OpenAI's files, with a second address for each. Their hashes are not known."""
-    home = HOMES[name]
-    return [
-        File(file, [f"{base}/{home.folder}/{file}" for base in OPENAI], size, None)
-        for file, size in zip(FILES["openai"], home.sizes, strict=True)
-    ]
-
-
-# The Hugging Face Hub
-
-
-def at_hub(name: str) -> list[File]:
-    """The Hub's files, with their sizes and hashes, all of one commit. Raises Trouble."""
-    from huggingface_hub import hf_hub_url
-
-    repository, commit, files = HOMES[name].repository, None, []
-    for file in FILES["huggingface"]:
-        try:
-            commit, size, digest = patiently(partial(look_up, repository, file, commit))
-        except Trouble as trouble:
-            raise Trouble(f"the Hub could not be asked for {repository} ({trouble})") from None
-        files.append(File(file, [hf_hub_url(repository, file, revision=commit)], size, digest))
-    return files
-
-
-def look_up(repository: str, file: str, commit: str | None) -> tuple[str, int, Digest]:
-    """Commit (by default the newest), size and hash of a file on the Hub. Raises Trouble."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-    try:
-        found = get_hf_file_metadata(hf_hub_url(repository, file, revision=commit), timeout=TIMEOUT)
-    except Exception as error:  # its HTTP library changes from version to version
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        again = status in PASSING or type(error).__name__ in DROPPED
-        raise Trouble(reason(error), again=again, status=status) from None
-    kind = {64: "sha256", 40: "git"}.get(len(found.etag or ""))  # large files, small files
-    if found.commit_hash is None or found.size is None or kind is None:
-        raise Trouble(f"no commit, size or hash of {file} in the answer of {found.location}")
-    return found.commit_hash, found.size, Digest(kind, found.etag)
-
-
-def in_hub_cache(name: str) -> Path | None:
-    """The folder in Hugging Face's own cache that has the files, without any network."""
-    from huggingface_hub import try_to_load_from_cache
-
-    repository = HOMES[name].repository
-    found = [try_to_load_from_cache(repository, file) for file in FILES["huggingface"]]
-    return Path(found[0]).parent if all(isinstance(path, str) for path in found) else None
+        raise InputError(f"{path} has {keys} = {shape}, but {name} has {expected}")

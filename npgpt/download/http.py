@@ -4,131 +4,152 @@ import hashlib
 import time
 import urllib.request
 from collections.abc import Callable
+from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 import npgpt
+from npgpt.errors import DownloadError
 
 T = TypeVar("T")
+Progress = Callable[[int, int], Any]  # called with the bytes received so far and the total
 
-Tell = Callable[[int, int], None]  # how many bytes are there, of how many
-
-PIECE = 1 << 20  # bytes in memory at a time
-
+CHUNK = 1 << 20  # bytes in memory at once
 TIMEOUT = 30  # seconds, for each connection and each read
-
-TRIES = 5  # without getting further
-
-PAUSE = 1.0  # seconds before the second try; it doubles from try to try
-
-PASSING = {408, 425, 429, 500, 502, 503, 504}  # what a server may say now and not a second later
+MAX_ATTEMPTS = 5  # without progress
+RETRY_DELAY = 1.0  # seconds before the second attempt; doubled for every further one
+RETRY_STATUSES = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses that may be temporary
 
 
-class Trouble(Exception):
-    """An address did not give the file. `again`: asking once more may help."""
+class RequestError(DownloadError):
+    """Raised when a URL does not deliver the file. `retry`: another attempt may succeed."""
 
-    def __init__(self, text: str, *, again: bool = False, status: int | None = None):
+    def __init__(self, text: str, *, retry: bool = False, status: int | None = None):
         super().__init__(text)
-        self.again = again
+        self.retry = retry
         self.status = status
 
 
-class Wrong(Trouble):
-    """What arrived is not the file, so that there is nothing to go on from."""
+class CorruptDownload(RequestError):
+    """Raised when the received bytes are not the expected file, so that none can be reused."""
 
 
-class Digest(NamedTuple):
-    """What a file's hash has to be."""
+@dataclass(frozen=True)
+class Digest:
+    """The expected hash of a file."""
 
-    kind: str  # "sha256", "sha1", "md5", or "git": Git's sha1, of a header and the bytes
+    algorithm: str  # "sha256", "sha1", "md5", or "git": Git's SHA-1 of a header and the bytes
     value: str  # hexadecimal
 
-    def of(self, path: Path) -> str:
-        """The hash of this kind that the file has."""
-        hashed = hashlib.new("sha1" if self.kind == "git" else self.kind, usedforsecurity=False)
-        if self.kind == "git":
+    def compute(self, path: Path) -> str:
+        """Return the hash of the file at `path` by this algorithm, hexadecimal."""
+        git = self.algorithm == "git"
+        hashed = hashlib.new("sha1" if git else self.algorithm, usedforsecurity=False)
+        if git:
             hashed.update(b"blob %d\0" % path.stat().st_size)
         with open(path, "rb") as file:
-            while piece := file.read(PIECE):
-                hashed.update(piece)
+            while chunk := file.read(CHUNK):
+                hashed.update(chunk)
         return hashed.hexdigest()
 
 
-def silent(done: int, total: int) -> None:
-    """Tells nobody."""
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file to download."""
+
+    name: str
+    urls: list[str]  # in the order in which they are tried
+    size: int | None  # bytes, if known
+    digest: Digest | None  # if known
 
 
-def patiently(attempt: Callable[[], T], reached: Callable[[], int] = lambda: 0) -> T:
-    """`attempt()`, repeated while its Trouble may pass, with longer and longer pauses between.
+def no_progress(done: int, total: int) -> None:
+    """Progress callback that does nothing."""
 
-    Given up after so many attempts that together did not get a piece further than any before them,
-    by what `reached` tells: so it ends, whatever a server does.
+
+def retry(attempt: Callable[[], T], received: Callable[[], int] = lambda: 0) -> T:
+    """Return `attempt()`, repeated after temporary errors with exponentially growing delays.
+
+    `received` returns the number of bytes received so far. After MAX_ATTEMPTS attempts that
+    together received less than a chunk, the last error is raised: the loop always ends.
     """
-    failures, furthest = 0, reached()
+    failures, furthest = 0, received()
     while True:
         try:
             return attempt()
-        except Trouble as trouble:
+        except RequestError as error:
             failures += 1
-            if (now := reached()) >= furthest + PIECE:
+            if (now := received()) >= furthest + CHUNK:
                 failures, furthest = 1, now
-            if not trouble.again or failures == TRIES:
+            if not error.retry or failures == MAX_ATTEMPTS:
                 raise
-        time.sleep(PAUSE * 2 ** (failures - 1))
+        time.sleep(RETRY_DELAY * 2 ** (failures - 1))
 
 
-def copy(response: HTTPResponse, file: BinaryIO, *, have: int, most: int, tell: Tell) -> int:
-    """Adds what the response still gives to a file of `have` bytes; its size then.
+def copy(
+    response: HTTPResponse, file: BinaryIO, *, have: int, max_size: int, progress: Progress
+) -> int:
+    """Append the rest of a response to a file of `have` bytes and return the file's new size.
 
-    Raises Wrong for more than `most` bytes in all.
+    Raises CorruptDownload if the file would become larger than `max_size` bytes.
     """
-    # Not every Python's read1 stops where the response does.
-    end = min(most + 1, have + (most + 1 if response.length is None else response.length))
-    tell(have, most)
-    while have < end and (piece := read(response, min(PIECE, end - have))):
-        have += len(piece)
-        if have > most:
-            raise Wrong(f"arrived as {have} bytes or more where {most} are expected")
-        file.write(piece)
-        tell(have, most)
+    # In some versions of Python, read1 continues after the end of the response.
+    left = max_size + 1 if response.length is None else response.length
+    end = min(max_size + 1, have + left)
+    progress(have, max_size)
+    while have < end and (chunk := read(response, min(CHUNK, end - have))):
+        have += len(chunk)
+        if have > max_size:
+            raise CorruptDownload(f"received {have} bytes or more, expected {max_size}")
+        file.write(chunk)
+        progress(have, max_size)
     return have
 
 
-def read(response: HTTPResponse, most: int) -> bytes:
-    """The next bytes, as soon as there are any; none at the end."""
+def read(response: HTTPResponse, size: int) -> bytes:
+    """Return the next bytes of a response, at most `size`, as soon as any arrive; b"" at the end.
+
+    Raises RequestError if the connection fails.
+    """
     try:
-        return response.read1(most)
+        return response.read1(size)
     except (OSError, HTTPException) as error:
-        raise Trouble(reason(error), again=True) from None
+        raise RequestError(one_line(error), retry=True) from None
 
 
 def verify(path: Path, digest: Digest | None) -> None:
-    """Raises Wrong if the file has another hash."""
-    if digest is not None and (found := digest.of(path)) != digest.value:
-        raise Wrong(
-            f"arrived as {path.stat().st_size} bytes with {digest.kind} {found[:12]}..., "
-            f"expected {digest.value[:12]}...: cut, or changed"
+    """Raise CorruptDownload if the file at `path` does not have the expected hash."""
+    if digest is not None and (found := digest.compute(path)) != digest.value:
+        raise CorruptDownload(
+            f"received {path.stat().st_size} bytes with {digest.algorithm} {found[:12]}..., "
+            f"expected {digest.value[:12]}...: the file is truncated or has changed"
         )
 
 
 class Redirect(urllib.request.HTTPRedirectHandler):
-    """Follows a server elsewhere, but not out of TLS."""
+    """Follow redirects, but never from https to another scheme."""
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
-        """The next request, with the headers of the first."""
-        fp.close()  # else urllib reads what comes with the redirection, however much it is
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        """Return the request for `newurl`, with the headers of the first request.
+
+        Raises URLError if it would leave https.
+        """
+        fp.close()  # otherwise urllib reads the body of the redirect, of any size
         if urlsplit(req.full_url).scheme == "https" != urlsplit(newurl).scheme:
-            raise URLError(f"it was redirected from https to {newurl}")
+            raise URLError(f"redirected from https to {newurl}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def opened(url: str, headers: dict[str, str]) -> HTTPResponse:
-    """The answer of an http(s) server, through the proxy that the environment names, if any.
+def open_url(url: str, headers: dict[str, str]) -> HTTPResponse:
+    """Request an http(s) URL, through the proxy named in the environment, if any.
 
-    Raises Trouble for any answer but a file.
+    Returns the response, whose body has not been read. Raises RequestError if the status is not
+    2xx, the connection fails, or the body is compressed.
     """
     opener = urllib.request.OpenerDirector()
     for handler in (
@@ -143,22 +164,23 @@ def opened(url: str, headers: dict[str, str]) -> HTTPResponse:
         opener.add_handler(handler())
     try:
         headers = {"User-Agent": f"npgpt/{npgpt.__version__}", **headers}
-        response = opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+        response: Any = opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except HTTPError as error:
         error.close()  # it holds the connection
-        raise Trouble(reason(error), again=error.code in PASSING, status=error.code) from None
+        again = error.code in RETRY_STATUSES
+        raise RequestError(one_line(error), retry=again, status=error.code) from None
     except (URLError, ValueError) as error:
-        raise Trouble(reason(error)) from None
+        raise RequestError(one_line(error)) from None
     except (OSError, HTTPException) as error:
-        raise Trouble(reason(error), again=True) from None
-    packed = response.headers.get("Content-Encoding", "identity")
-    if packed != "identity":
+        raise RequestError(one_line(error), retry=True) from None
+    encoding = response.headers.get("Content-Encoding", "identity")
+    if encoding != "identity":
         response.close()
-        raise Trouble(f"sends it packed ({packed}), which was not asked for")
+        raise RequestError(f"sent the file compressed ({encoding}), which was not requested")
     return response
 
 
-def reason(error: Exception) -> str:
-    """An error in a few words on one line."""
+def one_line(error: Exception) -> str:
+    """Return an error's message on one line, at most 200 characters."""
     text = " ".join(str(getattr(error, "reason", error)).split())
     return text[:200] or type(error).__name__

@@ -19,11 +19,11 @@ def resolve(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if os.path.lexists(path) or path.parent != Path():
         return path
-    from npgpt.download import gpt2  # which takes HTTP and TLS
+    from npgpt.download import gpt2  # here, because HTTP and TLS take time and memory
 
-    if path.name not in gpt2.HOMES:
+    if path.name not in gpt2.MODELS:
         return path
-    found = gpt2.at_hand(path.name)
+    found = gpt2.find_downloaded(path.name)
     if found is None:
-        raise InputError(f"{path} is not on this machine yet: npgpt download {path} fetches it")
+        raise InputError(f"{path} has not been downloaded yet: run npgpt download {path}")
     return found

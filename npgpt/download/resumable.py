@@ -1,12 +1,12 @@
-"""Bringing a file from an address: whole and right, or not at all.
+"""Download a file so that it arrives complete and verified, or not at all; resume after a failure.
 
-While it comes, the bytes of PATH are in .PATH.0.part, and .PATH.0.part.json says what they are a
-part of; 0 is the place of the address in the list, because bytes of two addresses are never glued
-together. A cut connection, Ctrl-C or a kill leave both behind, and the next attempt goes on from
-there, if the server still has the same file. What is whole is checked, synced and renamed.
+While PATH is downloaded from URL number 0, its bytes are in .PATH.0.part. A record of their origin
+is in .PATH.0.part.json. Each URL has its own part, so that bytes of two servers are never combined.
+A lost connection, Ctrl-C or a kill leaves both files. The next attempt resumes from them if the
+server still has the same file. A complete file is verified, synced and renamed.
 
-Addresses are untrusted: no more is taken than was announced or is expected, one piece in memory at
-a time, and every wait ends.
+Servers are untrusted: no more bytes are accepted than expected or announced, one chunk is in memory
+at a time, and every wait has a timeout.
 """
 
 import base64
@@ -14,33 +14,35 @@ import json
 import os
 import re
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPResponse
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from npgpt.download.http import (
+    CorruptDownload,
     Digest,
-    Tell,
-    Trouble,
-    Wrong,
+    Progress,
+    RequestError,
     copy,
-    opened,
-    patiently,
-    silent,
+    no_progress,
+    open_url,
+    retry,
     verify,
 )
+from npgpt.errors import DownloadError
 from npgpt.system.files import room, sync
 
 
-class Origin(NamedTuple):
-    """What a part is a part of."""
+@dataclass(frozen=True)
+class Origin:
+    """The file that a part belongs to."""
 
     url: str
-    size: int  # of the whole file
-    validator: str  # how the server names this version: an ETag or a date; "" where none is needed
-    digests: tuple[Digest, ...]  # the server's
+    size: int  # of the complete file
+    validator: str  # the server's name of this version, an ETag or a date; "" if not needed
+    digests: tuple[Digest, ...]  # sent by the server
 
 
 def fetch(
@@ -49,180 +51,206 @@ def fetch(
     *,
     size: int | None = None,
     digest: Digest | None = None,
-    tell: Tell = silent,
+    progress: Progress = no_progress,
 ) -> None:
-    """Makes `path` what the first of `urls` that works gives.
+    """Download `path` from the first of `urls` that delivers the file.
 
-    What is there already and right is not fetched again. `size`, `digest`: where known; the size is
-    otherwise the one that the server announces, and hashes that it sends are checked too. `tell` is
-    called with how many bytes are there, again and again. Raises Trouble when no address gives the
-    file, OSError when it cannot be written; `path` is then as it was, and what arrived is kept.
+    An existing file of the right size and hash is not downloaded again. Without `size`, the size
+    announced by the server is used. Hashes sent by the server are always verified.
+
+    Parameters
+    ----------
+    urls : list of str
+        Tried in this order.
+    path : Path
+        The file to write. It is unchanged if the download fails.
+    size : int, optional
+        The expected size in bytes.
+    digest : Digest, optional
+        The expected hash.
+    progress : callable, optional
+        Called as `progress(done, total)`, in bytes, after every chunk.
+
+    Raises
+    ------
+    DownloadError
+        If no URL delivers the file. The bytes received so far are kept for the next call.
+    OSError
+        If the file cannot be written.
     """
-    if path.is_file() and right(path, size, digest):
+    if path.is_file() and matches(path, size, digest):
         return
     parts = {path.with_name(f".{path.name}.{i}.part"): url for i, url in enumerate(urls)}
-    troubles = []
+    errors = []
     for part, url in parts.items():
-        ask = partial(receive, url, part, size=size, digest=digest, tell=tell)
+        attempt = partial(download, url, part, size=size, digest=digest, progress=progress)
         try:
-            patiently(ask, partial(size_of, part))
-        except Trouble as trouble:
-            troubles.append(f"{urlsplit(url).netloc or url}: {trouble}")
+            retry(attempt, partial(size_of, part))
+        except RequestError as error:
+            errors.append(f"{urlsplit(url).netloc or url}: {error}")
             continue
         sync(part)
         os.replace(part, path)
         for part in parts:
-            forget(part)
+            remove_part(part)
         return
-    vouched = digest is not None
-    kept = max([0, *(size_of(part) for part, url in parts.items() if recall(part, url, vouched))])
-    text = f"{path.name} could not be fetched ({'; '.join(troubles)})"
-    if kept:
-        text += f". {kept:,} bytes of it are there: run this again to go on from them"
-    raise Trouble(text)
+    has_digest = digest is not None
+    kept = [size_of(part) for part, url in parts.items() if load_origin(part, url, has_digest)]
+    text = f"{path.name} could not be downloaded ({'; '.join(errors)})"
+    if most := max(kept, default=0):
+        text += f". {most:,} bytes were kept: run this again to resume"
+    raise DownloadError(text)
 
 
-def right(path: Path, size: int | None, digest: Digest | None) -> bool:
-    """Is the file what it should be, as far as that is known?"""
+def matches(path: Path, size: int | None, digest: Digest | None) -> bool:
+    """Return True if the file at `path` has the expected size and hash, where known."""
     if size is not None and path.stat().st_size != size:
         return False
-    return digest is None or digest.of(path) == digest.value
+    return digest is None or digest.compute(path) == digest.value
 
 
-# One attempt
-
-
-def receive(url: str, part: Path, *, size: int | None, digest: Digest | None, tell: Tell) -> None:
-    """Makes `part` the whole file at `url`, going on from what it holds. Raises Trouble."""
-    vouched = digest is not None
-    origin = recall(part, url, vouched)
+def download(
+    url: str, part: Path, *, size: int | None, digest: Digest | None, progress: Progress
+) -> None:
+    """Download the rest of `url` into `part` and verify it: one attempt. Raises RequestError."""
+    has_digest = digest is not None
+    origin = load_origin(part, url, has_digest)
     have = size_of(part) if origin else 0
     try:
         if origin is None or have != origin.size:
-            origin = complete(url, part, origin, have, size=size, vouched=vouched, tell=tell)
+            origin = download_rest(
+                url, part, origin, have, size=size, has_digest=has_digest, progress=progress
+            )
         for one in (digest, *origin.digests):
             verify(part, one)
-    except Wrong as wrong:
-        forget(part)
-        wrong.again = have > 0  # perhaps what was there before is to blame
+    except CorruptDownload as error:
+        remove_part(part)
+        error.retry = have > 0  # the resumed bytes may be the wrong ones
         raise
 
 
-def complete(
+def download_rest(
     url: str,
     part: Path,
     origin: Origin | None,
     have: int,
     *,
     size: int | None,
-    vouched: bool,
-    tell: Tell,
+    has_digest: bool,
+    progress: Progress,
 ) -> Origin:
-    """Asks for what is missing after the `have` bytes that are there, and adds it."""
+    """Request the bytes after the first `have` and append them to `part`; return their origin.
+
+    Raises RequestError if the server refuses, answers with other bytes, or closes too early.
+    """
     headers = {}
-    if have:
+    if have and origin:
         headers["Range"] = f"bytes={have}-"
         if origin.validator:
             headers["If-Range"] = origin.validator
     try:
-        response = opened(url, headers)
-    except Trouble as trouble:
-        if have and trouble.status == 416:
-            raise Wrong(f"there is nothing after byte {have:,}") from None
-        trouble.again = trouble.again or (have > 0 and trouble.status is None)
+        response = open_url(url, headers)
+    except RequestError as error:
+        if have and error.status == 416:
+            raise CorruptDownload(f"the server has no bytes after {have:,}") from None
+        error.retry = error.retry or (have > 0 and error.status is None)
         raise
     with response:
+        resumed = response.status == 206 and origin and have and continues(response, origin, have)
         if response.status == 200:
-            have, origin = 0, announced(response, url, size, vouched)
-        elif response.status != 206 or not have or not continues(response, origin, have):
-            raise Wrong(f"answers with status {response.status} and not with what was asked for")
+            have, origin = 0, read_origin(response, url, size, has_digest)
+        elif not origin or not resumed:
+            raise CorruptDownload(
+                f"answered with status {response.status} instead of the requested bytes"
+            )
         room(part.parent, origin.size - have)
         with open(part, "ab" if have else "wb") as file:
             if not have:
-                remember(part, origin)  # once the bytes of another version are gone
-            have = copy(response, file, have=have, most=origin.size, tell=tell)
+                save_origin(part, origin)  # after the bytes of another version were removed
+            have = copy(response, file, have=have, max_size=origin.size, progress=progress)
     if have < origin.size:
-        raise Trouble(f"cut after {have:,} of {origin.size:,} bytes", again=True)
+        text = f"the connection was closed after {have:,} of {origin.size:,} bytes"
+        raise RequestError(text, retry=True)
     return origin
 
 
-def announced(response: HTTPResponse, url: str, size: int | None, vouched: bool) -> Origin:
-    """What a server says of the file that it is about to send.
+def read_origin(response: HTTPResponse, url: str, size: int | None, has_digest: bool) -> Origin:
+    """Return the origin that the headers of a response describe.
 
-    Raises Trouble unless it has the right size, or says its size where none is known.
+    Raises RequestError if the announced size is not `size`, or if neither is known.
     """
-    said = response.length
-    if size is None and said is None:
-        raise Trouble("does not say how large it is")
-    if size is not None and said not in (None, size):
-        raise Trouble(f"announces {said:,} bytes where {size:,} are expected")
+    announced = response.length
+    if size is None:
+        if announced is None:
+            raise RequestError("did not announce the file's size")
+        size = announced
+    elif announced not in (None, size):
+        raise RequestError(f"announced {announced:,} bytes, expected {size:,}")
     digests = []
     with suppress(ValueError):
         md5 = base64.b64decode(response.headers.get("Content-MD5", ""), validate=True).hex()
         digests += [Digest("md5", md5)] if len(md5) == 32 else []
     sha1 = response.headers.get("x-bz-content-sha1", "")
     digests += [Digest("sha1", sha1)] if re.fullmatch("[0-9a-f]{40}", sha1) else []
-    name = "" if vouched else version(response)
-    return Origin(url, said if size is None else size, name, tuple(digests))
+    return Origin(url, size, "" if has_digest else validator_of(response), tuple(digests))
 
 
-def version(response: HTTPResponse) -> str:
-    """How the server names this version of a file; a weak ETag does not name it."""
+def validator_of(response: HTTPResponse) -> str:
+    """Return the server's name of this version: a strong ETag, else the date; "" if neither."""
     etag = response.headers.get("ETag", "")
     return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
 
 
 def continues(response: HTTPResponse, origin: Origin, have: int) -> bool:
-    """Is it the part of the same version that begins where we stopped?"""
-    said = re.fullmatch(
+    """Return True if a partial response starts at byte `have` of the same version of the file."""
+    content_range = re.fullmatch(
         r"bytes (\d{1,15})-\d{1,15}/(\d{1,15}|\*)", response.headers.get("Content-Range", "")
     )
-    same = not origin.validator or version(response) in ("", origin.validator)
-    return bool(said) and int(said[1]) == have and said[2] in ("*", str(origin.size)) and same
+    if content_range is None:
+        return False
+    start, total = int(content_range[1]), content_range[2]
+    same = not origin.validator or validator_of(response) in ("", origin.validator)
+    return start == have and total in ("*", str(origin.size)) and same
 
 
-# What is known of a part
+# The record of a part's origin
 
 
-def recall(part: Path, url: str, vouched: bool) -> Origin | None:
-    """What the part is a part of; None if it cannot be gone on with.
+def load_origin(part: Path, url: str, has_digest: bool) -> Origin | None:
+    """Return the origin recorded for a part, or None if it cannot be resumed.
 
-    `vouched`: its hash is known, and says in the end whether the pieces belong together. Where it
-    is not, the server has to say whether it still has the same version.
+    With `has_digest`, the expected hash is known and reveals bytes of two versions. Without it,
+    the server must name the version of the file.
     """
     try:
-        found = json.loads(note(part).read_text("utf-8"))
-        digests = tuple(Digest(str(kind), str(value)) for kind, value in found["digests"])
+        found = json.loads(origin_path(part).read_text("utf-8"))
+        digests = tuple(Digest(str(name), str(value)) for name, value in found["digests"])
         origin = Origin(str(found["url"]), int(found["size"]), str(found["validator"]), digests)
     except (OSError, ValueError, ArithmeticError, TypeError, KeyError, RecursionError):
         return None
-    known = all(digest.kind in ("md5", "sha1") for digest in digests)
-    usable = known and origin.url == url and (origin.validator or vouched)
+    known = all(digest.algorithm in ("md5", "sha1") for digest in digests)
+    usable = known and origin.url == url and (origin.validator or has_digest)
     return origin if usable and size_of(part) <= origin.size else None
 
 
-def remember(part: Path, origin: Origin) -> None:
-    """Writes down what the part is a part of."""
-    note(part).write_text(json.dumps(origin._asdict()), "utf-8")
+def save_origin(part: Path, origin: Origin) -> None:
+    """Record the origin of a part."""
+    digests = [(digest.algorithm, digest.value) for digest in origin.digests]
+    found = {"url": origin.url, "size": origin.size, "validator": origin.validator}
+    origin_path(part).write_text(json.dumps(found | {"digests": digests}), "utf-8")
 
 
-def forget(part: Path) -> None:
-    """Removes a part, if there is one."""
-    note(part).unlink(missing_ok=True)
+def remove_part(part: Path) -> None:
+    """Remove a part and its record, if they exist."""
+    origin_path(part).unlink(missing_ok=True)
     part.unlink(missing_ok=True)
 
 
-def note(part: Path) -> Path:
-    """Where it is written down."""
+def origin_path(part: Path) -> Path:
+    """Return the path of the record of a part's origin."""
     return part.with_name(part.name + ".json")
 
 
 def size_of(path: Path) -> int:
-    """How many bytes are there."""
+    """Return the size of a file in bytes, 0 if it does not exist."""
     return path.stat().st_size if path.exists() else 0
-
-
-# Connections
-
-
-# The disk

@@ -3,46 +3,50 @@
 from pathlib import Path
 
 from npgpt.download.cache_dir import cache_dir
-from npgpt.download.http import Digest, Trouble, copy, opened, silent, verify
-from npgpt.errors import RunError
+from npgpt.download.http import Digest, copy, no_progress, open_url, verify
+from npgpt.errors import DownloadError
 from npgpt.system.files import atomic_write
 
 VERDICT = "the-verdict.txt"
-
 VERDICT_URL = (
     "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main/"
     "ch02/01_main-chapter-code/the-verdict.txt"
 )
-
 VERDICT_SHA256 = "b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b31f"
 
 
-def verdict() -> Path:
-    """The path of The Verdict, fetched if it is not there yet."""
-    return small(VERDICT_URL, cache_dir() / VERDICT, sha256=VERDICT_SHA256, most=1 << 20)
+def download_verdict() -> Path:
+    """Return the path of The Verdict in the cache directory; download it if it is missing.
+
+    Raises DownloadError as `download_small`.
+    """
+    path = cache_dir() / VERDICT
+    return download_small(VERDICT_URL, path, sha256=VERDICT_SHA256, max_size=1 << 20)
 
 
-def small(url: str, path: Path, *, sha256: str, most: int) -> Path:
-    """`path`, holding what `url` gives. What is there already and right is not fetched again.
+def download_small(url: str, path: Path, *, sha256: str, max_size: int) -> Path:
+    """Download a file in one request and return `path`. A file with the right hash is kept.
 
-    `most`: the largest number of bytes taken. Raises RunError where it cannot be fetched or is not
-    what its hash says; `path` is then left as it was.
+    Raises DownloadError if the download fails, if the file has more than `max_size` bytes or
+    another hash, or if it cannot be written. An existing file at `path` is then unchanged.
     """
     expected = Digest("sha256", sha256)
-    by_hand = f"fetch it yourself and pass it as --data PATH: {url}"
     try:
-        if path.is_file() and expected.of(path) == sha256:
+        if path.is_file() and expected.compute(path) == sha256:
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:
-            with opened(url, {}) as response, open(temporary, "wb") as file:
-                copy(response, file, have=0, most=most, tell=silent)
+            with open_url(url, {}) as response, open(temporary, "wb") as file:
+                copy(response, file, have=0, max_size=max_size, progress=no_progress)
             verify(temporary, expected)
-    except Trouble as trouble:
-        raise RunError(f"{path.name} could not be fetched ({trouble}); {by_hand}") from None
+    except DownloadError as error:
+        raise DownloadError(
+            f"{path.name} could not be downloaded ({error}); "
+            f"download it yourself and pass it as --data PATH: {url}"
+        ) from None
     except OSError as error:
-        raise RunError(
+        raise DownloadError(
             f"{path} could not be written: {error.strerror}; "
-            "set NPGPT_CACHE to a folder that can be"
+            "set NPGPT_CACHE to a directory that can be written"
         ) from None
     return path

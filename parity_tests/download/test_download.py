@@ -23,10 +23,10 @@ import pytest
 
 from npgpt.data import text
 from npgpt.download import cache_dir, gpt2, http, resumable, verdict
-from npgpt.download.gpt2 import Home
-from npgpt.download.http import Digest, Trouble
-from npgpt.download.verdict import small
-from npgpt.errors import InputError, RunError
+from npgpt.download.gpt2 import ReleasedModel
+from npgpt.download.http import Digest
+from npgpt.download.verdict import download_small
+from npgpt.errors import DownloadError, InputError, RunError
 from npgpt.system import files
 
 CONTENT = b"It was not so much that she was beautiful.\n" * 5000
@@ -177,8 +177,8 @@ def server(monkeypatch):
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.setattr(http, "PAUSE", 0.001)
-    monkeypatch.setattr(http, "PIECE", PIECE)
+    monkeypatch.setattr(http, "RETRY_DELAY", 0.001)
+    monkeypatch.setattr(http, "CHUNK", PIECE)
     server = Server()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -224,7 +224,7 @@ def get(server, tmp_path):
 
     def fetched(path, *, most=1 << 20):
         file = tmp_path / "cache" / "file.txt"
-        return small(server.url + path, file, sha256=SHA256, most=most)
+        return download_small(server.url + path, file, sha256=SHA256, max_size=most)
 
     return fetched
 
@@ -244,13 +244,13 @@ def test_as_large_as_allowed_is_not_too_large(get, path):
 
 
 BAD = {
-    "/wrong": f"arrived as {len(CONTENT)} bytes with sha256 .*expected {SHA256[:12]}",
-    "/404": r"could not be fetched \(Not Found\)",
-    "/500": r"could not be fetched \(Internal Server Error\)",
-    "/cut": "could not be fetched|arrived as 107500 bytes",
-    "/chunked-cut": "could not be fetched|arrived as",
-    "/nonsense": "could not be fetched",
-    "/hangup": "could not be fetched",
+    "/wrong": f"received {len(CONTENT)} bytes with sha256 .*expected {SHA256[:12]}",
+    "/404": r"could not be downloaded \(Not Found\)",
+    "/500": r"could not be downloaded \(Internal Server Error\)",
+    "/cut": "could not be downloaded|received 107500 bytes",
+    "/chunked-cut": "could not be downloaded|received",
+    "/nonsense": "could not be downloaded",
+    "/hangup": "could not be downloaded",
 }
 
 
@@ -264,22 +264,22 @@ def test_a_bad_answer_leaves_everything_as_it_was(get, server, tmp_path, path, b
     with pytest.raises(RunError, match=BAD[path]) as caught:
         get(path)
     assert server.paths == [path]
-    assert f"fetch it yourself and pass it as --data PATH: {server.url}" in str(caught.value)
+    assert f"download it yourself and pass it as --data PATH: {server.url}" in str(caught.value)
     assert "\n" not in str(caught.value)
     left = {p.name: p.read_bytes() for p in file.parent.glob("*")}
     assert left == ({} if before is None else {"file.txt": before})
 
 
 def test_no_more_is_read_than_is_allowed(get):
-    with pytest.raises(RunError, match="arrived as 1001 bytes"):
+    with pytest.raises(RunError, match="received 1001 bytes"):
         get("/good", most=1000)
 
 
 def test_nobody_there(server, tmp_path):
-    with pytest.raises(RunError, match="could not be fetched"):
-        small("http://127.0.0.1:9/x", tmp_path / "x", sha256=SHA256, most=1)
-    with pytest.raises(RunError, match="could not be fetched"):
-        small("nonsense", tmp_path / "x", sha256=SHA256, most=1)
+    with pytest.raises(RunError, match="could not be downloaded"):
+        download_small("http://127.0.0.1:9/x", tmp_path / "x", sha256=SHA256, max_size=1)
+    with pytest.raises(RunError, match="could not be downloaded"):
+        download_small("nonsense", tmp_path / "x", sha256=SHA256, max_size=1)
 
 
 def test_a_changed_file_is_fetched_again(get, tmp_path):
@@ -298,7 +298,7 @@ def test_the_verdict_out_of_the_cache(data, tmp_path, monkeypatch, no_network):
     shutil.copy(data / "the-verdict.txt", tmp_path)
     monkeypatch.setenv("NPGPT_CACHE", str(tmp_path))
     no_network()
-    assert verdict.verdict() == tmp_path / "the-verdict.txt"
+    assert verdict.download_verdict() == tmp_path / "the-verdict.txt"
     assert len(text.read("verdict")) == 20_479
 
 
@@ -367,7 +367,7 @@ def interrupted(large, *plan, error=KeyboardInterrupt, **known):
             raise error
 
     with pytest.raises(error):
-        large(*plan, tell=tell, **known)
+        large(*plan, progress=tell, **known)
     return f"bytes={there[-1]}-"
 
 
@@ -473,10 +473,10 @@ def test_a_validator_that_is_no_header_is_an_error_like_any_other(large, server,
 ELSEWHERE = {
     404: 1,
     403: 1,
-    500: http.TRIES,
-    503: http.TRIES,
-    "hangup": http.TRIES,
-    "nonsense": http.TRIES,
+    500: http.MAX_ATTEMPTS,
+    503: http.MAX_ATTEMPTS,
+    "hangup": http.MAX_ATTEMPTS,
+    "nonsense": http.MAX_ATTEMPTS,
     "packed": 1,
     "unasked": 1,
     "to ftp://127.0.0.1/a": 1,
@@ -500,15 +500,15 @@ def test_the_second_address(large, server, how, known):
 
 
 WRONG = {
-    ("wrong", "sha256"): "arrived as 215000 bytes with sha256 .*, expected " + SHA256[:12],
-    ("more", "size"): "arrived as 215001 bytes or more where 215000 are expected",
-    ("endless", "size"): "arrived as 215001 bytes or more where 215000 are expected",
-    ("endless", "nothing"): "does not say how large it is",
-    ("unannounced", "nothing"): "does not say how large it is",
-    ("good", "another size"): "announces 215,000 bytes where 215,001 are expected",
-    ("bad md5", "size"): "arrived as 215000 bytes with md5 .*, expected",
-    ("bad sha1", "size"): "arrived as 215000 bytes with sha1 .*, expected",
-    ("packed", "size"): r"sends it packed \(gzip\)",
+    ("wrong", "sha256"): "received 215000 bytes with sha256 .*, expected " + SHA256[:12],
+    ("more", "size"): "received 215001 bytes or more, expected 215000",
+    ("endless", "size"): "received 215001 bytes or more, expected 215000",
+    ("endless", "nothing"): "did not announce the file's size",
+    ("unannounced", "nothing"): "did not announce the file's size",
+    ("good", "another size"): "announced 215,000 bytes, expected 215,001",
+    ("bad md5", "size"): "received 215000 bytes with md5 .*, expected",
+    ("bad sha1", "size"): "received 215000 bytes with sha1 .*, expected",
+    ("packed", "size"): r"sent the file compressed \(gzip\)",
     (404, "size"): "Not Found",
 }
 
@@ -517,10 +517,10 @@ WRONG = {
 def test_what_is_wrong_is_said_and_nothing_of_it_kept(large, server, tmp_path, how, known):
     told = []
     sizes = {**KNOWN, "another size": {"size": len(CONTENT) + 1}}
-    with pytest.raises(Trouble, match=WRONG[how, known]) as caught:
-        large(how, urls=["/a"], tell=lambda *at: told.append(at), **sizes[known])
+    with pytest.raises(DownloadError, match=WRONG[how, known]) as caught:
+        large(how, urls=["/a"], progress=lambda *at: told.append(at), **sizes[known])
     said = str(caught.value)
-    assert said.startswith(f"large.bin could not be fetched (127.0.0.1:{server.server_port}: ")
+    assert said.startswith(f"large.bin could not be downloaded (127.0.0.1:{server.server_port}: ")
     assert "\n" not in said
     assert "run this again" not in said
     assert len(server.asked) == 1
@@ -566,7 +566,7 @@ def test_nobody_is_redirected_out_of_tls():
         def close(self):
             pass
 
-    ask = resumable.urllib.request.Request("https://example.org/a", headers={"Range": "bytes=1-"})
+    ask = http.urllib.request.Request("https://example.org/a", headers={"Range": "bytes=1-"})
     follow = http.Redirect().redirect_request
     with pytest.raises(URLError, match="from https to http://example"):
         follow(ask, Closed(), 302, "", {}, "http://example.org/a")
@@ -576,10 +576,10 @@ def test_nobody_is_redirected_out_of_tls():
 
 def test_giving_up_says_what_is_there(large, server):
     cut = "cut 100000"
-    with pytest.raises(Trouble) as caught:
+    with pytest.raises(DownloadError) as caught:
         large(cut, "hangup", 404, urls=["/a"])
     assert str(caught.value).endswith(
-        "Not Found). 100,000 bytes of it are there: run this again to go on from them"
+        "Not Found). 100,000 bytes were kept: run this again to resume"
     )
     assert large(urls=["/a"]) == CONTENT
     assert ranges(server) == [("/a", "bytes=100000-")]
@@ -587,7 +587,7 @@ def test_giving_up_says_what_is_there(large, server):
 
 def test_the_parts_of_two_addresses_are_kept_apart(large, server):
     server.plan["/b"] = ["cut 50000", 404]
-    with pytest.raises(Trouble, match="100,000 bytes of it are there"):
+    with pytest.raises(DownloadError, match="100,000 bytes were kept"):
         large("cut 100000", 404)
     server.plan["/b"] = ["good"]
     assert large(404) == CONTENT
@@ -597,7 +597,7 @@ def test_the_parts_of_two_addresses_are_kept_apart(large, server):
 def test_pauses_grow_and_start_over_once_there_is_progress(large, monkeypatch):
     slept = []
     monkeypatch.setattr(http.time, "sleep", slept.append)
-    monkeypatch.setattr(http, "PAUSE", 1)
+    monkeypatch.setattr(http, "RETRY_DELAY", 1)
     plan = [500, 500, f"cut {2 * PIECE}", 500, 500, 500, f"cut {2 * PIECE}", "cut 1"]
     assert large(*plan, "good") == CONTENT
     assert slept == [1, 2, 1, 2, 4, 8, 1, 2]
@@ -605,18 +605,18 @@ def test_pauses_grow_and_start_over_once_there_is_progress(large, monkeypatch):
 
 def test_drops_are_no_progress(large, server):
     """A server that hangs up after every byte is not asked for ever."""
-    with pytest.raises(Trouble, match="cut after 5 of 215,000 bytes"):
+    with pytest.raises(DownloadError, match="closed after 5 of 215,000 bytes"):
         large("cut 1", urls=["/a"])
-    assert len(server.asked) == http.TRIES
+    assert len(server.asked) == http.MAX_ATTEMPTS
 
 
 @pytest.mark.parametrize("then", [416, "shifted", "too short"])
 def test_a_server_that_leads_nowhere_is_left(large, server, then):
     """It would give the same bytes again and again, but never more."""
     plan = ["unannounced", 416] if then == "too short" else ["cut 100000", then]
-    with pytest.raises(Trouble):
+    with pytest.raises(DownloadError):
         large(*plan * 50, urls=["/a"], size=len(CONTENT) + (then == "too short"))
-    assert len(server.asked) <= 2 * http.TRIES
+    assert len(server.asked) <= 2 * http.MAX_ATTEMPTS
 
 
 def test_silence_ends(large, server, tmp_path, monkeypatch):
@@ -626,7 +626,7 @@ def test_silence_ends(large, server, tmp_path, monkeypatch):
     server.plan["/b"] = ["silence"]
     (tmp_path / "large.bin").unlink()
     started = time.perf_counter()
-    with pytest.raises(Trouble, match=r"timed out.*timed out"):
+    with pytest.raises(DownloadError, match=r"timed out.*timed out"):
         large("silence")
     assert time.perf_counter() - started < 5
 
@@ -646,7 +646,7 @@ def test_what_is_there_and_wrong_is_replaced(large, tmp_path, known):
 
 def test_progress_is_told(large):
     told = []
-    large("cut 100000", "good", tell=lambda done, total: told.append((done, total)))
+    large("cut 100000", "good", progress=lambda done, total: told.append((done, total)))
     assert {total for _, total in told} == {len(CONTENT)}
     sizes = [done for done, _ in told]
     assert (sizes[0], sizes[-1], sizes.count(100_000)) == (0, len(CONTENT), 2)
@@ -671,7 +671,7 @@ GIT = hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT).hexdigest()
 )
 def test_digests(large, tmp_path, digest):
     assert large(digest=digest) == CONTENT
-    assert not resumable.right(tmp_path / "large.bin", None, digest._replace(value="0"))
+    assert not resumable.matches(tmp_path / "large.bin", None, Digest(digest.algorithm, "0"))
 
 
 # The disk
@@ -711,14 +711,14 @@ def openai(server, tmp_path, monkeypatch):
     monkeypatch.setattr(gpt2, "OPENAI", (f"{server.url}/one", f"{server.url}/two"))
     sizes = tuple(map(len, CHECKPOINT.values()))
     for name, folder in (("gpt2-small", "124M"), ("gpt2-large", "774M")):
-        home = Home("", folder, sizes if name == "gpt2-small" else (None,) * 4)
-        monkeypatch.setitem(gpt2.HOMES, name, home)
+        home = ReleasedModel("", folder, sizes if name == "gpt2-small" else (None,) * 4)
+        monkeypatch.setitem(gpt2.MODELS, name, home)
         for base in ("one", "two"):
             server.files |= {f"/{base}/{folder}/{f}": data for f, data in CHECKPOINT.items()}
 
     def fetched(name="gpt2-small", **how):
         server.asked.clear()
-        return gpt2.model(name, source="openai", **how)
+        return gpt2.download_model(name, source="openai", **how)
 
     return fetched
 
@@ -764,8 +764,8 @@ def test_openai_without_a_network(openai, server, monkeypatch):
     with pytest.raises(RunError) as caught:
         openai()
     assert re.fullmatch(
-        r"model\.ckpt\.data-00000-of-00001 could not be fetched \(127\.0\.0\.1:9: .*refused; "
-        r"127\.0\.0\.1:9: .*refused\); it can also be had with --source huggingface",
+        r"model\.ckpt\.data-00000-of-00001 could not be downloaded \(127\.0\.0\.1:9: .*refused; "
+        r"127\.0\.0\.1:9: .*refused\); you can also try --source huggingface",
         str(caught.value),
     )
 
@@ -774,10 +774,10 @@ def test_what_arrived_is_kept_when_the_rest_does_not(openai, server, tmp_path):
     at = "/one/124M/model.ckpt.data-00000-of-00001"
     server.plan = {at: ["cut 100000", 404], at.replace("one", "two"): [404],
                    "/one/124M/checkpoint": [404], "/two/124M/checkpoint": [404]}  # fmt: skip
-    with pytest.raises(RunError, match="100,000 bytes of it are there: run this again"):
+    with pytest.raises(RunError, match="100,000 bytes were kept: run this again"):
         openai(to=tmp_path / "to")
     server.plan[at] = ["good"]
-    with pytest.raises(RunError, match="checkpoint could not be fetched"):
+    with pytest.raises(RunError, match="checkpoint could not be downloaded"):
         openai(to=tmp_path / "to")
     assert server.asked[0][1] == "bytes=100000-"
     assert [path for path in listed(tmp_path / "to") if not path.startswith(".")] == []
@@ -809,7 +809,7 @@ def test_what_the_check_finds_damaged_is_thrown_away(openai, server, tmp_path):
     def check(folder):
         raise InputError("wte: its crc32c is 1, not 2")
 
-    with pytest.raises(RunError, match=r"arrived damaged .* \(wte: its crc32c is 1, not"):
+    with pytest.raises(RunError, match=r"is damaged and was deleted \(wte: its crc32c is 1, not"):
         openai(to=tmp_path / "to", check=check)
     assert listed(tmp_path / "to") == []
     assert contents(openai(to=tmp_path / "to")) == CHECKPOINT
@@ -820,8 +820,8 @@ def test_what_the_check_finds_damaged_is_thrown_away(openai, server, tmp_path):
                                   json.dumps({**SMALL, "n_head": 16}).encode()])  # fmt: skip
 def test_another_model_than_was_asked_for(openai, server, tmp_path, monkeypatch, text):
     server.files["/one/124M/hparams.json"] = text
-    monkeypatch.setitem(gpt2.HOMES, "gpt2-small", Home("", "124M", (None,) * 4))
-    with pytest.raises(RunError, match=r"arrived damaged .*hparams\.json (says|does not say)"):
+    monkeypatch.setitem(gpt2.MODELS, "gpt2-small", ReleasedModel("", "124M", (None,) * 4))
+    with pytest.raises(RunError, match=r"is damaged .*hparams\.json (has|must be)"):
         openai(to=tmp_path / "to")
     assert listed(tmp_path / "to") == []
 
@@ -867,7 +867,7 @@ def test_nothing_is_written_over(openai, server, tmp_path):
         to.mkdir()
         for file, data in mine.items():
             (to / file).write_bytes(data)
-        with pytest.raises(InputError, match="move it away, or choose another folder with --to"):
+        with pytest.raises(InputError, match="move it away, or choose another directory with --to"):
             openai(to=to)
         assert contents(to) == mine
     assert server.asked == []
@@ -877,9 +877,11 @@ def test_two_models_do_not_share_a_folder(openai, server, tmp_path):
     at = "/one/774M/hparams.json"
     server.files[at] = json.dumps({**SMALL, "n_layer": 36, "n_head": 20, "n_embd": 1280}).encode()
     assert openai("gpt2-large", to=tmp_path / "to") == tmp_path / "to"
-    with pytest.raises(InputError, match=r"hparams\.json is there already, with \d+ bytes and not"):
+    with pytest.raises(
+        InputError, match=r"hparams\.json already exists with \d+ bytes, but that of"
+    ):
         openai(to=tmp_path / "to")
-    with pytest.raises(InputError, match=r"= \[12, 12, 768\], where gpt2-large has \[36, 20, 1280"):
+    with pytest.raises(InputError, match=r"= \[12, 12, 768\], but gpt2-large has \[36, 20, 1280"):
         openai("gpt2-large", to=openai())
 
 
@@ -887,7 +889,7 @@ def test_two_models_do_not_share_their_parts(openai, server, tmp_path):
     to = tmp_path / "to"
     server.files["/one/774M/model.ckpt.index"] = CHECKPOINT["model.ckpt.index"][::-1]
     server.plan = {f"/{base}/774M/checkpoint": [404] for base in ("one", "two")}
-    with pytest.raises(RunError, match="checkpoint could not be fetched"):
+    with pytest.raises(RunError, match="checkpoint could not be downloaded"):
         openai("gpt2-large", to=to)
     assert openai(to=to) == to
     assert {file: (to / file).read_bytes() for file in CHECKPOINT} == CHECKPOINT
@@ -910,7 +912,9 @@ def test_another_process_was_done_before_us(openai, server, tmp_path, monkeypatc
 def test_a_folder_that_cannot_be(openai, tmp_path):
     (tmp_path / "file").write_text("")
     for to in (tmp_path / "file", tmp_path / "file" / "folder"):
-        with pytest.raises(RunError, match=r"gpt2-small could not be put into .*another folder"):
+        with pytest.raises(
+            RunError, match=r"gpt2-small could not be written to .*another directory"
+        ):
             openai(to=to)
 
 
@@ -934,16 +938,18 @@ def test_a_disk_that_fills_up(openai, tmp_path, monkeypatch):
 
 
 def test_names_and_sources():
-    with pytest.raises(InputError, match="there is no 'gpt3' to download; there are gpt2-small, "):
-        gpt2.model("gpt3")
-    with pytest.raises(InputError, match="no source 'ftp'; there are huggingface, openai"):
-        gpt2.model("gpt2-xl", source="ftp")
+    with pytest.raises(InputError, match="unknown model 'gpt3'; expected one of gpt2-small, "):
+        gpt2.download_model("gpt3")
+    with pytest.raises(
+        InputError, match="unknown source 'ftp'; expected one of huggingface, openai"
+    ):
+        gpt2.download_model("gpt2-xl", source="ftp")
 
 
 def test_the_real_sizes_are_those_of_the_parameters():
-    assert {*gpt2.HOMES} == {name for name in gpt2.PRESETS if name.startswith("gpt2-")}
+    assert {*gpt2.MODELS} == {name for name in gpt2.PRESETS if name.startswith("gpt2-")}
     for name, parameters in (("gpt2-small", 124_439_808), ("gpt2-medium", 354_823_168)):
-        assert gpt2.HOMES[name].sizes[0] == 4 * parameters
+        assert gpt2.MODELS[name].sizes[0] == 4 * parameters
 
 
 SECOND = """
@@ -951,8 +957,9 @@ import sys
 from npgpt.download import gpt2 as download
 url, to = sys.argv[1:]
 download.OPENAI = (url + "/one", url + "/two")
-download.HOMES["gpt2-small"] = download.HOMES["gpt2-large"]._replace(folder="124M")
-download.model("gpt2-small", source="openai", to=to, progress=lambda *at: print(*at, flush=True))
+download.MODELS["gpt2-small"] = download.ReleasedModel("", "124M", (None,) * 4)
+shown = lambda *at: print(*at, flush=True)
+download.download_model("gpt2-small", source="openai", to=to, progress=shown)
 """
 
 
@@ -1029,7 +1036,7 @@ def hub(server, tmp_path, monkeypatch):
 
     def fetched(**how):
         server.asked.clear()
-        return gpt2.model("gpt2-small", **how)
+        return gpt2.download_model("gpt2-small", **how)
 
     return fetched
 
@@ -1069,7 +1076,7 @@ def test_the_hub(hub, server, tmp_path, no_network):
 def test_other_bytes_than_the_hub_says(hub, server, tmp_path, file):
     at = "/cdn" if file == "model.safetensors" else f"{REPOSITORY}/resolve/{COMMIT}/{file}"
     server.plan[at] = ["wrong"]
-    with pytest.raises(RunError, match=rf"{file} could not be fetched .*arrived as .* expected"):
+    with pytest.raises(RunError, match=rf"{file} could not be downloaded .*received .* expected"):
         hub()
     server.plan[at] = ["good"]
     assert contents(hub(to=tmp_path / "to")) == HUB
@@ -1086,8 +1093,8 @@ NO_HUB = {
     "404": (404, r"\(.*404.*\)"),
     "401": (401, r"\(.*401.*\)"),
     "500": (500, r"\(.*500.*\)"),
-    "another server": ("good", "no commit, size or hash of model.safetensors in the answer of"),
-    "an unknown hash": ("hub abc", "no commit, size or hash of model.safetensors in the answer of"),
+    "another server": ("good", "has no commit, size or hash of model.safetensors"),
+    "an unknown hash": ("hub abc", "has no commit, size or hash of model.safetensors"),
     "hangup": ("hangup", "disconnected"),
 }
 
@@ -1099,8 +1106,10 @@ def test_a_hub_that_does_not_answer_as_one(hub, server, tmp_path, case):
     with pytest.raises(RunError, match=said) as caught:
         hub(to=tmp_path / "to")
     message = str(caught.value)
-    assert message.startswith("the Hub could not be asked for openai-community/gpt2 (")
-    assert message.endswith("; it can also be had with --source openai")
+    assert message.startswith(
+        "the files of openai-community/gpt2 could not be found on the Hugging Face Hub ("
+    )
+    assert message.endswith("; you can also try --source openai")
     assert "\n" not in message
     assert listed(tmp_path / "to") == []
 
@@ -1123,7 +1132,7 @@ import sys
 from npgpt.download import gpt2 as download
 assert "huggingface_hub" not in sys.modules
 try:
-    print(download.model("gpt2-small"))
+    print(download.download_model("gpt2-small"))
 except Exception as error:
     print(type(error).__name__, error)
 """
@@ -1144,7 +1153,7 @@ def test_the_hubs_own_settings(server, tmp_path):
         assert done.stderr == ""
         return done.stdout.strip()
 
-    assert re.match("RunError the Hub could not be asked .*offline mode", said(HF_HUB_OFFLINE="1"))
+    assert re.match("DownloadError the files of .*offline mode", said(HF_HUB_OFFLINE="1"))
     assert server.asked == []
     folder = tmp_path / "cache" / "huggingface" / "gpt2-small"
     assert said() == str(folder)

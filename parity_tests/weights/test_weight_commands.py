@@ -337,7 +337,7 @@ def released(monkeypatch, write):
         progress("model.bin", 10, 10_000_000)
         return to
 
-    monkeypatch.setattr(gpt2, "model", fetched)
+    monkeypatch.setattr(gpt2, "download_model", fetched)
 
 
 def test_download_checks_and_says_how_to_go_on(npgpt_, model, monkeypatch):
@@ -366,4 +366,4 @@ def test_a_name_that_was_not_downloaded(npgpt_, monkeypatch):
     monkeypatch.setenv("NPGPT_CACHE", "empty")
     monkeypatch.setenv("HF_HUB_CACHE", "empty")
     said = npgpt_("generate --model gpt2-xl --prompt x", code=2).err
-    assert said == "npgpt: gpt2-xl is not on this machine yet: npgpt download gpt2-xl fetches it\n"
+    assert said == "npgpt: gpt2-xl has not been downloaded yet: run npgpt download gpt2-xl\n"
