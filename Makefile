@@ -1,6 +1,6 @@
 PYTHON ?= python
 
-.PHONY: fmt check test bench bench-all figures clean
+.PHONY: fmt check test docs bench bench-all figures clean
 
 fmt:      ## format and fix what can be fixed
 	ruff format .
@@ -13,6 +13,9 @@ check:    ## lint, formatting, import contracts
 
 test:     ## everything against PyTorch
 	$(PYTHON) -m pytest
+
+docs:     ## the site, into site/: strict, and without any network
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
 
 ROUNDS ?= 3
 LLAMA = $(if $(LLAMA_PYTHON),--llama-python $(LLAMA_PYTHON))
@@ -40,5 +43,5 @@ figures:  ## README's and docs/' figures, from benchmarks/results/
 	$(PYTHON) -m benchmarks.readme
 
 clean:    ## what Python, Numba and the tools left behind
-	rm -rf build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache
+	rm -rf build dist site *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

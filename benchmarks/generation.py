@@ -58,7 +58,10 @@ NARROW_AT_MOST = {
     },
 }
 EIGHT_AT_MOST = 2.0  # times as long for eight sequences as for one: half of eight times the rate
-NAMES = {"bandwidth": "floor: weights at the rate of reading", "blas": "floor: products by BLAS"}
+NAMES = {
+    "bandwidth": "lower bound: weights at the rate of reading",
+    "blas": "lower bound: products by BLAS",
+}
 
 
 # Each program reads tokens (1, T) behind those it has read since `restart`, and generates.

@@ -112,22 +112,35 @@ def comparison(
 
 
 def compared(comparisons: list[dict]) -> str:
-    """Comparisons as a table."""
-    rows = [["work", "npgpt", "beside", "needs", "npgpt / it", "at most"]]
-    for c in comparisons:
-        r, unit = c["ratio"], c["unit"]
-        share = f"{r['median']:.2f} ({r['low']:.2f} to {r['high']:.2f})"
-        rows.append(
-            [
-                c["work"],
-                f"{c['npgpt']:.2f} {unit}",
-                c["beside"],
-                f"{c['other']:.2f} {unit}",
-                share if r["low"] < r["high"] else f"{r['median']:.2f}",
-                "" if c["at_most"] is None else f"{c['at_most']:.2f}",
-            ]
-        )
-    return table(rows)
+    """Return the comparisons as one table of times and one of memory."""
+    tables = []
+    for unit, what in (("s", "time"), ("GB", "memory")):
+        head = [
+            "work",
+            "npgpt",
+            "baseline",
+            f"baseline {what}",
+            "ratio (lower is better)",
+            "target",
+        ]
+        rows = [row_of(c) for c in comparisons if c["unit"] == unit]
+        tables += [table([head, *rows])] if rows else []
+    return "\n\n".join(tables)
+
+
+def row_of(comparison: dict) -> list[str]:
+    """Return a comparison as a row: work, npgpt, baseline, its value, ratio, target."""
+    c, r, target = comparison, comparison["ratio"], comparison["at_most"]
+    spread = f" ({r['low']:.2f} to {r['high']:.2f})" if r["low"] < r["high"] else ""
+    missed = ", missed" if target is not None and round(r["median"], 2) > target else ""
+    return [
+        c["work"],
+        f"{c['npgpt']:.2f} {c['unit']}",
+        c["beside"],
+        f"{c['other']:.2f} {c['unit']}",
+        f"{r['median']:.2f}{spread}",
+        "" if target is None else f"{target:.2f}{missed}",
+    ]
 
 
 def on_threads(count: int) -> dict[str, str]:

@@ -81,7 +81,7 @@ def compare_weights(name: str, path: str, data: str) -> None:
 
 def weight_rows(figures: dict[str, dict]) -> list[list[str]]:
     """What is to be a table."""
-    rows = [["weights", "perplexity", "rise", "at most", f"equal of {NEW} greedy tokens"]]
+    rows = [["weights", "perplexity", "rise", "target", f"equal of {NEW} greedy tokens"]]
     for kind, one in figures.items():
         equal, limit = one["equal_tokens"], one["rise_at_most"]
         rows.append(

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import book_log, precision
-from benchmarks.harness import RESULTS, ROOT, compared, table
+from benchmarks.harness import RESULTS, ROOT, compared, row_of, table
 from npgpt.cli import estimate, profile
 from npgpt.config import Config
 from npgpt.performance import flops
@@ -32,21 +32,24 @@ TRAINED = {"verdict": "The book's run on The Verdict", "shakespeare": "`tiny` on
 
 
 def speed() -> str:
-    """README: how fast, beside what somebody would take instead."""
-    chosen = [c for c in comparisons() if c["at_most"] and others(c)]
-    rows = [["float32, 124M shape", "npgpt", "beside", "needs", "npgpt / it"]]
-    for c in chosen:
-        needs = (f"{c[who]:.2f} {c['unit']}" for who in ("npgpt", "other"))
-        ours, theirs = needs
-        rows.append([c["work"], ours, c["beside"], theirs, f"{c['ratio']['median']:.2f}"])
+    """README: time beside the alternatives."""
+    chosen = [c for c in comparisons() if c["at_most"] and is_alternative(c)]
+    head = ["float32, 124M shape", "npgpt", "baseline", "baseline time", "ratio (lower is better)"]
+    rows = [row_of(c)[:5] for c in chosen if c["unit"] == "s"]
+    memory = " ".join(
+        f"{c['work'][0].upper()}{c['work'][1:]}: {c['npgpt']:.2f} GB; {c['beside']}: "
+        f"{c['other']:.2f} GB."
+        for c in chosen
+        if c["unit"] == "GB"
+    )
     start = results("start_up")
     train = start["npgpt train, from cold"]
     return (
-        f"{table(rows)}\n\n"
-        f"{machine(results('training_step_2x256'))}.\n"
+        f"{table([head, *rows])}\n\n{memory}\n"
         f"`npgpt train` with its defaults: {train['seconds']:.0f} s from a cold start, compiling "
         f"included. `import npgpt`: {start['import npgpt']['seconds']:.2f} s. `npgpt --help`: "
         f"{start['npgpt --help']['seconds']:.2f} s.\n"
+        f"{machine(results('training_step_2x256'))}.\n"
     )
 
 
@@ -190,9 +193,9 @@ def measured(folder: str) -> list[str]:
     return [name for name in names if (RESULTS / f"{name}.json").exists()]
 
 
-def others(comparison: dict) -> bool:
-    """Is this beside what somebody would take instead?"""
-    return not comparison["beside"].startswith(("npgpt", "floor"))
+def is_alternative(comparison: dict) -> bool:
+    """Return True if the baseline is another program, not npgpt or a lower bound."""
+    return not comparison["beside"].startswith(("npgpt", "lower bound"))
 
 
 def bytes_at(position: int) -> int:

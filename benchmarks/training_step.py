@@ -57,7 +57,7 @@ NAMES = {
     "torch-eager-bfloat16": "PyTorch bfloat16",
     "torch-compiled-bfloat16": "PyTorch bfloat16, compiled",
     "llm.c": "llm.c",
-    "floor": "floor: products by BLAS",
+    "floor": "lower bound: products by BLAS",
 }
 
 

@@ -32,10 +32,17 @@ def test_a_comparison_is_the_median_of_pairs():
     assert (made["npgpt"], made["other"], made["at_most"]) == (3.0, 8.0, 0.5)
     assert made["ratio"] == {"median": 0.5, "low": 0.25, "high": 0.5}
     once = harness.comparison("memory", "another", [3.0], [4.0], unit="GB")
-    lines = harness.compared([made, once]).splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    slow = harness.comparison("work", "another", [3.0], [4.0], 0.7)
+    times, memory = harness.compared([made, once, slow]).split("\n\n")
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in (times + "\n" + memory).splitlines()
+    ]
+    assert cells[0][2:4] == ["baseline", "baseline time"]
     assert cells[2] == ["work", "3.00 s", "another", "8.00 s", "0.50 (0.25 to 0.50)", "0.50"]
-    assert cells[3] == ["memory", "3.00 GB", "another", "4.00 GB", "0.75", ""]
+    assert cells[3] == ["work", "3.00 s", "another", "4.00 s", "0.75", "0.70, missed"]
+    assert cells[4][2:4] == ["baseline", "baseline memory"]
+    assert cells[6] == ["memory", "3.00 GB", "another", "4.00 GB", "0.75", ""]
 
 
 def test_the_limit_is_on_the_faster_pytorch_and_on_its_memory():
@@ -53,7 +60,7 @@ def test_the_limit_is_on_the_faster_pytorch_and_on_its_memory():
     assert [(c["beside"], c["ratio"]["median"], c["at_most"]) for c in made] == [
         ("PyTorch", 0.5, None),
         ("PyTorch, compiled", pytest.approx(2 / 3), 0.66),
-        ("floor: products by BLAS", 2.0, 1.08),
+        ("lower bound: products by BLAS", 2.0, 1.08),
         ("PyTorch, compiled", 0.5, 0.9),
     ]
     assert made[-1]["unit"] == "GB"

@@ -1,9 +1,9 @@
 """The pages are programs: they run, print what they say they print, and quote the code as it is.
 
-In docs/ops/*.md and docs/book.md a ```python block is executed, in order, one namespace a page;
-what it prints is the ```text block after it. A ```python block whose first line is a path,
-`# npgpt/ops/gelu.py`, is a quotation: it stands in that file word for word, at any one depth of
-indentation.
+In docs/ops/*.md, docs/book.md and docs/getting-started.md a ```python block is executed, in order,
+one namespace a page; what it prints is the ```text block after it. A ```python block whose first
+line is a path, `# npgpt/ops/gelu.py`, is a quotation: it stands in that file word for word, at any
+one depth of indentation.
 """
 
 import contextlib
@@ -83,6 +83,18 @@ def test_the_books_page_prints_what_the_book_prints(bpe):
     run(ROOT / "docs" / "book.md")
 
 
+def test_getting_started_ends_in_a_trained_text():
+    run(ROOT / "docs" / "getting-started.md")
+
+
+def test_the_readme_is_short_and_its_example_runs(capsys):
+    page = ROOT / "README.md"
+    assert len(page.read_text("utf-8").splitlines()) <= 120
+    [example] = [block for block in blocks(page) if block.language == "python"]
+    exec(compile(example.text, str(page), "exec"), {"__name__": "readme"})
+    assert capsys.readouterr().out == ", or not to be\n"
+
+
 def run(page: Path) -> None:
     """Executes a page's blocks, and compares what they print with what it shows."""
     namespace: dict = {"__name__": page.stem}
@@ -133,7 +145,7 @@ def test_every_op_has_a_page(op):
 @pytest.mark.parametrize("source", sorted(ROOT.glob("npgpt/**/*.py")), ids=name)
 def test_pages_that_the_code_names_exist(source):
     for page in re.findall(r"docs/[\w/]+\.md", source.read_text(encoding="utf-8")):
-        assert (ROOT / page).exists(), f"{name(source)} names {page}, which is not there"
+        assert (ROOT / page).exists(), f"{name(source)} names {page}, which does not exist"
 
 
 @pytest.mark.parametrize("page", PROSE, ids=name)
@@ -143,7 +155,7 @@ def test_links_lead_somewhere(page):
             continue  # the web is not ours to test
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
-        assert target.exists(), f"{name(page)} links to {link}, which is not there"
+        assert target.exists(), f"{name(page)} links to {link}, which does not exist"
         if anchor:
             assert anchor in headings(target), f"{name(page)} links to {link}: no such heading"
 

@@ -1,0 +1,40 @@
+"""docs/architecture.md says what pyproject.toml and the code say."""
+
+import re
+import tomllib
+from pathlib import Path
+
+from npgpt import fused, mixed, ops
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+
+
+def rows(start: str, end: str) -> list[list[str]]:
+    """The names in backticks in the first column of a table."""
+    table = PAGE.split(start)[1].split(end)[0]
+    return [re.findall(r"`([^`]+)`", row) for row in re.findall(r"(?m)^\|([^|]+)", table)[2:]]
+
+
+def test_the_layers_are_those_of_the_import_contract():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    contract = project["tool"]["importlinter"]["contracts"][0]["layers"]
+    layers = [re.findall(r"npgpt\.(\w+)", layer) for layer in contract]
+    assert rows("<!-- layers", "<!-- /layers -->") == layers
+
+
+def test_every_module_at_the_top_is_in_a_layer():
+    told = {name for row in rows("<!-- layers", "<!-- /layers -->") for name in row}
+    top = {path.stem for path in (ROOT / "npgpt").glob("*.py")}
+    folders = {path.parent.name for path in (ROOT / "npgpt").glob("*/__init__.py")}
+    assert told == (top | folders) - {"__init__"}
+
+
+def test_the_backends_are_the_packages_of_ops():
+    told = [names[0].strip("/").replace("/", ".") for names in rows_of_backends()]
+    assert told == [backend.__name__ for backend in (ops, fused, mixed)]
+
+
+def rows_of_backends() -> list[list[str]]:
+    table = PAGE.split("| backend | package |")[1].split("\n\n")[0]
+    return [names for line in table.splitlines() if (names := re.findall(r"`(npgpt/[^`]+)`", line))]
