@@ -28,7 +28,7 @@ def forward(x: Array, *, rate: float, rng=None, out: Array | None = None):
 
 
 def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
-    """any shape -> the same shape. What was dropped has no say in the loss.
+    """any shape -> the same shape. The gradient of a dropped element is zero.
 
     `dx` may be `dout` itself.
     """

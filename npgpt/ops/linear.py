@@ -32,7 +32,7 @@ def forward(x: Array, p: Params, *, out: Array | None = None):
 def backward(dout: Array, cache: Cache, g: Params, *, dx: Array | None = None):
     """(..., O) -> (..., I)"""
     x, p = cache
-    np.matmul(rows(x).T, rows(dout), out=g.weight)  # every row of x votes with its own dout
+    np.matmul(rows(x).T, rows(dout), out=g.weight)  # the sum of the rows' outer products
     if p.bias is not None:
         np.sum(rows(dout), 0, out=g.bias)
     return np.matmul(dout, p.weight.T, out=dx)
