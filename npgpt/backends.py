@@ -1,40 +1,94 @@
-"""The one place that chooses which backend computes: npgpt.ops, npgpt.fused or npgpt.mixed."""
+"""Choose the backend: npgpt.ops (NumPy), npgpt.fused (Numba) or npgpt.mixed (bfloat16).
 
-from typing import Any
+A backend is imported when it is chosen, because importing Numba takes most of a second.
+"""
+
+from importlib import import_module
+from types import ModuleType
 
 import numpy as np
 
-from npgpt.config import RunConfig
 from npgpt.errors import InputError
+from npgpt.model.backend import OPS, Backend
+from npgpt.system import env_vars
+
+__all__ = ["Backend", "check_dtype", "get", "name_of"]
+
+MODULES = {"numpy": "npgpt.ops", "fused": "npgpt.fused", "mixed": "npgpt.mixed"}
 
 
-def check_dtype(dtype, ops) -> tuple[np.dtype, Any]:
-    """The dtype of the parameters, and the backend. Raises InputError for what is neither float32,
-    float64 nor "bfloat16"."""
+def get(
+    ops: Backend | str | None = None, *, dtype="float32", why: str = 'dtype "bfloat16"'
+) -> Backend:
+    """Return the backend that computes.
+
+    Parameters
+    ----------
+    ops : Backend or str or None, default None
+        A backend (npgpt.ops, npgpt.fused, npgpt.mixed or an object with the same attributes), or
+        the name of one: "numpy", "fused" or "mixed". None: the fastest one for `dtype`.
+    dtype : str or dtype, default "float32"
+        "bfloat16" is computed by npgpt.mixed alone, which then takes the place of "fused".
+    why : str
+        What needs bfloat16, for the error message.
+
+    Returns
+    -------
+    Backend
+
+    Raises
+    ------
+    InputError
+        If `ops` is not a backend, or cannot compute with `dtype`.
+    """
+    env_vars.set_defaults()  # before Numba is imported
+    bfloat16 = isinstance(dtype, str) and dtype == "bfloat16"
+    if ops is None or (bfloat16 and isinstance(ops, str) and ops == "fused"):
+        ops = "mixed" if bfloat16 else "fused"
+    backend = _import(ops) if isinstance(ops, str) else ops
+    missing = [name for name in OPS if not hasattr(backend, name)]
+    if missing:
+        raise InputError(
+            f"ops is {ops!r}, which has no {missing[0]}: it must be npgpt.fused, npgpt.mixed, "
+            "npgpt.ops or an object with the same attributes"
+        )
+    if bfloat16 and backend is not _import("mixed"):
+        raise InputError(f"{why}: only npgpt.mixed computes with these; ops is {name_of(backend)}")
+    return backend
+
+
+def name_of(backend: Backend) -> str:
+    """Return the name of a backend, for people: "npgpt.fused"."""
+    return getattr(backend, "__name__", type(backend).__name__)
+
+
+def key_of(backend: Backend) -> Backend | str:
+    """Return what `get` finds this backend by in another process: its key in MODULES, or itself."""
+    if isinstance(backend, ModuleType):
+        return next((key for key, name in MODULES.items() if name == backend.__name__), backend)
+    return backend
+
+
+def check_dtype(dtype) -> np.dtype:
+    """Return the dtype of the parameters: float32 (for "bfloat16" too) or float64.
+
+    Raises
+    ------
+    InputError
+        If `dtype` is none of these.
+    """
     if isinstance(dtype, str) and dtype == "bfloat16":
-        return np.dtype(np.float32), require_mixed(ops, 'dtype "bfloat16"')
+        return np.dtype(np.float32)
     try:
-        dtype = np.dtype(dtype)
+        found = np.dtype(dtype)
     except TypeError:
-        pass  # no dtype at all: said below
-    if dtype not in (np.float32, np.float64):
-        raise InputError(f"dtype is {dtype}, but has to be float32, float64 or bfloat16")
-    return dtype, ops
+        found = None
+    if found not in (np.float32, np.float64):
+        raise InputError(f"dtype is {dtype!r}, but must be float32, float64 or bfloat16")
+    return found
 
 
-def require_mixed(ops, what: str):
-    """The backend npgpt.mixed. Raises InputError where another one is asked for."""
-    from npgpt import mixed
-
-    if ops not in (None, mixed):
-        raise InputError(f"{what}: only npgpt.mixed computes with these; ops is {ops.__name__}")
-    return mixed
-
-
-def get(settings: RunConfig):
-    """The module that computes: npgpt.fused, npgpt.mixed for bfloat16, or npgpt.ops."""
-    from npgpt import fused, mixed, ops
-
-    if settings.dtype == "bfloat16":
-        return mixed
-    return {"fused": fused, "numpy": ops}[settings.ops]
+def _import(name: str) -> Backend:
+    if name not in MODULES:
+        raise InputError(f"ops is {name!r}, but must be one of {', '.join(MODULES)}")
+    return import_module(MODULES[name])

@@ -5,15 +5,14 @@ from typing import Any
 
 import numpy as np
 
+from npgpt import backends
 from npgpt.arrays import Array
-from npgpt.backends import check_dtype, require_mixed
 from npgpt.config import Config
 from npgpt.download.resolve import resolve
 from npgpt.errors import InputError
 from npgpt.model import initializers, params, quantize, transformer
 from npgpt.quantized_matrix import KINDS as NARROW
 from npgpt.rng import Generator
-from npgpt.system import env_vars
 from npgpt.weights import formats
 
 WEIGHTS = "float32", *NARROW
@@ -48,9 +47,8 @@ class GPT:
             raise InputError(
                 f"init is {scheme!r}, but has to be one of {sorted(initializers.SCHEMES)}"
             )
-        env_vars.set_defaults()  # before Numba is imported
-        dtype, ops = check_dtype(dtype, ops)
-        tree = params.zeros(config, dtype)
+        ops = backends.get(ops, dtype=dtype)
+        tree = params.zeros(config, backends.check_dtype(dtype))
         rng = seed if isinstance(seed, Generator) else Generator(seed, ops=ops)
         initializers.SCHEMES[scheme](tree, config, rng)
         self._hold(config, tree, ops, tokenizer)
@@ -66,11 +64,8 @@ class GPT:
         return self
 
     def _hold(self, config, tree, ops, tokenizer):
-        env_vars.set_defaults()  # before Numba is imported
-        if quantize.is_quantized(tree):
-            ops = require_mixed(ops, "matrices in fewer bits")
-        elif ops is None:
-            from npgpt import fused as ops  # here, because importing Numba takes most of a second
+        kind = "bfloat16" if quantize.is_quantized(tree) else "float32"
+        ops = backends.get(ops, dtype=kind, why="quantized matrices")
         self.config, self.params, self.ops, self.tokenizer = config, tree, ops, tokenizer
 
     @property

@@ -7,15 +7,14 @@ elsewhere PyTorch's own may differ in the last bits. `state` is the bytes of
 torch.get_rng_state(), so that a stream begun in one can be carried on in the other.
 """
 
-import importlib
 import operator
-from types import ModuleType
 
 import numpy as np
 
+from npgpt import backends
 from npgpt.arrays import Array
+from npgpt.backends import Backend
 from npgpt.errors import InputError
-from npgpt.system import env_vars
 
 # torch.get_rng_state(): the layout of at::CPUGeneratorImplState
 STATE = np.dtype(
@@ -40,10 +39,9 @@ class Generator:
     seed: 0 to 2**64 - 1. ops: the backend that does the work, npgpt.ops or npgpt.fused (None).
     """
 
-    def __init__(self, seed: int, *, ops: ModuleType | None = None):
+    def __init__(self, seed: int, *, ops: Backend | str | None = None):
         self._seed = _integer("seed", seed, 0, 2**64 - 1)
-        env_vars.set_defaults()  # before Numba is imported
-        self.ops = ops or importlib.import_module("npgpt.fused")
+        self.ops = backends.get(ops)
         self._random = self.ops.random
         self._engine = self._random.seed(self._seed)
         self._rest = np.zeros(3, np.uint32)
@@ -151,7 +149,7 @@ class Generator:
         self._rest[:] = record["rest"]
 
     @classmethod
-    def from_state(cls, state, *, ops: ModuleType | None = None) -> "Generator":
+    def from_state(cls, state, *, ops: Backend | str | None = None) -> "Generator":
         """A generator that goes on from `state` (see `set_state`)."""
         generator = cls(0, ops=ops)
         generator.set_state(state)

@@ -44,7 +44,10 @@ class Profile(ModelFlags):
 
         B, T = settings.training.batch_size, settings.config.context_length
         warm = 2 if self.generate else 1  # reading the prompt is no token
-        count, timed = warm + self.rounds, profile.Timed(backends.get(settings))
+        count, timed = (
+            warm + self.rounds,
+            profile.Timed(backends.get(settings.ops, dtype=settings.dtype)),
+        )
         if self.generate:
             run = profile.new_token(settings, timed, position=self.position, count=count)
             what, tokens, rows = f"one new token, batch size {B}", B, profile.MOST_ROWS

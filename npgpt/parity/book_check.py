@@ -74,7 +74,7 @@ def run_checks(data: str, steps: int, *, ops: str = "fused") -> Iterator[Check |
     `ops`: "fused" or "numpy".
     """
     settings = replace(defaults("book"), data=data, ops=ops)
-    tokens, module = read_tokens(settings), backends.get(settings)
+    tokens, module = read_tokens(settings), backends.get(settings.ops, dtype=settings.dtype)
     stream = Generator(SEED, ops=module).uniform(3)
     yield numbers("torch.rand(3)", (0.2961, 0.5166, 0.2517), stream, digits=4)
 

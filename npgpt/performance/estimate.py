@@ -70,7 +70,9 @@ def measure(settings: RunConfig, *, budget: float = BUDGET) -> Iterator[Measured
     known = Measured(batch_size(settings, rate, budget), rate, ())
     yield known
     settings = replace(settings, training=replace(settings.training, batch_size=known.batch))
-    training_step(replace(settings, config=smallest(config)), backends.get(settings))()
+    training_step(
+        replace(settings, config=smallest(config)), backends.get(settings.ops, dtype=settings.dtype)
+    )()
     yield known
     for _ in range(3):
         layers = next_layers(settings, known.points, budget, memory()[1])
@@ -86,7 +88,12 @@ STAGES = 5
 def seconds_of(settings: RunConfig, layers: int) -> float:
     """Of one step, with so many layers."""
     config = replace(settings.config, n_layer=layers)
-    step, taken = training_step(replace(settings, config=config), backends.get(settings)), []
+    step, taken = (
+        training_step(
+            replace(settings, config=config), backends.get(settings.ops, dtype=settings.dtype)
+        ),
+        [],
+    )
     while len(taken) < STEPS or sum(taken) < ENOUGH:
         started = time.perf_counter()
         step()

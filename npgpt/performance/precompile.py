@@ -15,8 +15,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from npgpt import backends
 from npgpt.config import Config
 from npgpt.model import kv_cache, params, quantize, transformer
+from npgpt.model.backend import OPS
 from npgpt.model.initializers import SCHEMES
 from npgpt.quantized_matrix import KINDS as NARROW
 from npgpt.rng import Generator
@@ -79,11 +81,9 @@ def missing(kernel) -> bool:
 def warm_up(work: str, kind: str, names, scheme: str | None = None, dropout: float = 0.0) -> None:
     """Lets a tiny model work, with these ops of the backend compiled; its parameters zero, or drawn
     by `scheme`."""
-    from npgpt import fused, mixed, ops
-
-    fast = mixed if kind in NARROW else fused
+    fast, plain = backends.get("mixed" if kind in NARROW else "fused"), backends.get("numpy")
     backend = SimpleNamespace(
-        **{name: getattr(fast if name in names else ops, name) for name in fused.__all__}
+        **{name: getattr(fast if name in names else plain, name) for name in OPS}
     )
     config = Config(
         vocab_size=MANY, context_length=16, n_layer=1, n_head=1, n_embd=16, dropout=dropout

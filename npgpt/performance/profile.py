@@ -106,7 +106,7 @@ def training_step(settings: RunConfig, ops) -> Callable[[], object]:
     """
     config, training = settings.config, settings.training
     check_memory(4 * bytes_of(settings), "parameters, gradients and both moments")
-    rng = Generator(training.seed, ops=backends.get(settings))
+    rng = Generator(training.seed, ops=backends.get(settings.ops, dtype=settings.dtype))
     model = GPT(config, seed=rng, dtype=settings.parameter_dtype, scheme=settings.init, ops=ops)
     rows, T = training.batch_size * training.grad_accumulation, config.context_length
     tokens = rng.randint(0, config.vocab_size, rows * T + 1)
@@ -139,7 +139,7 @@ def new_token(
             f"{config.context_length}, and {count} tokens are made"
         )
     check_memory(bytes_of(settings), "parameters")
-    rng = Generator(settings.training.seed, ops=backends.get(settings))
+    rng = Generator(settings.training.seed, ops=backends.get(settings.ops, dtype=settings.dtype))
     model = GPT(config, seed=rng, dtype=settings.parameter_dtype, scheme=settings.init, ops=ops)
     tokens = generate(model, rng.randint(0, config.vocab_size, (rows, position)), count)
     return lambda: next(tokens)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+from npgpt import backends
 from npgpt.arrays import Array
 from npgpt.model import params, quantize
 
@@ -39,11 +40,9 @@ class AdamW:
         decays: Callable[[str, Array], bool] = every,
         ops=None,
     ):
-        if ops is None:
-            from npgpt import fused as ops
         quantize.require_float(parameters)
         self.parameters, self.lr, self.betas, self.eps = parameters, lr, betas, eps
-        self.weight_decay, self.decays, self.ops = weight_decay, decays, ops
+        self.weight_decay, self.decays, self.ops = weight_decay, decays, backends.get(ops)
         self.m, self.v = params.zeros_like(parameters), params.zeros_like(parameters)
         self.steps = 0
 

@@ -19,7 +19,7 @@ from npgpt.weights.weight_file import WeightFile
 
 def start(settings: RunConfig, tokens: Tokens, *, model: GPT | None = None) -> Trainer:
     """A new run. One generator draws the parameters, unless `model` has some, and all the rest."""
-    rng = Generator(settings.training.seed, ops=backends.get(settings))
+    rng = Generator(settings.training.seed, ops=backends.get(settings.ops, dtype=settings.dtype))
     model = first_model(settings, rng) if model is None else model
     return trainer(settings, tokens, model, rng)
 

@@ -16,7 +16,9 @@ def read_saved(path: Path) -> tuple[RunConfig, GPT, checkpoint.TrainingState]:
     path = formats.checkpoint_file(path)
     (config, tree, tokenizer_name), saved = checkpoint.read_training(path)
     settings = parse_state(saved.state, path)
-    model = GPT.from_params(config, tree, ops=backends.get(settings), tokenizer=tokenizer_name)
+    model = GPT.from_params(
+        config, tree, ops=backends.get(settings.ops, dtype=settings.dtype), tokenizer=tokenizer_name
+    )
     if settings.config != config or settings.parameter_dtype != model.dtype.name:
         raise InputError(
             f"{path}: its run is of a {settings.dtype} model with {settings.config}, "

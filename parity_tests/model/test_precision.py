@@ -462,7 +462,7 @@ def test_who_computes_with_what():
     with pytest.raises(InputError, match="weights is 'int4', but has to be float32 or bfloat16"):
         npgpt.load("anything", weights="int4")
     for wrong in ("float16", "bfloat", np.int8):
-        with pytest.raises(InputError, match="has to be float32, float64 or bfloat16"):
+        with pytest.raises(InputError, match="must be float32, float64 or bfloat16"):
             npgpt.GPT(CONFIG, dtype=wrong)
 
 

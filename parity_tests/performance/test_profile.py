@@ -28,12 +28,12 @@ def settings(*, ops="fused", **changed):
 
 
 def steps(chosen, count):
-    timed = Timed(backend_of(chosen))
+    timed = Timed(backend_of(chosen.ops, dtype=chosen.dtype))
     return list(profile.rounds(training_step(chosen, timed), timed, count))
 
 
 def tokens(chosen, count, position):
-    timed = Timed(backend_of(chosen))
+    timed = Timed(backend_of(chosen.ops, dtype=chosen.dtype))
     run = new_token(chosen, timed, position=position, count=count)
     return list(profile.rounds(run, timed, count))
 
