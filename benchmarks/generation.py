@@ -16,18 +16,19 @@ an array that no cache holds; the products of a prompt at the rate of NumPy's BL
 """
 
 import argparse
-import subprocess
 import sys
 import tempfile
-import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks import harness
+from benchmarks.baselines import llamacpp
+from benchmarks.baselines.huggingface import Transformers
+from benchmarks.baselines.llamacpp import LlamaCpp
 from benchmarks.harness import Runner, alternate, compared, comparison, on_threads, once, serve
 from npgpt.config import Config
-from npgpt.performance import flops
 
 CONFIG = Config()  # the 124M shape
 PROMPT, NEW, LONG, ROWS = 32, 128, 512, 8
@@ -90,76 +91,12 @@ class Npgpt:
         return np.stack(list(generate(self.model, tokens, count)), axis=1)
 
 
-class Transformers:
-    def __init__(self, path: str, threads: int):
-        import torch
-        import transformers
-
-        warnings.simplefilter("ignore", FutureWarning)  # past_key_values is getting another name
-        torch.set_num_threads(threads)
-        torch.set_grad_enabled(False)
-        transformers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.set_verbosity_error()
-        self.model = transformers.GPT2LMHeadModel.from_pretrained(path).eval()
-        self.tensor, self.version = torch.tensor, transformers.__version__
-
-    def restart(self) -> None:
-        self.past = None
-
-    def next_logits(self, tokens: np.ndarray) -> np.ndarray:
-        given = dict(past_key_values=self.past, use_cache=True, logits_to_keep=1)
-        made = self.model(self.tensor(tokens), **given)
-        self.past = made.past_key_values
-        return made.logits[0, -1].numpy()
-
-    def generate(self, tokens: np.ndarray, count: int) -> np.ndarray:
-        tokens = self.tensor(tokens)
-        chosen = dict(max_new_tokens=count, do_sample=False, use_cache=True, pad_token_id=0)
-        made = self.model.generate(tokens, attention_mask=tokens * 0 + 1, **chosen)
-        return made[:, tokens.shape[1] :].numpy()
-
-
-class LlamaCpp:
-    def __init__(self, path: str, threads: int):
-        import llama_cpp
-
-        warnings.simplefilter("ignore", ResourceWarning)  # it opens /dev/null and leaves it so
-        self.llama, self.version = llama_cpp, llama_cpp.__version__
-        self.silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
-        llama_cpp.llama_log_set(self.silent, None)
-        llama_cpp.llama_backend_init()
-        settings = llama_cpp.llama_model_default_params()
-        self.model = llama_cpp.llama_model_load_from_file(path.encode(), settings)
-        if not self.model:
-            sys.exit(f"llama.cpp does not read {path}")
-        settings = llama_cpp.llama_context_default_params()
-        settings.n_ctx, settings.n_batch, settings.n_ubatch = CONFIG.context_length, LONG, LONG
-        settings.n_threads = settings.n_threads_batch = threads
-        settings.type_k = settings.type_v = llama_cpp.GGML_TYPE_F32
-        self.context = llama_cpp.llama_init_from_model(self.model, settings)
-
-    def restart(self) -> None:
-        self.llama.llama_memory_clear(self.llama.llama_get_memory(self.context), True)
-
-    def next_logits(self, tokens: np.ndarray) -> np.ndarray:
-        ids = (self.llama.llama_token * tokens.size)(*tokens.ravel().tolist())
-        if self.llama.llama_decode(self.context, self.llama.llama_batch_get_one(ids, tokens.size)):
-            sys.exit("llama.cpp did not read the tokens")
-        logits = self.llama.llama_get_logits_ith(self.context, -1)
-        return np.ctypeslib.as_array(logits, (CONFIG.vocab_size,)).copy()
-
-    def generate(self, tokens: np.ndarray, count: int) -> np.ndarray:
-        self.restart()
-        new = []
-        for _ in range(count):
-            tokens = self.next_logits(tokens).argmax(keepdims=True)
-            new.append(tokens)
-        return np.stack(new, axis=1)
-
-
 PROGRAMS = {
-    "npgpt": Npgpt, "npgpt float32": Npgpt, "transformers": Transformers, "llama.cpp": LlamaCpp
-}  # fmt: skip
+    "npgpt": Npgpt,
+    "npgpt float32": Npgpt,
+    "transformers": Transformers,
+    "llama.cpp": partial(LlamaCpp, config=CONFIG, longest=LONG),
+}
 
 
 def tokens_of(rows: int, length: int) -> np.ndarray:
@@ -192,31 +129,15 @@ def program(name: str, path: str, threads: int) -> None:
     serve({"logits": some, "generated": made, "version": runs.version}, measure)
 
 
-def floor(name: str) -> None:
-    """Serves a floor: the seconds that reading or multiplying alone would take."""
-    measure = {"bandwidth": bandwidth, "blas": blas}[name]()
-    serve(measure(), measure)
+def lower_bound(name: str) -> None:
+    """Serve a lower bound: the seconds that reading or multiplying alone takes."""
+    from benchmarks.baselines import lower_bounds
 
-
-def bandwidth():
-    """Reads for as long as the tokens do: what the machine manages in its best tenth of a second it
-    does not keep up, for whomever it is."""
-    from npgpt.performance import roofline
-
-    wanted = NEW * flops.token_bytes(CONFIG)
-    size, read = roofline.reader()
-    times = round(wanted / size)
-    return lambda: {
-        "generate": once(lambda: [read() for _ in range(times)]) * wanted / (times * size)
-    }
-
-
-def blas():
-    from npgpt.performance import roofline
-
-    *blocks, _ = flops.linears(CONFIG)
-    operations = flops.forward(CONFIG, 1, LONG, scored=1)
-    return lambda: {"read": operations / roofline.multiplying(blocks, LONG, backward=False)}
+    if name == "bandwidth":
+        what, measure = "generate", lower_bounds.weights_read(CONFIG, NEW)
+    else:
+        what, measure = "read", lower_bounds.prompt_products(CONFIG, LONG)
+    serve({what: measure()}, lambda: {what: measure()})
 
 
 def write_models(folder: Path, weights: str) -> None:
@@ -249,17 +170,6 @@ def validate(runners: list[Runner], coarse: float | None = None) -> None:
         print(f"{runner.name}: logits within {apart:.1e} of the largest, at most {allowed:.0e}")
 
 
-def lacks_llama(python: str | None) -> str | None:
-    """Why llama.cpp is left out; None where it is not."""
-    if python is None:
-        return "--llama-python names no interpreter"
-    try:
-        said = subprocess.run([python, "-c", "import llama_cpp"], capture_output=True, text=True)
-    except OSError as error:
-        return f"{python}: {error.strerror}"
-    return said.stderr.strip().splitlines()[-1] if said.returncode else None
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
@@ -273,11 +183,11 @@ def main() -> None:
     if options.serve in PROGRAMS:
         return program(options.serve, options.path, options.threads)
     if options.serve:
-        return floor(options.serve)
+        return lower_bound(options.serve)
 
     narrow = options.weights != "float32"
     names = ["npgpt", "npgpt float32" if narrow else "transformers", "llama.cpp"]
-    if lacking := lacks_llama(options.llama_python):
+    if lacking := llamacpp.missing(options.llama_python):
         print(f"llama.cpp is left out: {lacking}")
         names.remove("llama.cpp")
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:

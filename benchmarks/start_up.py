@@ -32,7 +32,7 @@ FIRST = """
 import time
 started = time.perf_counter()
 from npgpt.system import env_vars
-env_vars.settle()
+env_vars.set_defaults()
 import numpy as np, npgpt
 from npgpt.performance import precompile
 precompile.compile_kernels("train", "float32", "book", dropout=0.1)

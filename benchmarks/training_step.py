@@ -23,7 +23,6 @@ import shutil
 import statistics
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +30,7 @@ import numpy as np
 from benchmarks import harness
 from benchmarks.baselines import llmc
 from benchmarks.harness import Runner, alternate, compared, comparison, on_threads, once, serve
-from benchmarks.products import operations, products
 from npgpt.config import PRESETS, Config
-from npgpt.performance import flops
 
 CONFIG, BOOK = Config(), PRESETS["book"].config  # both of the 124M shape
 SEED = 123
@@ -97,13 +94,10 @@ def npgpt_step(B: int, T: int, *, bfloat16=False):
 
     env_vars.set_defaults()
     import npgpt
+    from npgpt import fused, mixed
 
-    tree = parameters()
-    if bfloat16:
-        pass
-    else:
-        from npgpt import fused as ops
-    return stepping(npgpt.GPT.from_params(CONFIG, tree, ops=ops), batch(B, T))
+    ops = mixed if bfloat16 else fused
+    return stepping(npgpt.GPT.from_params(CONFIG, parameters(), ops=ops), batch(B, T))
 
 
 def npgpt_book_step(B: int, T: int):
@@ -132,53 +126,30 @@ def stepping(model, pair, rng=None, adamw=ADAMW):
     return step
 
 
-def torch_step(B: int, T: int, *, compiled=False, bfloat16=False):
+def torch_step(B: int, T: int, **options):
     import torch
 
-    from benchmarks.baselines import book
+    from benchmarks.baselines import pytorch
 
     named = {name: torch.tensor(array) for name, array in weights().items()}
-    model = book.best(*sizes(CONFIG), named)
-    given = dict(compiled=compiled, bfloat16=bfloat16, fused=True, **ADAMW)
-    return torch_stepping(model, batch(B, T), **given)
+    model = pytorch.best(*sizes(CONFIG), named)
+    return pytorch.training_step(model, *batch(B, T), fused=True, **options, **ADAMW)
 
 
 def torch_book_step(B: int, T: int):
     import torch
 
-    from benchmarks.baselines import book
+    from benchmarks.baselines import book, pytorch
 
     torch.manual_seed(SEED)
     model = book.chapter5(*sizes(BOOK), BOOK.dropout)
-    return torch_stepping(model, batch(B, T), **BOOK_ADAMW)
+    return pytorch.training_step(model, *batch(B, T), **BOOK_ADAMW)
 
 
 def sizes(config: Config) -> tuple[int, ...]:
+    """Return V, T_max, C, H and L, as the baselines take them."""
     c = config
     return c.vocab_size, c.context_length, c.n_embd, c.n_head, c.n_layer
-
-
-def torch_stepping(model, pair, *, compiled=False, bfloat16=False, **adamw):
-    import torch
-
-    from benchmarks.baselines.book import cross_entropy
-
-    optimizer = torch.optim.AdamW(model.parameters(), **adamw)
-    tokens, targets = map(torch.tensor, pair)
-    loss_of = cross_entropy
-    if compiled:
-        warnings.simplefilter("ignore")  # the compiler warns of its own parts
-        loss_of = torch.compile(cross_entropy)
-
-    def step():
-        optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            loss = loss_of(model, tokens, targets)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return step
 
 
 STEPS = {
@@ -194,25 +165,13 @@ STEPS = {
 }
 
 
-def floor(B: int, T: int):
-    """A function that gives the seconds which all matrix products of a step take at the rate of
-    NumPy's BLAS: of those of the linear layers, each made as often as a step makes it."""
-    made = list(products(CONFIG, B * T))
-    times = flops.training_step(CONFIG, B, T) / operations(CONFIG, B * T)  # attention's are in it
-
-    def measure():
-        seconds = (once(lambda a=a, b=b, out=out: np.matmul(a, b, out=out))
-                   for count, a, b, out in made for _ in range(count))  # fmt: skip
-        return {"seconds": times * sum(seconds)}
-
-    return measure
-
-
 def serve_one(name: str, B: int, T: int) -> None:
-    """The other end of a Runner."""
+    """Serve one of the names to a Runner."""
     if name == "floor":
-        measure = floor(B, T)
-        return serve(measure(), measure)
+        from benchmarks.baselines import lower_bounds
+
+        measure = lower_bounds.step_products(CONFIG, B, T)
+        return serve(measure(), lambda: {"seconds": measure()})
     step = STEPS[name](B, T)
     losses = [step() for _ in range(3)]  # gradients and AdamW are in the last two
     serve(losses, lambda: {"seconds": once(step), "bytes": harness.peak_memory()})

@@ -1,17 +1,17 @@
-"""What npgpt is compared with: the book's PyTorch model, and the program of its chapter 5 that
-trains it, in words of our own; and the same model out of PyTorch's best parts."""
+"""The book's PyTorch model, and the program of its chapter 5 that trains it, rewritten."""
 
 from collections.abc import Iterator
 from functools import partial
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from torch.utils.data import DataLoader
+
+from benchmarks.baselines.pytorch import Model, cross_entropy
 
 
 class LayerNorm(nn.Module):
-    """The book's: spelled out."""
+    """The book's, written out."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -24,7 +24,7 @@ class LayerNorm(nn.Module):
 
 
 class GELU(nn.Module):
-    """The book's: spelled out."""
+    """The book's, written out."""
 
     def forward(self, x):
         # the book leaves out the dtype: the constant would be a float32 in a float64 model too
@@ -33,8 +33,8 @@ class GELU(nn.Module):
         return 0.5 * x * (1 + torch.tanh(inner))
 
 
-class BookAttention(nn.Module):
-    """Three layers for query, key and value; scores, mask, softmax and dropout spelled out."""
+class Attention(nn.Module):
+    """The book's: three layers for query, key and value; scores, mask and softmax written out."""
 
     def __init__(self, width: int, heads: int, context: int, *, qkv_bias: bool, rate: float):
         super().__init__()
@@ -57,98 +57,21 @@ class BookAttention(nn.Module):
         return self.out_proj((probs @ v).transpose(1, 2).contiguous().view(B, T, C))
 
 
-class BestAttention(nn.Module):
-    """One packed layer and PyTorch's fused attention."""
-
-    def __init__(self, width: int, heads: int, context: int):
-        super().__init__()
-        self.heads = heads
-        self.c_attn, self.out_proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
-
-    def forward(self, x):
-        B, T, C = x.shape
-        q, k, v = (
-            part.view(B, T, self.heads, -1).transpose(1, 2) for part in self.c_attn(x).split(C, -1)
-        )
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out_proj(y.transpose(1, 2).reshape(B, T, C))
-
-
-class Block(nn.Module):
-    def __init__(self, width, heads, context, *, rate, attention, norm, gelu):
-        super().__init__()
-        self.norm1, self.norm2, self.drop = norm(width), norm(width), nn.Dropout(rate)
-        self.att = attention(width, heads, context)
-        self.ff = nn.Sequential(nn.Linear(width, 4 * width), gelu, nn.Linear(4 * width, width))
-
-    def forward(self, x):
-        x = x + self.drop(self.att(self.norm1(x)))
-        return x + self.drop(self.ff(self.norm2(x)))
-
-
-class Model(nn.Module):
-    def __init__(self, vocabulary, context, width, heads, layers, *, tied=True, rate=0.0, **parts):
-        super().__init__()
-        self.tok_emb, self.pos_emb = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
-        self.drop = nn.Dropout(rate)
-        self.blocks = nn.Sequential(
-            *(Block(width, heads, context, rate=rate, **parts) for _ in range(layers))
-        )
-        self.final_norm = parts["norm"](width)
-        self.out_head = nn.Linear(width, vocabulary, bias=False)
-        if tied:
-            self.out_head.weight = self.tok_emb.weight
-
-    def forward(self, tokens):
-        x = self.drop(self.tok_emb(tokens) + self.pos_emb(torch.arange(tokens.shape[1])))
-        return self.out_head(self.final_norm(self.blocks(x)))
-
-
 def chapter5(vocabulary, context, width, heads, layers, rate) -> Model:
-    """The book's model as its chapter 5 trains it: no biases for query, key and value, dropout, a
-    head of its own. Drawn from PyTorch's stream as it stands."""
-    attention = partial(BookAttention, qkv_bias=False, rate=rate)
+    """Return the book's model as its chapter 5 trains it, drawn from PyTorch's random stream.
+
+    It has dropout, an output head of its own, and no biases for query, key and value.
+    """
+    attention = partial(Attention, qkv_bias=False, rate=rate)
     parts = dict(attention=attention, norm=LayerNorm, gelu=GELU())
     return Model(vocabulary, context, width, heads, layers, tied=False, rate=rate, **parts)
-
-
-def best(vocabulary, context, width, heads, layers, named) -> Model:
-    """The same maths out of PyTorch's own layers."""
-    parts = dict(attention=BestAttention, norm=nn.LayerNorm, gelu=nn.GELU(approximate="tanh"))
-    model = Model(vocabulary, context, width, heads, layers, **parts)
-    load(model, named)
-    return model
-
-
-@torch.no_grad()
-def load(model: Model, named: dict[str, torch.Tensor]) -> None:
-    """Fills the best model with GPT-2's tensors: (in, out) matrices become (out, in) ones."""
-
-    def dense(layer, name):
-        layer.weight.copy_(named[f"{name}.weight"].T)
-        layer.bias.copy_(named[f"{name}.bias"])
-
-    def norm(layer, name):
-        layer.weight.copy_(named[f"{name}.weight"])
-        layer.bias.copy_(named[f"{name}.bias"])
-
-    model.tok_emb.weight.copy_(named["wte.weight"])
-    model.pos_emb.weight.copy_(named["wpe.weight"])
-    for i, block in enumerate(model.blocks):
-        norm(block.norm1, f"h.{i}.ln_1")
-        norm(block.norm2, f"h.{i}.ln_2")
-        dense(block.ff[0], f"h.{i}.mlp.c_fc")
-        dense(block.ff[2], f"h.{i}.mlp.c_proj")
-        dense(block.att.out_proj, f"h.{i}.attn.c_proj")
-        dense(block.att.c_attn, f"h.{i}.attn.c_attn")
-    norm(model.final_norm, "ln_f")
 
 
 # The program of chapter 5
 
 
 def loader(tokens: torch.Tensor, context: int, batch_size: int, *, train: bool) -> DataLoader:
-    """Windows of (N,) ids and their targets; `train` shuffles, and leaves out a short batch."""
+    """Return the windows of (N,) ids and their targets; `train` shuffles, drops a short batch."""
     windows = [
         (tokens[i : i + context], tokens[i + 1 : i + context + 1])
         for i in range(0, len(tokens) - context, context)
@@ -167,9 +90,9 @@ def training(
     eval_every: int,
     eval_batches: int,
 ) -> Iterator[tuple[int, float, float]]:
-    """Trains, and yields (step, training loss, validation loss) where the book prints a line.
+    """Train; yield (step, training loss, validation loss) where the book prints a line.
 
-    The book's samples after every epoch are left out: they are greedy and draw nothing.
+    The book's samples after every epoch are omitted: they are greedy and draw no random numbers.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     step = 0
@@ -187,14 +110,9 @@ def training(
 
 @torch.no_grad()
 def mean_loss(model: Model, data: DataLoader, batches: int) -> float:
-    """Over the first so many batches of a pass, which draws from PyTorch's stream as it begins."""
+    """Return the mean loss of the first batches. Each pass draws from PyTorch's random stream."""
     losses = [
         cross_entropy(model, tokens, targets).item()
         for _, (tokens, targets) in zip(range(batches), data, strict=False)
     ]
     return sum(losses) / len(losses)
-
-
-def cross_entropy(model: Model, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """(B, T), (B, T) -> the mean over all tokens"""
-    return F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten())

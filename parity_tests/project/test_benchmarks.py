@@ -13,7 +13,7 @@ import pytest
 
 import npgpt
 from benchmarks import generation, growth, harness, products, training_step
-from benchmarks.baselines import llmc
+from benchmarks.baselines import llamacpp, llmc
 from benchmarks.baselines.gguf import write_gguf
 from npgpt import ops
 from npgpt.performance import flops
@@ -84,9 +84,9 @@ def test_a_shape_that_is_none(shape, monkeypatch, capsys):
 
 
 def test_why_llama_cpp_is_left_out(tmp_path):
-    assert generation.lacks_llama(None) == "--llama-python names no interpreter"
+    assert llamacpp.missing(None) == "--llama-python names no interpreter"
     missing = str(tmp_path / "python")
-    assert generation.lacks_llama(missing) == f"{missing}: No such file or directory"
+    assert llamacpp.missing(missing) == f"{missing}: No such file or directory"
 
 
 TRAINER = """#!{python}
