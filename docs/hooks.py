@@ -38,7 +38,13 @@ def on_page_markdown(markdown, page, **_):
 
 
 def on_page_content(text, **_):
-    """Turn formulas into MathML, which browsers draw without a script."""
+    """Turn formulas into MathML, which browsers draw without a script; mark tables of figures."""
+    text = re.sub(
+        r"<table>\n<thead>(?:(?!</thead>).)*?<th>baseline</th>.*?</table>",
+        lambda m: f'<div class="figures">{m[0]}</div>',
+        text,
+        flags=re.S,
+    )
     return re.sub(
         r'<(div|span) class="arithmatex">\\[\[(](.*?)\\[\])]</\1>',
         lambda m: mathml(html.unescape(m[2]), m[1]),
@@ -64,11 +70,11 @@ def without_code(text):
 
 
 def outside(text, page):
-    """The repository's files, outside docs/, that a page links to."""
+    """The source files that a page links to."""
     for start, end in without_code(text):
         for match in LINK.finditer(text, start, end):
             path = posixpath.normpath(posixpath.join("docs", posixpath.dirname(page), match[1]))
-            if not path.startswith("docs/") and (ROOT / path).is_file() and path not in PAGES:
+            if is_source(path):
                 yield path
             elif path.startswith("docs/code/"):
                 yield path.removeprefix("docs/code/").removesuffix(".md")
@@ -85,10 +91,10 @@ def moved(text, folder, root):
         path = posixpath.normpath(posixpath.join(root, folder, match[1]))
         if path in PAGES:
             path = PAGES[path]
+        elif is_source(path):
+            path = code_page(path)
         elif path.startswith("docs/"):
             path = path.removeprefix("docs/")
-        elif (ROOT / path).is_file():
-            path = code_page(path)
         else:
             return match[0]
         return f"]({posixpath.relpath(path, folder or '.')}{match[2] or ''})"
@@ -98,6 +104,12 @@ def moved(text, folder, root):
         parts += text[done:start], LINK.sub(target, text[start:end])
         done = end
     return "".join(parts)
+
+
+def is_source(path):
+    """Return True for a file of the repository that is not a page or picture of the site."""
+    inside = path.startswith("docs/") and not path.endswith(".py")
+    return not inside and path not in PAGES and (ROOT / path).is_file()
 
 
 def code_page(path):

@@ -1,9 +1,10 @@
-"""docs/architecture.md says what pyproject.toml and the code say."""
+"""docs/architecture.md and the API pages say what pyproject.toml and the code say."""
 
 import re
 import tomllib
 from pathlib import Path
 
+import npgpt
 from npgpt import fused, mixed, ops
 
 ROOT = Path(__file__).parents[2]
@@ -38,3 +39,10 @@ def test_the_backends_are_the_packages_of_ops():
 def rows_of_backends() -> list[list[str]]:
     table = PAGE.split("| backend | package |")[1].split("\n\n")[0]
     return [names for line in table.splitlines() if (names := re.findall(r"`(npgpt/[^`]+)`", line))]
+
+
+def test_every_public_name_has_an_entry_in_the_api():
+    pages = "".join(page.read_text("utf-8") for page in sorted(ROOT.glob("docs/api/*.md")))
+    entries = {entry.rpartition(".")[2] for entry in re.findall(r"(?m)^::: (\S+)", pages)}
+    modules = {"ops", "fused", "mixed"}  # one contract, one page
+    assert set(npgpt.__all__) - modules - entries == set()
