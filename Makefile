@@ -6,10 +6,11 @@ fmt:      ## format and fix what can be fixed
 	ruff format .
 	ruff check --fix .
 
-check:    ## lint, formatting, import contracts
+check:    ## lint, formatting, import contracts, types
 	ruff check .
 	ruff format --check .
 	PYTHONPATH=. lint-imports
+	mypy
 
 test:     ## everything against PyTorch
 	$(PYTHON) -m pytest
@@ -43,5 +44,5 @@ figures:  ## README's and docs/' figures, from benchmarks/results/
 	$(PYTHON) -m benchmarks.readme
 
 clean:    ## what Python, Numba and the tools left behind
-	rm -rf build dist site *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache
+	rm -rf build dist site *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
