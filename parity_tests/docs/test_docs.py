@@ -142,6 +142,22 @@ def test_every_op_has_a_page(op):
     assert f"docs/ops/{op}.md" in (getattr(ops, op).__doc__ or ""), f"nor does npgpt/ops/{op}.py"
 
 
+def test_there_is_one_reading_order():
+    """The index's table, the pages' own "Next:" and the site's navigation say the same."""
+    text = INDEX.read_text(encoding="utf-8")
+    order = re.findall(r"(?m)^\| \d+ \| \[(\w+)\]", text)
+    assert sorted(order) == OPS_WITH_PAGES
+    chain = re.findall(r"(?m)^Begin: \[(\w+)\]", text)
+    while following := re.findall(
+        r"(?m)^Next: \[(\w+)\]\(\1\.md\)", (OPS / f"{chain[-1]}.md").read_text(encoding="utf-8")
+    ):
+        chain += following
+        assert len(chain) <= len(order), "the pages go round in a circle"
+    assert chain == order
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert re.findall(r"(?m)^ +- ops/(\w+)\.md", site) == ["README", *order]
+
+
 @pytest.mark.parametrize("source", sorted(ROOT.glob("npgpt/**/*.py")), ids=name)
 def test_pages_that_the_code_names_exist(source):
     for page in re.findall(r"docs/[\w/]+\.md", source.read_text(encoding="utf-8")):
