@@ -1,7 +1,8 @@
-"""The explicit maths, one module per op, NumPy only. Read this backend first.
+"""The NumPy backend: forward and backward of every op, written out. Read this one first.
 
-A backend is passed around as an argument named `ops`; `npgpt.fused` is the other one, with the
-same modules, signatures and results.
+A backend is an argument of the model, named `ops`. Three exist: this one, `npgpt.fused` (Numba)
+and `npgpt.mixed` (Numba, with bfloat16 operands in matrix products). All have the same modules and
+signatures.
 """
 
 from npgpt.ops import (

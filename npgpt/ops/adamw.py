@@ -1,4 +1,4 @@
-"""AdamW: Adam with the weight decay taken out of the gradient.
+"""AdamW: Adam with decoupled weight decay.
 
     p  <- p - lr * weight_decay * p
     m  <- beta1 * m + (1 - beta1) * grad          mhat = m / (1 - beta1^step)
@@ -27,10 +27,10 @@ def update(
     weight_decay: float,
     scale: float = 1.0,
 ) -> None:
-    """One step, in place: `p`, `m` and `v` of any one shape are written, `grad` is only read.
+    """Update `p`, `m` and `v` in place by one step; `grad` is only read. All have one shape.
 
-    `step` counts from 1. `scale` multiplies the gradient on the way in: it is how clipping to a
-    global norm costs no pass of its own.
+    `step` counts from 1. The gradient is multiplied with `scale` first, so that clipping to a
+    global norm needs no pass of its own.
     """
     beta1, beta2 = betas
     if scale != 1.0:
@@ -44,6 +44,6 @@ def update(
 
 
 def square_sum(grad: Array) -> float:
-    """The sum of the squares of a gradient, in float64: what a global norm is made of."""
+    """Return the sum of the squares of a gradient, in float64: its part of the global norm."""
     wide = flat(grad).astype(np.float64)
     return float(wide @ wide)

@@ -19,7 +19,7 @@ from npgpt.ops import dropout
 
 class Cache(NamedTuple):
     q: Array  # (B, H, T, D)
-    k: Array  # (B, H, S, D), S = T unless there is a past
+    k: Array  # (B, H, S, D), S = T without `past`
     v: Array  # (B, H, S, D)
     probs: Array  # (B, H, T, S)
     drop: dropout.Cache  # its mask is (B, H, T, S)
@@ -27,10 +27,10 @@ class Cache(NamedTuple):
 
 def forward(qkv: Array, *, n_head: int, past=None, rate: float = 0.0, rng=None,
             out: Array | None = None):  # fmt: skip
-    """(B, T, 3C) -> (B, T, C). With `past`, these T positions follow the ones it remembers."""
+    """(B, T, 3C) -> (B, T, C). `past`: a key/value cache whose positions these T follow."""
     q, k, v = (split_heads(a, n_head) for a in np.split(qkv, 3, axis=-1))
     if past is not None:
-        k, v = past.append(k, v)  # (B, H, S, D): all positions so far, these T the last of them
+        k, v = past.append(k, v)  # (B, H, S, D): all positions, these T last
     (T, D), S = q.shape[-2:], k.shape[-2]
     scores = q @ k.mT * D**-0.5
     scores[..., ~np.tri(T, S, S - T, dtype=bool)] = -np.inf
@@ -44,10 +44,10 @@ def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
     q, k, v, probs, drop = cache
     H, D = q.shape[1], q.shape[-1]
     dy = split_heads(dout, H)
-    dropped = dropout.backward(probs, drop)  # forward's once more: it is linear, its own backward
+    dropped = dropout.backward(probs, drop)  # as in forward: dropout is its own backward
     dv = dropped.mT @ dy
     dprobs = dropout.backward(dy @ v.mT, drop)
-    # softmax needs only its output to go backward; where a score was masked, probs = dscores = 0
+    # the VJP of softmax needs only its output; where a score was masked, probs = dscores = 0
     dscores = probs * (dprobs - (dprobs * probs).sum(-1, keepdims=True)) * D**-0.5
     dq = dscores @ k
     dk = dscores.mT @ q
@@ -55,7 +55,7 @@ def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
 
 
 def softmax(x: Array) -> Array:
-    """Rows of the last axis, each summing to 1."""
+    """(..., S) -> (..., S), the softmax over the last axis."""
     e = np.exp(x - x.max(-1, keepdims=True))  # the shift cancels; without it exp overflows
     return e / e.sum(-1, keepdims=True)
 
@@ -69,5 +69,5 @@ def split_heads(x: Array, n_head: int) -> Array:
 def merge_heads(x: Array) -> Array:
     """(B, H, T, D) -> (B, T, C)"""
     B, H, T, D = x.shape
-    x = np.ascontiguousarray(x.transpose(0, 2, 1, 3))  # with D = 1, reshape would not see to it
+    x = np.ascontiguousarray(x.transpose(0, 2, 1, 3))  # with D = 1, reshape alone would not copy
     return x.reshape(B, T, H * D)

@@ -1,10 +1,10 @@
-"""One new position through all blocks: what generation does for every token it makes.
+"""One new position through all blocks: the forward pass for each token that is generated.
 
     x   = x + c_proj(attention(c_attn(ln_1(x))))
     out = x + c_proj(gelu(c_fc(ln_2(x))))
 
-The ops of npgpt/model/block.py one after the other, without what training needs. It is an op of its
-own because one position is so little work that a fast backend computes all blocks in one loop.
+The ops of npgpt/model/block.py in the same order, without dropout and caches for backward. It is an
+op of its own because one position is little work: a fast backend computes all blocks in one loop.
 """
 
 from npgpt.arrays import Array, into

@@ -15,12 +15,12 @@ from npgpt.arrays import Array, into
 
 
 class Cache(NamedTuple):
-    keep: Array | None  # bool, the shape of x; None where nothing was dropped
+    keep: Array | None  # bool, the shape of x; None without dropout
     scale: float  # of x's dtype
 
 
 def forward(x: Array, *, rate: float, rng=None, out: Array | None = None):
-    """any shape -> the same shape. With nothing to drop and no `out`, it is `x` itself."""
+    """any shape -> the same shape. Without dropout and without `out`, return `x` itself."""
     keep, scale = draw(x.shape, x.dtype, rate=rate, rng=rng)
     if keep is None:
         return into(out, x), Cache(keep, scale)
@@ -39,9 +39,9 @@ def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
 
 
 def draw(shape, dtype, *, rate: float, rng, empty=np.empty) -> tuple[Array | None, float]:
-    """A mask of that shape, and its scale; no mask where nothing is to be dropped.
+    """Return a mask of the given shape and its scale; the mask is None without dropout.
 
-    `empty` makes the array for it.
+    `empty` allocates the mask.
     """
     one = dtype.type(1)
     if rng is None or rate == 0:

@@ -22,28 +22,27 @@ class Cache(NamedTuple):
 
 
 def forward(tokens: Array, p: Params, *, start: int = 0, out: Array | None = None):
-    """(B, T) integers below V -> (B, T, C). Position `start` is that of the first token."""
+    """(B, T) integers below V -> (B, T, C). `start` is the position of the first token."""
     T = tokens.shape[-1]
     check(tokens, p, start)
     return into(out, p.wte[tokens] + p.wpe[start : start + T]), Cache(tokens)
 
 
 def backward(dout: Array, cache: Cache, g: Params) -> None:
-    """(B, T, C). Writes g.wpe and *adds* to g.wte.
+    """(B, T, C) -> None. Write `g.wpe` and *add* to `g.wte`.
 
-    It adds because GPT-2's output head is the same matrix, and the head, being the last thing
-    forward, has already written its gradient there. The positions are those of a whole sequence,
-    from 0: training starts nowhere else.
+    The output head of GPT-2 is the same matrix. The head is first in backward, so its gradient is
+    already in `g.wte`. Positions start at 0, as always in training.
     """
     (tokens,) = cache
     T = tokens.shape[-1]
-    np.add.at(g.wte, tokens, dout)  # a token seen twice collects twice; `+=` would lose one
+    np.add.at(g.wte, tokens, dout)  # repeated tokens add up; `+=` would keep one of them
     g.wpe[:T] = dout.sum(0)
     g.wpe[T:] = 0
 
 
 def check(tokens: Array, p: Params, start: int) -> None:
-    """Raises IndexError for a token or a position that has no row."""
+    """Raise IndexError for a token or a position that has no row."""
     check_ids(tokens, len(p.wte), "token id")
     T, T_max = tokens.shape[-1], len(p.wpe)
     if start < 0 or start + T > T_max:

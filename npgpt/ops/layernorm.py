@@ -1,4 +1,4 @@
-"""LayerNorm: bring each row to mean 0 and variance 1, then scale and shift it.
+"""LayerNorm: normalize each row to mean 0 and variance 1, then scale and shift it.
 
     mean = E[x]        rstd = 1 / sqrt(Var[x] + eps)
     norm = (x - mean) * rstd
@@ -38,7 +38,7 @@ def forward(x: Array, p: Params, *, eps: float = 1e-5, out: Array | None = None)
 def backward(dout: Array, cache: Cache, g: Params, *, dx: Array | None = None):
     """(..., C) -> (..., C). `dx` may be `dout` itself."""
     x, p, mean, rstd = cache
-    norm = (x - mean) * rstd  # recomputed: keeping it would cost one more (..., C) per layer
+    norm = (x - mean) * rstd  # recomputed: caching it would cost one more (..., C) per layer
 
     g.weight[:] = rows(dout * norm).sum(0)
     g.bias[:] = rows(dout).sum(0)

@@ -1,7 +1,7 @@
 """out = x @ weight + bias, with GPT-2's (in, out) layout of the weight.
 
-Like transformers' Conv1D, or torch.nn.functional.linear with weight.T. Without a bias (`None`)
-the sum falls away, forward and backward. Derivation: docs/ops/linear.md
+Like transformers' Conv1D, or torch.nn.functional.linear with weight.T. With bias
+None, forward adds none and backward writes no gradient of it. Derivation: docs/ops/linear.md
 """
 
 from typing import NamedTuple

@@ -3,9 +3,9 @@
     logits = x @ weight.T
     loss   = mean(logsumexp(logits) - logits[target])
 
-The output head and the loss are one op so that the (B*T, V) logits are never whole in memory:
-they are made `chunk` rows at a time, and each chunk leaves its gradient behind before it is
-dropped, because by then softmax(logits) - onehot(target) is already there.
+The output head and the loss are one op, so the (B*T, V) logits never exist all at once. Forward
+computes `chunk` rows of them at a time, and their gradients with them: after softmax, the gradient
+softmax(logits) - onehot(target) is one subtraction away.
 
 Like torch.nn.functional.cross_entropy(x @ weight.T, targets).
 Derivation: docs/ops/linear_cross_entropy.md
@@ -27,8 +27,8 @@ def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 512,
             dweight: Array | None = None):  # fmt: skip
     """(..., C), (V, C), (...) integers below V -> scalar of x's dtype
 
-    `dweight`: where backward's `g` is known already, the gradient of the head goes straight there,
-    for dloss = 1; such a Cache is good for one backward.
+    `dweight`: optional output array for the gradient of `weight` at dloss = 1. Passing backward's
+    `g` here avoids a second (V, C) array; the cache can then be used once.
     """
     x_rows, targets = rows(x), check(targets, weight)
     N = len(x_rows)
@@ -53,7 +53,7 @@ def backward(dloss: float, cache: Cache, g: Array, *, dx: Array | None = None):
 
 
 def evaluate(x: Array, weight: Array, targets: Array, *, chunk: int = 512):
-    """The loss alone, for whoever does not go backward: a third of the work."""
+    """(..., C), (V, C), (...) -> scalar: the loss without gradients, at a third of the work."""
     x_rows, targets = rows(x), check(targets, weight)
     total = 0.0
     for block in blocks(len(x_rows), chunk):
@@ -63,13 +63,13 @@ def evaluate(x: Array, weight: Array, targets: Array, *, chunk: int = 512):
 
 
 def check(targets: Array, weight: Array) -> Array:
-    """The targets as a vector. Raises IndexError for one outside the vocabulary."""
+    """Return the targets as a vector. Raise IndexError for one outside the vocabulary."""
     check_ids(targets, len(weight), "target")
     return targets.ravel()
 
 
 def blocks(N: int, chunk: int) -> list[slice]:
-    """0..N cut into slices of at most `chunk`."""
+    """Return consecutive slices of at most `chunk` rows that cover 0..N."""
     return [slice(start, min(start + chunk, N)) for start in range(0, N, chunk)]
 
 

@@ -1,4 +1,4 @@
-"""PyTorch's CPU random stream: a Mersenne Twister, and what torch makes of its words.
+"""PyTorch's CPU random stream: the Mersenne Twister, and torch's distributions from its words.
 
     word    w           the next 32 bits of MT19937
     pair    w64 = (w_1 << 32) | w_2
@@ -6,11 +6,11 @@
     float64 u53 = (w64 & (2^53 - 1)) 2^-53        two words
 
 Every function here advances an `Engine` in place by exactly the words that the torch call
-named in its docstring draws, and gives the same bits. Destinations are contiguous vectors
-and say by their length and dtype what is wanted. Nothing is checked here: rng.py does.
+named in its docstring draws, and returns the same bits. `out` is a contiguous vector; its
+length and dtype determine what is drawn. Arguments are checked in rng.py.
 
 torch's compiled kernels contract a*b + c to one rounding (AVX2 and AVX512 alike), so the
-last bit of a result hangs on where an FMA stands. NumPy has none; `fma` below makes one.
+last bit of a result depends on where an FMA is used. NumPy has none; `fma` below emulates it.
 """
 
 import math
@@ -36,19 +36,19 @@ __all__ = [
 ]
 
 BLOCK = 2**13  # elements per step of long formulas: their float64 temporaries stay in cache
-PIECE = 2**18  # elements per step of short ones, where loading the engine is what costs
+PIECE = 2**18  # elements per step of short ones, where loading the engine dominates
 
 
 class Engine(NamedTuple):
     key: Array  # (624,) uint32
-    position: Array  # (1,) int64: words of this key handed out; 0 before the very first
-    spare: Array  # (1,) float64: the sine a short `normal` has kept; nan when it has none
+    position: Array  # (1,) int64: words of this key that were used; 0 in a new engine
+    spare: Array  # (1,) float64: the unused sine of a short `normal`, or nan
 
 
 def seed(seed: int) -> Engine:
-    """The engine of torch.manual_seed(seed): key_i = 1812433253 (k ^ k >> 30) + i mod 2^32.
+    """Return torch.manual_seed(seed)'s engine: key_i = 1812433253 (k ^ k >> 30) + i mod 2^32.
 
-    k = key_{i-1}, and key_0 is the seed's low 32 bits: the rest of it counts for nothing.
+    k = key_{i-1}, and key_0 is the seed's low 32 bits; the others are ignored.
     """
     key = [seed & 0xFFFFFFFF]
     for i in range(1, 624):
@@ -59,12 +59,12 @@ def seed(seed: int) -> Engine:
 def words(engine: Engine, n: int) -> Array:
     """-> (n,) uint32, the next n words. The twister itself is NumPy's."""
     if n == 0:
-        return np.empty(0, np.uint32)  # a fresh engine stays fresh
+        return np.empty(0, np.uint32)  # a new engine stays new
     twister = np.random.MT19937(0)
-    # a list, because NumPy copies a key number by number; and its fresh engine stands at 624
+    # a list, because NumPy copies a key number by number; the position of its new engine is 624
     state = {"key": engine.key.tolist(), "pos": int(engine.position[0]) or 624}
     twister.state = {"bit_generator": "MT19937", "state": state}
-    # over its full range this hands out plain words, in half the memory of random_raw
+    # over its full range this returns plain words, in half the memory of random_raw
     drawn = np.random.RandomState(twister).randint(0, 2**32, size=n, dtype=np.uint32)
     state = twister.state["state"]
     engine.key[:], engine.position[0] = state["key"], state["pos"]
@@ -106,9 +106,9 @@ def normal(engine: Engine, mean: float, std: float, *, out: Array) -> Array:
         out    = radius cos(theta) std + mean, radius sin(theta) std + mean
 
     The u fill `out` first. In each group of 16 the first eight are u_1 and become the cosines,
-    the last eight are u_2 and become the sines. What is left over at the end is too short for
-    a group, so the last 16 are drawn and transformed again. Like torch.Tensor.normal_(mean,
-    std) of a contiguous tensor; fewer than 16 elements go another way (`normal_short`).
+    the last eight are u_2 and become the sines. If the size is no multiple of 16, the last 16
+    elements are drawn and transformed again. Like torch.Tensor.normal_(mean, std) of a
+    contiguous tensor; fewer than 16 elements are drawn by `normal_short`.
     """
     if out.size < 16:
         return normal_short(engine, mean, std, out=out)
@@ -120,11 +120,11 @@ def normal(engine: Engine, mean: float, std: float, *, out: Array) -> Array:
 
 
 def normal_short(engine: Engine, mean: float, std: float, *, out: Array) -> Array:
-    """Box-Muller in float64, two values from two u53, whatever the dtype of out (N,).
+    """Box-Muller in float64, two values from two u53, for either dtype of out (N,).
 
         radius = sqrt(-2 log1p(-u_2))       theta = 2 pi u_1
 
-    Cosine first. An odd one out leaves its sine in the engine, where the next call finds it.
+    Cosine first. If N is odd, the last sine stays in the engine for the next call.
     """
     kept = engine.spare[~np.isnan(engine.spare)]
     u = u53(engine, (out.size - kept.size + 1) // 2 * 2).reshape(-1, 2)
@@ -140,7 +140,7 @@ def normal_short(engine: Engine, mean: float, std: float, *, out: Array) -> Arra
 def bernoulli(engine: Engine, p: float, *, out: Array) -> Array:
     """out (N,) bool = u53 < p. Like torch.Tensor.bernoulli_(p).
 
-    And the mask of torch.nn.functional.dropout(x, 1 - p): what it keeps.
+    Also the mask of torch.nn.functional.dropout(x, 1 - p): True where x is kept.
     """
     for piece in pieces(out, PIECE):
         np.less(u53(engine, piece.size), p, out=piece)
@@ -148,7 +148,7 @@ def bernoulli(engine: Engine, p: float, *, out: Array) -> Array:
 
 
 def exponential(engine: Engine, *, out: Array) -> Array:
-    """out (N,) = -log(1 - u53), in float64 first. Like torch.Tensor.exponential_(1)."""
+    """out (N,) = -log(1 - u53), computed in float64. Like torch.Tensor.exponential_(1)."""
     for piece in pieces(out, PIECE):
         piece[:] = -libm(math.log1p, -u53(engine, piece.size))
     return out
@@ -157,8 +157,8 @@ def exponential(engine: Engine, *, out: Array) -> Array:
 def multinomial(engine: Engine, probs: Array, *, out: Array) -> Array:
     """out (N,) int64 = argmax(probs / q), with q ~ exponential in the shape of probs (N, V).
 
-    The smallest of competing exponentials q / p wins with probability p, so one race draws
-    once from each row; rows need not sum to 1. Like torch.multinomial(probs, 1).
+    Of competing exponentials q / p, each is the smallest with probability p. So this draws once
+    from each row; rows need not sum to 1. Like torch.multinomial(probs, 1).
     """
     q = exponential(engine, out=np.empty(probs.size, probs.dtype)).reshape(probs.shape)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # q = 0 is possible
@@ -168,7 +168,7 @@ def multinomial(engine: Engine, probs: Array, *, out: Array) -> Array:
 def randint(engine: Engine, low: int, high: int, *, out: Array) -> Array:
     """out (N,) int64 = w mod (high - low) + low. Like torch.randint(low, high, (N,)).
 
-    w is one word, or two once the range reaches 2^28: a word would favour low results too much.
+    w is one word, or two from a range of 2^28 on, where one would favour low results too much.
     """
     span = high - low
     w = words(engine, out.size).astype(np.uint64) if span < 2**28 else words64(engine, out.size)
@@ -207,7 +207,7 @@ def u53(engine: Engine, n: int) -> Array:
 
 
 def box_muller(d: Array, mean: float, std: float) -> None:
-    """d (16 G,), uniforms in groups of 16, become normals where they stand."""
+    """Transform d (16 G,), uniforms in groups of 16, into normals in place."""
     mean, std = d.dtype.type(mean), d.dtype.type(std)
     two_pi = d.dtype.type(2 * np.pi)
     for piece in pieces(d, 16 * (BLOCK // 8)):
@@ -218,10 +218,10 @@ def box_muller(d: Array, mean: float, std: float) -> None:
 
 
 def log(x: Array) -> Array:
-    """log(x) of float32 x in (0, 1] by the Cephes single-precision polynomials; else the libm's.
+    """Return log(x): for float32 x in (0, 1] the Cephes polynomial, for float64 libm's.
 
-    x = m 2^e with m in [sqrt(1/2), sqrt(2)) and z = (m - 1)^2; ln 2 is a short sum of two
-    numbers, the first so round that e times it is exact.
+    x = m 2^e with m in [sqrt(1/2), sqrt(2)) and z = (m - 1)^2; ln 2 is a sum of two numbers,
+    the first with so few bits that e times it is exact.
     """
     if x.dtype == np.float64:
         return libm(math.log, x)
@@ -235,10 +235,10 @@ def log(x: Array) -> Array:
 
 
 def sincos(x: Array) -> tuple[Array, Array]:
-    """sin(x) and cos(x) of float32 x >= 0 by the Cephes polynomials; else the libm's.
+    """Return sin(x) and cos(x): for float32 x >= 0 the Cephes polynomials, for float64 libm's.
 
-    x is brought to [-pi/4, pi/4] by taking off j pi/4, j even, pi/4 a sum of three. By j the two
-    polynomials then change places and signs.
+    x is reduced to [-pi/4, pi/4] by subtracting j pi/4, with j even and pi/4 a sum of three
+    numbers. j selects the polynomial and the sign of each result.
     """
     if x.dtype == np.float64:
         return libm(math.sin, x), libm(math.cos, x)
@@ -256,7 +256,7 @@ def sincos(x: Array) -> tuple[Array, Array]:
 
 
 def horner(coefficients: Array, x: Array) -> Array:
-    """c_0 x^n + ... + c_n, every step one FMA."""
+    """Return c_0 x^n + ... + c_n, every step one FMA."""
     y = np.full_like(x, coefficients[0])
     for c in coefficients[1:]:
         y = fma(y, x, c)
@@ -292,7 +292,7 @@ SIN = np.array([-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1], np.float32
 
 
 def fma(a: Array, b: Array, c: Array) -> Array:
-    """a b + c with one rounding, in the dtype of a (float32 or float64)."""
+    """Return a b + c with one rounding, in the dtype of a (float32 or float64)."""
     if a.dtype == np.float64:
         # Boldo and Melquiond, Emulation of a FMA and correctly rounded sums, 2008
         product, p_low = two_product(a, b)
@@ -301,7 +301,7 @@ def fma(a: Array, b: Array, c: Array) -> Array:
         return total + odd_sum(c_low, t_low)
     product = a.astype(np.float64) * b  # exact: 24 bits times 24
     total = product + c
-    # float64 rounds the sum too. That shows only where it lands midway between two float32
+    # float64 rounds the sum too. That matters only where it lands midway between two float32
     doubt = total.view(np.int64) & 0x1FFFFFFF == 0x10000000
     if doubt.any():
         c = np.broadcast_to(c, total.shape)[doubt].astype(np.float64)
@@ -310,9 +310,9 @@ def fma(a: Array, b: Array, c: Array) -> Array:
 
 
 def odd_sum(a: Array, b: Array) -> Array:
-    """a + b in float64, an inexact sum being rounded to the neighbour whose last bit is 1.
+    """Return a + b in float64, an inexact sum rounded to the neighbour whose last bit is 1.
 
-    Such a sum can be rounded again and come out as if it had been rounded once.
+    Rounding such a sum again gives the result of a single rounding.
     """
     total, error = two_sum(a, b)
     bits = total.view(np.int64)
@@ -321,14 +321,14 @@ def odd_sum(a: Array, b: Array) -> Array:
 
 
 def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """a + b rounded, and exactly what rounding took (Knuth)."""
+    """Return a + b rounded, and its exact rounding error (Knuth)."""
     total = a + b
     b_part = total - a
     return total, (a - (total - b_part)) + (b - b_part)
 
 
 def two_product(a: Array, b: Array) -> tuple[Array, Array]:
-    """a b rounded, and exactly what rounding took (Dekker)."""
+    """Return a b rounded, and its exact rounding error (Dekker)."""
     product = a * b
     (a_high, a_low), (b_high, b_low) = halves(a), halves(b)
     low = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
@@ -336,17 +336,17 @@ def two_product(a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def halves(a: Array) -> tuple[Array, Array]:
-    """a as the sum of two numbers of 26 bits (Veltkamp)."""
+    """Return two numbers of 26 bits whose sum is a (Veltkamp)."""
     scaled = a * 134217729.0  # 2^27 + 1
     high = scaled - (scaled - a)
     return high, a - high
 
 
 def libm(function, x: Array) -> Array:
-    """math's `function` on (...) float64. NumPy's own may differ from it in the last bit."""
+    """Apply a function of `math` to (...) float64. NumPy's may differ in the last bit."""
     return np.fromiter(map(function, x.ravel().tolist()), np.float64, x.size).reshape(x.shape)
 
 
 def pieces(x: Array, size: int):
-    """Views of x (N,), `size` elements each but the last."""
+    """Return views of x (N,) of `size` elements each; the last may be shorter."""
     return (x[start : start + size] for start in range(0, x.size, size))
