@@ -209,18 +209,26 @@ def test_the_picture_shows_every_node_and_edge(graph):
     assert count["forward"] == len(graph.edges()) + 1  # the legend has one
     ends = graph.picture.get("compact", False) and any(n.kind == "input" for n in graph.nodes)
     assert count["gradient"] == (vjps + 2 + ends if vjps else 0)  # upstream, legend, downstream
+    sent = [name for node in graph.nodes for name in node.vjps]
+    adding = sum(sent.count(name) > 1 for name in set(sent))
+    assert len(root.findall(".//*[@class='sum']")) == adding + (adding > 0)
     shown = {text.text for text in root.iter(f"{SVG}text")}
     for node in graph.nodes:
         assert (node.title or node.name) in shown
         assert graph.picture.get("compact") or not node.formula or f"= {node.formula}" in shown
 
 
-def test_the_text_of_a_picture_lies_on_its_card():
-    """No text is cut off, and no two texts overlap."""
+def test_texts_are_neither_cut_off_nor_hidden():
+    """Every text lies on the card, none over another text or half over a box."""
     for graph in GRAPHS:
         root = ElementTree.fromstring(draw(graph))
         left, top, w, h = map(float, root.get("viewBox").split())
         taken = []
+        boxes = [
+            [float(box.get(key)) for key in ("x", "y", "width", "height")]
+            for box in root.iter(f"{SVG}rect")
+            if box.get("class").startswith("box")
+        ]
         for text in root.iter(f"{SVG}text"):
             size = 13 if text.get("class") == "name" else 11.5
             width = 0.6 * size * len(text.text)
@@ -230,6 +238,10 @@ def test_the_text_of_a_picture_lies_on_its_card():
             assert left < x0 and x1 < left + w and top < y0 and y1 < top + h, text.text
             for other, (a0, a1, b0, b1) in taken:
                 assert x1 <= a0 or a1 <= x0 or y1 <= b0 or b1 <= y0, (text.text, other)
+            for a0, b0, wide, high in boxes:
+                inside = a0 < x0 and x1 < a0 + wide and b0 < y0 and y1 < b0 + high
+                outside = x1 <= a0 or a0 + wide <= x0 or y1 <= b0 or b0 + high <= y0
+                assert inside or outside, (graph.name, text.text)
             taken.append((text.text, (x0, x1, y0, y1)))
 
 
