@@ -1,12 +1,12 @@
-"""How far does the log of the book's chapter 5 drift from PyTorch's, and is it rounding?
+"""How far does the log of the book's chapter 5 differ from PyTorch's, and is it rounding?
 
     python -m benchmarks.book_log [--steps 90] [--steps64 31] [--data PATH]
 
 The book's training run (preset `book`: 162 million parameters on The Verdict, seed 123) in npgpt
-and in PyTorch, in float32, and the first `--steps64` steps once more in float64, from the same
-parameters and with the same masks. Rounding shrinks with the numbers' last digit, a mistake does
-not: where the two agree in float64, what separates them in float32 is rounding. And since float64
-is as good as exact here, it shows how far each strays on its own.
+and in PyTorch, in float32; the first `--steps64` steps again in float64. Both have the same
+parameters and the same masks. Rounding errors shrink with the machine epsilon, mistakes do not:
+where the two agree in float64, their difference in float32 is rounding. float64 also shows how far
+each of the two is from the exact result.
 """
 
 import argparse
@@ -31,7 +31,7 @@ COMPARED = {
 
 
 def npgpt_log(settings: RunConfig, tokens) -> Iterator[Line]:
-    """The log of a run; `tokens` as from npgpt.data.dataset.read_tokens."""
+    """Yield the log of npgpt's run; `tokens` as from npgpt.data.dataset.read_tokens."""
     from npgpt.training import run
     from npgpt.training.trainer import Evaluation
 
@@ -41,7 +41,7 @@ def npgpt_log(settings: RunConfig, tokens) -> Iterator[Line]:
 
 
 def torch_log(settings: RunConfig, tokens) -> Iterator[Line]:
-    """The same of the book's program. The parameters are drawn in float32 in any case."""
+    """Yield the log of the book's program. Parameters are drawn in float32 in any dtype."""
     import torch
 
     from benchmarks.baselines import book
@@ -63,7 +63,7 @@ PROGRAMS = {"npgpt": npgpt_log, "torch": torch_log}
 
 
 def differences(line: dict) -> dict[str, float]:
-    """By the names in COMPARED, where both are there: the larger of the two losses' differences."""
+    """Return the larger difference of the two losses by the names in COMPARED, if both exist."""
     return {
         name: max(abs(a - b) for a, b in zip(line[one], line[other], strict=True))
         for name, (one, other) in COMPARED.items()
@@ -72,20 +72,20 @@ def differences(line: dict) -> dict[str, float]:
 
 
 def largest(lines: list[dict]) -> dict[str, float]:
-    """The largest of every difference over all lines."""
+    """Return the largest value of each difference over all lines."""
     found = [differences(line) for line in lines]
     return {name: max(d[name] for d in found if name in d) for name in COMPARED}
 
 
 def as_printed(line: dict, whose: str) -> bool:
-    """Are both losses the book's, to the digits that it prints?"""
+    """Return True if both losses have the digits that the book prints."""
     return all(f"{a:.3f}" == f"{b:.3f}" for a, b in zip(line[whose], line["book"], strict=True))
 
 
 def rows(lines: list[dict]) -> list[list[str]]:
-    """What is to be a table: the losses (training / validation) line by line, and how they differ.
+    """Return the rows of a table: losses (training / validation) and their differences by line.
 
-    `lines`: the step, and the two losses by who had them: "book", "npgpt float32", ...
+    lines: the step, and the two losses of "book", "npgpt float32", ...
     """
 
     def losses(line, whose, digits):
@@ -104,7 +104,7 @@ def rows(lines: list[dict]) -> list[list[str]]:
 
 
 def collect(name: str, dtype: str, steps: int, data: str) -> dict[int, list[float]]:
-    """The losses of one program, in a process of its own, by step."""
+    """Return the losses of one program by step, computed in a process of its own."""
     runner = Runner("benchmarks.book_log", name, "--dtype", dtype, "--data", data)
     found = {}
     for expected in range(0, steps, defaults("book").training.eval_every):

@@ -1,9 +1,9 @@
-"""What does PyTorch's random stream cost here: drawing the book's model, and dropout in its step?
+"""How long do PyTorch's random numbers take: drawing the book's model, and dropout in its step?
 
     python -m benchmarks.book_run [--rounds 7]
 
-`init`: 162 million parameters of the book's model (context 256, own head) with seed 123, beside
-PyTorch building the same layers. `dropout`: one training step of that model on 2 x 256 tokens with
+`init`: 162 million parameters of the book's model (context 256, untied head) with seed 123, beside
+PyTorch drawing the same layers. `dropout`: one training step of that model on 2 x 256 tokens with
 dropout 0.1, beside the same step without.
 """
 
@@ -33,18 +33,10 @@ def npgpt_init():
 
 
 def torch_init():
-    import torch
-    import torch.nn as nn
+    from benchmarks.baselines import book
 
     def build():
-        torch.manual_seed(123)
-        first = [nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(CONTEXT, WIDTH)]
-        blocks = []
-        for _ in range(LAYERS):
-            attention = [nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(3)]
-            attention.append(nn.Linear(WIDTH, WIDTH))
-            blocks.append((attention, nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)))
-        return first, blocks, nn.Linear(WIDTH, VOCABULARY, bias=False)
+        return book.draw_layers(VOCABULARY, CONTEXT, WIDTH, LAYERS, seed=123)
 
     (wte, _), blocks, head = build()
     drawn = [wte.weight, *(block[1].weight for block in blocks), head.weight]
@@ -108,7 +100,7 @@ def main() -> None:
         if part == "init" and not same:
             sys.exit(f"not the same parameters: {runners[0].result}, {runners[1].result}")
         if part == "step" and same:
-            sys.exit("dropout changed nothing: it was not there")
+            sys.exit("dropout changed nothing")
         found = alternate(runners, options.rounds)
         seconds = {name: [m[part] for m in measured] for name, measured in found.items()}
         share = ratio(seconds[ours], seconds[theirs])

@@ -1,18 +1,18 @@
-"""How long does generating take, and reading a prompt, beside transformers and llama.cpp?
+"""How long do generating and reading a prompt take, beside transformers and llama.cpp?
 
     python -m benchmarks.generation [--rounds 7] [--threads 2] [--llama-python PATH] [--scratch DIR]
                                     [--weights bfloat16]
 
-A model of the 124M shape, its numbers drawn, float32, greedy: 128 tokens after a prompt of 32, and
-the first token after a prompt of 512. npgpt and transformers (with its cache) read the same folder,
-llama.cpp a GGUF file of the same numbers, with keys and values in float32 as well. llama.cpp runs
-under the interpreter named by --llama-python, in which llama-cpp-python is installed.
+A random model of the 124M shape, float32, greedy: 128 tokens after a prompt of 32, and the first
+token after a prompt of 512. npgpt and transformers (with its cache) read the same folder, llama.cpp
+a GGUF file of the same parameters; its keys and values are float32 too. llama.cpp runs in the
+interpreter --llama-python, which must have llama-cpp-python.
 
---weights bfloat16 or int8: npgpt with its matrices in fewer bits beside itself in float32, its
-memory too, and beside llama.cpp in as many bits (its 8-bit format has a scale for 32 numbers).
+--weights bfloat16 or int8: npgpt with quantized matrices beside npgpt in float32, and beside
+llama.cpp with matrices of as many bits; time and memory.
 
-Beside them stand the floors: all weights read once for every token, at the rate at which Numba sums
-an array that no cache holds; the products of a prompt at the rate of NumPy's BLAS.
+Lower bounds: all weights read once for every token, at the rate at which Numba sums an array larger
+than the caches; the matrix products of a prompt, at the rate of NumPy's BLAS.
 """
 
 import argparse
@@ -32,16 +32,16 @@ from npgpt.config import Config
 
 CONFIG = Config()  # the 124M shape
 PROMPT, NEW, LONG, ROWS = 32, 128, 512, 8
-FORCED = 8  # tokens that are read one by one for the comparison
-# of the largest logit; 1.4e-6 and 7.8e-4 were seen: llama.cpp looks GELU up in half precision
+FORCED = 8  # tokens read one by one for the comparison
+# relative to the largest logit. llama.cpp looks up GELU in a table of half precision
 TOLERANCES = {"transformers": 1e-5, "llama.cpp": 2e-3}
-COARSE = 0.05  # where matrices are in fewer bits
+COARSE = 0.05  # the same for quantized matrices
 FILES = {
     "npgpt": "model", "npgpt float32": "model", "transformers": "model", "llama.cpp": "model.gguf"
 }  # fmt: skip
 GENERATING = f"{NEW} tokens after a prompt of {PROMPT}"
 READING = f"the first token after a prompt of {LONG}"
-# what npgpt is held against, by what is measured: the work, and what its ratio is to be
+# target ratios by what is measured: the work, {baseline: target}
 AT_MOST = {
     "generate": (GENERATING, {"transformers": 0.40, "llama.cpp": 0.85, "bandwidth": 1.20}),
     "read": (READING, {"transformers": 0.70, "llama.cpp": 1.00, "blas": 1.35}),
@@ -58,17 +58,19 @@ NARROW_AT_MOST = {
         "bytes": (f"memory of {GENERATING}", {"npgpt float32": 0.45, "llama.cpp": None}),
     },
 }
-EIGHT_AT_MOST = 2.0  # times as long for eight sequences as for one: half of eight times the rate
+EIGHT_AT_MOST = 2.0  # time of eight sequences / time of one
 NAMES = {
     "bandwidth": "lower bound: weights at the rate of reading",
     "blas": "lower bound: products by BLAS",
 }
 
 
-# Each program reads tokens (1, T) behind those it has read since `restart`, and generates.
+# Every program has `restart`, `next_logits` and `generate`, as Npgpt here.
 
 
 class Npgpt:
+    """A weight file's model. `next_logits` continues after the tokens since `restart`."""
+
     def __init__(self, path: str, threads: int):
         from npgpt.system import env_vars
 
@@ -78,14 +80,17 @@ class Npgpt:
         self.model, self.version = npgpt.load(path), npgpt.__version__
 
     def restart(self) -> None:
+        """Drop the cached tokens."""
         from npgpt.model import kv_cache
 
-        self.past = kv_cache.empty_cache(1, self.model.config)
+        self.kv_cache = kv_cache.empty_cache(1, self.model.config)
 
     def next_logits(self, tokens: np.ndarray) -> np.ndarray:
-        return self.model.next_logits(tokens, past=self.past)[0]
+        """(1, T) -> the logits (V,) of the next token"""
+        return self.model.next_logits(tokens, past=self.kv_cache)[0]
 
     def generate(self, tokens: np.ndarray, count: int) -> np.ndarray:
+        """(B, T) -> `count` new tokens (B, count), greedily"""
         from npgpt.inference.generate import generate
 
         return np.stack(list(generate(self.model, tokens, count)), axis=1)
@@ -104,7 +109,7 @@ def tokens_of(rows: int, length: int) -> np.ndarray:
 
 
 def program(name: str, path: str, threads: int) -> None:
-    """Serves a program: what it computes, then the seconds it takes."""
+    """Serve a program: its logits, then the seconds and the memory that it takes."""
     runs = PROGRAMS[name](path, threads)
     prompt, long = tokens_of(1, PROMPT), tokens_of(1, LONG)
 
@@ -120,7 +125,7 @@ def program(name: str, path: str, threads: int) -> None:
         return found
 
     made = runs.generate(prompt, NEW).shape[1]
-    peak = harness.peak_memory()  # before anything else is read, and loading is in it
+    peak = harness.peak_memory()  # of loading and generating, before the longer prompt
     runs.restart()
     logits = [runs.next_logits(prompt)]
     logits += [runs.next_logits(long[:, i : i + 1]) for i in range(FORCED)]
@@ -141,7 +146,7 @@ def lower_bound(name: str) -> None:
 
 
 def write_models(folder: Path, weights: str) -> None:
-    """The same numbers as Hugging Face's folder, as a GGUF file, and as npgpt's in fewer bits."""
+    """Write one random model as Hugging Face's folder, as GGUF and as npgpt's quantized file."""
     import npgpt
     from benchmarks.baselines.gguf import write_gguf
     from npgpt.weights import formats
@@ -158,7 +163,7 @@ def write_models(folder: Path, weights: str) -> None:
 
 
 def validate(runners: list[Runner], coarse: float | None = None) -> None:
-    """Leaves where a program does not compute what the first one does, or stops early."""
+    """Exit if a program's logits differ from the first program's, or if it stops early."""
     ours = np.array(runners[0].result["logits"])
     for runner in runners:
         if runner.result["generated"] != NEW:
@@ -175,8 +180,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--weights", choices=("float32", *NARROW_AT_MOST), default="float32")
-    parser.add_argument("--llama-python", help="an interpreter that has llama-cpp-python")
-    parser.add_argument("--scratch", type=Path, help="a folder with room for 1 GB")
+    parser.add_argument("--llama-python", help="a Python interpreter with llama-cpp-python")
+    parser.add_argument("--scratch", type=Path, help="a directory with 1 GB of free space")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--path", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -187,8 +192,8 @@ def main() -> None:
 
     narrow = options.weights != "float32"
     names = ["npgpt", "npgpt float32" if narrow else "transformers", "llama.cpp"]
-    if lacking := llamacpp.missing(options.llama_python):
-        print(f"llama.cpp is left out: {lacking}")
+    if why := llamacpp.missing(options.llama_python):
+        print(f"llama.cpp is skipped: {why}")
         names.remove("llama.cpp")
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         write_models(Path(scratch), options.weights)
@@ -209,7 +214,7 @@ def main() -> None:
 
 
 def report(found: dict[str, list[dict]], versions: dict[str, str], options) -> None:
-    """Prints the table and writes the figures."""
+    """Print the table and write the figures."""
     taken = {
         (who, what): [one[what] for one in measured]
         for who, measured in found.items()

@@ -1,10 +1,10 @@
-"""How do a training step and a new token grow with length, batch, layers, width, position, threads?
+"""How do a step's and a token's time grow with length, batch, layers, width, position, threads?
 
     python -m benchmarks.growth [--rounds 3] [--draw]
 
-npgpt alone, float32, no dropout, the head tied. Every point of a curve is measured in a process of
-its own, so that its peak memory is its own too. The figures go to benchmarks/results/growth.json,
-their curves to docs/images/; --draw only draws, from the figures that are there.
+npgpt alone, float32, no dropout, tied head. Every point of a curve is measured in a process of its
+own: so is its peak memory. Figures are written to benchmarks/results/growth.json, curves to
+docs/images/; --draw only draws the existing figures.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from benchmarks.harness import RESULTS, Runner, on_threads, once, serve, table
 from npgpt.config import Config
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
-HEAD_SIZE = 64  # columns of a head, whatever the width
-PROMPT = 32  # of the tokens whose latency is measured
-BIN = 32  # positions whose median is one point of the curve
+HEAD_SIZE = 64  # D, for every width
+PROMPT = 32  # tokens before those whose latency is measured
+BIN = 32  # positions in one point of the curve, which is their median
 
 
 class Curve(NamedTuple):
-    """A training step over one of its sizes, the others being those of the 124M shape, B x T."""
+    """A training step over one of its sizes; the other sizes are the 124M shape's and B x T."""
 
     label: str  # of the axis
     B: int
@@ -38,7 +38,7 @@ class Curve(NamedTuple):
     threads: tuple[int, ...] = (2,)
 
     def point(self, name: str, value: int) -> tuple[Config, int, int]:
-        """The config and the batch of one point."""
+        """Return config, B and T of one point."""
         config, B, T = Config(), self.B, self.T
         if name == "length":
             T = value
@@ -60,7 +60,7 @@ CURVES = {
 
 
 def step(name: str, value: int) -> None:
-    """Serves one point of a curve: its loss, then seconds and memory of a step."""
+    """Serve one point of a curve: its loss, then seconds and memory of a step."""
     import npgpt
     from benchmarks.training_step import batch, stepping
 
@@ -70,7 +70,7 @@ def step(name: str, value: int) -> None:
 
 
 def tokens() -> None:
-    """Serves the seconds of every token from the end of a prompt to the end of the context."""
+    """Serve the seconds of every token from the end of a prompt to the end of the context."""
     import npgpt
     from npgpt.inference.generate import generate
 
@@ -86,14 +86,16 @@ def tokens() -> None:
 
 
 def measured(name: str, rounds: int) -> list[dict]:
-    """The points of a curve."""
+    """Measure the points of a curve."""
     points = []
     for threads in CURVES[name].threads:
         for value in CURVES[name].values:
             environment = on_threads(threads)
             runner = Runner("benchmarks.growth", name, str(value), environment=environment)
             if not abs(runner.result - math.log(Config().vocab_size)) < 1:
-                sys.exit(f"{name} {value}: a loss of {runner.result}, which nothing learnt has")
+                sys.exit(
+                    f"{name} {value}: an untrained model's loss must be near ln V: {runner.result}"
+                )
             found = [runner.measure() for _ in range(rounds)]
             runner.close()
             seconds = statistics.median(one["seconds"] for one in found)
@@ -106,7 +108,7 @@ def measured(name: str, rounds: int) -> list[dict]:
 
 
 def measured_tokens(rounds: int) -> list[dict]:
-    """Latency over position: the median of every bin, of the rounds' medians."""
+    """Measure latency over position: the median of every bin, of the rounds' medians."""
     points = []
     for threads in (1, 2):
         runner = Runner("benchmarks.growth", "tokens", environment=on_threads(threads))
@@ -120,11 +122,11 @@ def measured_tokens(rounds: int) -> list[dict]:
     return points
 
 
-# What is drawn
+# Drawing
 
 
 def draw(figures: dict) -> None:
-    """Every curve as a picture in docs/images/."""
+    """Draw every curve into docs/images/."""
     for name, curve in CURVES.items():
         title = {"seconds": "seconds a step", "peak_bytes": "peak memory, GB"}
         picture(figures[name], curve.label, title, IMAGES / f"step-over-{name}.png")
@@ -133,7 +135,7 @@ def draw(figures: dict) -> None:
 
 
 def picture(points: list[dict], label: str, panels: dict[str, str], path: Path) -> None:
-    """One panel for each of `panels`, a key of the points and what it is; a line per threads."""
+    """Draw one panel per entry of `panels`, {key of the points: title}; one line per threads."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -156,16 +158,16 @@ def picture(points: list[dict], label: str, panels: dict[str, str], path: Path) 
     figure.savefig(path, format="png", metadata={"Software": None})
 
 
-# What the curves say
+# Summary
 
 
 def at(points: list[dict], value: int, threads: int = 2) -> dict:
-    """One point of a curve."""
+    """Return one point of a curve."""
     return next(p for p in points if (p["value"], p["threads"]) == (value, threads))
 
 
 def sayings(figures: dict) -> dict[str, float]:
-    """What is to be seen of the curves, in numbers."""
+    """Return a summary of the curves in numbers."""
     length, layers, latency = figures["length"], figures["layers"], figures["tokens"]
     memory = {T: at(length, T)["peak_bytes"] for T in (256, 512, 1024)}
     few, some, all_of_them = (at(layers, count)["seconds"] for count in (1, 4, 12))
@@ -173,7 +175,7 @@ def sayings(figures: dict) -> dict[str, float]:
     return {
         "bytes_per_token_to_512": (memory[512] - memory[256]) / 256,
         "bytes_per_token_to_1024": (memory[1024] - memory[512]) / 512,
-        # the line through 1 and 4 layers, as npgpt estimate draws it, against 12 that were timed
+        # the line through 1 and 4 layers, as npgpt estimate draws it, against 12 measured layers
         "line_miss": (few + 11 * (some - few) / 3) / all_of_them - 1,
         "two_threads": at(length, 512, 1)["seconds"] / at(length, 512)["seconds"],
         "latency_growth": last["seconds"] / first["seconds"],
@@ -185,7 +187,7 @@ def sayings(figures: dict) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--draw", action="store_true", help="only draw what has been measured")
+    parser.add_argument("--draw", action="store_true", help="only draw the existing figures")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("value", type=int, nargs="?", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,9 +1,8 @@
-"""Timing implementations against each other so that the ratio can be trusted.
+"""Time implementations against each other: processes, rounds, ratios, tables, results as JSON.
 
-Each implementation runs in a process of its own (two thread pools in one process disturb each
-other) and is asked for one measurement at a time, in turn: A, B, A, B. A machine that slows down
-slows both. The figure is the median of the pairwise ratios. Before anything is timed, the
-implementations show each other their results.
+Each implementation runs in a process of its own, because two thread pools in one process disturb
+each other. They measure in turn: A, B, A, B. A machine that slows down slows both. The figure is
+the median of the pairwise ratios. Before anything is timed, the results are compared.
 """
 
 import json
@@ -23,9 +22,9 @@ PAUSE = 0.3  # seconds
 
 
 class Runner:
-    """One implementation in its own process: `python -m benchmarks.X --serve NAME ARGUMENTS`.
+    """An implementation in its own process: `python -m benchmarks.X --serve NAME ARGUMENTS`.
 
-    `python`: another interpreter than this one.
+    result: what it computes, for the comparison. python: the interpreter, by default this one.
     """
 
     def __init__(self, module: str, name: str, *arguments: str, environment=None, python=None):
@@ -39,36 +38,38 @@ class Runner:
             text=True,
             env=os.environ | (environment or {}),
         )
-        self.result = self.read()  # what it computes, for the others to compare with
+        self.result = self.read()
 
     def read(self):
+        """Return the next JSON value that the process prints."""
         line = self.process.stdout.readline()
         if not line:
             raise SystemExit(f"benchmark {self.name} died with code {self.process.wait()}")
         return json.loads(line)
 
     def measure(self) -> dict[str, float]:
-        """Seconds by part, of one more measurement."""
+        """Measure once more; return seconds by part."""
         print(file=self.process.stdin, flush=True)
         return self.read()
 
     def close(self) -> None:
+        """End the process."""
         self.process.stdin.close()
         self.process.wait()
 
 
 def serve(result, measure: Callable[[], dict[str, float]]) -> None:
-    """The other end of a Runner: show the result, then measure once for every line that comes."""
+    """Serve a Runner: print the result, then measure once for every line of standard input."""
     print(json.dumps(result), flush=True)
     for _ in sys.stdin:
         print(json.dumps(measure()), flush=True)
 
 
 def alternate(runners: list[Runner], rounds: int) -> dict[str, list[dict[str, float]]]:
-    """Every implementation once per round, the first to go changing from round to round.
+    """Measure every implementation once per round, starting with another one in every round.
 
-    Between two of them is a pause: the threads of many pools wait for more work by asking for it
-    again and again, OpenBLAS's for a tenth of a second, and take the time of whoever comes next.
+    A pause precedes every measurement: idle threads of a pool spin before they sleep (OpenBLAS's
+    for 0.1 s) and would slow the next implementation.
     """
     found = {runner.name: [] for runner in runners}
     for i in range(rounds):
@@ -81,7 +82,7 @@ def alternate(runners: list[Runner], rounds: int) -> dict[str, list[dict[str, fl
 
 
 def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
-    """The median of the pairwise ratios, and the range in which its middle half lies."""
+    """Return the median of the pairwise ratios, and the range of their middle half."""
     ratios = sorted(a / b for a, b in zip(ours, theirs, strict=True))
     quarter = len(ratios) // 4
     low, high = ratios[quarter], ratios[-1 - quarter]
@@ -96,9 +97,9 @@ def comparison(
     at_most: float | None = None,
     unit: str = "s",
 ) -> dict:
-    """What npgpt needs for some work beside another: medians, and the ratio of the pairs.
+    """Return npgpt's and the baseline's medians for some work, and the ratio of the pairs.
 
-    `at_most`: what that ratio is to be, where it has been agreed.
+    at_most: the target of the ratio, if there is one.
     """
     return {
         "work": work,
@@ -144,20 +145,20 @@ def row_of(comparison: dict) -> list[str]:
 
 
 def on_threads(count: int) -> dict[str, str]:
-    """The environment in which every pool has that many threads."""
+    """Return environment variables that give every thread pool `count` threads."""
     pools = "NUMBA", "OMP", "OPENBLAS", "MKL"
     return {f"{pool}_NUM_THREADS": str(count) for pool in pools}
 
 
 def once(function: Callable[[], object]) -> float:
-    """Seconds that one call takes."""
+    """Return the seconds of one call."""
     started = time.perf_counter()
     function()
     return time.perf_counter() - started
 
 
 def table(rows: list[list[str]]) -> str:
-    """Rows, the first of them the head, as a Markdown table with aligned columns."""
+    """Return rows, the first of them the head, as a Markdown table with aligned columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
@@ -167,7 +168,7 @@ def table(rows: list[list[str]]) -> str:
 
 
 def write(name: str, figures: dict) -> Path:
-    """The figures as JSON, with what they were measured on."""
+    """Write the figures and the machine as JSON into the results folder."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"machine": machine(), **figures}, indent=2) + "\n", "utf-8")
@@ -176,7 +177,7 @@ def write(name: str, figures: dict) -> Path:
 
 
 def machine() -> dict[str, str | int | None]:
-    """What computes: processor, memory, versions, commit."""
+    """Return processor, memory, versions and commit."""
     from npgpt.performance import system_info
     from npgpt.system import machine
 
@@ -192,9 +193,9 @@ def machine() -> dict[str, str | int | None]:
 
 
 def commit() -> str | None:
-    """The commit that is checked out, marked where its code is not what computed; None without git.
+    """Return the checked-out commit, with "-dirty" if its code was changed; None without git.
 
-    What benchmarks write (results, the pages with their figures) is no code.
+    Results and pages with figures, which benchmarks write, do not count as changes.
     """
 
     def git(*arguments: str) -> str:
@@ -210,7 +211,7 @@ def commit() -> str | None:
 
 
 def peak_memory() -> int:
-    """The largest resident size of this process so far, in bytes (Linux; 0 elsewhere)."""
+    """Return the peak resident size of this process in bytes (Linux; 0 elsewhere)."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:

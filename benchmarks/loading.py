@@ -1,12 +1,12 @@
-"""What it costs to open a model: seconds until its parameters are there, memory, the first token.
+"""How long does it take to load a model, how much memory, and how long until the first token?
 
     python -m benchmarks.loading [--rounds 7] [--no-xl] [--scratch FOLDER]
 
-A model of the 124M shape, its numbers drawn, is written in every format. Each is then opened in a
-process of its own: seconds from `npgpt.load` until one row of every parameter has been read, and
-by how much the process grew (resident, mapped pages counted) until it had the first logits. Beside
-it PyTorch with the same weights out of torch.save, and transformers with the same folder. `xl` is a
-file of the largest GPT-2's shape, 6.2 GB, written to --scratch and deleted.
+A random model of the 124M shape is written in every format. Each file is loaded in a process of
+its own. Seconds: until one row of every parameter has been read. Memory: growth of the resident
+size, mapped pages included, until the first logits. Baselines: PyTorch with the same weights from
+torch.save, transformers with the same folder. `xl` is a file of gpt2-xl's shape, 6.2 GB, written to
+--scratch and deleted.
 """
 
 import argparse
@@ -40,24 +40,22 @@ TOKENS = np.arange(64)[None]  # for the first logits
 
 
 def write_all(folder: Path) -> None:
-    """The 124M shape in every format, and as torch.save writes it."""
+    """Write the 124M shape in every format, and by torch.save."""
     import torch
 
     import npgpt
     from npgpt.model.params import named
     from npgpt.weights.huggingface import write_huggingface
     from npgpt.weights.llmc import write_llmc
-
-    sys.path.append("parity_tests")
-    from bundles import write_gpt2
+    from parity_tests.support.bundles import write_gpt2
 
     model = npgpt.GPT(PRESETS["gpt2-small"].config, seed=1, tokenizer="gpt2")
     arrays = dict(named(model.params))
     model.save(folder / FILES["npgpt (HDF5)"])
     write_gpt2(folder / FILES["OpenAI (TensorFlow)"], model.config, arrays)
     for name in ("float32", "bfloat16"):
-        home = folder / FILES[f"Hugging Face, {name}"]
-        write_huggingface(home, model.config, model.params, model.tokenizer, dtype=name)
+        path = folder / FILES[f"Hugging Face, {name}"]
+        write_huggingface(path, model.config, model.params, model.tokenizer, dtype=name)
     write_llmc(folder / FILES["llm.c, float32"], model.config, model.params, dtype="float32")
     torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, folder / "torch")
 
@@ -67,7 +65,7 @@ def npgpt_opens(path: str):
     from npgpt.model.params import named
 
     small = npgpt.Config(vocab_size=99, context_length=64, n_layer=1, n_head=1, n_embd=8)
-    npgpt.GPT(small).logits(TOKENS)  # its kernels are loaded now
+    npgpt.GPT(small).logits(TOKENS)  # loads the kernels
 
     def open_it():
         model = npgpt.load(path)
@@ -105,7 +103,7 @@ def transformers_opens(path: str):
 
 
 def npgpt_opens_xl(path: str):
-    """As `npgpt_opens`, without logits, which would read all of it."""
+    """As `npgpt_opens`, without logits, which would read the complete file."""
     return npgpt_opens(path)[0], lambda model: model.params.ln_f.bias
 
 
@@ -118,7 +116,7 @@ OPENERS = {
 
 
 def measure(who: str, path: str) -> dict[str, float]:
-    """Of this process, which opens the file once: seconds, bytes, and what it computed."""
+    """Load the file in this process; return seconds, bytes and the largest logit."""
     open_it, logits = OPENERS[who](path)
     before, started = resident(), time.perf_counter()
     model = open_it()
@@ -129,19 +127,19 @@ def measure(who: str, path: str) -> dict[str, float]:
 
 
 def resident() -> int:
-    """The resident size of this process, in bytes (Linux)."""
+    """Return the resident size of this process in bytes (Linux)."""
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if "VmRSS" in line)
 
 
 def apart(who: str, path: Path) -> dict[str, float]:
-    """`measure` in a process of its own."""
+    """Run `measure` in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.loading", "--open", who, str(path)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def command(*arguments) -> dict[str, float]:
-    """Seconds and peak memory of `npgpt ARGUMENTS`, all of the process."""
+    """Return seconds and peak memory of the process `npgpt ARGUMENTS`."""
     run = [sys.executable, "-m", "npgpt", *map(str, arguments)]
     started = time.perf_counter()
     with subprocess.Popen(run, stdout=subprocess.DEVNULL) as process:
@@ -157,7 +155,7 @@ def generate(model: Path, tokens: int) -> dict[str, float]:
 
 
 def write_xl(folder: Path) -> None:
-    """A file of the largest GPT-2's shape, its numbers drawn a block at a time."""
+    """Write a file of gpt2-xl's shape, drawn a block at a time."""
     from npgpt.model import params
     from npgpt.weights.huggingface import write_config
     from npgpt.weights.safetensors import Piece, write_safetensors
@@ -180,8 +178,7 @@ WRITERS = {"all": write_all, "xl": write_xl}
 
 
 def write(what: str, folder: Path) -> None:
-    """One of WRITERS in a process of its own: whoever was large once counts as large in the peaks
-    of those that it starts."""
+    """Run one of WRITERS in a process of its own: a child's peak memory starts at its parent's."""
     command = [sys.executable, "-m", "benchmarks.loading", "--write", what, str(folder)]
     subprocess.run(command, check=True)
 
@@ -194,7 +191,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--xl", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--scratch", type=Path, help="a folder with room for 9 GB")
+    parser.add_argument("--scratch", type=Path, help="a directory with 9 GB of free space")
     parser.add_argument("--open", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--write", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -222,7 +219,7 @@ def main() -> None:
         if max(exact) - min(exact) > 1e-4 * max(exact):
             sys.exit(f"not the same logits: {checks}")
 
-        rows = [["opened by", "format", "seconds", "memory / weights"]]
+        rows = [["loaded by", "format", "seconds", "memory / weights"]]
         opening = []
         for (who, name, _), measured in found.items():
             seconds, share = middle(measured, "seconds"), middle(measured, "bytes") / weights
@@ -230,7 +227,7 @@ def main() -> None:
             rows.append([who, name, f"{seconds:.3f}", f"{share:.2f}"])
         print(table(rows), end="\n\n")
 
-        generate(folder / "huggingface", 1)  # now its kernels are in the cache
+        generate(folder / "huggingface", 1)  # compiles the kernels
         firsts = [generate(folder / "huggingface", 1) for _ in range(options.rounds)]
         figures = {"opening": opening, "first_token": middle(firsts, "seconds")}
         print(f"npgpt generate to the first token, all of it: {figures['first_token']:.2f} s")
@@ -241,13 +238,13 @@ def main() -> None:
 
 
 def xl(folder: Path) -> dict[str, float]:
-    """The largest shape: opened, generated with, inspected."""
+    """Measure loading, generating with and inspecting gpt2-xl's shape."""
     write("xl", folder)
     written = (folder / "model.safetensors").stat().st_size
     opened = apart("npgpt-xl", folder)["seconds"]
     generated, inspected = generate(folder, 8), command("inspect", folder)
     print(
-        f"gpt2-xl, a file of {written / 1e9:.2f} GB: opened in {opened:.3f} s; 8 tokens in "
+        f"gpt2-xl, a file of {written / 1e9:.2f} GB: loaded in {opened:.3f} s; 8 tokens in "
         f"{generated['bytes'] / written:.3f} of its size ({generated['seconds']:.1f} s); "
         f"inspected in {inspected['bytes'] / 1e9:.2f} GB ({inspected['seconds']:.1f} s)"
     )

@@ -52,7 +52,7 @@ def arrays() -> dict[str, np.ndarray]:
 
 
 def npgpt_ops(backend: str):
-    """op -> a function that runs it forward and backward and returns some numbers to compare."""
+    """Return, by op, a function that runs it forward and backward and returns its results."""
     from npgpt.system import env_vars
 
     env_vars.set_defaults()
@@ -97,59 +97,8 @@ def npgpt_ops(backend: str):
     return locals()
 
 
-def torch_ops():
-    import torch
-    import torch.nn.functional as F
-
-    a = {name: torch.tensor(array) for name, array in arrays().items()}
-    for name in ("x", "wide", "qkv", "wte", "wpe", "norm", "weight", "bias"):
-        a[name].requires_grad_()
-    shift = a["norm"].detach().clone().requires_grad_()
-    stepped = arrays()["wte"]
-    p = torch.nn.Parameter(torch.tensor(stepped))
-    p.grad = a["dwte"]
-    optimizer = torch.optim.AdamW([p], lr=1e-4, weight_decay=0.1, fused=True)
-
-    def run(out, dout, *leaves):
-        for leaf in leaves:
-            leaf.grad = None
-        out.backward(dout)
-        return out.detach(), leaves[0].grad
-
-    def embedding():
-        out = F.embedding(a["tokens"], a["wte"]) + a["wpe"]
-        out, grad = run(out, a["dx"], a["wte"], a["wpe"])
-        return out, grad[a["tokens"]]
-
-    def layernorm():
-        out = F.layer_norm(a["x"], (C,), a["norm"], shift)
-        return run(out, a["dx"], a["x"], a["norm"], shift)
-
-    def linear():
-        return run(a["x"] @ a["weight"] + a["bias"], a["dwide"], a["x"], a["weight"], a["bias"])
-
-    def attention():
-        q, k, v = (t.view(B, T, H, C // H).transpose(1, 2) for t in a["qkv"].split(C, -1))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return run(y.transpose(1, 2).reshape(B, T, C), a["dx"], a["qkv"])
-
-    def gelu():
-        return run(F.gelu(a["wide"], approximate="tanh"), a["dwide"], a["wide"])
-
-    def linear_cross_entropy():
-        logits = (a["x"] @ a["wte"].T).flatten(0, 1)
-        out = F.cross_entropy(logits, a["targets"].flatten())
-        return run(out, torch.ones(()), a["x"], a["wte"])
-
-    def adamw():
-        optimizer.step()
-        return p.detach(), optimizer.state[p]["exp_avg"]
-
-    return locals()
-
-
 def digest(results) -> list[float]:
-    """A few sums that two implementations of one op can only share if they agree."""
+    """Return sums that are equal only if the results agree."""
     signs = np.resize(np.array([1.0, -1.0, 0.5]), 1 << 16)
     out = []
     for result in results:
@@ -164,7 +113,12 @@ def main() -> None:
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        made = torch_ops() if options.serve == "torch" else npgpt_ops(options.serve)
+        if options.serve == "torch":
+            from benchmarks.baselines import pytorch_ops
+
+            made = pytorch_ops.functions(arrays(), n_head=H)
+        else:
+            made = npgpt_ops(options.serve)
         functions = {name: made[name] for name in SHAPES}
 
         def measure():

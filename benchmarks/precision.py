@@ -1,17 +1,17 @@
-"""What do fewer bits cost in accuracy, and how little memory does the largest GPT-2 take in them?
+"""What does quantization cost in accuracy, and how much memory does gpt2-xl take in int8?
 
     python -m benchmarks.precision weights --name verdict --model RUN --data TEXT
     python -m benchmarks.precision weights --name shakespeare --model RUN --data TEXT
     python -m benchmarks.precision book [--steps 90] [--data verdict]
     python -m benchmarks.precision xl
 
-`weights`: the perplexity of a trained model (a run's folder, or any weights) on the first tokens of
-a text, its matrices in float32, bfloat16 and int8; and after how many tokens of greedy text, from
-places all over it, the narrow models first choose another one than float32.
+`weights`: the perplexity of a trained model (a run's folder or weights) on the first tokens of a
+text, with matrices in float32, bfloat16 and int8; and the number of greedy tokens, after prompts
+from all over the text, before a quantized model first chooses another token than float32.
 
 `book`: the run of the book's chapter 5 with --dtype bfloat16 beside float32, line by line.
 
-`xl`: gpt2-xl's shape, every int8 drawn, in a process of its own: memory while it generates.
+`xl`: a random int8 model of gpt2-xl's shape, in a process of its own: memory while it generates.
 """
 
 import argparse
@@ -34,7 +34,7 @@ XL_AT_MOST, XL_PROMPT, XL_NEW = 2.2e9, 16, 16
 
 
 def evaluated(path: str, weights: str, data: str) -> dict:
-    """The perplexity of a text, and what is generated greedily from places all over it."""
+    """Return the perplexity of a text, and greedy continuations of prompts from all over it."""
     import npgpt
     from npgpt.data import text
     from npgpt.inference import evaluate
@@ -55,7 +55,7 @@ def evaluated(path: str, weights: str, data: str) -> dict:
 
 
 def equal_tokens(texts: list[list[int]], others: list[list[int]]) -> list[int]:
-    """How many tokens each two begin with in common."""
+    """Return the number of equal tokens at the start of each pair of texts."""
     return [
         next((i for i, (a, b) in enumerate(zip(*pair, strict=True)) if a != b), len(pair[0]))
         for pair in zip(texts, others, strict=True)
@@ -63,7 +63,7 @@ def equal_tokens(texts: list[list[int]], others: list[list[int]]) -> list[int]:
 
 
 def compare_weights(name: str, path: str, data: str) -> None:
-    """Prints and writes what fewer bits change in a model."""
+    """Print and write how quantization changes a model's results."""
     found = {kind: evaluated(path, kind, data) for kind in ("float32", "bfloat16", "int8")}
     wide, figures = found["float32"], {}
     for kind, one in found.items():
@@ -80,7 +80,7 @@ def compare_weights(name: str, path: str, data: str) -> None:
 
 
 def weight_rows(figures: dict[str, dict]) -> list[list[str]]:
-    """What is to be a table."""
+    """Return the rows of a table."""
     rows = [["weights", "perplexity", "rise", "target", f"equal of {NEW} greedy tokens"]]
     for kind, one in figures.items():
         equal, limit = one["equal_tokens"], one["rise_at_most"]
@@ -97,7 +97,7 @@ def weight_rows(figures: dict[str, dict]) -> list[list[str]]:
 
 
 def compare_books(steps: int, data: str) -> None:
-    """Prints and writes both logs."""
+    """Print and write both logs."""
     logs = {
         dtype: book_log.collect("npgpt", dtype, steps, data) for dtype in ("float32", "bfloat16")
     }
@@ -109,12 +109,12 @@ def compare_books(steps: int, data: str) -> None:
 
 
 def apart(line: dict) -> float:
-    """The larger difference of the two losses of a line."""
+    """Return the larger difference of the two losses of a line."""
     return max(abs(a - b) for a, b in zip(line["float32"], line["bfloat16"], strict=True))
 
 
 def book_rows(lines: list[dict]) -> list[list[str]]:
-    """What is to be a table: training / validation loss."""
+    """Return the rows of a table: training / validation loss."""
     rows = [["step", "float32", "bfloat16", "apart"]]
     for line in lines:
         both = (" / ".join(f"{x:.3f}" for x in line[dtype]) for dtype in ("float32", "bfloat16"))
@@ -123,7 +123,7 @@ def book_rows(lines: list[dict]) -> list[list[str]]:
 
 
 def sayings(lines: list[dict]) -> dict:
-    """The largest differences, where it ends, and what both are to be."""
+    """Return the largest differences and the last losses, with their targets."""
     first = [apart(line) for line in lines if line["step"] <= FIRST_STEPS]
     return {
         "largest_of_first": max(first),
@@ -135,7 +135,7 @@ def sayings(lines: list[dict]) -> dict:
 
 
 def random_xl():
-    """gpt2-xl's shape in int8, every number drawn, without ever being wider."""
+    """Return a random int8 model of gpt2-xl's shape, drawn as int8."""
     import npgpt
     from npgpt.quantized_matrix import MOST, QuantizedMatrix
 
@@ -155,7 +155,7 @@ def random_xl():
 
 
 def generate_xl() -> dict:
-    """What it takes to generate with it."""
+    """Generate with it; return memory and seconds."""
     from npgpt.inference.generate import generate
 
     model = random_xl()
@@ -166,7 +166,7 @@ def generate_xl() -> dict:
 
 
 def measure_xl() -> None:
-    """Prints and writes it."""
+    """Print and write what gpt2-xl takes."""
     runner = Runner("benchmarks.precision", "xl")
     found = runner.result
     runner.close()

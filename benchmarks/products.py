@@ -2,10 +2,10 @@
 
     python -m benchmarks.products [--rounds 7] [--threads 2]
 
-Those of the 124M shape on 512 tokens: of every linear layer, the head among them, the product that
-goes forward and the two that come back, as often as a step makes them. npgpt's own float32 and
-bfloat16 (operands are float32 and are rounded as they are packed: that is part of it), and
-NumPy's float32. The products of a step among its other ops are slower: they find nothing in caches.
+The 124M shape on 512 tokens: the forward product and the two backward products of every linear
+layer, the output head included, as often as a step computes them. npgpt's float32 and bfloat16
+(operands are float32 and are rounded while they are packed, which is timed too), and NumPy's
+float32. Within a step, between other ops, products are slower: their operands are not in the cache.
 """
 
 import argparse
@@ -25,7 +25,7 @@ TOLERANCE = {"npgpt": 1e-5, "npgpt-bfloat16": 2e-2}  # of the largest number of 
 
 
 def products(config: Config, rows: int):
-    """Yields (how often, a, b, out) for the products of a step."""
+    """Yield (count, a, b, out) for the products of a step."""
     rng = np.random.default_rng(0)
     for count, inputs, outputs in flops.linears(config):
         x, w, y = (
@@ -38,12 +38,12 @@ def products(config: Config, rows: int):
 
 
 def operations(config: Config, rows: int) -> float:
-    """Of all of them."""
+    """Return the number of floating-point operations of all products."""
     return 3 * sum(2.0 * rows * count * i * o for count, i, o in flops.linears(config))
 
 
 def multiplication(name: str):
-    """A function like np.matmul."""
+    """Return the implementation's function like np.matmul."""
     if name == "numpy":
         return np.matmul
     from npgpt.system import env_vars
@@ -56,7 +56,7 @@ def multiplication(name: str):
 
 
 def corners_of(matmul, made) -> list[list[list[float]]]:
-    """The first 4 rows of 4 columns of every product."""
+    """Return the first 4 rows and 4 columns of every product."""
     corners = []
     for _, a, b, out in made:
         matmul(a, b, out=out)
@@ -77,7 +77,7 @@ def serve_one(name: str) -> None:
 
 
 def validate(runners: list[Runner]) -> None:
-    """Leaves where a product is not what the last one's, NumPy's, is."""
+    """Exit if a product differs from the last runner's, NumPy's."""
     *own, numpy = runners
     for runner in own:
         for ours, theirs in zip(runner.result, numpy.result, strict=True):

@@ -1,9 +1,9 @@
-"""What do `npgpt profile` and `npgpt estimate` say of the 124M shape? Kept for docs/performance.md.
+"""What do `npgpt profile` and `npgpt estimate` print for the 124M shape?
 
     python -m benchmarks.profile [--rounds 5]
 
-A training step of 2 x 256 tokens and a new token in the middle of the context, op by op; and how
-long ten billion tokens would take.
+A training step of 2 x 256 tokens and a new token in the middle of the context, op by op, and the
+estimated time of ten billion tokens. docs/performance.md shows the results.
 """
 
 import argparse
@@ -22,7 +22,7 @@ COMMANDS = {
 
 
 def said(command: tuple[str, ...], rounds: int) -> dict:
-    """What the command prints, after it has been shown to people."""
+    """Run the command; return its JSON."""
     run = [sys.executable, "-m", "npgpt", *command]
     if command[0] == "profile":
         run += ["--rounds", str(rounds)]

@@ -1,10 +1,10 @@
-"""Writes the figures in README.md and docs/ from the JSON in benchmarks/results/.
+"""Write the figures of README.md and docs/ from the JSON in benchmarks/results/.
 
-In results/avx2/ is what a CPU without AVX-512 has measured.
+results/avx2/ holds the results of a CPU without AVX-512.
 
     python -m benchmarks.readme
 
-A page has as many places for figures as PAGES has functions for it.
+A page has one pair of figure marks for each of its functions in PAGES.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ def speed() -> str:
 
 
 def limits(folder: str = "") -> str:
-    """docs/performance.md: every comparison, with what it is to be."""
+    """docs/performance.md: every comparison, with its target."""
     first = results(folder + COMPARED[0])
     on = machine(first)
     for name in measured(folder):
@@ -84,7 +84,7 @@ def how_long() -> str:
 
 
 def growth() -> str:
-    """docs/performance.md: what the curves say in numbers, and the curves."""
+    """docs/performance.md: the curves and their summary."""
     said, on = results("growth")["sayings"], machine(results("growth"))
     return (
         f"- A token more of one sequence costs {said['bytes_per_token_to_512'] / 1e6:.2f} MB "
@@ -113,7 +113,7 @@ PICTURES = {
 
 
 def drift() -> str:
-    """docs/book.md: how far the log drifts."""
+    """docs/book.md: the log's differences."""
     log = results("book_log")
     lines, machine = log["lines"], log["machine"]
     printed = {
@@ -129,14 +129,14 @@ def drift() -> str:
 
 
 def narrow_ratios() -> str:
-    """docs/precision.md: a step and a token in fewer bits, with what they are to be."""
+    """docs/precision.md: a bfloat16 step and a quantized token, with their targets."""
     found = [results(name) for name in NARROW]
     rows = [comparison for one in found for comparison in one["comparisons"]]
     return f"{compared(rows)}\n\n{machine(found[0])}.\n"
 
 
 def narrow_accuracy() -> str:
-    """docs/precision.md: perplexity and greedy text of models that were really trained."""
+    """docs/precision.md: perplexity and greedy text of trained models."""
     said = []
     for model, where in TRAINED.items():
         found = results(f"precision_{model}")
@@ -160,7 +160,7 @@ def narrow_book() -> str:
 
 
 def narrow_xl() -> str:
-    """docs/precision.md: how little memory the largest GPT-2 takes."""
+    """docs/precision.md: the memory of gpt2-xl."""
     found = results("precision_xl")
     return (
         f"gpt2-xl's shape with int8 weights, {found['new_tokens']} tokens generated: "
@@ -178,17 +178,17 @@ PAGES: dict[str, list[Callable[[], str]]] = {
 
 
 def results(name: str) -> dict:
-    """What a benchmark has written."""
+    """Return the results that a benchmark has written."""
     return json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
 
 
 def comparisons(folder: str = "") -> list[dict]:
-    """Of all benchmarks that have been run."""
+    """Return the comparisons of all existing results."""
     return [one for name in measured(folder) for one in results(name)["comparisons"]]
 
 
 def measured(folder: str) -> list[str]:
-    """Of COMPARED, what there is."""
+    """Return the names in COMPARED that have results."""
     names = [folder + name for name in COMPARED]
     return [name for name in names if (RESULTS / f"{name}.json").exists()]
 
@@ -199,13 +199,13 @@ def is_alternative(comparison: dict) -> bool:
 
 
 def bytes_at(position: int) -> int:
-    """What a new token of the 124M shape reads there."""
+    """Return the bytes that a new token of the 124M shape reads at this position."""
     config = Config()
     return flops.token_bytes(config) + 4 * 2 * config.n_layer * config.n_embd * position
 
 
 def printed(show: Callable[[dict], None], name: str) -> str:
-    """What a command prints, as a block."""
+    """Return a command's output as a block."""
     found, out = results("profile"), io.StringIO()
     with contextlib.redirect_stdout(out):
         show(found[name])
@@ -213,25 +213,25 @@ def printed(show: Callable[[dict], None], name: str) -> str:
 
 
 def machine(found: dict) -> str:
-    """What computed, and which commit."""
+    """Return cores, CPU, versions and commit."""
     about = found["machine"]
     on = f"{about['cores']} cores ({about['cpu']}), {versions(about)}"
     return f"{on}, commit {commit_of(found)}"
 
 
 def commit_of(found: dict) -> str:
-    """Which commit computed."""
+    """Return the commit that was measured."""
     commit = found["machine"]["commit"] or "unknown"
     return commit[:10] + " and changes" * commit.endswith("-dirty")
 
 
 def versions(machine: dict) -> str:
-    """What computed."""
+    """Return the versions of PyTorch, NumPy and Numba."""
     return f"PyTorch {machine['torch']}, NumPy {machine['numpy']}, Numba {machine['numba']}"
 
 
 def figures(function: Callable[[], str]) -> str:
-    """What the function says, or that nothing was measured yet."""
+    """Return the function's figures, or that nothing was measured yet."""
     try:
         return function()
     except FileNotFoundError as error:
@@ -239,7 +239,7 @@ def figures(function: Callable[[], str]) -> str:
 
 
 def written(page: str) -> str:
-    """The page with its figures."""
+    """Return the page with its figures."""
     text, made = (ROOT / page).read_text("utf-8"), ""
     for function in PAGES[page]:
         before, rest = text.split(START, 1)

@@ -1,11 +1,10 @@
-"""How long until something happens: import, --help, and the whole default training run from cold.
+"""How long do import, --help and the default training run take, the last from an empty cache?
 
     python -m benchmarks.start_up [--rounds 7] [--no-train]
 
-`npgpt train` runs in an empty folder with an empty Numba cache, as on a machine that has just
-installed npgpt: compiling is part of the time. `compiling` is that alone: from an empty cache to
-the end of the first training step of a tiny model, and to the end of its first tokens, with what
-the commands do about it (npgpt/performance/precompile.py).
+`npgpt train` runs in an empty folder with an empty Numba cache, as after an installation: compiling
+is part of the time. `compiling` is from an empty cache to the end of the first training step of a
+tiny model, and to the end of its first tokens, with npgpt/performance/precompile.py.
 """
 
 import argparse
@@ -56,7 +55,7 @@ def run(command: list[str], **options) -> subprocess.CompletedProcess:
 
 
 def train_from_cold() -> dict[str, float]:
-    """Seconds of `npgpt train` with its defaults, and the losses that it ends with."""
+    """Return the seconds of `npgpt train` with its defaults, and its last losses."""
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"NUMBA_CACHE_DIR": str(Path(folder) / "numba")}
         command = [*PYTHON, "-m", "npgpt", "train"]
@@ -67,7 +66,7 @@ def train_from_cold() -> dict[str, float]:
 
 
 def compiling() -> tuple[float, float]:
-    """Seconds from an empty cache to the end of the first step, and of everything."""
+    """Return the seconds from an empty cache to the end of the first step, and to the end."""
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"NUMBA_CACHE_DIR": folder}
         step, everything = run([*PYTHON, "-c", FIRST], env=environment).stdout.split()

@@ -1,19 +1,17 @@
-"""How long is one training step of the 124M shape beside PyTorch, and beside its floor?
+"""How long does a training step of the 124M shape take beside PyTorch, llm.c and its lower bound?
 
     python -m benchmarks.training_step [--shape 2x256 1x1024 4x64 book] [--rounds 5] [--threads 2]
                                        [--dtype bfloat16] [--llmc PROGRAM] [--scratch DIR]
 
-float32: forward, backward, AdamW. B x T tokens without dropout, the head tied, against PyTorch at
-its best (scaled_dot_product_attention, its own layers, fused AdamW), as it is and under
-torch.compile; the faster of the two counts. The floor is what its matrix products would take at the
-rate of NumPy's BLAS, a process of its own, at the shapes of the model. 4 x 64 also against llm.c's
-CPU program, where --llmc names it: train_gpt2, compiled from llm.c's train_gpt2.c.
+float32: forward, backward, AdamW; B x T tokens, no dropout, tied head. Baselines: PyTorch at its
+best (its own layers, scaled_dot_product_attention, fused AdamW), eager and compiled, of which the
+faster counts; at 4 x 64 also llm.c's CPU program --llmc (train_gpt2, compiled from train_gpt2.c).
+Lower bound: the step's matrix products in NumPy's BLAS, in a process of its own.
 
---dtype bfloat16: products of bfloat16 numbers, beside npgpt's own float32 step and PyTorch under
-bfloat16 autocast; for a B x T shape.
+--dtype bfloat16: bfloat16 products, beside npgpt's float32 step and PyTorch's bfloat16 autocast.
 
-`book`: the step of the book's chapter 5 (2 x 256, dropout 0.1, a head of its own) against the
-book's PyTorch model, which draws the same parameters and the same masks.
+`book`: the step of the book's chapter 5 (2 x 256, dropout 0.1, untied head) beside the book's
+PyTorch model, which draws the same parameters and the same masks.
 """
 
 import argparse
@@ -36,7 +34,7 @@ CONFIG, BOOK = Config(), PRESETS["book"].config  # both of the 124M shape
 SEED = 123
 ADAMW = {"lr": 1e-4, "weight_decay": 0.0}  # llm.c's, which takes no other
 BOOK_ADAMW = {"lr": 4e-4, "weight_decay": 0.1}
-# what npgpt needs of another's time: of the faster PyTorch's, the floor's; "memory" of PyTorch's
+# target ratios, npgpt / baseline: "torch" is the faster PyTorch, "memory" its memory
 AT_MOST = {
     "2x256": {"torch": 0.66, "floor": 1.08, "npgpt-1-thread": 1 / 1.8, "memory": 0.90},
     "1x1024": {"torch": 0.68},
@@ -44,7 +42,7 @@ AT_MOST = {
     "book": {"torch": 0.60},
 }
 BFLOAT16_AT_MOST = {"2x256": {"torch": 0.65, "npgpt": 0.60}}
-TOLERANCE = {"float32": 2e-5, "bfloat16": 2e-2}  # relative, of three losses in a row
+TOLERANCE = {"float32": 2e-5, "bfloat16": 2e-2}  # relative, of the first three losses
 NAMES = {
     "torch-eager": "PyTorch",
     "torch-compiled": "PyTorch, compiled",
@@ -59,7 +57,7 @@ NAMES = {
 
 
 def weights() -> dict[str, np.ndarray]:
-    """The same parameters for everybody, by checkpoint name, drawn without npgpt or torch."""
+    """Return random parameters by checkpoint name, for every implementation."""
     from npgpt.model import params
 
     rng, made = np.random.default_rng(0), {}
@@ -71,7 +69,7 @@ def weights() -> dict[str, np.ndarray]:
 
 
 def parameters():
-    """The same in npgpt's tree."""
+    """Return the same parameters as npgpt's tree."""
     from npgpt.model import params
 
     tree, named = params.zeros(CONFIG), weights()
@@ -81,12 +79,12 @@ def parameters():
 
 
 def batch(B: int, T: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and the ones that follow; behind the last comes the first again."""
+    """Return tokens (B, T) and targets, the next tokens; the first token follows the last."""
     tokens = np.random.default_rng(1).integers(CONFIG.vocab_size, size=B * T)
     return tokens.reshape(B, T), np.roll(tokens, -1).reshape(B, T)
 
 
-# Each makes a step: a function that takes one and returns the loss before it.
+# Each returns a function that takes one step and returns the loss before it.
 
 
 def npgpt_step(B: int, T: int, *, bfloat16=False):
@@ -178,7 +176,7 @@ def serve_one(name: str, B: int, T: int) -> None:
 
 
 def names(shape: str, *, compiled: bool, with_llmc=False, dtype: str = "float32") -> list[str]:
-    """What runs for a shape, the npgpt that is compared first."""
+    """Return the implementations for a shape, first npgpt's that is compared with the others."""
     if dtype == "bfloat16":
         others = ["torch-eager-bfloat16", *["torch-compiled-bfloat16"] * compiled]
         return ["npgpt-bfloat16", "npgpt", *others]
@@ -190,7 +188,7 @@ def names(shape: str, *, compiled: bool, with_llmc=False, dtype: str = "float32"
 
 
 def run(shape: str, options) -> None:
-    """Compares, prints and writes one shape."""
+    """Compare the implementations at one shape; print and write the figures."""
     B, T = (2, 256) if shape == "book" else map(int, shape.split("x"))
     dtype, narrow = options.dtype, options.dtype == "bfloat16"
     chosen = dict(compiled=options.compiled, with_llmc=bool(options.llmc), dtype=dtype)
@@ -218,7 +216,7 @@ def run(shape: str, options) -> None:
 
 
 def started(name: str, B: int, T: int, options) -> Runner | llmc.LlmC:
-    """One of the names, running, with what it computes at hand."""
+    """Start one of the names."""
     if name == "llm.c":
         folder = tempfile.TemporaryDirectory(dir=options.scratch)
         llmc.write_files(Path(folder.name), CONFIG, parameters(), batch(B, T)[0])
@@ -229,7 +227,7 @@ def started(name: str, B: int, T: int, options) -> Runner | llmc.LlmC:
 
 
 def comparisons_of(work: str, limits: dict[str, float], found: dict[str, list[dict]]) -> list[dict]:
-    """The first beside all others; a limit on PyTorch is one on the faster, or its memory."""
+    """Compare the first with all others. "torch" and "memory" limit the faster PyTorch."""
     seconds = {name: [one["seconds"] for one in measured] for name, measured in found.items()}
     ours, *others = found
     torches = [name for name in others if name.startswith("torch")]
@@ -244,7 +242,7 @@ def comparisons_of(work: str, limits: dict[str, float], found: dict[str, list[di
 
 
 def lacks_compiler() -> bool:
-    """Is there no C++ compiler for torch.compile?"""
+    """Return True if torch.compile finds no C++ compiler."""
     return not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "c++")))
 
 
@@ -255,27 +253,27 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--llmc", metavar="PROGRAM", help="llm.c's train_gpt2, compiled")
-    parser.add_argument("--scratch", type=Path, help="a folder with room for llm.c's 0.5 GB")
+    parser.add_argument("--scratch", type=Path, help="a directory with 0.5 GB of free space")
     parser.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()
     narrow = options.dtype == "bfloat16"
     options.shape = options.shape or list(BFLOAT16_AT_MOST if narrow else AT_MOST)
     if narrow and "book" in options.shape:
-        parser.error("--shape book is of float32: leave out --dtype")
+        parser.error("--shape book must be float32: omit --dtype")
     if options.serve:
         return serve_one(options.serve, *map(int, options.shape[0].split("x")))
     if options.compiled and lacks_compiler():
-        print("torch-compiled is left out: torch.compile needs a C++ compiler, and finds none")
+        print("torch-compiled is skipped: torch.compile needs a C++ compiler (g++, clang++, $CXX)")
         options.compiled = False
-    if llmc.SHAPE in options.shape and not narrow and (lacking := llmc.lacks(options.llmc)):
-        print(f"llm.c is left out: {lacking}")
+    if llmc.SHAPE in options.shape and not narrow and (why := llmc.missing(options.llmc)):
+        print(f"llm.c is skipped: {why}")
         options.llmc = None
     if options.llmc and options.rounds > llmc.MOST_ROUNDS:
-        parser.error(f"--rounds {options.rounds}: with --llmc at most {llmc.MOST_ROUNDS}")
+        parser.error(f"--rounds must be at most {llmc.MOST_ROUNDS} with --llmc: {options.rounds}")
     for shape in options.shape:
         if shape != "book" and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", shape):
-            parser.error(f'--shape {shape}: expected B x T as in 2x256, or "book"')
+            parser.error(f'--shape must be B x T, such as 2x256, or "book": {shape}')
     for shape in options.shape:
         run(shape, options)
 

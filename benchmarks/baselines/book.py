@@ -67,6 +67,18 @@ def chapter5(vocabulary, context, width, heads, layers, rate) -> Model:
     return Model(vocabulary, context, width, heads, layers, tied=False, rate=rate, **parts)
 
 
+def draw_layers(vocabulary: int, context: int, width: int, layers: int, *, seed: int):
+    """Draw the layers of the book's model in its order: embeddings, blocks, output head."""
+    torch.manual_seed(seed)
+    embeddings = [nn.Embedding(vocabulary, width), nn.Embedding(context, width)]
+    blocks = []
+    for _ in range(layers):
+        attention = [nn.Linear(width, width, bias=False) for _ in range(3)]
+        attention.append(nn.Linear(width, width))
+        blocks.append((attention, nn.Linear(width, 4 * width), nn.Linear(4 * width, width)))
+    return embeddings, blocks, nn.Linear(width, vocabulary, bias=False)
+
+
 # The program of chapter 5
 
 

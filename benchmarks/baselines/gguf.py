@@ -1,6 +1,6 @@
-"""Writes a model as llama.cpp reads it: a GGUF file of a GPT-2 without its tokenizer.
+"""Write llama.cpp's file format: a GGUF file of a GPT-2, without its tokenizer.
 
-Its matrices are float32, bfloat16, or 8 bits with a scale for every 32 numbers (llama.cpp's Q8_0).
+Matrices are float32, bfloat16, or int8 with a scale for every 32 numbers (llama.cpp's Q8_0).
 
 The format is described at https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
@@ -35,7 +35,7 @@ NAMES = {
 
 
 def write_gguf(path: Path, config: Config, tree: Params, weights: str = "float32") -> None:
-    """Writes all parameters of a float32 model, its matrices as `weights`."""
+    """Write all parameters of a float32 model, its matrices as `weights`."""
     tensors = []
     for name, array in named(tree):
         kind = weights if is_quantizable(name) else "float32"
@@ -58,7 +58,7 @@ def write_gguf(path: Path, config: Config, tree: Params, weights: str = "float32
 
 
 def encoded(array: np.ndarray, kind: str) -> np.ndarray:
-    """The numbers of a float32 array as they stand in the file."""
+    """Return a float32 array as the file stores it."""
     if kind == "float32":
         return array
     if kind == "bfloat16":
@@ -72,7 +72,7 @@ def encoded(array: np.ndarray, kind: str) -> np.ndarray:
 
 
 def values(config: Config) -> dict[str, int | float | str]:
-    """What is said of the model, by its key."""
+    """Return the file's metadata by key."""
     return {
         "general.architecture": "gpt2",
         "gpt2.vocab_size": config.vocab_size,
@@ -87,7 +87,7 @@ def values(config: Config) -> dict[str, int | float | str]:
 
 
 def typed(value: int | float | str) -> bytes:
-    """A value after the number of its type."""
+    """Return a metadata value: the code of its type, then its bytes."""
     match value:
         case int():
             return struct.pack("<II", UINT32, value)
@@ -98,7 +98,7 @@ def typed(value: int | float | str) -> bytes:
 
 
 def converted(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-    """A parameter under llama.cpp's name and in its layout: linear layers are (out, in)."""
+    """Return a parameter's name and array in llama.cpp's layout: linear layers are (out, in)."""
     *place, kind = name.split(".")
     block = f"blk.{place[1]}." if place[0] == "h" else ""
     own = NAMES[".".join(place[2:] if block else place)]
@@ -106,6 +106,6 @@ def converted(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
 
 
 def text(value: str) -> bytes:
-    """A string as GGUF has it."""
+    """Return a GGUF string: its length, then its bytes."""
     raw = value.encode()
     return struct.pack("<Q", len(raw)) + raw

@@ -80,7 +80,7 @@ def test_a_shape_that_is_none(shape, monkeypatch, capsys):
     with pytest.raises(SystemExit) as left:
         training_step.main()
     assert left.value.code == 2
-    assert f"--shape {shape}: expected B x T" in capsys.readouterr().err
+    assert f'--shape must be B x T, such as 2x256, or "book": {shape}' in capsys.readouterr().err
 
 
 def test_why_llama_cpp_is_left_out(tmp_path):
@@ -129,7 +129,7 @@ def test_llm_c_is_asked_for_one_step_at_a_time(llm_c):
     asked.measure()  # the 10th, before which it validates, and the 11th
     assert asked.step()[0] == 12
     asked.measure()
-    with pytest.raises(SystemExit, match=r"llm\.c ended with code 3 and no further step"):
+    with pytest.raises(SystemExit, match=r"llm\.c ended with code 3 before its next step"):
         asked.measure()
 
 
@@ -146,16 +146,16 @@ def test_llm_c_can_be_asked_as_often_as_is_allowed(llm_c):
     asked = llm_c(41)
     for _ in range(llmc.MOST_ROUNDS):
         asked.measure()
-    with pytest.raises(SystemExit, match="no further step"):
+    with pytest.raises(SystemExit, match="before its next step"):
         asked.measure()
 
 
 def test_why_llm_c_is_left_out(tmp_path):
-    assert llmc.lacks(sys.executable) is None
-    assert llmc.lacks(None) == "--llmc names no program"
+    assert llmc.missing(sys.executable) is None
+    assert llmc.missing(None) == "--llmc names no program"
     for path in (tmp_path, tmp_path / "missing", tmp_path / "text"):
         (tmp_path / "text").write_text("x", "utf-8")
-        assert llmc.lacks(str(path)) == f"{path} is not a program"
+        assert llmc.missing(str(path)) == f"{path} is not a program"
 
 
 def test_the_files_that_llm_c_looks_for(tmp_path):
