@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from docs.graphs import network, ops
-from docs.graphs.svg import draw
+from docs.graphs.draw import draw
 
 IMAGES = Path(__file__).parents[1] / "images" / "graphs"
 GRAPHS = [*ops.GRAPHS, network.block(n_head=1), network.model(n_head=1)]

@@ -1,4 +1,4 @@
-"""A computation graph whose formulas are Python: they are run, and they are drawn.
+"""A computation graph whose formulas are Python: they are run, and draw.py draws them.
 
     node    z = formula(a, b, ...)         the names in a formula are nodes, constants or functions
     vjp     da gets f(dz, a, b, ..., z)    one formula per edge: the vector-Jacobian product
@@ -81,7 +81,6 @@ class Graph:
                 raise ValueError(f"{self.name}: {node.name} must follow its inputs {inputs}, once")
             seen.add(node.name)
             learn = {name for name in inputs if self.by_name[name].kind != "constant"}
-            learn = {name for name in learn if self.by_name[name].kind != "value" or backward}
             if backward and set(node.vjps) != learn:
                 raise ValueError(
                     f"{self.name}: {node.name} must have a VJP for each of {sorted(learn)}, "

@@ -3,16 +3,10 @@
 from typing import NamedTuple
 
 from docs.graphs.graph import Graph, Node
+from docs.graphs.svg import NAME, SMALL, width
 
-CHAR = 0.6  # the width of a character of a monospaced font, in font sizes
-NAME, SMALL = 13, 11.5  # font sizes
 BOX, COMPACT = 42, 26  # heights of boxes of two lines and of one
 GAP = 9  # pixels between the name and the shape
-
-
-def width(text: str, size: float) -> float:
-    """Return the width of a text in pixels."""
-    return CHAR * size * len(text)
 
 
 def head_width(node: Node) -> float:

@@ -12,8 +12,8 @@ import pytest
 
 from docs.graphs import network, ops
 from docs.graphs.__main__ import GRAPHS, IMAGES
+from docs.graphs.draw import draw
 from docs.graphs.graph import Graph, Node, leaf
-from docs.graphs.svg import draw
 from npgpt import Config
 from npgpt import ops as npgpt_ops
 from npgpt.model import block, params, transformer
