@@ -1,5 +1,7 @@
 """One word per thing: the words that docs/glossary.md says are gone are gone.
 
+Docstrings begin as docs/style.md says.
+
 The same by hand:
 
     python parity_tests/docs/test_words.py              # list every line that has one
@@ -7,6 +9,7 @@ The same by hand:
     python parity_tests/docs/test_words.py --write      # write words_left.txt anew
 """
 
+import ast
 import io
 import re
 import sys
@@ -74,6 +77,22 @@ def identifiers(text: str) -> Iterator[tuple[int, str]]:
             yield one.start[0], one.string
 
 
+@cache
+def openings() -> set[str]:
+    """The words with which no docstring begins, in the first rule of the style."""
+    rule = (ROOT / "docs" / "style.md").read_text("utf-8").split("never begins with")[1]
+    return set(re.findall(r"`(\w+)`", rule.split("its summary")[0]))
+
+
+def summaries(text: str) -> Iterator[tuple[int, str]]:
+    """The docstrings that begin with one of these words, or with a question."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+            summary = (ast.get_docstring(node) or "").split("\n\n")[0]
+            if summary.endswith("?") or summary.partition(" ")[0] in openings():
+                yield getattr(node, "lineno", 1), f"docstring: {summary.splitlines()[0][:60]}"
+
+
 def gone(path: Path) -> list[tuple[int, str]]:
     """The lines of a file that have a word that is gone, and the word."""
     text, name = spoken(path), path.relative_to(ROOT)
@@ -82,6 +101,8 @@ def gone(path: Path) -> list[tuple[int, str]]:
         found.append((text.count("\n", 0, match.start()) + 1, re.sub(r"\s+", " ", match[0])))
     if name.parts[0] == "npgpt" and name.parts[1] != "ops" and path.suffix == ".py":
         found += identifiers(text)
+    if name.parts[0] in ("npgpt", "reference") and path.suffix == ".py":
+        found += summaries(text)
     return sorted(found)
 
 
@@ -100,6 +121,10 @@ def test_the_tables_are_read():
         (1, "lend"),
         (2, "room"),
     ]
+    assert {"What", "Is", "Until"} <= openings()
+    assert not openings() & {"Return", "Read"}
+    said = 'def f():\n    """What it is."""\n\n\nclass A:\n    """Return nothing. Why?"""\n'
+    assert [line for line, _ in summaries(said)] == [1, 5]
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: path.relative_to(ROOT).as_posix())
