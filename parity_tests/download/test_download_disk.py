@@ -1,0 +1,119 @@
+"""Downloads beside full disks, locks and other processes."""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from npgpt.download import resumable
+from npgpt.errors import RunError
+from npgpt.system import files
+from parity_tests.support.downloads import CHECKPOINT, interrupted
+from parity_tests.support.file_server import CONTENT, contents, listed, ranges
+
+# The disk
+
+
+def test_a_disk_without_room(large, server, tmp_path, monkeypatch):
+    rest = interrupted(large)
+    usage = shutil.disk_usage(tmp_path)
+    needed = len(CONTENT) - int(rest.removeprefix("bytes=").removesuffix("-"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed - 1))
+    with pytest.raises(OSError, match=r"0\.1 MB are still to come and the disk has 0\.1 MB left"):
+        large()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed))
+    assert large() == CONTENT
+    assert ranges(server) == [("/a", rest)]
+
+
+def test_a_folder_that_cannot_be(openai, tmp_path):
+    (tmp_path / "file").write_text("")
+    for to in (tmp_path / "file", tmp_path / "file" / "folder"):
+        with pytest.raises(
+            RunError, match=r"gpt2-small could not be written to .*another directory"
+        ):
+            openai(to=to)
+
+
+def test_a_disk_that_fills_up(openai, tmp_path, monkeypatch):
+    """First by what it says of itself, then by what it does."""
+    usage = shutil.disk_usage(tmp_path)
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(RunError, match=r"has 0\.0 MB left"),
+    ):
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+        openai()
+
+    def opened(path, mode="r"):
+        return open("/dev/full" if "w" in mode else path, mode)
+
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="No space left on device"):
+        patch.setattr(resumable, "open", opened, raising=False)
+        openai()
+    assert contents(openai()) == CHECKPOINT
+
+
+SECOND = """
+import sys
+from npgpt.download import gpt2 as download
+url, to = sys.argv[1:]
+download.OPENAI = (url + "/one", url + "/two")
+download.MODELS["gpt2-small"] = download.ReleasedModel("", "124M", (None,) * 4)
+shown = lambda *at: print(*at, flush=True)
+download.download_model("gpt2-small", source="openai", to=to, progress=shown)
+"""
+
+
+def test_a_second_process_is_sent_away_and_a_killed_one_forgotten(openai, server, tmp_path):
+    to, at = tmp_path / "to", "/one/124M/model.ckpt.data-00000-of-00001"
+    server.plan[at] = ["stall"]
+    other = subprocess.Popen([sys.executable, "-c", SECOND, server.url, str(to)],
+                             stdout=subprocess.PIPE, text=True)  # fmt: skip
+    with other:
+        for line in other.stdout:
+            if int(line.split()[1]) >= 100_000:
+                break
+        with pytest.raises(RunError, match=r"another process is fetching into .*/to: run"):
+            openai(to=to)
+        assert server.asked == []
+        assert [path for path in listed(to) if not path.startswith(".")] == []
+        other.send_signal(signal.SIGKILL)
+    server.released.set()
+    server.plan[at] = ["good"]
+    assert contents(openai(to=to)) == CHECKPOINT
+    first = int(re.fullmatch(r"bytes=(\d+)-", server.asked[0][1])[1])
+    assert 90_000 < first <= 100_000  # what Python had not written yet is lost
+
+
+def test_a_file_system_without_locks(openai, monkeypatch):
+    import fcntl
+
+    def unknown(*args):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    assert contents(openai()) == CHECKPOINT
+
+
+def test_a_lock_that_was_removed_under_us_is_taken_again(tmp_path, monkeypatch):
+    hold, path = files.hold, tmp_path / "lock"
+
+    def late(handle, at):
+        """Between our opening and our locking, somebody finishes and removes it."""
+        if seen.append(handle) is None and len(seen) == 1:
+            path.unlink()
+        hold(handle, at)
+
+    seen = []
+    monkeypatch.setattr(files, "hold", late)
+    with files.locked(path):
+        assert path.exists()
+        with pytest.raises(RunError, match="another process"), files.locked(path):
+            pass
+        assert path.exists()
+    assert not path.exists()
+    assert len(seen) == 3
