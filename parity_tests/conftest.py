@@ -1,6 +1,7 @@
 """What every test may ask for: a backend, a seed, real data."""
 
 import os
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 
 import npgpt
+from npgpt.cli.common import COMPILING
 from npgpt.cli.main import main
 from npgpt.errors import InputError
 from npgpt.system import env_vars
+from parity_tests.support.quantized import model_of
 
 env_vars.set_defaults()  # before a test imports Numba: nothing above does
 
@@ -58,3 +61,27 @@ def unreadable(capsys):
         assert capsys.readouterr() == ("", f"npgpt: {said}\n")
 
     return check
+
+
+@pytest.fixture
+def npgpt_(capsys):
+    """`npgpt_("train --steps 3", code=0)` -> what it prints; not that it compiles, if it does."""
+
+    def command(line, *more, code=0):
+        capsys.readouterr()
+        assert main([*line.split(), *more]) == code, capsys.readouterr().err
+        said = capsys.readouterr()
+        said = said._replace(err=re.sub(rf"{COMPILING}.*\n", "", said.err))
+        assert "\x1b" not in said.out + said.err  # no terminal
+        assert "Traceback" not in said.out + said.err
+        return said
+
+    return command
+
+
+@pytest.fixture
+def said(tmp_path, monkeypatch, npgpt_):
+    """`npgpt_`, in a directory with a model in `model.h5` whose numbers bfloat16 cannot hold."""
+    monkeypatch.chdir(tmp_path)
+    model_of().save("model.h5")
+    return npgpt_

@@ -86,9 +86,9 @@ def test_remembering_changes_nothing(backend, length, changes, monkeypatch):
 def test_greedy_is_what_the_reference_says(backend, tmp_path):
     model = model_of(backend)
     model.save(tmp_path / "model.h5")
-    judge = GPT2.load(tmp_path / "model.h5").double()
+    reference = GPT2.load(tmp_path / "model.h5").double()
     prompt = np.array([[3, 1, 4], [1, 5, 9]])
-    expected = judge.generate(torch.tensor(prompt), 15)[:, 3:].numpy()
+    expected = reference.generate(torch.tensor(prompt), 15)[:, 3:].numpy()
     found = np.array(list(npgpt.generate(model, prompt, 15))).T
     np.testing.assert_array_equal(found, expected)
 

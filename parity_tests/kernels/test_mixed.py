@@ -1,4 +1,4 @@
-"""the bfloat16 backend: products of bfloat16 numbers, judged by PyTorch's own, on every path."""
+"""The bfloat16 backend: products compared with those of PyTorch, on every path."""
 
 import inspect
 import os

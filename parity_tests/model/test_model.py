@@ -1,6 +1,6 @@
-"""The whole model against the judge: the loss, and every gradient by its checkpoint name."""
+"""The whole model beside the reference implementation: the loss, and every gradient by name."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -12,7 +12,8 @@ import npgpt.ops
 from npgpt import Config
 from npgpt.gpt import GPT
 from npgpt.model import params
-from parity_tests.support.harness import Masks, assert_parity, farthest, parameters
+from parity_tests.support.harness import assert_parity, farthest
+from parity_tests.support.models import assert_same_as_reference, draw, ours, replace_arrays
 from reference import gpt2
 
 CONFIG = Config(vocab_size=97, context_length=32, n_layer=3, n_head=4, n_embd=48)
@@ -28,77 +29,11 @@ each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
 
 
-@dataclass
-class Batch:
-    """Parameters by name, and what the model is asked."""
-
-    config: Config
-    arrays: dict
-    tokens: np.ndarray
-    targets: np.ndarray
-    masks: list
-
-
-def draw(config, rng, dtype, shape=(3, 20)):
-    arrays = parameters(config, rng, dtype)
-    tokens, targets = rng.integers(config.vocab_size, size=(2, *shape))
-    (B, T), masks = shape, []
-    if config.dropout:
-        after = (B, T, config.n_embd)
-        shapes = [after, *[(B, config.n_head, T, T), after, after] * config.n_layer]
-        masks = [rng.random(s) >= config.dropout for s in shapes]
-    return Batch(config, arrays, tokens, targets, masks)
-
-
-def ours(batch, backend, dloss=1.0):
-    """Loss and gradients by name, every gradient begun as NaN: each entry must be written."""
-    dtype = batch.arrays["wte.weight"].dtype
-    tree = params.zeros(batch.config, dtype)
-    for name, array in npgpt.named(tree):
-        array[...] = batch.arrays[name]
-    model = GPT.from_params(batch.config, tree, ops=backend)
-    masks = Masks(batch.masks) if batch.masks else None
-    value, cache = model.loss(batch.tokens, batch.targets, masks)
-    if batch.masks:
-        assert masks.asked == [1 - batch.config.dropout] * len(batch.masks)
-    home = params.map_leaves(tree, lambda a: np.full_like(a, np.nan))
-    gradients = model.backward(cache, out=home, dloss=dloss)
-    assert gradients is home
-    return {"loss": value} | dict(npgpt.named(gradients))
-
-
-def judge(batch, dtype):
-    arrays = {name: a.astype(dtype) for name, a in batch.arrays.items()}
-    model = gpt2.from_arrays(gpt2.Config(**asdict(batch.config)), arrays)
-    masks = iter([torch.tensor(m) for m in batch.masks]) if batch.masks else None
-    value = model.loss(torch.tensor(batch.tokens), torch.tensor(batch.targets), masks)
-    value.backward()
-    assert masks is None or next(masks, None) is None, "more masks drawn than the judge needs"
-    return {"loss": value.detach().numpy()} | {
-        name: p.grad.numpy() for name, p in model.named_parameters()
-    }
-
-
-def assert_same_as_judge(batch, found):
-    dtype = batch.arrays["wte.weight"].dtype
-    truth = judge(batch, np.float64)
-    rounded = replace_arrays(batch, np.float32)
-    single, double = judge(rounded, np.float32), judge(rounded, np.float64)
-    assert found.keys() == truth.keys()
-    for name in truth:
-        stray = farthest(single[name], double[name])
-        assert_parity(name, found[name], truth[name], stray, dtype=dtype)
-
-
-def replace_arrays(batch, dtype):
-    return replace(batch, arrays={name: a.astype(dtype) for name, a in batch.arrays.items()})
-
-
 @each_dtype
 @each_config
 def test_loss_and_every_gradient(config, dtype, backend, rng):
     batch = draw(config, rng, dtype)
-    assert_same_as_judge(batch, ours(batch, backend))
+    assert_same_as_reference(batch, ours(batch, backend))
 
 
 @each_config
@@ -130,14 +65,14 @@ def test_logits_and_evaluation(config, dtype, backend, rng):
         array[...] = batch.arrays[name]
     model = GPT.from_params(config, tree, ops=backend)
 
-    def judge_logits(arrays, as_dtype):
+    def their_logits(arrays, as_dtype):
         arrays = {name: a.astype(as_dtype) for name, a in arrays.items()}
         theirs = gpt2.from_arrays(gpt2.Config(**asdict(config)), arrays)
         return theirs(torch.tensor(batch.tokens)).detach().numpy()
 
     rounded = replace_arrays(batch, np.float32).arrays
-    stray = farthest(judge_logits(rounded, np.float32), judge_logits(rounded, np.float64))
-    truth = judge_logits(batch.arrays, np.float64)
+    stray = farthest(their_logits(rounded, np.float32), their_logits(rounded, np.float64))
+    truth = their_logits(batch.arrays, np.float64)
     assert_parity("logits", model.logits(batch.tokens), truth, stray, dtype=dtype)
 
     value, _ = model.loss(batch.tokens, batch.targets)
@@ -148,7 +83,7 @@ def test_logits_and_evaluation(config, dtype, backend, rng):
 
 
 @each_config
-def test_the_judge_reads_the_file_by_itself(config, backend, rng, tmp_path):
+def test_the_reference_reads_the_file_by_itself(config, backend, rng, tmp_path):
     path = tmp_path / "model.h5"
     model = npgpt.GPT(config, seed=1, ops=backend)
     for _, array in npgpt.named(model.params):

@@ -90,7 +90,7 @@ def test_a_cache_from_one_backend_serves_the_other(case, giver, taker, rng):
     _, cache = forward(case, giver, drawn)
     theirs = backward(case, taker, drawn, cache)
     for name, mine in backward(case, giver, drawn, cache).items():
-        # far looser than test_ops, which has judged both: here a cache is understood, or it is not
+        # far looser than test_ops, which compares both: here a cache is understood, or it is not
         np.testing.assert_allclose(theirs[name], mine, rtol=1e-9, atol=1e-10, err_msg=name)
 
 
@@ -272,7 +272,7 @@ def test_what_was_compiled_just_now_says_the_same(case, monkeypatch, rng):
     """Compiled code and what Numba's cache gives back of it are not always the same: a kernel that
     was handed one array under two names was wrong in the process that compiled it (in a prange loop
     Numba tells LLVM that arrays do not overlap) and right in all later ones. So the ops that work
-    in place are judged with kernels that come from no cache."""
+    in place are compared on kernels that come from no cache."""
     drawn = draw(case, rng, np.float32)
     expected, slow = forward(case, npgpt.ops, drawn)
     theirs = backward(case, npgpt.ops, drawn, slow)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 import npgpt.fused
 import npgpt.ops
 from npgpt import Config
-from parity_tests.model.test_model import draw, judge, ours
 from parity_tests.support.harness import farthest
+from parity_tests.support.models import draw, ours, theirs
 
 SHARE = 1e-11
 
@@ -38,7 +38,7 @@ def smallest(shape=(1, 1), **changes):
 
 
 def check(problem, backend):
-    """In float64, against the judge. Shapes are on trial here, not the last digits.
+    """In float64, against the reference. Shapes are on trial here, not the last digits.
 
     A model this small is ill-conditioned: LayerNorm makes -1 and 1 out of any two numbers and 0 of
     any one, and gradients are what is left when nearly everything has cancelled. Measured over
@@ -47,7 +47,7 @@ def check(problem, backend):
     """
     config, shape, seed = problem
     batch = draw(config, np.random.default_rng(seed), np.float64, shape)
-    truth, found = judge(batch, np.float64), ours(batch, backend)
+    truth, found = theirs(batch, np.float64), ours(batch, backend)
     assert found.keys() == truth.keys()
     largest = max(farthest(a, 0) for a in truth.values())
     for name in truth:

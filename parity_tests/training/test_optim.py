@@ -122,7 +122,7 @@ def groups(model, decay, weight_decay):
 
 
 def torch_steps(arrays, gradients, decay, lrs, dtype, **options):
-    model = judge(arrays, CONFIG, dtype)
+    model = theirs(arrays, CONFIG, dtype)
     optimizer = torch.optim.AdamW(groups(model, decay, 0.1), **options)
     named = dict(model.named_parameters())
     for lr, grads in zip(lrs, gradients, strict=True):
@@ -134,7 +134,7 @@ def torch_steps(arrays, gradients, decay, lrs, dtype, **options):
     return {name: p.detach().numpy() for name, p in named.items()}
 
 
-def judge(arrays, config, dtype):
+def theirs(arrays, config, dtype):
     arrays = {name: a.astype(dtype) for name, a in arrays.items()}
     return gpt2.from_arrays(gpt2.Config(**asdict(config)), arrays)
 
@@ -226,7 +226,7 @@ def trainer(arrays, config, training, backend):
 
 def torch_training(arrays, config, batches, decay, dtype):
     """Appendix D's loop, with accumulation: what Trainer promises, in PyTorch's words."""
-    model = judge(arrays, config, dtype)
+    model = theirs(arrays, config, dtype)
     betas = TRAINING.beta1, TRAINING.beta2
     optimizer = torch.optim.AdamW(groups(model, decay, TRAINING.weight_decay), betas=betas)
     rates = book_curve(STEPS, WARMUP, PEAK, INITIAL, LOWEST)
@@ -287,10 +287,10 @@ def test_fifty_steps_of_training(decay, dtype, backend, rng):
         torch_training(narrow, CONFIG, batches, decay, t) for t in (np.float32, np.float64)
     )
     for name, array in npgpt.named(run.model.params):
-        ours, judged, *narrow = (
+        ours, expected, *narrow = (
             without_key_bias(name, a) for a in (array, truth[name], single[name], double[name])
         )
-        assert_parity(name, ours, judged, farthest(*narrow), dtype=dtype)
+        assert_parity(name, ours, expected, farthest(*narrow), dtype=dtype)
     walked = farthest(single["losses"], double["losses"])
     assert_parity("losses", np.array(losses, dtype), truth["losses"], walked, dtype=dtype)
 

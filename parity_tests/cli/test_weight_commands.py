@@ -28,20 +28,6 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def npgpt_(capsys):
-    """`npgpt_("inspect a.h5", code=0)` -> what it prints."""
-
-    def command(line, code=0):
-        capsys.readouterr()
-        assert main(line.split()) == code, capsys.readouterr().err
-        said = capsys.readouterr()
-        assert "Traceback" not in said.out + said.err
-        return said
-
-    return command
-
-
-@pytest.fixture
 def model():
     """A small model, saved as a.h5."""
     return saved("a.h5")

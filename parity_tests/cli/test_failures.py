@@ -1,0 +1,122 @@
+"""Failures of a command under way: NaN, full disks, little memory, closed pipes."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from npgpt.system.files import atomic_write
+from parity_tests.support.runs import TEXT, TINY, final, on_disk
+
+# What fails under way
+
+
+def test_a_loss_that_becomes_nan_keeps_the_last_good_checkpoint(npgpt_, monkeypatch):
+    from npgpt.training.trainer import Trainer
+
+    update = Trainer.update
+
+    def poisoned(self, *batch):
+        if self.progress.step == 13:
+            self.model.params.ln_f.bias[0] = np.nan
+        return update(self, *batch)
+
+    monkeypatch.setattr(Trainer, "update", poisoned)
+    said = npgpt_("train --data text.txt --epochs 2 --out run", *TINY, code=1)
+    assert said.err == (
+        "npgpt: the loss became nan at step 13. Try a lower --lr, a longer warmup, or "
+        "--grad-clip 1. The last good checkpoint is run/checkpoint.h5\n"
+    )
+    assert final("run")[1]["step"] == 11
+    assert Path("run/loss.png").exists()
+    monkeypatch.setattr(Trainer, "update", update)
+    npgpt_("train --resume run")
+    assert final("run")[1]["step"] == 22
+
+
+@pytest.mark.parametrize("backend", ["fused", "numpy"])
+def test_a_learning_rate_without_measure(npgpt_, backend):
+    flags = "--lr 1e38 --initial-lr 1e38 --min-lr 1e38 --grad-clip None --warmup-steps 0"
+    said = npgpt_(f"train --data text.txt --out run --ops {backend}", *TINY, *flags.split(), code=1)
+    assert re.fullmatch(r"npgpt: the \S+ ?loss became (nan|inf) at step \d\. Try .*\n", said.err)
+
+
+FULL = """
+import resource, sys
+from npgpt.cli import main as cli
+limit = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "file"), [(100, "config.json"), (2000, "metrics.jsonl"), (100_000, "checkpoint.h5")]
+)
+def test_a_full_disk(run, limit, file):
+    """A run goes on where nothing above `limit` bytes can be written."""
+    before = on_disk()
+    more = ["train", "--resume", "run", "--epochs", "3"]
+    said = subprocess.run(
+        [sys.executable, "-c", FULL, str(limit), *more], capture_output=True, text=True
+    )
+    assert said.returncode == 1
+    assert said.stderr.count("\n") == 1
+    assert re.search(rf"npgpt: run/{file} could not be written: File too large", said.stderr)
+    after = on_disk()
+    assert after["run/checkpoint.h5"] == before["run/checkpoint.h5"]
+    assert after.keys() == before.keys()
+
+
+def test_too_little_memory(refused, monkeypatch):
+    def greedy(*args, **kwargs):
+        raise MemoryError("Unable to allocate 8 TiB")
+
+    monkeypatch.setattr("npgpt.model.params.zeros", greedy)
+    says = "npgpt: not enough memory: Unable to allocate 8 TiB"
+    refused("train --data text.txt --out run", *TINY, says=says, code=1)
+
+
+def test_a_reader_that_has_seen_enough(run):
+    """npgpt generate | head -c 1: no traceback, no complaint."""
+    command = [sys.executable, "-m", "npgpt", "generate", "--model", "run", "--prompt", "The"]
+    process = subprocess.Popen(
+        [*command, "--max-new-tokens", "3000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout.read(1) == b"T"
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+def test_text_that_the_terminal_cannot_show(run):
+    """A prompt that is no Unicode, and an output that knows ASCII only."""
+    command = [
+        sys.executable,
+        "-m",
+        "npgpt",
+        "generate",
+        "--model",
+        "run",
+        "--prompt",
+        b"\xff\xc3\xa9",
+    ]
+    said = subprocess.run(
+        command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}
+    )
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.startswith(b"??")
+    assert said.stderr == b""
+
+
+def test_a_write_that_fails_leaves_the_old_file():
+    Path("file").write_text("old")
+    with pytest.raises(ValueError, match="half-way"), atomic_write("file") as temporary:
+        temporary.write_text("new")
+        raise ValueError("half-way")
+    assert on_disk() == {"file": b"old", "text.txt": TEXT.encode()}

@@ -1,0 +1,115 @@
+"""Runs that are interrupted and resumed."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import npgpt
+from npgpt.cli.main import main
+from npgpt.model.params import named
+from parity_tests.support.runs import FILES, TINY, final, lines
+
+# Going on
+
+
+def interrupt_after(monkeypatch, step):
+    """Ctrl-C in the middle of that step."""
+    from npgpt.training.trainer import Trainer
+
+    update = Trainer.update
+
+    def with_ctrl_c(self, *batch):
+        if self.progress.step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return update(self, *batch)
+
+    monkeypatch.setattr(Trainer, "update", with_ctrl_c)
+
+
+@pytest.mark.parametrize("step", [0, 4, 10, 15])
+def test_an_interrupted_run_resumes_to_the_same_bits(npgpt_, run, monkeypatch, step):
+    before = signal.getsignal(signal.SIGINT)  # ignored, where a shell runs tests behind itself
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, step)
+        said = npgpt_(f"train --data {'text.txt'} --out cut --epochs 2", *TINY, code=130)
+    assert said.err == "\nFinishing this step, then saving ...\n"
+    assert said.out.splitlines()[-2:] == [
+        f"Stopped after step {step}; everything is saved in cut",
+        "Go on with: npgpt train --resume cut",
+    ]
+    Path("cut/.checkpoint.h5.1.part").write_bytes(b"what a kill would leave")
+    with open("cut/metrics.jsonl", "a") as file:
+        file.write('{"step": 99}\n')  # of steps after the last checkpoint
+    npgpt_("train --resume cut")
+    assert final("cut") == final("run")
+    cut, whole = ([{**p, "tokens_per_s": 0} for p in lines(f"{d}/metrics.jsonl")]
+                  for d in ("cut", "run"))  # fmt: skip
+    assert cut == whole
+    assert Path("cut/samples.txt").read_bytes() == Path("run/samples.txt").read_bytes()
+    assert {path.name for path in Path("cut").iterdir()} == FILES
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_resuming_from_another_folder_and_into_another(npgpt_, run, monkeypatch):
+    Path("away").mkdir()
+    monkeypatch.chdir("away")
+    before = Path("../run/checkpoint.h5").read_bytes()
+    npgpt_("train --resume ../run/checkpoint.h5 --data ../text.txt --epochs 3 --out longer")
+    assert len(lines("longer/metrics.jsonl")) == 17
+    assert Path("../run/checkpoint.h5").read_bytes() == before
+    Path("alone.h5").write_bytes(before)
+    npgpt_("train --resume alone.h5 --data ../text.txt --steps 23")
+    assert {path.name for path in Path("runs/tiny-1").iterdir()} == FILES
+
+
+def test_a_finished_run_has_nothing_to_do_and_more_epochs_give_more(npgpt_, run):
+    before = final("run")
+    npgpt_("train --resume run")
+    assert final("run") == before
+    npgpt_("train --resume run --epochs 3")
+    assert final("run")[1]["step"] == 33
+    assert [p["step"] for p in lines("run/metrics.jsonl")] == list(range(0, 33, 2))
+
+
+def test_checkpoints_come_every_so_many_steps(npgpt_, monkeypatch):
+    from npgpt.training.run_dir import RunDir
+
+    saved, save = [], RunDir.save
+    monkeypatch.setattr(
+        RunDir, "save", lambda self, run: saved.append(run.progress.step) or save(self, run)
+    )
+    npgpt_("train --data text.txt --epochs 2 --out each", *TINY)
+    npgpt_("train --data text.txt --steps 8 --checkpoint-every 3 --out three", *TINY)
+    assert saved == [11, 22, 3, 6, 8]
+
+
+@pytest.mark.parametrize("flag", ["--init-from", "--init_from"])
+def test_init_from_takes_shape_tokenizer_and_weights_over(npgpt_, run, flag):
+    npgpt_("train --data text.txt --steps 1 --lr 0 --initial-lr 0 --out next", flag, "run")
+    first, second = (npgpt.load(f"{d}/checkpoint.h5") for d in ("run", "next"))
+    assert second.config.n_embd == 16
+    for (name, a), (_, b) in zip(named(first.params), named(second.params), strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=name)
+
+
+def test_ctrl_c_in_a_process_of_its_own():
+    program = [sys.executable, "-m", "npgpt", "train", "--data", "text.txt", "--epochs", "9999"]
+    process = subprocess.Popen(
+        [*program, "--out", "run", *TINY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not process.stdout.readline().startswith("Ep 1 (Step 000002)"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err == "\nFinishing this step, then saving ...\n"
+    assert out.endswith("Go on with: npgpt train --resume run\n")
+    step = final("run")[1]["step"]
+    assert f"Stopped after step {step - 1};" in out
+    assert main(["train", "--resume", "run", "--steps", str(step + 2)]) == 0
+    assert final("run")[1]["step"] == step + 2

@@ -1,0 +1,103 @@
+"""npgpt train, from its options to its output directory."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import matplotlib.image
+
+import npgpt
+from parity_tests.support.runs import FILES, TINY, lines
+
+# A run and its folder
+
+
+def test_train_leaves_a_whole_folder(run):
+    assert {path.name for path in Path("run").iterdir()} == FILES
+    config = json.loads(Path("run/config.json").read_text())
+    assert config["config"]["n_embd"] == 16
+    assert config["training"]["batch_size"] == 4
+    assert config["preset"] == "tiny"
+    assert config["tokens_per_epoch"] == 11 * 4 * 16
+    assert config["total_steps"] == 22
+    assert len(config["data_sha256"]) == 64
+
+    metrics = lines("run/metrics.jsonl")
+    keys = ["step", "epoch", "tokens_seen", "train_loss", "val_loss", "lr", "tokens_per_s"]
+    assert all(list(point) == keys for point in metrics)
+    assert [point["step"] for point in metrics] == list(range(0, 22, 2))
+    assert [point["tokens_seen"] for point in metrics] == [64 * (i + 1) for i in range(0, 22, 2)]
+
+    samples = Path("run/samples.txt").read_text()
+    assert re.findall(r"^--- epoch (\d+), step (\d+)\nThe lighthouse", samples, re.M) == [
+        ("1", "10"),
+        ("2", "21"),
+    ]
+    assert Path("run/loss.png").read_bytes().startswith(b"\x89PNG\r\n")
+    picture = matplotlib.image.imread("run/loss.png")
+    assert picture.shape[:2] == (675, 1050)
+    assert 0.01 < (picture[..., :3].min(-1) < 0.9).mean() < 0.3  # neither blank nor black
+    model = npgpt.load("run/checkpoint.h5")
+    assert model.config.n_embd == 16
+    assert model.tokenizer == "byte"
+
+
+def test_train_says_what_it_does_and_where_everything_is(run):
+    said = run.out.splitlines()
+    assert run.err == ""
+    assert said[0] == (
+        "11,792 parameters (1 layers, 2 heads, 16 wide, context 16), "
+        "745 tokens to train on, 83 to validate, 22 steps -> run"
+    )
+    losses = [line for line in said if line.startswith("Ep ")]
+    pattern = r"Ep [12] \(Step 0000\d\d\): Train loss \d\.\d{3}, Val loss \d\.\d{3}"
+    assert all(re.fullmatch(pattern, line) for line in losses)
+    for line, point in zip(losses, lines("run/metrics.jsonl"), strict=True):
+        assert line == (
+            f"Ep {point['epoch']} (Step {point['step']:06d}): "
+            f"Train loss {point['train_loss']:.3f}, Val loss {point['val_loss']:.3f}"
+        )
+    assert sum(line.startswith("The lighthouse") for line in said) == 2
+    for name in FILES:
+        assert any(line.startswith(f"run/{name} ") for line in said), name
+    assert said[-1] == 'Go on with: npgpt generate --model run --prompt "The lighthouse"'
+
+
+def test_runs_are_numbered_and_the_newest_is_the_default(npgpt_):
+    for number in (1, 2):
+        npgpt_("train --data text.txt --steps 1", *TINY, "--seed", str(number))
+        assert Path(f"runs/tiny-{number}/checkpoint.h5").exists()
+    os.utime("runs/tiny-1/checkpoint.h5", (2e9, 2e9))
+    said = npgpt_("generate --prompt The --max-new-tokens 5")
+    assert said == npgpt_("generate --prompt The --max-new-tokens 5 --model runs/tiny-1")
+    assert said != npgpt_("generate --prompt The --max-new-tokens 5 --model runs/tiny-2")
+
+
+def test_the_bundled_text_is_what_trains_by_default(npgpt_):
+    said = npgpt_("train --steps 1 --out run", *TINY)
+    assert "18,227 tokens to train on, 2,026 to validate" in said.out
+
+
+def test_both_backends_and_dtypes(npgpt_):
+    seen = {}
+    for backend in ("fused", "numpy"):
+        for dtype in ("float32", "float64"):
+            out = f"{backend}-{dtype}"
+            flags = f"train --data text.txt --steps 3 --ops {backend} --dtype {dtype} --out {out}"
+            npgpt_(flags, *TINY)
+            assert npgpt.load(f"{out}/checkpoint.h5").dtype == dtype
+            seen[out] = lines(f"{out}/metrics.jsonl")[-1]["val_loss"]
+    assert max(seen.values()) - min(seen.values()) < 1e-4
+
+
+def test_a_vocabulary_larger_than_the_tokenizers(npgpt_, monkeypatch):
+    """Ids that no text has show as U+FFFD, in the samples as in what is generated."""
+    from npgpt.training.trainer import Trainer
+
+    monkeypatch.setattr(Trainer, "sample", lambda self: [84, 3999, 104, 256])
+    said = npgpt_("train --data text.txt --epochs 1 --vocab-size 4000 --out run", *TINY)
+    shown = "T\ufffdh<|endoftext|>\n"
+    assert shown in said.out
+    assert Path("run/samples.txt").read_text("utf-8").endswith(shown)
+    assert "\ufffd" in npgpt_("generate --prompt The --model run --temperature 5").out

@@ -1,0 +1,64 @@
+"""Small checkpoints, good and forged."""
+
+import h5py
+import numpy as np
+import pytest
+
+import npgpt
+from npgpt import ops
+from npgpt.errors import InputError
+from npgpt.model import params
+from npgpt.model.params import named
+from npgpt.weights import checkpoint, checksum, hdf5
+
+SMALL = dict(vocab_size=5, context_length=3, n_layer=2, n_head=2, n_embd=4)
+
+
+def model_of(dtype=np.float32, seed=1, **changes):
+    config = npgpt.Config(**SMALL | changes)
+    return npgpt.GPT(config, seed=seed, dtype=dtype, ops=ops, tokenizer="byte")
+
+
+def training_of(model, *, order=range(7)):
+    moments = [params.map_leaves(model.params, lambda a, k=k: a + k) for k in (1, 2)]
+    rng = npgpt.Generator(9, ops=ops)
+    rng.normal((3,))
+    return checkpoint.TrainingState(
+        {"step": 3, "history": [{"loss": 0.1 + 0.2}], "prompt": "\u00e9\U0001f600"},
+        rng.state,
+        np.array(order, np.int64)[::-1].copy(),
+        *moments,
+    )
+
+
+def assert_same(tree, expected):
+    pairs = list(zip(named(tree), named(expected), strict=True))
+    assert pairs
+    for (name, a), (other, b) in pairs:
+        assert (name, a.dtype, a.shape, a.tobytes()) == (other, b.dtype, b.shape, b.tobytes())
+
+
+def resealed(path, change):
+    """The file after `change(h5py.File)`, its seal made anew: what a forger would hand over."""
+    path.write_bytes(unsealed(path.read_bytes()))
+    with h5py.File(path, "r+") as file:
+        change(file)
+    hdf5.seal(path)
+
+
+def unsealed(raw):
+    """What HDF5 itself wrote."""
+    assert raw[-checksum.TAIL :].startswith(checksum.SEAL)
+    blocks = int.from_bytes(raw[-12:-4], "little")
+    return raw[: len(raw) - checksum.TAIL - 20 * blocks]
+
+
+def refused(path, says, *, read=checkpoint.read_training):
+    with pytest.raises(InputError, match=says) as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def read_and_verify(path):
+    return checkpoint.read_checkpoint(path, verify=True)

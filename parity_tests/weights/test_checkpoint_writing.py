@@ -1,0 +1,135 @@
+"""A checkpoint is complete at any moment, or the file before it is left."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+
+import npgpt
+from npgpt import ops
+from npgpt.errors import RunError
+from npgpt.model.params import named
+from npgpt.weights import checkpoint, checksum, hdf5
+from parity_tests.support.checkpoints import assert_same, model_of
+
+
+def test_a_file_that_is_replaced_while_it_is_read(saved, monkeypatch):
+    """As a run does with its checkpoint: what was begun with is read to its end."""
+    model, check = npgpt.load(saved), hdf5.check_seal
+
+    def slowly(file):
+        blocks = check(file)
+        model_of(seed=2, n_embd=8).save(saved)
+        return blocks
+
+    monkeypatch.setattr(hdf5, "check_seal", slowly)
+    source = checkpoint.read_checkpoint(saved)
+    assert source.config == model.config
+    assert_same(source.params(), model.params)
+    assert checkpoint.read_checkpoint(saved).config.n_embd == 8
+
+
+# Whole at any moment
+
+SAVER = """
+import sys, numpy as np, npgpt
+from npgpt import ops
+config = npgpt.Config(vocab_size=500, context_length=64, n_layer=4, n_head=2, n_embd=64)
+model = npgpt.GPT(config, ops=ops)
+number = 0
+while True:
+    number += 1
+    for _, array in npgpt.named(model.params):
+        array.fill(number)
+    model.save(sys.argv[1])
+    print(number, flush=True)
+"""
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path):
+    path = tmp_path / "model.h5"
+    saver = subprocess.Popen([sys.executable, "-c", SAVER, path], stdout=subprocess.PIPE, text=True)
+    moments, seen = random.Random(3), set()
+    for _ in range(5):
+        assert saver.stdout.readline()  # the first file is there
+        time.sleep(moments.uniform(0, 0.05))
+        saver.kill()
+        saver.wait()
+        saver.stdout.close()
+        model = npgpt.load(path)
+        values = {float(a.min()) for _, a in named(model.params)}
+        values |= {float(a.max()) for _, a in named(model.params)}
+        assert len(values) == 1  # one save, not a mixture of two
+        seen |= values
+        saver = subprocess.Popen(
+            [sys.executable, "-c", SAVER, path], stdout=subprocess.PIPE, text=True
+        )
+    saver.kill()
+    saver.wait()
+    saver.stdout.close()
+    assert seen
+
+
+LIMITED = """
+import resource, sys, npgpt
+from npgpt import ops
+config = npgpt.Config(vocab_size=9000, context_length=8, n_layer=1, n_head=1, n_embd=8)
+model = npgpt.GPT(config, ops=ops)
+limit = int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    model.save(sys.argv[1])
+except npgpt.RunError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("limit", [0, 100, 5000, 100_000, 296_000, "seal"])
+def test_no_room_leaves_the_old_file_and_no_litter(tmp_path, limit):
+    """A limit on the size of files, met at the first byte, in the middle and near the end."""
+    path = tmp_path / "model.h5"
+    if limit == "seal":  # all of HDF5 has room, the last bytes have not
+        config = npgpt.Config(vocab_size=9000, context_length=8, n_layer=1, n_head=1, n_embd=8)
+        npgpt.GPT(config, ops=ops).save(path)
+        limit = path.stat().st_size - 8
+    model_of().save(path)
+    before = path.read_bytes()
+    said = subprocess.run(
+        [sys.executable, "-c", LIMITED, path, str(limit)], capture_output=True, text=True
+    )
+    assert said.stderr == ""
+    assert said.stdout == (
+        f"{path} could not be written: File too large; the checkpoint before it is whole\n"
+    )
+    assert said.returncode == 0
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["model.h5"]
+
+
+def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path, monkeypatch):
+    import shutil
+
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
+    with pytest.raises(RunError, match=r"the disk has 100 bytes left of 2,112; nothing was"):
+        model_of().save(tmp_path / "model.h5")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(RunError, match=r"model\.h5 could not be written: No such file"):
+        model_of().save(tmp_path / "no" / "model.h5")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_saving_over_a_file_leaves_it_to_who_reads_it(saved):
+    """The old file is replaced, not written into."""
+    before = os.stat(saved).st_ino
+    with open(saved, "rb") as reader:
+        model_of(seed=2).save(saved)
+        assert os.fstat(reader.fileno()).st_ino == before
+        assert reader.read(8) == checksum.MAGIC
+    assert os.stat(saved).st_ino != before

@@ -1,0 +1,141 @@
+"""Damaged, cut and strange files are refused."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+import npgpt
+from npgpt.errors import InputError
+from npgpt.weights import checkpoint, checksum
+from parity_tests.support.checkpoints import (
+    model_of,
+    read_and_verify,
+    refused,
+    resealed,
+    training_of,
+    unsealed,
+)
+
+# What is no checkpoint
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    refused(tmp_path / "no.h5", "there is no file")
+    refused(tmp_path, "cannot be read: it is not a file")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello, world\n" * 9, b"\x80\x04K\x01.", b"\x89HDF"])
+def test_a_file_of_another_kind(tmp_path, content):
+    path = tmp_path / "strange.h5"
+    path.write_bytes(content)
+    refused(path, "not an HDF5 file: it begins with b")
+
+
+@pytest.mark.parametrize("share", [0.0003, 0.01, 0.1, 0.5, 0.9, 0.99, 0.9999])
+def test_a_cut_file(saved, share):
+    raw = saved.read_bytes()
+    saved.write_bytes(raw[: max(9, int(share * len(raw)))])
+    refused(saved, "is cut, or not a checkpoint")
+
+
+@pytest.mark.parametrize("missing", [1, 4, 5, 15, 16, 17, 4096])
+def test_a_file_that_lost_its_last_bytes(saved, missing):
+    raw = saved.read_bytes()
+    saved.write_bytes(raw[:-missing])
+    refused(saved, "is cut, or not a checkpoint")
+    saved.write_bytes(raw[: len(raw) - missing] + bytes(missing))
+    refused(saved, "is cut, or not a checkpoint|is damaged")
+
+
+def test_a_longer_file(saved):
+    saved.write_bytes(saved.read_bytes() + b"\n")
+    refused(saved, "is cut, or not a checkpoint")
+
+
+@hypothesis_settings(max_examples=200, deadline=None)
+@given(places=st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), min_size=1, max_size=4))
+def test_flipped_bits_are_noticed(raw, places):
+    """Without the seal, HDF5 crashes on some of these files and hangs on others."""
+    content, path = bytearray(raw[0]), raw[1]
+    for where, change in places:
+        content[int(where * (len(content) - 1))] ^= change
+    path.write_bytes(content)
+    if bytes(content) == raw[0]:
+        checkpoint.read_training(path)
+        return
+    refused(path, "damaged|cut|not an HDF5 file")
+    refused(path, "damaged|cut|not an HDF5 file", read=read_and_verify)
+    try:  # without the checksums of the numbers, nothing but numbers may be other ones
+        found = checkpoint.read_checkpoint(path)
+    except InputError as error:
+        assert re.search("damaged|cut|not an HDF5 file", str(error))
+    else:
+        whole = checkpoint.read_checkpoint(path.with_name("whole.h5"))
+        assert (found.config, found.tokenizer) == (whole.config, whole.tokenizer)
+        places = (
+            {n: t._replace(file=None) for n, t in s.parameters.items()} for s in (found, whole)
+        )
+        assert next(places) == next(places)
+        assert checkpoint.read_state(path) == checkpoint.read_state(whole.path)
+
+
+def test_every_byte_is_under_a_checksum(raw):
+    """One after the other, the seal's own included; every 13th of the rest."""
+    content, path = raw
+    seal = len(unsealed(content))
+    path.write_bytes(content)
+    with open(path, "r+b", buffering=0) as file:
+        for at in [*range(0, seal, 13), *range(seal, len(content))]:
+            file.seek(at)
+            file.write(bytes([content[at] ^ 16]))
+            refused(path, "damaged|cut|not an HDF5 file", read=read_and_verify)
+            file.seek(at)
+            file.write(content[at : at + 1])
+    read_and_verify(path)
+
+
+def test_damaged_numbers_are_found_when_all_are_read(saved):
+    """By whoever trains with them, and by whoever asks."""
+    content = saved.read_bytes()
+    number = npgpt.load(saved).params.wte.weight[2, 1]
+    at = content.index(number.tobytes())
+    saved.write_bytes(content[: at + 2] + bytes([content[at + 2] ^ 1]) + content[at + 3 :])
+    assert npgpt.load(saved).params.wte.weight[2, 1] != number
+    says = r"is damaged: what is in its bytes [\d,]+ to [\d,]+ has the checksum .{8}, not .{8} as"
+    refused(saved, says)
+    refused(saved, says, read=read_and_verify)
+    resealed(saved, lambda file: None)
+    checkpoint.read_training(saved)
+
+
+def test_more_arrays_than_a_seal_may_list(saved, monkeypatch):
+    """The others are under the checksum of all the rest."""
+    monkeypatch.setattr(checksum, "MOST_BLOCKS", 5)
+    path = saved.with_name("other.h5")
+    model = model_of()
+    checkpoint.write(path, model, training_of(model))
+    content = path.read_bytes()
+    assert len(content) == len(saved.read_bytes()) - 20 * (3 * 28 - 5)
+    checkpoint.read_training(path)
+    at = content.rindex(model.params.ln_f.weight.tobytes())
+    path.write_bytes(content[:at] + b"\1" + content[at + 1 :])
+    refused(path, "is damaged: it has the checksum", read=checkpoint.read_checkpoint)
+    refused(saved, r"is damaged: its seal cannot be of 84 arrays")
+
+
+def test_blocks_that_overlap_or_lie_elsewhere(saved):
+    content = saved.read_bytes()
+    seal = len(unsealed(content))
+    for start, size in [
+        (0, 1 << 63),
+        (1 << 63, 0),
+        (seal, 1),
+        ((1 << 64) - 1, 1),
+        (seal - 1, 1),
+    ]:
+        block = start.to_bytes(8, "little") + size.to_bytes(8, "little")
+        saved.write_bytes(content[:seal] + block + content[seal + 16 :])
+        refused(saved, "is damaged: no array has the [\\d,]+ bytes from [\\d,]+$")
