@@ -37,14 +37,19 @@ def on_page_markdown(markdown, page, **_):
     return moved(markdown, posixpath.dirname(page.file.src_uri), "docs")
 
 
-def on_page_content(text, **_):
-    """Turn formulas into MathML, which browsers draw without a script; mark tables of figures."""
-    text = re.sub(
-        r"<table>\n<thead>(?:(?!</thead>).)*?<th>baseline</th>.*?</table>",
-        lambda m: f'<div class="figures">{m[0]}</div>',
-        text,
-        flags=re.S,
-    )
+def on_page_content(text, page, **_):
+    """Turn formulas into MathML, mark the tables of figures, link the derivations."""
+    for column, kind in (("baseline", "figures"), ("step", "numbers")):
+        text = re.sub(
+            rf"<table>\n<thead>(?:(?!</thead>).)*?<th>{column}</th>.*?</table>",
+            lambda m, kind=kind: f'<div class="{kind}">{m[0]}</div>',
+            text,
+            flags=re.S,
+        )
+    if page.file.src_uri == "api/ops.md":  # docstrings name the page of their derivation
+        text = re.sub(
+            r"Derivation: docs/ops/(\w+)\.md", r'Derivation: <a href="../ops/\1.html">\1</a>', text
+        )
     return re.sub(
         r'<(div|span) class="arithmatex">\\[\[(](.*?)\\[\])]</\1>',
         lambda m: mathml(html.unescape(m[2]), m[1]),
