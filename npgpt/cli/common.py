@@ -49,15 +49,20 @@ def announce_compilation(ops: str = "fused") -> Iterator[None]:
     if ops != "fused":
         yield
         return
-    from numba.core import event
+    try:
+        from numba.core import event  # not documented: without it nothing is announced
+    except ImportError:
+        yield
+        return
 
     class Announcement(event.Listener):
         said = False
 
         def on_start(self, event):
             if not self.said:
-                self.said = True
-                folder = event.data["dispatcher"].stats.cache_path
+                from npgpt.kernels import cache
+
+                self.said, folder = True, cache.directory()
                 kept = f"they are kept in {folder}" if folder else "they cannot be kept: npgpt info"
                 print(COMPILING, kept, file=sys.stderr, flush=True)
 

@@ -1,95 +1,98 @@
-"""The one place Numba's options are chosen.
+"""The one place where Numba's options are chosen.
 
-fastmath is a list of permissions, not a switch: sums may be reassociated (SIMD
-needs that) and a*b+c contracted, but NaN and inf keep their meaning, because the
-causal mask is -inf and a NaN must reach the test that looks for it.
+fastmath is a list of permissions: sums may be reassociated (SIMD needs that) and a*b+c contracted.
+NaN and inf keep their meaning, because the causal mask is -inf and a NaN must reach the test that
+looks for it.
+
+Numba compiles our kernels faster with the help of names that are private to it
+(fast_compiler.py, parallel_loop.py). Where another version of Numba does not answer as expected,
+`is_fast` returns False, and plain `njit` and `prange` take their place: the results are the same,
+and compiling takes longer.
 """
 
-import contextlib
-from functools import partial
+import os
+from functools import cache, partial
 
 import numba
-from numba import types
-from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import Compiler
+
+from npgpt.errors import InputError
+from npgpt.kernels import cache as kernel_cache
+
+if numba.config.DISABLE_JIT:
+    raise InputError(
+        "NUMBA_DISABLE_JIT is set, so the Numba backend cannot compile its kernels: unset it, or "
+        "choose the NumPy backend, --ops numpy (in Python: ops=npgpt.ops)"
+    )
 
 FREEDOM = {"reassoc", "contract", "arcp", "nsz"}
 BLOCKS = 16  # partial sums per reduction: fixed, so results do not depend on the core count
 
-__all__ = ["BLOCKS", "exact_inner", "exact_njit", "inner", "njit"]
+__all__ = ["BLOCKS", "exact_inner", "exact_njit", "inner", "is_fast", "njit"]
 
 
 def njit(function=None, *, fastmath=FREEDOM, parallel=False):
-    """numba.njit for kernels. `parallel` is for the one loop of parallel.py."""
+    """Compile a kernel that Python calls. `parallel` is for the one loop of parallel_loop.py."""
     if function is None:
         return partial(njit, fastmath=fastmath, parallel=parallel)
-    kernel = kernel_of(function, fastmath, parallel=parallel)
-    with contextlib.suppress(RuntimeError):  # nowhere to write: compiled anew in every process
-        kernel.enable_caching()
+    options = {"fastmath": fastmath, "parallel": parallel, **COMMON}
+    if is_fast():
+        from npgpt.kernels import fast_compiler
+
+        kernel = fast_compiler.njit(function, options)
+    else:
+        kernel = numba.njit(**options)(function)
+    kernel_cache.enable(kernel)
     return kernel
 
 
 def inner(function=None, *, fastmath=FREEDOM):
-    """numba.njit for what only kernels call. LLVM makes no machine code of it but as part of those,
-    nor anything by which Python could call it."""
+    """Like `njit`, for functions called only from other kernels.
+
+    No standalone machine code and no Python wrapper are generated; the function is compiled as part
+    of its callers.
+    """
     if function is None:
         return partial(inner, fastmath=fastmath)
-    kernel = kernel_of(function, fastmath, no_cpython_wrapper=True, pipeline_class=InnerCompiler)
-    kernel.add_overload = partial(remember, kernel)
-    kernel._compile_for_args = partial(refuse, kernel)
-    return kernel
+    options = {"fastmath": fastmath, **COMMON}
+    if is_fast():
+        from npgpt.kernels import fast_compiler
+
+        return fast_compiler.inner(function, options)
+    return numba.njit(**options)(function)
 
 
 # For kernels whose bits are promised (the random stream): no freedom at all.
 exact_njit, exact_inner = partial(njit, fastmath=False), partial(inner, fastmath=False)
 
-
-def kernel_of(function, fastmath, **options):
-    """This function, to be compiled when types of arguments are known."""
-    # without what lets C call them, which nobody does and takes time to compile
-    options |= {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
-    kernel = numba.njit(fastmath=fastmath, **options)(function)
-    kernel.get_call_template = partial(called_with, kernel.get_call_template)
-    return kernel
+COMMON = {"nogil": True, "error_model": "numpy"}
 
 
-def called_with(find, kinds, named_kinds):
-    """What `find` finds for a call with arguments of these types, constants taken as numbers.
+@cache
+def is_fast() -> bool:
+    """Return True if this Numba compiles with fast_compiler.py and parallel_loop.py.
 
-    By itself, Numba compiles a kernel anew for every constant that another one calls it with.
+    It is tried once, and the answer is kept beside the compiled kernels.
     """
-    plain = {name: types.unliteral(kind) for name, kind in named_kinds.items()}
-    return find(tuple(types.unliteral(kind) for kind in kinds), plain)
+    directory = kernel_cache.directory()
+    known = directory and directory / "compiler"
+    try:
+        answer = known.read_text() if known else ""
+    except (OSError, ValueError):
+        answer = ""
+    if answer not in ("fast", "plain"):
+        from npgpt.kernels import probe
+
+        answer = "fast" if probe.succeeds() else "plain"
+        if known:
+            write(known, answer)
+    return answer == "fast"
 
 
-class InnerCompiler(Compiler):
-    """Numba's, for an inner kernel."""
-
-    def __init__(self, typing_context, context, _, *given):
-        super().__init__(typing_context, context, InnerCode(context.codegen(), "inner"), *given)
-        self.state.flags.no_compile = True  # there is no address for Python
-
-
-class InnerCode(JITCodeLibrary):
-    """Code that is there to be linked into other code, and optimised with that."""
-
-    def finalize(self):
-        """Links what it calls, and leaves out all that would be done again where it is linked."""
-        for library in dict.fromkeys(self._linking_libraries):
-            self._reload_init.update(library._reload_init)
-            self._final_module.link_in(library._get_module_for_linking(), preserve=True)
-        self._finalize_dynamic_globals()
-        self._finalized = True
-
-
-def remember(kernel, compiled):
-    """Lets other kernels find what has been compiled, under a name in place of its address."""
-    name = object()
-    kernel.targetctx.insert_user_function(name, compiled.fndesc, [compiled.library])
-    kernel.overloads[tuple(compiled.signature.args)] = compiled._replace(entry_point=name)
-
-
-def refuse(kernel, *_):
-    """What a call from Python gets."""
-    name = f"{kernel.py_func.__module__}.{kernel.py_func.__qualname__}"
-    raise TypeError(f"only kernels call {name}; if Python is to, make it @njit instead of @inner")
+def write(path, text: str) -> None:
+    """Write a small file at once: several processes may write the same one."""
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        part.write_text(text)
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
