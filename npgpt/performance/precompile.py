@@ -1,8 +1,8 @@
-"""Kernels compiled before they are needed, by two processes, where Numba's cache has none yet.
+"""Compile the kernels in two processes when the Numba cache is empty.
 
-Numba compiles on one core, and most of a first run is that. The ops of one backend work among those
-of another: each process lets a tiny model take a step or generate a token, its own share of the ops
-compiled and all others plain NumPy. What one has compiled, the other finds in the cache.
+Numba compiles on one core, and compilation dominates a first run. Each process runs one step (or
+generates one token) of a tiny model that uses compiled kernels for its share of the ops and NumPy
+for the rest. The results meet in the cache.
 """
 
 import contextlib
@@ -20,73 +20,76 @@ from npgpt.config import Config
 from npgpt.model import kv_cache, params, quantize, transformer
 from npgpt.model.backend import OPS
 from npgpt.model.initializers import SCHEMES
-from npgpt.quantized_matrix import KINDS as NARROW
+from npgpt.quantized_matrix import KINDS as QUANTIZED
 from npgpt.rng import Generator
 from npgpt.system import machine
 from npgpt.training import optim
 
-# What the second process compiles for a piece of work: a little less than half of the time, as it
-# begins a second later. The matrix product's inner kernels are in what the first one has.
+# The ops that the second process compiles: a little less than half of the time, as it starts a
+# second later. The inner kernels of the matrix product are in the share of the first one.
 SHARES = {
     "train": ("embedding", "layernorm", "gelu", "dropout", "adamw", "random"),
     "generate": ("decode",),
 }
-MANY = 1 << 14  # tokens of the tiny model: drawn on all threads, as those of larger ones are
+VOCABULARY = 1 << 14  # of the tiny model: embeddings are drawn on all threads, as larger ones are
 
 
 def compile_kernels(work: str, kind: str, scheme: str | None = None, dropout: float = 0.0) -> None:
-    """What has to be compiled before the first step or token of npgpt.fused or npgpt.mixed.
+    """Compile what the first step or token needs, unless that has been done before.
 
-    `work`: "train" or "generate". `kind`: as --dtype of the one, as --weights of the other.
-    `scheme`: how parameters will be drawn (npgpt/model/initializers.py), unless they are there.
-    `dropout`: the rate of training. Nothing happens where some of it is in the cache, where there
-    is no room for one, or with a single core: then kernels are compiled when they are called.
+    Nothing happens without a directory for the cache, or with a single core: then kernels are
+    compiled when they are called.
+
+    Parameters
+    ----------
+    work : {"train", "generate"}
+    kind : str
+        The dtype of training (--dtype), or of the weights to generate with (--weights).
+    scheme : str or None
+        How parameters will be drawn (npgpt/model/initializers.py); None if they will be read.
+    dropout : float
+        The dropout rate of training.
     """
-    from npgpt import fused
-
-    others = SHARES[work]
-    if machine.cores() < 2 or not missing(getattr(fused, others[0])._forward):
+    done = marker(work, kind)
+    if machine.cores() < 2 or done is None or done.exists():
         return
+    others = SHARES[work]
     command = second_process(work, kind, scheme, dropout)
     silent = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-    with subprocess.Popen(command, **silent) as second:  # its end is waited for
+    with subprocess.Popen(command, **silent) as second:  # leaving the block waits for its end
         try:
             with gc_paused():
-                warm_up(work, kind, [name for name in fused.__all__ if name not in others])
+                warm_up(work, kind, [name for name in OPS if name not in others])
         except BaseException:
             second.kill()
             raise
+    if second.returncode == 0:
+        with contextlib.suppress(OSError):
+            done.touch()
+
+
+def marker(work: str, kind: str) -> Path | None:
+    """Return the file that says that this work has been compiled; None without a cache."""
+    from npgpt.kernels import cache  # here, because importing Numba takes most of a second
+
+    directory = cache.directory()
+    return directory and directory / f"{work}-{kind}"
 
 
 def second_process(work: str, kind: str, scheme: str | None, dropout: float) -> list[str]:
-    """The command that compiles its share."""
-    return [
-        sys.executable,
-        "-m",
-        "npgpt.performance.precompile",
-        work,
-        kind,
-        scheme or "",
-        str(dropout),
-    ]
-
-
-def missing(kernel) -> bool:
-    """Is there a cache, and nothing of this kernel in it?"""
-    folder, name = kernel.stats.cache_path, kernel.py_func.__qualname__
-    module = kernel.py_func.__module__.rpartition(".")[2]
-    return folder is not None and not any(Path(folder).glob(f"{module}.{name}-*.nbi"))
+    """Return the command of the process that compiles the other share."""
+    module = "npgpt.performance.precompile"
+    return [sys.executable, "-m", module, work, kind, scheme or "", str(dropout)]
 
 
 def warm_up(work: str, kind: str, names, scheme: str | None = None, dropout: float = 0.0) -> None:
-    """Lets a tiny model work, with these ops of the backend compiled; its parameters zero, or drawn
-    by `scheme`."""
-    fast, plain = backends.get("mixed" if kind in NARROW else "fused"), backends.get("numpy")
+    """Run a tiny model with these ops compiled. Its parameters are zero, or drawn by `scheme`."""
+    fast, plain = backends.get("mixed" if kind in QUANTIZED else "fused"), backends.get("numpy")
     backend = SimpleNamespace(
         **{name: getattr(fast if name in names else plain, name) for name in OPS}
     )
     config = Config(
-        vocab_size=MANY, context_length=16, n_layer=1, n_head=1, n_embd=16, dropout=dropout
+        vocab_size=VOCABULARY, context_length=16, n_layer=1, n_head=1, n_embd=16, dropout=dropout
     )
     tree = params.zeros(config, np.float64 if kind == "float64" else np.float32)
     tokens = np.arange(16)[None]
@@ -101,22 +104,22 @@ def warm_up(work: str, kind: str, names, scheme: str | None = None, dropout: flo
         optim.AdamW(tree, ops=backend).step(gradients, scale=min(scale, 1.0))
         transformer.evaluate(tree, tokens, tokens, config, ops=backend)
         return
-    tree = quantize.quantize(tree, kind) if kind in NARROW else tree
-    past = kv_cache.empty_cache(1, config, tree.wpe.weight.dtype)
-    for some in tokens[:, :15], tokens[:, 15:]:  # a prompt, and a token after it
-        transformer.next_logits(tree, some, config, past=past, ops=backend)
+    tree = quantize.quantize(tree, kind) if kind in QUANTIZED else tree
+    cache = kv_cache.empty_cache(1, config, tree.wpe.weight.dtype)
+    for part in tokens[:, :15], tokens[:, 15:]:  # a prompt, and a token after it
+        transformer.next_logits(tree, part, config, past=cache, ops=backend)
 
 
 @contextlib.contextmanager
 def gc_paused() -> Iterator[None]:
-    """No search for objects that refer to each other: what Numba leaves of those is 45 MB in the
-    end, and looking for them is 3 % of the time."""
-    collects = gc.isenabled()
+    """Pause the garbage collector while Numba compiles: it takes 3 % of the time, and would find
+    45 MB at the end."""
+    enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if collects:
+        if enabled:
             gc.enable()
 
 

@@ -9,9 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from npgpt.arrays import Array
-from npgpt.kernels.jit import inner, njit
-from npgpt.kernels.parallel import in_parallel, part
+from npgpt.errors import InputError
 from npgpt.performance.flops import Linear
 
 BLOCKS = 64  # parts of the array that is read
@@ -45,7 +43,11 @@ def reading() -> float:
 def reader() -> tuple[int, Callable[[], object]]:
     """So many bytes, in no cache, and a function in which all threads together read them once."""
     x, sums = np.ones(SIZE, np.float32), np.empty(BLOCKS, np.float32)
-    return x.nbytes, lambda: _sum(x, sums)
+    try:
+        from npgpt.kernels.bandwidth import sum_parts
+    except InputError:  # NUMBA_DISABLE_JIT: NumPy reads with one thread, as all of its ops do
+        return x.nbytes, x.sum
+    return x.nbytes, lambda: sum_parts(x, sums)
 
 
 def quickest(function: Callable[[], object], times: int = 3) -> float:
@@ -57,16 +59,3 @@ def quickest(function: Callable[[], object], times: int = 3) -> float:
         function()
         taken.append(time.perf_counter() - started)
     return min(taken)
-
-
-@njit
-def _sum(x: Array, sums: Array):
-    in_parallel(len(sums), _sum_part, (x, sums))
-
-
-@inner
-def _sum_part(task, x, sums):
-    x, total = part(x, task, len(sums)), x.dtype.type(0)
-    for i in range(x.size):
-        total += x[i]
-    sums[task] = total

@@ -44,8 +44,12 @@ def gather() -> Found:
     facts |= {name: version(name) for name in PACKAGES}
     for pool in pools:
         facts["BLAS"] = f"{pool.text}, {counted(pool.threads, 'thread')}"
-    numba_threads, layer = numba_pool()
-    facts["Numba's threads"] = f"{numba_threads}, layer {layer}"
+    if jit_disabled():
+        numba_threads = cores()
+        facts["Numba's threads"] = "none: NUMBA_DISABLE_JIT is set"
+    else:
+        numba_threads, layer = numba_pool()
+        facts["Numba's threads"] = f"{numba_threads}, layer {layer}"
     facts["Numba's cache"] = numba_cache()
     name, features = cpu()
     facts["CPU"] = f"{name} ({', '.join(features) or 'no features known'})"
@@ -66,6 +70,7 @@ def gather() -> Found:
             *memory_warnings(available),
             *feature_warnings(platform.machine(), features),
             *cache_warnings(facts["Numba's cache"]),
+            *compiler_warnings(),
         ],
     )
 
@@ -90,6 +95,13 @@ def blas_pools() -> list[Pool]:
     return pools
 
 
+def jit_disabled() -> bool:
+    """Return True if Numba compiles nothing in this process."""
+    import numba
+
+    return bool(numba.config.DISABLE_JIT)
+
+
 def numba_pool() -> tuple[int, str]:
     """Numba's threads, and what starts them: known once a parallel loop has run."""
     import numba
@@ -104,10 +116,10 @@ def numba_pool() -> tuple[int, str]:
 
 def numba_cache() -> str:
     """Where compiled kernels are kept, so that the next process need not compile them."""
-    from npgpt import fused
+    from npgpt.kernels import cache
 
-    folder = fused.dropout._drop.stats.cache_path  # all kernels lie in one folder
-    return NOWHERE if folder is None else folder_state(Path(folder))
+    directory = cache.directory()
+    return NOWHERE if directory is None else folder_state(directory)
 
 
 def multiplies_bfloat16() -> bool:
@@ -225,3 +237,17 @@ def cache_warnings(folder: str) -> list[str]:
     if folder != NOWHERE:
         return []
     return ["Numba has no folder to keep what it compiles: set NUMBA_CACHE_DIR to one"]
+
+
+def compiler_warnings() -> list[str]:
+    """Warn if kernels are not compiled, or in the slower way."""
+    if jit_disabled():
+        return ["NUMBA_DISABLE_JIT is set: only --ops numpy works; unset it to use the kernels"]
+    from npgpt.kernels import jit
+
+    if jit.is_fast():
+        return []
+    return [
+        f"npgpt does not know the inner workings of Numba {version('numba')}: kernels compile "
+        "several times as long; the results are the same"
+    ]
