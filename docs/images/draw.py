@@ -257,7 +257,19 @@ def attention() -> str:
     return picture(700, 296, "Attention a strip of rows at a time", *parts)
 
 
+def logo() -> str:
+    """Forward above, backward below: the sign of the project."""
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">\n'
+        '<rect width="32" height="32" rx="7" fill="#14283f"/>\n'
+        '<path d="M6 11H23M18 5.5L24 11L18 16.5" fill="none" stroke="#7db4f0" stroke-width="3"/>\n'
+        '<path d="M26 21H9M14 15.5L8 21L14 26.5" fill="none" stroke="#f0a35e" stroke-width="3"/>\n'
+        "</svg>\n"
+    )
+
+
 PICTURES = {
+    "logo.svg": logo,
     "block.svg": block,
     "gemm-blocking.svg": blocking,
     "gemm-packing.svg": packing,
