@@ -1,7 +1,8 @@
-"""What every test may ask for: a backend, a seed, real data."""
+"""Fixtures of all tests (a backend, a seed, real data), and the order in which tests run."""
 
 import os
-import re
+import random
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -9,13 +10,63 @@ import numpy as np
 import pytest
 
 import npgpt
-from npgpt.cli.common import COMPILING
 from npgpt.cli.main import main
 from npgpt.errors import InputError
-from npgpt.system import env_vars
+from npgpt.system import env_vars, machine
+from parity_tests.support import order
 from parity_tests.support.quantized import model_of
+from parity_tests.support.runs import unannounced
 
 env_vars.set_defaults()  # before a test imports Numba: nothing above does
+PROCESSES = 4  # at most: each takes a gigabyte
+
+
+def pytest_addoption(parser):
+    said = "run files, and the tests in each, in a random order; SEED repeats one"
+    parser.addoption("--shuffle", nargs="?", type=int, const=-1, metavar="SEED", help=said)
+
+
+def pytest_configure(config):
+    if config.option.shuffle == -1:  # here, so that all processes have the same order
+        config.option.shuffle = random.randrange(1 << 16)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.option.shuffle is not None:
+        terminalreporter.write_line(
+            f"in random order: --shuffle {config.option.shuffle} repeats it"
+        )
+
+
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if item.get_closest_marker("slow") is None:
+            item.add_marker("quick")
+    if config.option.shuffle is None:
+        order.arrange(items)
+    else:
+        order.shuffle(items, config.option.shuffle)
+
+
+def pytest_collection_finish():
+    if "numba" in sys.modules:  # otherwise no test module uses kernels
+        from parity_tests.support import compile_once
+
+        compile_once.install()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """Several processes for all tests; none for the files that the command line names."""
+    everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return min(machine.cores(), PROCESSES) if everything else 0
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from parity_tests.support.schedule import FromBothEnds
+
+    return FromBothEnds(config, log)
 
 
 @pytest.fixture
@@ -71,7 +122,7 @@ def npgpt_(capsys):
         capsys.readouterr()
         assert main([*line.split(), *more]) == code, capsys.readouterr().err
         said = capsys.readouterr()
-        said = said._replace(err=re.sub(rf"{COMPILING}.*\n", "", said.err))
+        said = said._replace(err=unannounced(said.err))
         assert "\x1b" not in said.out + said.err  # no terminal
         assert "Traceback" not in said.out + said.err
         return said

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,8 @@ import pytest
 import npgpt
 from npgpt.cli.main import main
 from npgpt.model.params import named
-from parity_tests.support.runs import FILES, TINY, final, lines
+from parity_tests.support.processes import LONG, started
+from parity_tests.support.runs import FILES, TINY, final, lines, unannounced
 
 # Going on
 
@@ -98,16 +97,14 @@ def test_init_from_takes_shape_tokenizer_and_weights_over(npgpt_, run, flag):
 
 
 def test_ctrl_c_in_a_process_of_its_own():
-    program = [sys.executable, "-m", "npgpt", "train", "--data", "text.txt", "--epochs", "9999"]
-    process = subprocess.Popen(
-        [*program, "--out", "run", *TINY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    while not process.stdout.readline().startswith("Ep 1 (Step 000002)"):
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    command = "-m npgpt train --data text.txt --epochs 9999 --out run".split()
+    with started(*command, *TINY, text=True) as process:
+        while not process.stdout.readline().startswith("Ep 1 (Step 000002)"):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=LONG)
     assert process.returncode == 130
-    assert err == "\nFinishing this step, then saving ...\n"
+    assert unannounced(err) == "\nFinishing this step, then saving ...\n"
     assert out.endswith("Go on with: npgpt train --resume run\n")
     step = final("run")[1]["step"]
     assert f"Stopped after step {step - 1};" in out

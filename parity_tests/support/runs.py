@@ -1,8 +1,10 @@
 """A small training run, and what it leaves on the disk."""
 
 import json
+import re
 from pathlib import Path
 
+from npgpt.cli.common import COMPILING
 from npgpt.model.params import named
 from npgpt.weights import checkpoint
 
@@ -12,6 +14,11 @@ TINY = (
 ).split()
 FILES = {"config.json", "metrics.jsonl", "samples.txt", "loss.png", "checkpoint.h5"}
 TEXT = "The lamp is lit at dusk, and the keeper writes the hour in the book. " * 12  # 828 bytes
+
+
+def unannounced(stderr: str) -> str:
+    """What a command wrote, without the line which says that kernels are being compiled."""
+    return re.sub(rf"{COMPILING}.*\n", "", stderr)
 
 
 def on_disk():

@@ -14,6 +14,7 @@ from npgpt.errors import RunError
 from npgpt.model.params import named
 from npgpt.weights import checkpoint, checksum, hdf5
 from parity_tests.support.checkpoints import assert_same, model_of
+from parity_tests.support.processes import started
 
 
 def test_a_file_that_is_replaced_while_it_is_read(saved, monkeypatch):
@@ -51,26 +52,15 @@ while True:
 
 def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path):
     path = tmp_path / "model.h5"
-    saver = subprocess.Popen([sys.executable, "-c", SAVER, path], stdout=subprocess.PIPE, text=True)
-    moments, seen = random.Random(3), set()
+    moments = random.Random(3)
     for _ in range(5):
-        assert saver.stdout.readline()  # the first file is there
-        time.sleep(moments.uniform(0, 0.05))
-        saver.kill()
-        saver.wait()
-        saver.stdout.close()
+        with started("-c", SAVER, path) as saver:
+            assert saver.stdout.readline()  # the first file is there
+            time.sleep(moments.uniform(0, 0.05))
         model = npgpt.load(path)
         values = {float(a.min()) for _, a in named(model.params)}
         values |= {float(a.max()) for _, a in named(model.params)}
         assert len(values) == 1  # one save, not a mixture of two
-        seen |= values
-        saver = subprocess.Popen(
-            [sys.executable, "-c", SAVER, path], stdout=subprocess.PIPE, text=True
-        )
-    saver.kill()
-    saver.wait()
-    saver.stdout.close()
-    assert seen
 
 
 LIMITED = """
