@@ -1,15 +1,15 @@
-"""`npgpt` and `python -m npgpt`."""
+"""The entry point of `npgpt` and `python -m npgpt`."""
 
 import gc
 import sys
 
 
 def main() -> int:
-    """Runs the command that the arguments ask for; returns its exit code."""
-    gc.set_threshold(50_000)  # imports leave no garbage, but looking takes a tenth of a start
+    """Run the command named by the arguments and return the exit status."""
+    gc.set_threshold(50_000)  # imports create no cycles, but collections take a tenth of a start
     from npgpt.system import env_vars
 
-    env_vars.set_defaults()  # before NumPy is imported, or OpenBLAS will not hear of it
+    env_vars.set_defaults()  # before NumPy is imported: OpenBLAS reads its own then
     from npgpt.cli.main import main as run
 
     return run(sys.argv[1:])

@@ -21,7 +21,7 @@ from npgpt.download.http import RemoteFile, no_progress
 from npgpt.download.hub import find_in_hub_cache, hub_files
 from npgpt.download.resumable import fetch
 from npgpt.errors import DownloadError, InputError
-from npgpt.system.files import locked, sync
+from npgpt.system.files import file_lock, sync
 
 Check = Callable[[Path], Any]  # raises InputError if the model in a directory is damaged
 FileProgress = Callable[[str, int, int], Any]  # file name, bytes received so far, total
@@ -105,7 +105,7 @@ def download_model(
         if source == "huggingface" and to is None and (cached := in_hub_cache(name)):
             return cached
         directory.mkdir(parents=True, exist_ok=True)
-        with locked(directory / ".npgpt.lock"):
+        with file_lock(directory / ".npgpt.lock"):
             # another process may have completed it before the lock was acquired
             if not is_complete(directory, name, source):
                 install(directory, name, source, check, progress)

@@ -32,7 +32,7 @@ from npgpt.download.http import (
     verify,
 )
 from npgpt.errors import DownloadError
-from npgpt.system.files import room, sync
+from npgpt.system.files import require_space, sync
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def download_rest(
             raise CorruptDownload(
                 f"answered with status {response.status} instead of the requested bytes"
             )
-        room(part.parent, origin.size - have)
+        require_space(part.parent, origin.size - have)
         with open(part, "ab" if have else "wb") as file:
             if not have:
                 save_origin(part, origin)  # after the bytes of another version were removed

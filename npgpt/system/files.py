@@ -1,4 +1,4 @@
-"""Writing a file so that it is whole at every moment."""
+"""Replace files atomically, lock them, and check the space on the disk."""
 
 import errno
 import os
@@ -12,10 +12,10 @@ from npgpt.errors import RunError
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Gives a path beside `path` to write to; what was written then takes the place of `path`.
+    """Yield a temporary path to write to; at the end of the block it replaces `path`.
 
-    It is synced before it is renamed, and the folder after, so that a kill or a power cut leaves
-    either the old file or the new one. If the writing fails, the old one stays.
+    The file is synced before the rename and its directory after it, so that a killed process or a
+    power failure leaves either the old file or the new one. If the block raises, the old one stays.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -30,9 +30,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file or folder is on the disk, where the platform can tell."""
+    """Wait until a file or directory is on the disk, if the platform supports it."""
     if path.is_dir() and os.name == "nt":
-        return  # Windows opens no folders
+        return  # Windows cannot open directories
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)
@@ -40,31 +40,30 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def room(folder: Path, needed: int) -> None:
-    """Raises OSError unless the disk has room for so many bytes."""
-    free = shutil.disk_usage(folder).free
+def require_space(directory: Path, needed: int) -> None:
+    """Raise OSError if the disk has less than `needed` bytes left."""
+    free = shutil.disk_usage(directory).free
     if free < needed:
-        text = f"{megabytes(needed)} are still to come and the disk has {megabytes(free)} left"
+        text = f"{format_mb(needed)} are needed and the disk has {format_mb(free)} left"
         raise OSError(errno.ENOSPC, text)
 
 
-def megabytes(count: int) -> str:
-    """For people."""
+def format_mb(count: int) -> str:
+    """Return a number of bytes as text in MB."""
     return f"{count / 1e6:,.1f} MB"
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds a lock, a file at `path`, that this process loses when it ends, however it ends.
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold a lock file at `path`. The system releases it when this process ends in any way.
 
-    Raises RunError if another process has it. Where the file system knows no locks there is none:
-    the files are checked all the same.
+    Raises RunError if another process holds it. On a file system without locks nothing is locked.
     """
     while True:
         file = open(path, "ab")
         try:
-            hold(file.fileno(), path)
-            # whoever had it before us may have removed it between our opening and our locking
+            lock(file.fileno(), path)
+            # Its last holder may have removed it between our opening and our locking.
             if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 break
         except BaseException:
@@ -75,12 +74,12 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            os.unlink(path)  # Windows leaves it there, empty: it is open
+            os.unlink(path)  # Windows keeps it, empty, because it is open
         file.close()
 
 
-def hold(handle: int, path: Path) -> None:
-    """Locks an open file without waiting."""
+def lock(handle: int, path: Path) -> None:
+    """Lock an open file without waiting. Raise RunError if another process holds the lock."""
     try:
         if os.name == "nt":
             import msvcrt
@@ -93,5 +92,5 @@ def hold(handle: int, path: Path) -> None:
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
             raise RunError(
-                f"another process is fetching into {path.parent}: run this again when it is done"
+                f"another process is downloading into {path.parent}: run this again when it is done"
             ) from None

@@ -3,12 +3,12 @@
 import os
 from pathlib import Path
 
-# what matrix products and the loops of npgpt.fused get faster by, on x86 and on ARM
+# CPU features that speed up matrix products and the kernels, on x86 and on ARM
 FEATURES = ("avx2", "fma", "avx512f", "avx512bf16", "amx-bf16", "neon", "sve", "bf16")
 
 
 def cpu() -> tuple[str, list[str]]:
-    """The processor as LLVM names it, and which of FEATURES it has."""
+    """Return the CPU's name in LLVM, and those of FEATURES that it has."""
     from llvmlite import binding
 
     flags = binding.get_host_cpu_features()
@@ -16,14 +16,14 @@ def cpu() -> tuple[str, list[str]]:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def memory() -> tuple[int | None, int | None]:
-    """Bytes in all, and bytes available; None where the platform does not tell."""
+    """Return the total and the available memory in bytes; None if the platform does not tell."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         table = {key: int(rest.split()[0]) << 10 for key, rest in (x.split(":") for x in lines)}
@@ -36,6 +36,6 @@ def memory() -> tuple[int | None, int | None]:
         return None, None
 
 
-def gib(count: int | None) -> str:
-    """Bytes, for people."""
+def format_gib(count: int | None) -> str:
+    """Return a number of bytes as text in GiB, or "unknown" for None."""
     return "unknown" if count is None else f"{count / 2**30:.1f} GiB"

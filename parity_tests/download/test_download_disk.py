@@ -22,7 +22,7 @@ def test_a_disk_without_room(large, server, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     needed = len(CONTENT) - int(rest.removeprefix("bytes=").removesuffix("-"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed - 1))
-    with pytest.raises(OSError, match=r"0\.1 MB are still to come and the disk has 0\.1 MB left"):
+    with pytest.raises(OSError, match=r"0\.1 MB are needed and the disk has 0\.1 MB left"):
         large()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed))
     assert large() == CONTENT
@@ -100,7 +100,7 @@ def test_a_file_system_without_locks(openai, monkeypatch):
 
 
 def test_a_lock_that_was_removed_under_us_is_taken_again(tmp_path, monkeypatch):
-    hold, path = files.hold, tmp_path / "lock"
+    hold, path = files.lock, tmp_path / "lock"
 
     def late(handle, at):
         """Between our opening and our locking, somebody finishes and removes it."""
@@ -109,10 +109,10 @@ def test_a_lock_that_was_removed_under_us_is_taken_again(tmp_path, monkeypatch):
         hold(handle, at)
 
     seen = []
-    monkeypatch.setattr(files, "hold", late)
-    with files.locked(path):
+    monkeypatch.setattr(files, "lock", late)
+    with files.file_lock(path):
         assert path.exists()
-        with pytest.raises(RunError, match="another process"), files.locked(path):
+        with pytest.raises(RunError, match="another process"), files.file_lock(path):
             pass
         assert path.exists()
     assert not path.exists()

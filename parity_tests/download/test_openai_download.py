@@ -182,15 +182,15 @@ def test_two_models_do_not_share_their_parts(openai, server, tmp_path):
 
 
 def test_another_process_was_done_before_us(openai, server, tmp_path, monkeypatch):
-    locked = gpt2.locked
+    locked = gpt2.file_lock
 
     def late(path):
-        monkeypatch.setattr(gpt2, "locked", locked)
+        monkeypatch.setattr(gpt2, "file_lock", locked)
         openai(to=tmp_path / "to")
         server.asked.clear()
         return locked(path)
 
-    monkeypatch.setattr(gpt2, "locked", late)
+    monkeypatch.setattr(gpt2, "file_lock", late)
     assert contents(openai(to=tmp_path / "to")) == CHECKPOINT
     assert server.asked == []
 
