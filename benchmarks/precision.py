@@ -42,7 +42,7 @@ def evaluated(path: str, weights: str, data: str) -> dict:
 
     model = npgpt.load(path, weights=weights)
     length = min(CONTEXT, model.config.context_length)
-    tokens = evaluate.tokens_of(model, text.read(data))[:MOST_TOKENS]
+    tokens = evaluate.encode_text(model, text.read(data))[:MOST_TOKENS]
     total = count = 0
     for inputs, targets in evaluate.batches(tokens, length, 4):
         total += float(model.evaluate(inputs, targets)) * targets.size

@@ -70,17 +70,17 @@ def limits_avx2() -> str:
 
 def step_by_op() -> str:
     """docs/performance.md: npgpt profile of a training step."""
-    return printed(profile.show, "step")
+    return printed(profile.print_report, "step")
 
 
 def token_by_op() -> str:
     """docs/performance.md: npgpt profile --generate."""
-    return printed(profile.show, "token")
+    return printed(profile.print_report, "token")
 
 
 def how_long() -> str:
     """docs/performance.md: npgpt estimate."""
-    return printed(estimate.show, "estimate")
+    return printed(estimate.print_report, "estimate")
 
 
 def growth() -> str:

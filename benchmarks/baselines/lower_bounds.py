@@ -41,7 +41,7 @@ def weights_read(config: Config, tokens: int) -> Measure:
     from npgpt.performance import roofline
 
     wanted = tokens * flops.token_bytes(config)
-    size, read = roofline.reader()
+    size, read = roofline.memory_reader()
     times = round(wanted / size)
     return lambda: once(lambda: [read() for _ in range(times)]) * wanted / (times * size)
 
@@ -52,4 +52,4 @@ def prompt_products(config: Config, T: int) -> Measure:
 
     *blocks, _ = flops.linears(config)
     wanted = flops.forward(config, 1, T, scored=1)
-    return lambda: wanted / roofline.multiplying(blocks, T, backward=False)
+    return lambda: wanted / roofline.matmul_throughput(blocks, T, backward=False)

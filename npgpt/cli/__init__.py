@@ -1,4 +1,5 @@
-"""One command per file: a dataclass, its fields the flags, `run` what it does.
+"""The commands, one per file: a dataclass whose fields are the flags and whose `run` executes it.
 
-Whatever takes time to import is imported in `run`, so that --help answers at once.
+The numpydoc parameters of the class are the help texts. Modules that are slow to import are
+imported in `run`, so that --help answers at once.
 """

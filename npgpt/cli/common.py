@@ -1,34 +1,55 @@
-"""What several commands do."""
+"""Types, defaults and output that several commands share."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Optional, TypeVar
 
-Weights = Literal["float32", "bfloat16", "int8"]
+import tyro
+
+if TYPE_CHECKING:
+    from npgpt.gpt import GPT
 
 COMPILING = "Compiling kernels for this CPU, which takes up to a minute;"
 
+T = TypeVar("T")
 
-def latest_or(path: Path | None) -> Path:
-    """The path, or the newest run's under ./runs."""
+
+def default(text: str, metavar: str | None = None):
+    """Describe the default of an optional flag in its help text, in place of None."""
+    return tyro.conf.arg(help_behavior_hint=f"(default: {text})", metavar=metavar)
+
+
+# Optional[X] is X | None, for which tyro would import a type checker: 0.08 s before the first token
+Weights = Literal["float32", "bfloat16", "int8"]
+ModelPath = Annotated[Optional[Path], default("the newest checkpoint under ./runs", "PATH")]  # noqa: UP045
+OptionalWeights = Annotated[
+    Optional[Weights],  # noqa: UP045
+    default("as stored by npgpt quantize, else float32", "{float32,bfloat16,int8}"),
+]
+
+
+def model_path(path: Path | None) -> Path:
+    """Return `path`, or the newest checkpoint under ./runs if it is None."""
     if path is not None:
         return path
     from npgpt.training import run_dir
 
-    return run_dir.latest()
+    return run_dir.latest_checkpoint()
 
 
-def load(path: Path | None, weights: Weights | None):
-    """The model at `path`, or the newest under ./runs, its matrices kept as `weights`."""
+def load(path: Path | None, weights: Weights | None) -> "GPT":
+    """Load the model at `path`, or the newest under ./runs, with matrices stored as `weights`."""
     from npgpt import gpt
 
-    return gpt.load(latest_or(path), weights=weights)
+    return gpt.load(model_path(path), weights=weights)
 
 
-def track_progress(items, total: int, *, quiet: bool = False, description: str = ""):
-    """`items`, with a bar and the time left on a terminal."""
+def track_progress(
+    items: Iterable[T], total: int, *, quiet: bool = False, description: str = ""
+) -> Iterable[T]:
+    """Iterate over `items`; on a terminal, with a progress bar and the time left."""
     if quiet:
         return items
     from rich.console import Console
@@ -42,9 +63,9 @@ def track_progress(items, total: int, *, quiet: bool = False, description: str =
 
 @contextmanager
 def announce_compilation(ops: str = "fused") -> Iterator[None]:
-    """Whatever of that backend has to be compiled in here is announced, in one line on stderr.
+    """Print one line on stderr when the first kernel is compiled inside the block.
 
-    There is none where everything is in Numba's cache. `ops`: "fused", or "numpy" without Numba.
+    Nothing is printed if every kernel is in Numba's cache, or with `ops` "numpy".
     """
     if ops != "fused":
         yield

@@ -1,84 +1,103 @@
 """npgpt compare."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
-from npgpt.cli.common import Weights, announce_compilation, track_progress
+from npgpt.cli.common import OptionalWeights, announce_compilation, track_progress
 from npgpt.errors import InputError
+
+if TYPE_CHECKING:
+    from npgpt.arrays import Array
+    from npgpt.gpt import GPT
+    from npgpt.parity.compare import Difference
 
 
 @dataclass(kw_only=True)
 class Compare:
-    """Where do two models differ first? Parameter by parameter, then layer by layer on a prompt."""
+    """Show where two models first differ, by parameter and by layer. Exit status 1 if they do.
+
+    Parameters
+    ----------
+    first
+        A run directory, weights in any supported format, or gpt2-small to gpt2-xl once downloaded.
+    second
+        Another, for example the weights that a port of your own has saved.
+    prompt
+        Text that both models read, to compare the outputs of each layer.
+    weights
+        Storage type of the second model's matrices. A model compared with itself shows the effect
+        of quantization.
+    """
 
     first: tyro.conf.Positional[Path]
-    """A run's folder, weights of any format, or gpt2-small to gpt2-xl once downloaded."""
     second: tyro.conf.Positional[Path]
-    """Another, for example what a port of your own has saved."""
     prompt: str = "Every effort moves you"
-    """What both read, to compare what comes out of each layer."""
-
-    weights: Weights | None = None
-    """What the second's matrices are kept as: a model beside itself shows what fewer bits change
-    [default: as npgpt quantize wrote them, else float32]."""
+    weights: OptionalWeights = None
 
     @announce_compilation()
     def run(self) -> int:
-        """The exit code: 0 if they are the same, 1 if not."""
+        """Print the differences; return 0 if there are none, else 1."""
         from npgpt import gpt
         from npgpt.model.params import named
         from npgpt.parity import compare
 
         a, b = gpt.load(self.first), gpt.load(self.second, weights=self.weights)
-        tokens = read_prompt(a, self.prompt)
-        found = list(track_progress(compare.parameters(a, b), len(list(named(a.params)))))
+        tokens = encode_prompt(a, self.prompt)
+        count = len(list(named(a.params)))
+        parameters = list(track_progress(compare.compare_parameters(a, b), count))
         print(f"{self.first} and {self.second}")
-        differing = [one for one in found if one.largest != 0]
-        print(f"{len(found) - len(differing)} of {len(found)} parameters are the same to the bit\n")
-        show("parameter", differing)
-        layers = list(compare.layers(a, b, tokens))
-        apart = [one for one in layers if one.largest != 0]
-        same = layers.index(apart[0]) if apart else len(layers)
-        print(f"on {tokens.shape[1]} tokens, what comes out of the first {same} of {len(layers)} "
-              "layers is the same to the bit\n")  # fmt: skip
-        show("layer", layers[same:])
-        if not differing and not apart:
-            print("The two models are the same.")
+        different = [one for one in parameters if one.largest != 0]
+        equal = len(parameters) - len(different)
+        print(f"{equal} of {len(parameters)} parameters are bit-identical\n")
+        print_table("parameter", different)
+        layers = list(compare.compare_layers(a, b, tokens))
+        first = next((i for i, one in enumerate(layers) if one.largest != 0), len(layers))
+        print(f"on {tokens.shape[1]} tokens, the outputs of the first {first} of {len(layers)} "
+              "layers are bit-identical\n")  # fmt: skip
+        print_table("layer", layers[first:])
+        if not different and first == len(layers):
+            print("The two models are equal.")
             return 0
-        if differing:
-            print(f"First parameter that differs: {sentence(differing[0])}")
-        print(f"First layer that differs: {sentence(apart[0])}" if apart else
-              "No layer's output differs on this prompt.")  # fmt: skip
+        if different:
+            print(f"First parameter that differs: {sentence(different[0])}")
+        print("The outputs of all layers are equal on this prompt." if first == len(layers) else
+              f"First layer that differs: {sentence(layers[first])}")  # fmt: skip
         return 1
 
 
-def show(what: str, found) -> None:
-    """A table of differences."""
-    if not found:
+def print_table(kind: str, differences: Sequence["Difference"]) -> None:
+    """Print a table of differences, if there are any."""
+    if not differences:
         return
-    wide = max(len(what), *(len(one.name) for one in found))
-    print(f"{what:<{wide}}  {'largest':>9}  {'relative':>9}")
-    for one in found:
-        print(f"{one.name:<{wide}}  {one.largest:>9.2g}  {one.relative:>9.2g}  {one.note}".rstrip())
+    width = max(len(kind), *(len(one.name) for one in differences))
+    print(f"{kind:<{width}}  {'largest':>9}  {'relative':>9}")
+    for one in differences:
+        line = f"{one.name:<{width}}  {one.largest:>9.2g}  {one.relative:>9.2g}  {one.note}"
+        print(line.rstrip())
     print()
 
 
-def sentence(found) -> str:
-    """A difference in words."""
-    note = f" ({found.note})" if found.note else ""
-    return f"{found.name}, by {found.largest:.2g} or {found.relative:.2g} of its size{note}"
+def sentence(difference: "Difference") -> str:
+    """Return a difference in words."""
+    note = f" ({difference.note})" if difference.note else ""
+    return (
+        f"{difference.name}, by {difference.largest:.2g}, "
+        f"which is {difference.relative:.2g} of its largest value{note}"
+    )
 
 
-def read_prompt(model, prompt: str):
-    """The prompt (1, T) in the model's tokens; whatever it knows where its tokenizer is unknown."""
+def encode_prompt(model: "GPT", prompt: str) -> "Array":
+    """Return the prompt as tokens (1, T), or its bytes if the model's tokenizer is unknown."""
     import numpy as np
 
     from npgpt.data.tokenizer import encode, tokenizer
 
-    ids = encode(tokenizer(model.tokenizer), prompt) if model.tokenizer else list(prompt.encode())
-    if not ids:
+    encoded = encode(tokenizer(model.tokenizer), prompt) if model.tokenizer else prompt.encode()
+    if not encoded:
         raise InputError("the prompt is empty: give --prompt at least one character")
-    ids = np.asarray(ids, np.int64)[: model.config.context_length]
+    ids = np.asarray(list(encoded), np.int64)[: model.config.context_length]
     return ids[None] % model.config.vocab_size

@@ -3,54 +3,65 @@
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
+
+from npgpt.cli.common import default
 
 
 @dataclass(kw_only=True)
 class Download:
-    """Fetch OpenAI's GPT-2 weights once; --model and --init-from then know them by their name."""
+    """Download OpenAI's GPT-2 weights once; --model and --init-from then accept their name.
+
+    Parameters
+    ----------
+    name
+        124, 355, 774 or 1,558 million parameters: 0.5, 1.4, 3.1 or 6.2 GB.
+    source
+        Hugging Face's safetensors, or OpenAI's own TensorFlow checkpoint.
+    to
+        Directory to write to. npgpt info shows the cache directory.
+    """
 
     name: tyro.conf.Positional[Literal["gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl"]]
-    """124, 355, 774 or 1,558 million parameters: 0.5, 1.4, 3.1 or 6.2 GB."""
     source: Literal["huggingface", "openai"] = "huggingface"
-    """Hugging Face's safetensors, or OpenAI's own TensorFlow checkpoint."""
-    to: Path | None = None
-    """The folder for it [default: npgpt's cache folder; npgpt info names it]."""
+    to: Annotated[Path | None, default("npgpt's cache directory", "PATH")] = None
 
     def run(self) -> int:
-        """The exit code."""
+        """Download the model; return the exit status."""
         from npgpt.download import gpt2
         from npgpt.weights import formats
 
         check = functools.partial(formats.open_weights, verify=True)
-        with Bar() as bar:
-            folder = gpt2.download_model(
+        with DownloadBar() as bar:
+            directory = gpt2.download_model(
                 self.name, source=self.source, to=self.to, check=check, progress=bar.show
             )
-        print(folder)
-        known = self.name if self.to is None else folder
-        print(f'Go on with: npgpt generate --model {known} --prompt "Every effort moves you"')
+        print(directory)
+        model = self.name if self.to is None else directory
+        print(f'Next: npgpt generate --model {model} --prompt "Every effort moves you"')
         return 0
 
 
-class Bar:
-    """How far each file is: a live bar on a terminal, a line per file elsewhere."""
+class DownloadBar:
+    """The progress of each file: a live bar on a terminal, a line per file elsewhere."""
 
-    def __enter__(self):
+    def __enter__(self) -> "DownloadBar":
         from rich.console import Console
         from rich.progress import (
             BarColumn,
             DownloadColumn,
             Progress,
+            TaskID,
             TextColumn,
             TimeRemainingColumn,
             TransferSpeedColumn,
         )
 
         console = Console(stderr=True)
-        self.live, self.tasks = console.is_terminal, {}
+        self.live = console.is_terminal
+        self.tasks: dict[str, TaskID] = {}
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -63,11 +74,11 @@ class Bar:
         self.bar.start()
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self.bar.stop()
 
     def show(self, file: str, done: int, total: int) -> None:
-        """`done` bytes of `total` are there; a total of 0 is not known."""
+        """Show that `done` of `total` bytes have been received; a total of 0 is unknown."""
         if file not in self.tasks:
             self.tasks[file] = self.bar.add_task(file, total=total or None)
             if not self.live:

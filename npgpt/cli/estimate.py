@@ -3,42 +3,52 @@
 import json
 import math
 from dataclasses import asdict, dataclass
+from typing import Annotated, Any
 
-from npgpt.cli.common import announce_compilation, track_progress
+import tyro
+
+from npgpt.cli.common import announce_compilation, default, track_progress
 from npgpt.cli.model_flags import ModelFlags
+from npgpt.config import RunConfig
 from npgpt.errors import InputError
 
 
 @dataclass(kw_only=True)
 class Estimate(ModelFlags):
-    """How fast would this model train here, and how long would it take? Measures for a minute."""
+    """Estimate a model's training speed on this machine; it measures for one minute.
 
-    tokens: float | None = None
-    """How many tokens to train on: 10e9 for ten billion."""
-    json: bool = False
-    """Print one JSON object, for programs."""
+    Parameters
+    ----------
+    tokens
+        Also estimate the time to train on this number of tokens, such as 10e9.
+    json
+        Print one JSON object.
+    """
+
+    tokens: Annotated[float | None, default("the speed only", "FLOAT")] = None
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
 
     @announce_compilation()
     def run(self) -> int:
-        """The exit code."""
+        """Print the estimate; return the exit status."""
         if self.tokens is not None and not 1 <= self.tokens < math.inf:
-            raise InputError(f"tokens is {self.tokens}, but has to be a number, at least 1")
-        about = self.estimated(self.settings())
+            raise InputError(f"tokens is {self.tokens}, but must be a number, at least 1")
+        report = self.measure(self.settings())
         if self.json:
-            print(json.dumps(about, indent=2))
+            print(json.dumps(report, indent=2))
         else:
-            show(about)
+            print_report(report)
         return 0
 
-    def estimated(self, settings) -> dict:
-        """What there is to say."""
+    def measure(self, settings: RunConfig) -> dict[str, Any]:
+        """Return the measurements and the estimate as JSON values."""
         from npgpt.model import params
         from npgpt.performance import estimate
         from npgpt.system.machine import memory
 
         stages = estimate.measure(settings)
         *_, measured = track_progress(stages, estimate.STAGES, description="compiling, measuring")
-        found = estimate.estimate(settings.config, measured)
+        result = estimate.extrapolate(settings.config, measured)
         size = params.size(settings.config)
         return {
             "preset": settings.preset,
@@ -49,43 +59,52 @@ class Estimate(ModelFlags):
             "parameters": size,
             "bytes": 4 * size * (8 if settings.dtype == "float64" else 4),
             "memory": memory()[0],
-            "measured": measured._asdict() | {"points": [p._asdict() for p in measured.points]},
-            **found._asdict(),
+            "measured": {
+                "batch": measured.batch_size,
+                "rate": measured.blas_rate,
+                "points": [asdict(point) for point in measured.points],
+            },
+            "seconds": result.seconds,
+            "way": result.method,
+            "miss": result.line_error,
+            "tokens_per_s": result.tokens_per_s,
+            "operations": result.operations,
+            "share": result.utilization,
             "tokens": self.tokens,
-            "total_seconds": self.tokens and self.tokens / found.tokens_per_s,
+            "total_seconds": self.tokens and self.tokens / result.tokens_per_s,
         }
 
 
-def show(about: dict) -> None:
-    """Prints it in words."""
-    measured, config = about["measured"], about["config"]
+def print_report(report: dict[str, Any]) -> None:
+    """Print the estimate as text."""
+    measured, config = report["measured"], report["config"]
     batch, T, L = measured["batch"], config["context_length"], config["n_layer"]
     print(
-        f"{about['parameters']:,} parameters in {L} layers, {about['dtype']}, "
+        f"{report['parameters']:,} parameters in {L} layers, {report['dtype']}, "
         f"steps of {batch} x {T} tokens"
     )
-    if batch < about["batch_size"]:
-        print(f"{about['batch_size']} x {T} take too long to measure; a token takes no longer then")
+    if batch < report["batch_size"]:
+        print(f"{report['batch_size']} x {T} take too long to measure, but as long per token")
     timed = ", ".join(f"{p['layers']} in {p['seconds']:.3f} s" for p in measured["points"])
     print(f"layers timed: {timed}")
-    if about["way"] == "line":
-        print(f"{L} layers, on the line through the first two: {about['seconds']:.3f} s")
-    if about["way"] == "operations":
-        print(f"{L} layers, by their operations: {about['seconds']:.3f} s")
-    if about["miss"] is not None:
-        print(f"at the third that line is off by {about['miss']:+.1%}")
+    if report["way"] == "line":
+        print(f"{L} layers, on the line through the first two: {report['seconds']:.3f} s")
+    if report["way"] == "operations":
+        print(f"{L} layers, in proportion to their operations: {report['seconds']:.3f} s")
+    if report["miss"] is not None:
+        print(f"error of that line at the third: {report['miss']:+.1%}")
     print(
-        f"\n{about['tokens_per_s']:,.1f} tokens/s; matrix products at "
-        f"{about['operations'] / about['seconds'] / 1e9:,.1f} GFLOP/s, {about['share']:.0%} of the "
-        f"{measured['rate'] / 1e9:,.1f} that NumPy's BLAS reaches here"
+        f"\n{report['tokens_per_s']:,.1f} tokens/s; matrix products at "
+        f"{report['operations'] / report['seconds'] / 1e9:,.1f} GFLOP/s, {report['share']:.0%} of "
+        f"the {measured['rate'] / 1e9:,.1f} that NumPy's BLAS reaches here"
     )
-    if about["tokens"]:
-        whole = duration(about["total_seconds"])
-        print(f"{about['tokens']:,.0f} tokens take {whole}, evaluations not counted")
-    if about["memory"] and about["bytes"] > about["memory"]:
+    if report["tokens"]:
+        total = duration(report["total_seconds"])
+        print(f"{report['tokens']:,.0f} tokens take {total}, without evaluations")
+    if report["memory"] and report["bytes"] > report["memory"]:
         print(
-            f"warning: parameters, gradients and both moments take {about['bytes'] / 1e9:,.1f} GB, "
-            f"and this machine has {about['memory'] / 1e9:,.1f}"
+            "warning: parameters, gradients and AdamW's moments take "
+            f"{report['bytes'] / 1e9:,.1f} GB, and this machine has {report['memory'] / 1e9:,.1f}"
         )
 
 
@@ -93,6 +112,6 @@ UNITS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400, "years": 365
 
 
 def duration(seconds: float) -> str:
-    """In the largest unit of which it is at least two."""
+    """Return a duration in the largest unit that makes it at least two."""
     name = next((n for n, size in reversed(UNITS.items()) if seconds >= 2 * size), "seconds")
     return f"{seconds / UNITS[name]:,.1f} {name}"

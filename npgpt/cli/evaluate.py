@@ -1,61 +1,66 @@
 """npgpt evaluate."""
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Annotated
 
-from npgpt.cli.common import Weights, announce_compilation, load, track_progress
-from npgpt.errors import InputError
+from npgpt.cli.common import (
+    ModelPath,
+    OptionalWeights,
+    announce_compilation,
+    default,
+    load,
+    track_progress,
+)
 
 
 @dataclass(kw_only=True)
 class Evaluate:
-    """Loss and perplexity of a text: how surprised the model is by it."""
+    """Compute the loss and the perplexity of a model on a text.
+
+    Parameters
+    ----------
+    data
+        "bundled", "verdict" (downloaded once), a text file, or a directory of .txt files.
+    model
+        A run directory, weights in any supported format, or gpt2-small to gpt2-xl once downloaded.
+    weights
+        Storage type of the weight matrices. bfloat16 and int8 are faster to read and less exact.
+    context_length
+        Tokens per window.
+    stride
+        Tokens from the start of one window to the start of the next. With a smaller stride, tokens
+        are predicted from a longer context; 512 is common for GPT-2.
+    batch_size
+        Windows per batch. It affects time and memory, not the result.
+    """
 
     data: str
-    """"bundled", "verdict", a text file, or a folder of .txt files."""
-    model: Path | None = None
-    """A run's folder, weights of any format, or gpt2-small to gpt2-xl once downloaded
-    [default: the newest under ./runs]."""
-    weights: Weights | None = None
-    """What its matrices are kept as: fewer bits are read sooner, and round
-    [default: as npgpt quantize wrote them, else float32]."""
-    context_length: int | None = None
-    """Tokens in a window [default: the model's]."""
-    stride: int | None = None
-    """Tokens from one window to the next [default: the context length, as in the book]. A smaller
-    one lets every token be predicted from a longer past: 512 is usual for GPT-2."""
+    model: ModelPath = None
+    weights: OptionalWeights = None
+    context_length: Annotated[int | None, default("the model's", "INT")] = None
+    stride: Annotated[int | None, default("the context length, as in the book", "INT")] = None
     batch_size: int = 2
-    """Windows read at once: changes time and memory, not the result."""
 
     @announce_compilation()
     def run(self) -> int:
-        """The exit code."""
+        """Print loss and perplexity; return the exit status."""
         from npgpt.data import text
         from npgpt.inference import evaluate
-        from npgpt.inference.evaluate import perplexity
 
-        for name in ("batch_size", "context_length", "stride"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} is {value}, but has to be at least 1")
         model = load(self.model, self.weights)
-        longest = model.config.context_length
-        length = self.context_length or longest
+        tokens = evaluate.encode_text(model, text.read(self.data))
+        loss = evaluate.evaluate(
+            model,
+            tokens,
+            context_length=self.context_length,
+            stride=self.stride,
+            batch_size=self.batch_size,
+            track=lambda batches: track_progress(batches, len(batches)),
+        )
+        length = self.context_length or model.config.context_length
         stride = self.stride or length
-        if length > longest:
-            raise InputError(f"context_length is {length}, but the model reads at most {longest}")
-        if stride > length:
-            raise InputError(
-                f"stride is {stride}: with windows of {length}, tokens would be left out"
-            )
-        tokens = evaluate.tokens_of(model, text.read(self.data))
-        batches = evaluate.batches(tokens, length, self.batch_size, stride)
-        total = count = 0
-        for inputs, targets in track_progress(batches, len(batches)):
-            total += float(model.evaluate(inputs, targets)) * targets.size
-            count += targets.size
-        loss = total / count
-        print(f"loss {loss:.4f} nats per token, perplexity {perplexity(loss):.2f}")
+        perplexity = evaluate.perplexity(loss)
+        print(f"loss {loss:.4f} nats per token, perplexity {perplexity:.2f}")
         windows = f"windows of {length}" + (f", {stride} apart" if stride < length else "")
-        print(f"over {count:,} tokens ({model.tokenizer or 'gpt2'}) in {windows}")
+        print(f"over {len(tokens) - 1:,} tokens ({model.tokenizer or 'gpt2'}) in {windows}")
         return 0

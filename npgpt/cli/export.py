@@ -4,42 +4,49 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from npgpt.cli.common import latest_or
+from npgpt.cli.common import ModelPath, model_path
 from npgpt.download.resolve import resolve
-from npgpt.errors import InputError, RunError
+from npgpt.errors import ConfigError, InputError, RunError
 
 
 @dataclass(kw_only=True)
 class Export:
-    """Write a model's weights in a format that others read."""
+    """Write the weights of a model in a format that other programs read.
 
-    model: Path | None = None
-    """A run's folder, weights of any format, or gpt2-small to gpt2-xl once downloaded
-    [default: the newest under ./runs]."""
+    Parameters
+    ----------
+    model
+        A run directory, weights in any supported format, or gpt2-small to gpt2-xl once downloaded.
+    to
+        huggingface: a directory with safetensors, for transformers and others. llm.c: a file such
+        as gpt2_124M.bin, for tied models. npgpt: a checkpoint without the training state.
+    out
+        File or directory to write. It must not exist.
+    dtype
+        Data type of the numbers written. float16 and bfloat16 halve the file and round.
+    """
+
+    model: ModelPath = None
     to: Literal["huggingface", "llm.c", "npgpt"] = "huggingface"
-    """huggingface: a folder for transformers, or whoever reads safetensors. llm.c: a file such as
-    gpt2_124M.bin, for tied models. npgpt: a checkpoint without what its training needs."""
     out: Path
-    """The folder, or the file, to write; it may not be there yet."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    """Of the numbers written: the shorter ones halve the file and round."""
 
     def run(self) -> int:
-        """The exit code."""
+        """Write the weights; return the exit status."""
         from npgpt.weights import checkpoint, formats, huggingface, llmc
 
-        source = formats.open_weights(resolve(latest_or(self.model)))
+        source = formats.open_weights(resolve(model_path(self.model)))
         config, tokenizer = source.config, source.tokenizer
         try:
             if self.out.exists() and not (self.out.is_dir() and not any(self.out.iterdir())):
-                raise InputError(f"{self.out} is there already: choose another --out")
+                raise InputError(f"{self.out} already exists: choose another --out")
             if self.to == "huggingface":
                 tree = source.params("float32")
                 huggingface.write_huggingface(self.out, config, tree, tokenizer, dtype=self.dtype)
             elif self.to == "llm.c":
                 llmc.write_llmc(self.out, config, source.params("float32"), dtype=self.dtype)
             elif self.dtype != "float32":
-                raise InputError(f"a checkpoint of npgpt holds float32, not {self.dtype}")
+                raise ConfigError(f"a checkpoint of npgpt holds float32, not {self.dtype}")
             else:
                 checkpoint.write(
                     self.out, checkpoint.Contents(config, source.params("float32"), tokenizer)

@@ -3,42 +3,60 @@
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Optional
+from typing import Annotated, Optional
 
-from npgpt.cli.common import Weights, announce_compilation, load, track_progress
+from npgpt.cli.common import (
+    ModelPath,
+    OptionalWeights,
+    announce_compilation,
+    default,
+    load,
+    track_progress,
+)
 from npgpt.errors import InputError
 
 
 # Optional[X] is X | None, for which tyro would import a type checker: 0.08 s before the first token
 @dataclass(kw_only=True)
 class Generate:
-    """Continue a prompt with a trained model."""
+    """Continue a prompt with a trained model.
+
+    Parameters
+    ----------
+    prompt
+        Text to continue.
+    model
+        A run directory, weights in any supported format, or gpt2-small to gpt2-xl once downloaded.
+    weights
+        Storage type of the weight matrices. bfloat16 and int8 are faster to read and less exact.
+    max_new_tokens
+        Maximum number of tokens to add. Generation stops earlier at the end-of-text token.
+    temperature
+        Divides the logits before sampling. 0 always takes the most likely token; higher values make
+        unlikely tokens more frequent.
+    top_k
+        Sample only from the k most likely tokens.
+    top_p
+        Sample only from the most likely tokens that together reach this probability.
+    seed
+        Seed of the sampling. The same seed gives the same text.
+    num_samples
+        Number of continuations, generated as one batch.
+    """
 
     prompt: str
-    """The text to go on from."""
-    model: Optional[Path] = None  # noqa: UP045
-    """A run's folder, weights of any format, or gpt2-small to gpt2-xl once downloaded
-    [default: the newest under ./runs]."""
-    weights: Optional[Weights] = None  # noqa: UP045
-    """What its matrices are kept as: fewer bits are read sooner, and round
-    [default: as npgpt quantize wrote them, else float32]."""
+    model: ModelPath = None
+    weights: OptionalWeights = None
     max_new_tokens: int = 200
-    """How many tokens to add, unless the text ends before."""
     temperature: float = 0.8
-    """0 always takes the likeliest token; higher is bolder."""
-    top_k: Optional[int] = None  # noqa: UP045
-    """Choose among the k likeliest tokens only."""
-    top_p: Optional[float] = None  # noqa: UP045
-    """Choose among the likeliest tokens that together have this probability."""
+    top_k: Annotated[Optional[int], default("all tokens", "INT")] = None  # noqa: UP045
+    top_p: Annotated[Optional[float], default("all tokens", "FLOAT")] = None  # noqa: UP045
     seed: int = 123
-    """The same seed gives the same text."""
     num_samples: int = 1
-    """How many continuations, made side by side."""
 
     @announce_compilation()
     def run(self) -> int:
-        """The exit code."""
+        """Print the text; return the exit status."""
         import numpy as np
 
         from npgpt.data.tokenizer import encode, tokenizer
@@ -47,13 +65,13 @@ class Generate:
         from npgpt.rng import Generator
 
         if self.num_samples < 1:
-            raise InputError(f"num_samples is {self.num_samples}, but has to be at least 1")
+            raise InputError(f"num_samples is {self.num_samples}, but must be at least 1")
         rng = Generator(self.seed)
         model = load(self.model, self.weights)
         encoding = tokenizer(model.tokenizer or "gpt2")
         prompt = encode(encoding, self.prompt)
-        kept_as = getattr(model.params.wte.weight, "kind", model.dtype.name)  # of a QuantizedMatrix
-        precompile.compile_kernels("generate", kept_as)
+        kind = getattr(model.params.wte.weight, "kind", model.dtype.name)  # of a QuantizedMatrix
+        precompile.compile_kernels("generate", kind)
         steps = generate(
             model,
             np.tile(np.asarray(prompt, np.int64), (self.num_samples, 1)),
@@ -66,7 +84,7 @@ class Generate:
         )
         texts = [self.prompt] * self.num_samples
         streams = [TextStream(encoding) for _ in texts]
-        unseen = self.prompt  # it is shown with the first token
+        pending = self.prompt  # printed with the first token
         started, count, ended = time.perf_counter(), 0, np.zeros(self.num_samples, bool)
         for ids in track_progress(steps, self.max_new_tokens, quiet=self.num_samples == 1):
             ended |= ids == encoding.eot_token
@@ -74,15 +92,15 @@ class Generate:
             for i in np.flatnonzero(~ended):
                 texts[i] += (piece := streams[i].feed(ids[i]))
                 if self.num_samples == 1:
-                    print(unseen + piece, end="", flush=True)
-                    unseen = ""
+                    print(pending + piece, end="", flush=True)
+                    pending = ""
         tails = [stream.end() for stream in streams]
         if self.num_samples == 1:
-            print(unseen + tails[0])
+            print(pending + tails[0])
         else:
-            for i, (text, tail) in enumerate(zip(texts, tails, strict=True), 1):
-                print(f"--- sample {i} of {self.num_samples}\n{text}{tail}")
+            for number, (text, tail) in enumerate(zip(texts, tails, strict=True), 1):
+                print(f"--- sample {number} of {self.num_samples}\n{text}{tail}")
         if sys.stderr.isatty() and count:
             rate = count * self.num_samples / (time.perf_counter() - started)
-            print(f"[{count * self.num_samples} tokens, {rate:,.1f} a second]", file=sys.stderr)
+            print(f"[{count * self.num_samples} tokens, {rate:,.1f} tokens/s]", file=sys.stderr)
         return 0

@@ -7,17 +7,17 @@ from npgpt.cli.common import announce_compilation
 
 @dataclass(kw_only=True)
 class Info:
-    """What npgpt runs on: versions, BLAS, threads, CPU, memory; and what will make it slow."""
+    """Show versions, BLAS, threads, CPU and memory, and warn of anything slow."""
 
     @announce_compilation()
     def run(self) -> int:
-        """The exit code."""
+        """Print facts and warnings; return the exit status."""
         from npgpt.performance import system_info
 
-        found = system_info.gather()
-        width = max(map(len, found.facts))
-        for name, value in found.facts.items():
+        report = system_info.gather()
+        width = max(map(len, report.facts))
+        for name, value in report.facts.items():
             print(f"{name:<{width}}  {value}")
-        for warning in found.warnings:
+        for warning in report.warnings:
             print(f"warning: {warning}")
         return 0

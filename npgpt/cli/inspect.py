@@ -4,28 +4,36 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
 from npgpt.cli.common import track_progress
 from npgpt.download.resolve import resolve
 
-NUMBERS = ("mean", "std", "min", "max")
+COLUMNS = ("mean", "std", "min", "max")
 
 
 @dataclass(kw_only=True)
 class Inspect:
-    """What is in a weight file: format, config, and every tensor with its statistics."""
+    """Show the format and config of a weight file, and each tensor with its statistics.
+
+    Parameters
+    ----------
+    path
+        A file or directory in any supported format, or gpt2-small to gpt2-xl once downloaded.
+    json
+        Print one JSON object.
+    verify
+        Verify the checksums of all numbers first. OpenAI's format and npgpt's own have them.
+    """
 
     path: tyro.conf.Positional[Path]
-    """A file or folder of any format, or gpt2-small to gpt2-xl once downloaded."""
-    json: bool = False
-    """Print one JSON object, for programs."""
-    verify: bool = False
-    """Compare the checksums of all numbers first: OpenAI's format has them, and npgpt's own."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    verify: tyro.conf.FlagCreatePairsOff[bool] = False
 
     def run(self) -> int:
-        """The exit code."""
+        """Print the report; return the exit status."""
         from npgpt.model.params import size
         from npgpt.weights import formats
         from npgpt.weights.statistics import statistics
@@ -33,9 +41,9 @@ class Inspect:
         source = formats.open_weights(resolve(self.path), verify=self.verify)
         tensors = {}
         for name, tensor in track_progress(source.tensors.items(), len(source.tensors)):
-            about = {"shape": list(tensor.shape), "dtype": tensor.dtype}
-            tensors[name] = about | statistics(tensor)._asdict()
-        about = {
+            layout = {"shape": list(tensor.shape), "dtype": tensor.dtype}
+            tensors[name] = layout | statistics(tensor)._asdict()
+        report = {
             "format": source.format,
             "path": str(source.path),
             "config": asdict(source.config),
@@ -43,32 +51,34 @@ class Inspect:
             "parameters": size(source.config),
         }
         if self.json:
-            print(json.dumps(without_nan(about | {"tensors": tensors}), indent=2))
+            print(json.dumps(replace_nan(report | {"tensors": tensors}), indent=2))
         else:
-            show(about, tensors)
+            print_report(report, tensors)
         return 0
 
 
-def show(about: dict, tensors: dict[str, dict]) -> None:
-    """Prints it as a table."""
-    config = ", ".join(f"{name} {value}" for name, value in about["config"].items())
-    print(f"{about['path']}: {about['format']}, {about['parameters']:,} parameters")
-    print(f"config: {config}; tokenizer {about['tokenizer'] or 'unknown'}\n")
+def print_report(report: dict[str, Any], tensors: dict[str, dict[str, Any]]) -> None:
+    """Print the report as text and a table."""
+    config = ", ".join(f"{name} {value}" for name, value in report["config"].items())
+    print(f"{report['path']}: {report['format']}, {report['parameters']:,} parameters")
+    print(f"config: {config}; tokenizer {report['tokenizer'] or 'unknown'}\n")
     shapes = {name: " x ".join(map(str, tensor["shape"])) for name, tensor in tensors.items()}
-    wide, broad = (max(map(len, texts), default=0) for texts in (tensors, shapes.values()))
-    head = "".join(f"{name:>11}" for name in NUMBERS)
-    print(f"{'tensor':<{wide}}  {'shape':<{broad}}  {'dtype':<8} {head}")
+    name_width = max(map(len, tensors), default=0)
+    shape_width = max(map(len, shapes.values()), default=0)
+    head = "".join(f"{name:>11}" for name in COLUMNS)
+    print(f"{'tensor':<{name_width}}  {'shape':<{shape_width}}  {'dtype':<8} {head}")
     for name, tensor in tensors.items():
-        numbers = "".join(f"{tensor[key]:>11.4g}" for key in NUMBERS)
-        odd = "".join(f"  {tensor[key]:,} {key}!" for key in ("nan", "inf") if tensor[key])
-        print(f"{name:<{wide}}  {shapes[name]:<{broad}}  {tensor['dtype']:<8} {numbers}{odd}")
-    odd = [name for name, tensor in tensors.items() if tensor["nan"] or tensor["inf"]]
-    print(f"\n{len(tensors)} tensors, " + (f"{len(odd)} of them with nan or inf: {', '.join(odd)}"
-                                           if odd else "all numbers finite"))  # fmt: skip
+        numbers = "".join(f"{tensor[key]:>11.4g}" for key in COLUMNS)
+        marks = "".join(f"  {tensor[key]:,} {key}!" for key in ("nan", "inf") if tensor[key])
+        layout = f"{shapes[name]:<{shape_width}}  {tensor['dtype']:<8}"
+        print(f"{name:<{name_width}}  {layout} {numbers}{marks}")
+    bad = [name for name, tensor in tensors.items() if tensor["nan"] or tensor["inf"]]
+    print(f"\n{len(tensors)} tensors, " + (f"{len(bad)} of them with nan or inf: {', '.join(bad)}"
+                                           if bad else "all numbers finite"))  # fmt: skip
 
 
-def without_nan(value):
-    """The same with None for nan, which JSON has not."""
+def replace_nan(value: Any) -> Any:
+    """Replace nan and infinity by None: JSON has neither."""
     if isinstance(value, dict):
-        return {key: without_nan(one) for key, one in value.items()}
+        return {key: replace_nan(one) for key, one in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,51 +1,70 @@
-"""The flags that name a model and a batch: a preset, and what of it is to be otherwise."""
+"""The flags that choose a model and a batch: a preset, and values that replace the preset's."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from npgpt.config import PresetName, RunConfig, defaults
+from npgpt.cli.common import default
+from npgpt.config import Config, PresetName, RunConfig, TrainingConfig, defaults
+
+FromPreset = Annotated[int | None, default("the preset's", "INT")]
+Part = TypeVar("Part", Config, TrainingConfig)
 
 
 @dataclass(kw_only=True)
 class ModelFlags:
-    """A preset, and what of it is to be otherwise."""
+    """A preset, and values that replace the preset's.
+
+    Parameters
+    ----------
+    preset
+        Source of every value that is not given.
+    batch_size
+        Windows, sequences of context_length tokens, per batch.
+    context_length
+        Maximum number of tokens in a sequence.
+    vocab_size
+        Number of tokens in the vocabulary.
+    n_layer
+        Number of blocks.
+    n_head
+        Number of attention heads per block.
+    n_embd
+        Embedding size: a multiple of n_head.
+    dropout
+        Dropout rate, in [0, 1).
+    tied
+        Use the token embedding as the output head.
+    dtype
+        Data type of parameters and activations. With bfloat16, only the operands of matrix products
+        are rounded; everything else is float32.
+    ops
+        Backend: compiled Numba kernels, or plain NumPy.
+    """
 
     preset: PresetName = "tiny"
-    """Where everything that is not given comes from."""
-    batch_size: int | None = None
-    """Windows that go through the model together [default: the preset's]."""
-    context_length: int | None = None
-    """Tokens in a window [default: the preset's]."""
-    vocab_size: int | None = None
-    """How many different tokens there are [default: the preset's]."""
-    n_layer: int | None = None
-    """How many blocks [default: the preset's]."""
-    n_head: int | None = None
-    """Attention heads in each block [default: the preset's]."""
-    n_embd: int | None = None
-    """How wide: a multiple of n_head [default: the preset's]."""
-    dropout: float | None = None
-    """The rate [default: the preset's]."""
-    tied: bool | None = None
-    """Is the output head the token embedding? [default: the preset's]"""
+    batch_size: FromPreset = None
+    context_length: FromPreset = None
+    vocab_size: FromPreset = None
+    n_layer: FromPreset = None
+    n_head: FromPreset = None
+    n_embd: FromPreset = None
+    dropout: Annotated[float | None, default("the preset's", "FLOAT")] = None
+    tied: Annotated[bool | None, default("the preset's", "{True,False}")] = None
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
-    """Of parameters and everything computed from them; bfloat16 is of products alone, all else
-    stays float32."""
     ops: Literal["fused", "numpy"] = "fused"
-    """The backend: Numba kernels, or the plain NumPy that is there to be read."""
 
     def settings(self) -> RunConfig:
-        """The settings of the run that is meant. Raises InputError where they make no sense."""
+        """Return the settings. Raise ConfigError if they are invalid."""
         chosen = defaults(self.preset)
         return replace(
             chosen,
-            config=self.changed(chosen.config),
-            training=self.changed(chosen.training),
+            config=self.override(chosen.config),
+            training=self.override(chosen.training),
             dtype=self.dtype,
             ops=self.ops,
         )
 
-    def changed(self, part):
-        """A part of the preset's settings, with the values that were given."""
-        given = {field.name: getattr(self, field.name, None) for field in fields(part)}
-        return replace(part, **{name: value for name, value in given.items() if value is not None})
+    def override(self, part: Part) -> Part:
+        """Return a part of the settings with the values that were given."""
+        values: dict[str, Any] = {f.name: getattr(self, f.name, None) for f in fields(part)}
+        return replace(part, **{name: value for name, value in values.items() if value is not None})

@@ -12,24 +12,31 @@ from npgpt.errors import InputError, RunError
 
 @dataclass(kw_only=True)
 class Quantize:
-    """Write a model with its matrices in fewer bits: a file to generate from, not to train."""
+    """Write a model with int8 or bfloat16 matrices: for generation, not for training.
+
+    Parameters
+    ----------
+    model
+        A run directory, weights in any supported format, or gpt2-small to gpt2-xl once downloaded.
+    to
+        File to write. It must not exist.
+    weights
+        int8 takes a quarter of the bytes of float32, bfloat16 half. docs/precision.md shows the
+        loss of accuracy.
+    """
 
     model: tyro.conf.Positional[Path]
-    """A run's folder, weights of any format, or gpt2-small to gpt2-xl once downloaded."""
     to: Path
-    """The file to write; it may not be there yet."""
     weights: Literal["int8", "bfloat16"] = "int8"
-    """int8 takes a quarter of float32's bytes, bfloat16 half: docs/precision.md says what it
-    costs."""
 
     def run(self) -> int:
-        """The exit code."""
+        """Write the file; return the exit status."""
         from npgpt.weights import formats, quantized_file
 
         source = formats.open_weights(resolve(self.model))
         try:
             if self.to.exists():
-                raise InputError(f"{self.to} is there already: choose another --to")
+                raise InputError(f"{self.to} already exists: choose another --to")
             quantized_file.write_quantized(self.to, source, self.weights)
             written = self.to.stat().st_size
         except OSError as error:

@@ -1,151 +1,178 @@
 """npgpt train."""
 
 import contextlib
+import functools
 import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from npgpt.cli.common import announce_compilation
+from npgpt.cli.common import announce_compilation, default
+from npgpt.cli.train_flags import RunFlags
 from npgpt.config import RunConfig
 from npgpt.errors import RunError
+
+if TYPE_CHECKING:
+    from npgpt.data.dataset import Tokens
+    from npgpt.training.progress_bar import ProgressBar
+    from npgpt.training.run_dir import RunDir
+    from npgpt.training.trainer import Trainer
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 @dataclass(kw_only=True)
 class Train:
-    """Train a model on a text. The defaults are the preset's: npgpt train --preset book --help."""
+    """Train a model on a text. Defaults of a preset: npgpt train --preset book --help.
 
-    settings: tyro.conf.OmitArgPrefixes[RunConfig]
-    out: Path | None = None
-    """The folder for everything the run makes [default: runs/PRESET-1, -2, ...]."""
-    resume: Path | None = None
-    """Go on with the run in this folder. Only --epochs, --steps and --checkpoint-every may change,
-    and --data if it is the same text."""
+    Parameters
+    ----------
+    out
+        Directory for the files of the run.
+    resume
+        Resume the run in this directory. Only --epochs, --steps and --checkpoint-every may change,
+        and --data if the text is the same.
+    """
+
+    flags: Annotated[tyro.conf.OmitArgPrefixes[RunFlags], tyro.conf.arg(name="")]
+    out: Annotated[Path | None, default("runs/PRESET-1, then -2, ...", "PATH")] = None
+    resume: Annotated[Path | None, default("a new run", "PATH")] = None
+
+    @functools.cached_property
+    def settings(self) -> RunConfig:
+        """The settings of the run. Raises ConfigError if they are invalid."""
+        return self.flags.validated()
 
     def run(self) -> int:
-        """The exit code."""
+        """Train and return the exit status."""
         with announce_compilation(self.settings.ops):
             return self.train()
 
     def train(self) -> int:
-        """Begins or goes on with a run, to its end or a Ctrl-C; the exit code."""
+        """Start or resume a run; train to its end or to Ctrl-C. Return the exit status."""
         from npgpt.data import dataset
         from npgpt.data.tokenizer import tokenizer
         from npgpt.performance import system_info
         from npgpt.training import run, run_dir, run_state
-        from npgpt.training.progress_bar import Report
+        from npgpt.training.progress_bar import ProgressBar
 
         if self.settings.dtype == "bfloat16" and not system_info.multiplies_bfloat16():
             print(f"{system_info.NO_BFLOAT16}: training in bfloat16 will be slow", file=sys.stderr)
-        home = self.resume and run_dir.run_dir_of(self.resume)
-        path = self.out or home or run_dir.next_run_dir(self.settings.preset)
-        place = run_dir.RunDir(path)
-        if path != home:
-            place.vacant()
+        resumed = self.resume and run_dir.run_dir_of(self.resume)
+        path = self.out or resumed or run_dir.next_run_dir(self.settings.preset)
+        directory = run_dir.RunDir(path)
+        if path != resumed:
+            directory.require_unused()
         if self.resume is None:
             tokens = dataset.read_tokens(self.settings)
-            if self.settings.init_from is None:  # the first kernels are those that draw
+            if self.settings.init_from is None:  # the first kernels to run draw the parameters
                 self.compile(self.settings.init)
             trainer = run.start(self.settings, tokens)
         else:
-            _, model, saved = run_state.read_saved(self.resume)
+            _, model, saved = run_state.read(self.resume)
             tokens = dataset.read_tokens(self.settings)
             trainer = run.resume(self.settings, tokens, model, saved)
-        place.open(self.settings, tokens, trainer)
+        directory.open(self.settings, tokens, trainer)
         self.compile()
 
         encoding = tokenizer(self.settings.tokenizer)
         progress = trainer.progress
-        with Report(trainer.total_steps, encoding, done=progress.step) as report, Stop() as stop:
-            report.say(describe(trainer, tokens, path))
+        with (
+            ProgressBar(trainer.total_steps, encoding, done=progress.step) as bar,
+            StopRequest() as stop,
+        ):
+            bar.print(describe(trainer, tokens, path))
             try:
-                interrupted = self.follow(trainer, place, report, stop)
+                interrupted = self.follow(trainer, directory, bar, stop)
             except RunError as error:
                 with contextlib.suppress(RunError):
-                    place.plot(trainer)
-                raise RunError(f"{error}{kept(path)}") from None
-        place.plot(trainer)
+                    directory.plot(trainer)
+                raise RunError(f"{error}{last_checkpoint(path)}") from None
+        directory.plot(trainer)
         if interrupted:
-            print(f"Stopped after step {progress.step - 1}; everything is saved in {path}")
-            print(f"Go on with: npgpt train --resume {path}")
+            print(f"Stopped after step {progress.step - 1}; the checkpoint is saved in {path}")
+            print(f"Resume with: npgpt train --resume {path}")
             return INTERRUPTED
-        for name, what in run_dir.CONTENTS.items():
-            print(f"{path / name!s:<32} {what}")
-        print(
-            f'Go on with: npgpt generate --model {path} --prompt "{self.settings.training.prompt}"'
-        )
+        for name, content in run_dir.CONTENTS.items():
+            print(f"{path / name!s:<32} {content}")
+        print(f'Next: npgpt generate --model {path} --prompt "{self.settings.training.prompt}"')
         return 0
 
     def compile(self, scheme: str | None = None) -> None:
-        """What training needs compiled, before it does: nothing where some of it is already."""
+        """Compile the kernels of training in two processes if none is in Numba's cache."""
         from npgpt.performance import precompile
 
         if self.settings.ops == "fused":
             dropout = self.settings.config.dropout
             precompile.compile_kernels("train", self.settings.dtype, scheme, dropout)
 
-    def follow(self, trainer, folder, report, stop) -> bool:
-        """Trains to the end, or to the step in which somebody pressed Ctrl-C (then True)."""
+    def follow(
+        self, trainer: "Trainer", directory: "RunDir", bar: "ProgressBar", stop: "StopRequest"
+    ) -> bool:
+        """Show and store every event. Return True if the user asked to stop."""
         from npgpt.training.trainer import Evaluation, Sample, Step
 
         every, saved_at = self.settings.training.checkpoint_every, None
         for event in trainer.events():
-            report.show(event)
+            bar.show(event)
             match event:
                 case Evaluation():
-                    folder.add_evaluation(event)
+                    directory.add_evaluation(event)
                 case Sample():
-                    folder.add_sample(event)
+                    directory.add_sample(event)
                 case Step(step=step, ends_epoch=ends_epoch):
                     due = (step + 1) % every == 0 if every else ends_epoch
-                    if due or stop.asked:
-                        folder.save(trainer)
+                    if due or stop.requested:
+                        directory.save(trainer)
                         saved_at = step
-                    if stop.asked:
+                    if stop.requested:
                         return True
         if saved_at != trainer.progress.step - 1 and trainer.progress.step:
-            folder.save(trainer)
+            directory.save(trainer)
         return False
 
 
-class Stop:
-    """`with Stop() as stop`: the first Ctrl-C sets `stop.asked`, the second interrupts."""
+class StopRequest:
+    """`with StopRequest() as stop`: the first Ctrl-C sets `stop.requested`, the second interrupts.
 
-    asked = False
+    SIGTERM counts as Ctrl-C.
+    """
 
-    def __enter__(self):
-        self.before = {s: signal.signal(s, self.ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    requested = False
+
+    def __enter__(self) -> "StopRequest":
+        signals = (signal.SIGINT, signal.SIGTERM)
+        self.before = {number: signal.signal(number, self.handle) for number in signals}
         return self
 
-    def ask(self, number, frame):
-        """What a signal does."""
-        if self.asked:
+    def handle(self, number: int, frame: object) -> None:
+        """Handle a signal."""
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True
         print("\nFinishing this step, then saving ...", file=sys.stderr)
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
 
-def describe(trainer, tokens, path: Path) -> str:
-    """The first line of a run."""
+def describe(trainer: "Trainer", tokens: "Tokens", path: Path) -> str:
+    """Return the first line of a run's output."""
     model, c = trainer.model, trainer.model.config
     return (
-        f"{model.size:,} parameters ({c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide, "
-        f"context {c.context_length}), {len(tokens.train):,} tokens to train on, "
-        f"{len(tokens.val):,} to validate, {trainer.total_steps} steps -> {path}"
+        f"{model.size:,} parameters (layers {c.n_layer}, heads {c.n_head}, embedding {c.n_embd}, "
+        f"context {c.context_length}); {len(tokens.train):,} training tokens, "
+        f"{len(tokens.val):,} validation tokens; {trainer.total_steps} steps; output in {path}"
     )
 
 
-def kept(path: Path) -> str:
-    """Where what a failed run has made so far is to be found."""
+def last_checkpoint(path: Path) -> str:
+    """Return a sentence that names the last checkpoint of a failed run, or nothing."""
     from npgpt.weights.formats import CHECKPOINT
 
-    where = path / CHECKPOINT
-    return f". The last good checkpoint is {where}" if where.exists() else ""
+    file = path / CHECKPOINT
+    return f". The last good checkpoint is {file}" if file.exists() else ""

@@ -1,18 +1,65 @@
-"""The flags of `npgpt train`: their defaults, and which of them fit together."""
+"""The flags of `npgpt train`: their defaults, and checks against a run or model named by a flag."""
 
 import argparse
 import contextlib
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from npgpt.cli.train import Train
-from npgpt.config import PRESETS, VOCABULARIES, RunConfig, defaults
-from npgpt.errors import InputError
+from npgpt.config import PRESETS, VOCABULARIES, Config, RunConfig, TrainingConfig, defaults
+from npgpt.errors import ConfigError
+
+if TYPE_CHECKING:
+    from npgpt.cli.train import Train
+
+
+# Values are validated after parsing: an error in __post_init__ would end in tyro's own message.
+class ModelShape(Config):
+    """Shape of the model."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
+class Hyperparameters(TrainingConfig):
+    """Hyperparameters."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFlags(RunConfig):
+    """Everything that determines the result of a run."""
+
+    config: ModelShape
+    training: Hyperparameters
+
+    def __post_init__(self) -> None:
+        pass
+
+    @classmethod
+    def of(cls, settings: RunConfig) -> "RunFlags":
+        """Return flags with these values as defaults."""
+        parts = {
+            "config": ModelShape(**vars(settings.config)),
+            "training": Hyperparameters(**vars(settings.training)),
+        }
+        return cls(**vars(settings) | parts)
+
+    def validated(self) -> RunConfig:
+        """Return the settings. Raise ConfigError if they are invalid."""
+        parts = {
+            "config": Config(**vars(self.config)),
+            "training": TrainingConfig(**vars(self.training)),
+        }
+        return RunConfig(**vars(self) | parts)
 
 
 def train_defaults(arguments: Sequence[str]) -> RunConfig:
-    """The settings of a preset, of a run to resume, or of weights to start from."""
+    """Return the settings of a preset, of a run to resume, or of weights to start from."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for flag in ("--preset", "--tokenizer", "--resume", "--init-from", "--init_from"):
         first.add_argument(flag)
@@ -25,16 +72,16 @@ def train_defaults(arguments: Sequence[str]) -> RunConfig:
         if known.preset in (None, *PRESETS) and known.tokenizer in (None, *VOCABULARIES):
             settings = defaults(known.preset or "tiny", tokenizer_name=known.tokenizer)
             if known.init_from is not None:
-                settings = take_over(settings, Path(known.init_from))
+                settings = with_weights(settings, Path(known.init_from))
             return settings
-    return defaults("tiny")  # the real parser will say what is wrong
+    return defaults("tiny")  # the real parser reports the mistake
 
 
-def take_over(settings: RunConfig, path: Path) -> RunConfig:
-    """The settings with the shape, and the tokenizer, of given weights."""
+def with_weights(settings: RunConfig, path: Path) -> RunConfig:
+    """Return the settings with the shape, the tokenizer and the dtype of the weights at `path`."""
     from npgpt.training import run
 
-    source = run.trainable(path)
+    source = run.open_trainable(path)
     config = dataclasses.replace(source.config, dropout=settings.config.dropout)
     return dataclasses.replace(
         settings,
@@ -44,34 +91,35 @@ def take_over(settings: RunConfig, path: Path) -> RunConfig:
     )
 
 
-def check_flags(command: Train, before: RunConfig) -> None:
-    """Raises InputError for a flag that contradicts the run to resume or the given weights."""
-    saved, asked = flat(before), flat(command.settings)
+def check_flags(command: "Train", before: RunConfig) -> None:
+    """Raise ConfigError if a flag contradicts the run to resume or the weights to start from."""
+    settings = command.settings
+    saved, given = flat(before), flat(settings)
     if command.resume is not None:
-        way, source = "resume", command.resume
+        flag, source = "resume", str(command.resume)
         free = {"epochs", "steps", "checkpoint_every", "data"}  # a text's tokens are compared later
-    elif command.settings.init_from is not None:
-        way, source = "init-from", command.settings.init_from
+    elif settings.init_from is not None:
+        flag, source = "init-from", settings.init_from
         free = saved.keys() - {"vocab_size", "n_layer", "n_head", "n_embd", "qkv_bias", "tied",
                                "tokenizer", "dtype"}  # fmt: skip
-        if saved["dtype"] == command.settings.parameter_dtype:
+        if saved["dtype"] == settings.parameter_dtype:
             free |= {"dtype"}  # bfloat16 products of float32 parameters
-        if asked["context_length"] > saved["context_length"]:
-            raise InputError(
-                f"--context-length {asked['context_length']} does not fit: {source} has positions "
-                f"for {saved['context_length']}. They can be cropped, not stretched"
+        if given["context_length"] > saved["context_length"]:
+            raise ConfigError(
+                f"--context-length {given['context_length']} does not fit: {source} has positions "
+                f"for {saved['context_length']}. They can be cropped, but not extended"
             )
     else:
         return
-    for name, value in asked.items():
+    for name, value in given.items():
         if name not in free and value != saved[name]:
-            raise InputError(
+            raise ConfigError(
                 f"--{name.replace('_', '-')} {value} does not fit: {source} was made with "
-                f"{saved[name]}. Leave the flag out, or begin anew without --{way}"
+                f"{saved[name]}. Leave the flag out, or start a new run without --{flag}"
             )
 
 
-def flat(settings: RunConfig) -> dict:
-    """All settings side by side, by the names of their flags."""
+def flat(settings: RunConfig) -> dict[str, Any]:
+    """Return all settings in one dict, by the names of their flags."""
     both = dataclasses.asdict(settings.config) | dataclasses.asdict(settings.training)
     return {k: v for k, v in vars(settings).items() if k not in ("config", "training")} | both

@@ -1,6 +1,7 @@
-"""A text as windows in which every token but the first is predicted once."""
+"""Evaluate a model on a text: split it into windows that predict every token but the first once."""
 
 import math
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -9,23 +10,83 @@ from npgpt.data.tokenizer import encode, tokenizer
 from npgpt.errors import InputError
 from npgpt.gpt import GPT
 
+Batch = tuple[Array, Array]  # inputs (B, T) and targets (B, n)
 
-def tokens_of(model: GPT, text: str) -> Array:
-    """The ids (N,) of a text under the model's own tokenizer."""
-    tokens = np.asarray(encode(tokenizer(model.tokenizer or "gpt2"), text), np.int64)
-    if len(tokens) < 2:
-        raise InputError(f"the text has {len(tokens)} token: there is no second one to predict")
-    return tokens
+
+def evaluate(
+    model: GPT,
+    text: str | Array,
+    *,
+    context_length: int | None = None,
+    stride: int | None = None,
+    batch_size: int = 2,
+    track: Callable[[list[Batch]], Iterable[Batch]] = iter,
+) -> float:
+    """Return the loss of a model on a text: the mean over all tokens but the first.
+
+    Parameters
+    ----------
+    model : GPT
+    text : str or (N,) int array
+        A text, or its token ids.
+    context_length : int, optional
+        Tokens per window, default the model's.
+    stride : int, optional
+        Tokens from the start of one window to the start of the next, default `context_length`. With
+        a smaller stride each window predicts only its last `stride` tokens, so that these have a
+        longer context; 512 is common for GPT-2.
+    batch_size : int, default 2
+        Windows per batch. It affects time and memory, not the result.
+    track : callable, optional
+        Wraps the list of batches, for example `tqdm.tqdm` for a progress bar.
+
+    Returns
+    -------
+    loss : float
+        Mean cross-entropy without dropout, in nats per token.
+
+    Raises
+    ------
+    InputError
+        If the text has fewer than two tokens, or a number is out of range.
+    """
+    tokens = encode_text(model, text) if isinstance(text, str) else np.asarray(text)
+    if tokens.ndim != 1 or len(tokens) < 2:
+        raise InputError(f"the text must have at least 2 tokens to predict one, got {tokens.size}")
+    for name, value in dict(
+        batch_size=batch_size, context_length=context_length, stride=stride
+    ).items():
+        if value is not None and value < 1:
+            raise InputError(f"{name} is {value}, but must be at least 1")
+    longest = model.config.context_length
+    length = context_length or longest
+    if length > longest:
+        raise InputError(f"context_length is {length}, but must be at most the model's {longest}")
+    if stride is not None and stride > length:
+        raise InputError(
+            f"stride is {stride}, but must be at most the context length {length}: "
+            "tokens between two windows would be left out"
+        )
+    total, count = 0.0, 0
+    for inputs, targets in track(batches(tokens, length, batch_size, stride)):
+        total += float(model.evaluate(inputs, targets)) * targets.size
+        count += targets.size
+    return total / count
+
+
+def encode_text(model: GPT, text: str) -> Array:
+    """Return the token ids (N,) of a text under the model's tokenizer."""
+    return np.asarray(encode(tokenizer(model.tokenizer or "gpt2"), text), np.int64)
 
 
 def batches(
     tokens: Array, context_length: int, batch_size: int, stride: int | None = None
-) -> list[tuple[Array, Array]]:
-    """Inputs (B, T) and the targets (B, n) of their last n tokens, n = T in the first window.
+) -> list[Batch]:
+    """Return inputs (B, T) and the targets (B, n) of their last n tokens; n = T in the first.
 
-    `stride`: tokens from one window to the next, by default the context length, as in the book:
-    then every window begins with nothing to go on. A smaller one shows each window what stands
-    before the `stride` tokens that it predicts. A last, shorter window stands alone.
+    `stride`: tokens between the starts of two windows, by default the context length, as in the
+    book: then the first tokens of every window are predicted with almost no context. With a smaller
+    stride, n = stride. Windows of equal shape share a batch; a shorter last window is alone.
     """
     stride = context_length if stride is None else stride
     inputs, targets = tokens[:-1], tokens[1:]
@@ -35,15 +96,19 @@ def batches(
         windows.append((inputs[start:end], targets[before:end]))
         if end == len(inputs):
             break
-    batches = []
+    found = []
     while windows:
         shapes = [tuple(map(len, window)) for window in windows[:batch_size]]
-        alike = sum(shape == shapes[0] for shape in shapes)
-        batches.append(tuple(np.stack(part) for part in zip(*windows[:alike], strict=True)))
-        windows = windows[alike:]
-    return batches
+        equal = sum(shape == shapes[0] for shape in shapes)
+        x, y = zip(*windows[:equal], strict=True)
+        found.append((np.stack(x), np.stack(y)))
+        windows = windows[equal:]
+    return found
 
 
 def perplexity(loss: float) -> float:
-    """exp(loss): between how many equally likely tokens the model hesitates."""
+    """Return exp(loss), or infinity if that overflows.
+
+    A perplexity of n means the model is as uncertain as between n equally likely tokens.
+    """
     return math.exp(loss) if loss < 700 else math.inf

@@ -1,1 +1,1 @@
-"""Comparisons of two models, and of this program with the numbers in the book."""
+"""Comparisons of two models, and of npgpt with the numbers in the book."""

@@ -1,19 +1,19 @@
-"""The ladder: what chapter 5 of the book prints, rung by rung, beside what this machine prints.
+"""Reproduction checks: the numbers in chapter 5 of the book beside those of this machine.
 
-Each rung stands on the ones before it. Where the first one differs is where to look: the random
-stream, the parameters drawn from it, the forward pass, the loader, one training step, many.
+Each check depends on the ones before it, so the first one that differs locates the mistake: the
+random stream, the parameters drawn from it, the forward pass, the loader, one step, or many.
 Expected values: "Build a Large Language Model (from Scratch)", chapter 5, with seed 123; those that
 the book does not print were taken from PyTorch 2.13 running the book's program.
 """
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from npgpt import backends
+from npgpt.arrays import Array
 from npgpt.config import RunConfig, defaults
 from npgpt.data.dataset import Tokens, read_tokens
 from npgpt.gpt import GPT
@@ -52,87 +52,90 @@ LOG = {  # step -> training and validation loss, to the digits printed
 STEPS = 90
 
 
-class Check(NamedTuple):
-    """One line of the ladder."""
+@dataclass(frozen=True)
+class Check:
+    """One check: the value in the book beside the value computed here."""
 
-    what: str
+    name: str
     expected: str
-    got: str
-    difference: float  # 0 where both are the same words or the same bits, inf where they are not
-    allowed: float  # what the printed digits, or float32 sums in another order, account for
+    actual: str
+    difference: float  # of values compared exactly: 0 if they are equal, else inf
+    tolerance: float  # the rounding of printed digits, or of float32 sums in another order
 
     @property
     def holds(self) -> bool:
-        """Is the difference within what is allowed?"""
-        return self.difference <= self.allowed
+        """True if the difference is within the tolerance."""
+        return self.difference <= self.tolerance
 
 
 def run_checks(data: str, steps: int, *, ops: str = "fused") -> Iterator[Check | Step]:
-    """Yields the rungs as they are reached, and every training Step in between.
+    """Run the checks. Yield each of them, and every training Step in between.
 
-    `data`: The Verdict, as for `npgpt train --data`. `steps`: how much of the log to walk.
-    `ops`: "fused" or "numpy".
+    `data`: The Verdict, as for `npgpt train --data`. `steps`: number of steps of the training log
+    to compare. `ops`: "fused" or "numpy".
     """
     settings = replace(defaults("book"), data=data, ops=ops)
     tokens, module = read_tokens(settings), backends.get(settings.ops, dtype=settings.dtype)
     stream = Generator(SEED, ops=module).uniform(3)
-    yield numbers("torch.rand(3)", (0.2961, 0.5166, 0.2517), stream, digits=4)
+    yield check_numbers("torch.rand(3)", (0.2961, 0.5166, 0.2517), stream, digits=4)
 
     model = GPT(settings.config, seed=SEED, scheme="book", ops=module)
-    yield words("parameters (sha256)", PARAMETERS[:16], digest(model)[:16])
+    yield check_equal("parameters (sha256)", PARAMETERS[:16], digest(model)[:16])
     new = generate(model, PROMPT, len(UNTRAINED))
-    got = tuple(int(token[0]) for token in new)
-    first_ids = (", ".join(map(str, ids[:4])) for ids in (UNTRAINED, got))
-    yield words("untrained text, first ids", *first_ids, same=got == UNTRAINED)
+    ids = tuple(int(token[0]) for token in new)
+    shown = (", ".join(map(str, some[:4])) for some in (UNTRAINED, ids))
+    yield check_equal("untrained text, first ids", *shown, equal=ids == UNTRAINED)
     loss = model.evaluate(INPUTS, TARGETS)
-    yield numbers("loss of the small batch", (10.7940,), (loss,), digits=4)
-    yield from losses(settings, model, tokens)
+    yield check_numbers("loss of the small batch", (10.7940,), (loss,), digits=4)
+    yield from check_losses(settings, model, tokens)
     del model
-    yield from log(settings, steps, tokens)
+    yield from check_log(settings, steps, tokens)
 
 
-def losses(settings: RunConfig, model: GPT, tokens: Tokens) -> Iterator[Check]:
-    """The losses before training: all batches of both loaders, after a fresh manual_seed."""
-    every = replace(settings.training, eval_batches=None)
-    run = start(replace(settings, training=every), tokens, model=model)
-    got = run.evaluate()
-    # 1e-6 of 11 is one step of float32: PyTorch adds in another order
-    for what, expected, value in zip(
+def check_losses(settings: RunConfig, model: GPT, tokens: Tokens) -> Iterator[Check]:
+    """Check the losses before training: all batches of both loaders, after a new manual_seed."""
+    training = replace(settings.training, eval_batches=None)
+    trainer = start(replace(settings, training=training), tokens, model=model)
+    # 1e-6 is one float32 ulp at 11: PyTorch adds in another order
+    for name, expected, actual in zip(
         ("training loss, untrained", "validation loss, untrained"),
         (10.98758347829183, 10.98110580444336),
-        got,
+        trainer.split_losses(),
         strict=True,
     ):
-        yield Check(what, f"{expected:.6f}", f"{value:.6f}", abs(value - expected), 2e-6)
+        yield Check(name, f"{expected:.6f}", f"{actual:.6f}", abs(actual - expected), 2e-6)
 
 
-def log(settings: RunConfig, steps: int, tokens: Tokens) -> Iterator[Check | Step]:
-    """The training log, as far as `steps` go."""
+def check_log(settings: RunConfig, steps: int, tokens: Tokens) -> Iterator[Check | Step]:
+    """Check the training log of the first `steps` steps."""
     training = replace(settings.training, steps=min(steps, STEPS))
-    run = start(replace(settings, training=training), tokens)
-    for event in run.events():
+    for event in start(replace(settings, training=training), tokens).events():
         if isinstance(event, Evaluation):
-            got = event.train_loss, event.val_loss
-            yield numbers(f"log, step {event.step:06d}", LOG[event.step], got, digits=3)
+            actual = event.train_loss, event.val_loss
+            yield check_numbers(f"log, step {event.step:06d}", LOG[event.step], actual, digits=3)
         elif isinstance(event, Step):
             yield event
 
 
-def numbers(what: str, expected, got, *, digits: int) -> Check:
-    """A rung of printed numbers: what rounding to the printed digits accounts for is allowed."""
-    difference = max(abs(float(g) - e) for e, g in zip(expected, got, strict=True))
-    shown = (", ".join(f"{float(x):.{digits}f}" for x in values) for values in (expected, got))
-    return Check(what, *shown, difference, 0.5 * 10.0**-digits * (1 + 1e-6))
+def check_numbers(
+    name: str, expected: Sequence[float], actual: Sequence[float] | Array, *, digits: int
+) -> Check:
+    """Compare printed numbers. The tolerance is the rounding to the printed digits."""
+    difference = max(abs(float(a) - e) for e, a in zip(expected, actual, strict=True))
+    here, book = (
+        ", ".join(f"{float(x):.{digits}f}" for x in values) for values in (actual, expected)
+    )
+    return Check(name, book, here, difference, 0.5 * 10.0**-digits * (1 + 1e-6))
 
 
-def words(what: str, expected: str, got: str, *, same: bool | None = None) -> Check:
-    """A rung that is the same or not."""
-    same = expected == got if same is None else same
-    return Check(what, expected, got, 0.0 if same else float("inf"), 0.0)
+def check_equal(name: str, expected: str, actual: str, *, equal: bool | None = None) -> Check:
+    """Compare two texts exactly. `equal`: the result of comparing the values they abbreviate."""
+    equal = expected == actual if equal is None else equal
+    return Check(name, expected, actual, 0.0 if equal else float("inf"), 0.0)
 
 
 def digest(model: GPT) -> str:
-    """sha256 over all parameters in the order of their names, little-endian float32."""
+    """Return the SHA-256 of all parameters, ordered by name, as little-endian float32."""
     total = hashlib.sha256()
     for _, array in named(model.params):
         total.update(np.ascontiguousarray(array, "<f4"))

@@ -1,1 +1,1 @@
-"""Profiles, estimates and the limits of the machine."""
+"""Profiles, estimates, and the lower bounds that the machine sets."""

@@ -1,132 +1,136 @@
-"""How fast would a config train here, and how long would it take? From a minute of measuring.
+"""Estimate how fast a config trains on this machine, from one minute of measurements.
 
-Real training steps are timed, with fewer layers where all of them would take too long or too much
-memory. Every block does the same work, so the seconds of a step are a straight line over the number
-of layers: what embedding, head and loss take, and so much for each block. The line goes through the
-smallest and the largest model that was timed; one between them shows how far the line is off.
+Training steps are timed, with fewer layers if all of them would take too much time or memory. Every
+block does the same work, so the time of a step is linear in the number of layers: a constant for
+embedding, head and loss, plus a constant per block. The line goes through the smallest and the
+largest model that was timed. A third model between them shows the error of the line.
 """
 
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import NamedTuple
+from typing import Literal
 
 from npgpt import backends
 from npgpt.config import Config, RunConfig
 from npgpt.model import params
 from npgpt.performance import flops, roofline
-from npgpt.performance.profile import MOST_ROWS, training_step
+from npgpt.performance.profile import PEAK_ROWS, prepare_training_step
 from npgpt.system.machine import memory
 
-BUDGET = 45.0  # seconds for all steps that are timed; the rest of the minute is for the peak
-STEPS = 2  # of each model, at least; the first of them meets new memory and is not counted
-ENOUGH = 2.0  # seconds of steps that are soon done
-SLOW = 2.0  # times its floor: what a step is taken to need before one has been timed
-ROOM = 0.8  # of the available memory that may be used
-ACTIVATIONS = 20  # arrays (N, C) of a block: 16 wait for backward, the others are soon gone
+BUDGET = 45.0  # seconds for all timed steps; the rest of the minute is for the peak
+STEPS = 2  # least number of steps per model; the first one allocates memory and is not counted
+MIN_SECONDS = 2.0  # least time spent on one model
+SLOWDOWN = 2.0  # assumed time of a step over its lower bound, before one has been timed
+MEMORY_FRACTION = 0.8  # of the available memory that may be used
+ACTIVATIONS = 20  # arrays (N, C) per block: 16 are kept for backward, the others are short-lived
 
 
-class Point(NamedTuple):
-    """A model that was timed."""
+@dataclass(frozen=True)
+class TimedModel:
+    """The number of layers of a model that was timed, and the seconds of one step."""
 
     layers: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What has been measured so far."""
+
+    batch_size: int  # windows per step
+    blas_rate: float  # operations per second of NumPy's BLAS in the products of a block
+    points: tuple[TimedModel, ...]  # one layer, as many as the time allows, and some between
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The training speed with all layers."""
+
     seconds: float  # of one step
-
-
-class Measured(NamedTuple):
-    """What was measured."""
-
-    batch: int  # windows of a step
-    rate: float  # operations a second of NumPy's BLAS in the products of a block
-    points: tuple[Point, ...]  # one layer, as many as there is time for, some between
-
-
-class Estimate(NamedTuple):
-    """What follows from it."""
-
-    seconds: float  # of one step with all layers
-    way: str  # to the seconds: "measured", "line" or "operations"
-    miss: float | None  # how far the line is off between its ends, relative to what was timed there
+    method: Literal["measured", "line", "operations"]
+    line_error: float | None  # of the line at the model between its ends, relative to its time
     tokens_per_s: float
     operations: int  # of one step
-    share: float  # operations a second, of the rate that products alone reach
+    utilization: float  # operations per second over `blas_rate`
 
 
 # Measuring
 
 
-def measure(settings: RunConfig, *, budget: float = BUDGET) -> Iterator[Measured]:
-    """Times steps for so many seconds at most, the compiling of kernels not counted.
+def measure(settings: RunConfig, *, budget: float = BUDGET) -> Iterator[Measurement]:
+    """Time steps for at most `budget` seconds, not counting compilation.
 
-    Yields what is known after each of STAGES stages. Raises InputError where not even a model of
-    one layer fits into memory.
+    Yields the measurement after each of STAGES stages. Raises InputError if not even a model of one
+    layer fits into memory.
     """
     config = settings.config
-    rows = min(settings.training.batch_size * config.context_length, MOST_ROWS)
+    rows = min(settings.training.batch_size * config.context_length, PEAK_ROWS)
     blocks = flops.linears(config)[:-1]
-    rate = roofline.multiplying(blocks, rows, backward=True, dtype=settings.parameter_dtype)
-    known = Measured(batch_size(settings, rate, budget), rate, ())
-    yield known
-    settings = replace(settings, training=replace(settings.training, batch_size=known.batch))
-    training_step(
-        replace(settings, config=smallest(config)), backends.get(settings.ops, dtype=settings.dtype)
-    )()
-    yield known
+    rate = roofline.matmul_throughput(blocks, rows, backward=True, dtype=settings.parameter_dtype)
+    measured = Measurement(batch_size(settings, rate, budget), rate, ())
+    yield measured
+    training = replace(settings.training, batch_size=measured.batch_size)
+    settings = replace(settings, training=training)
+    compile_settings = replace(settings, config=smallest(config))
+    prepare_training_step(compile_settings, backends.get(settings.ops, dtype=settings.dtype))()
+    yield measured
     for _ in range(3):
-        layers = next_layers(settings, known.points, budget, memory()[1])
+        layers = next_layers(settings, measured.points, budget, memory()[1])
         if layers is not None:
-            point = Point(layers, seconds_of(settings, layers))
-            known = known._replace(points=(*known.points, point))
-        yield known
+            point = TimedModel(layers, step_seconds(settings, layers))
+            measured = replace(measured, points=(*measured.points, point))
+        yield measured
 
 
 STAGES = 5
 
 
-def seconds_of(settings: RunConfig, layers: int) -> float:
-    """Of one step, with so many layers."""
-    config = replace(settings.config, n_layer=layers)
-    step, taken = (
-        training_step(
-            replace(settings, config=config), backends.get(settings.ops, dtype=settings.dtype)
-        ),
+def step_seconds(settings: RunConfig, layers: int) -> float:
+    """Return the median seconds of one step with this number of layers."""
+    settings = replace(settings, config=replace(settings.config, n_layer=layers))
+    step, seconds = (
+        prepare_training_step(settings, backends.get(settings.ops, dtype=settings.dtype)),
         [],
     )
-    while len(taken) < STEPS or sum(taken) < ENOUGH:
+    while len(seconds) < STEPS or sum(seconds) < MIN_SECONDS:
         started = time.perf_counter()
         step()
-        taken.append(time.perf_counter() - started)
-    return statistics.median(taken[1:])
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[1:])
 
 
 def smallest(config: Config) -> Config:
-    """A model that needs the same kernels, and no time."""
+    """Return a config that needs the same kernels and almost no time."""
     return replace(config, vocab_size=64, context_length=16, n_layer=1, n_head=1, n_embd=16)
 
 
 def batch_size(settings: RunConfig, rate: float, budget: float) -> int:
-    """The config's own, or so much less that one layer takes at most a third of the budget."""
+    """Return the settings' batch size, halved until one layer takes a third of the budget."""
     batch, one = settings.training.batch_size, replace(settings.config, n_layer=1)
     while batch > 1:
-        floor = flops.training_step(one, batch, one.context_length) / rate
-        if STEPS * SLOW * floor <= budget / 3:
+        lower_bound = flops.training_step(one, batch, one.context_length) / rate
+        if STEPS * SLOWDOWN * lower_bound <= budget / 3:
             break
         batch //= 2
     return batch
 
 
 def next_layers(
-    settings: RunConfig, points: tuple[Point, ...], budget: float, available: int | None
+    settings: RunConfig, points: tuple[TimedModel, ...], budget: float, available: int | None
 ) -> int | None:
-    """How many layers to time next; None where there is no time, no memory, or no need."""
+    """Return the number of layers to time next, or None if nothing else fits or is needed.
+
+    `available`: bytes of memory, None if unknown.
+    """
     config, batch = settings.config, settings.training.batch_size
     left = budget - sum(STEPS * point.seconds for point in points)
     match points:
         case ():
             return 1
-        case (one,):  # as many as half the time is enough for, or else all of it
+        case (one,):  # as many as fit into half of the remaining time, or else into all of it
             for share, layers in product((0.5, 1.0), range(config.n_layer, 1, -1)):
                 seconds = STEPS * by_operations(config, batch, one, layers)
                 if seconds <= share * left and fits(settings, layers, available):
@@ -139,46 +143,53 @@ def next_layers(
 
 
 def fits(settings: RunConfig, layers: int, available: int | None) -> bool:
-    """Is there memory for a step with so many layers?"""
-    config, size = settings.config, 8 if settings.dtype == "float64" else 4
+    """Return True if a step with this number of layers fits into memory."""
+    config, itemsize = settings.config, 8 if settings.dtype == "float64" else 4
     numbers = 4 * params.size(replace(config, n_layer=layers))  # gradients, and two moments
     rows = settings.training.batch_size * config.context_length
     numbers += ACTIVATIONS * layers * rows * config.n_embd
-    return available is None or numbers * size <= ROOM * available
+    return available is None or numbers * itemsize <= MEMORY_FRACTION * available
 
 
-# What follows
+# Extrapolating
 
 
-def estimate(config: Config, measured: Measured) -> Estimate:
-    """What was measured, carried over to all layers."""
-    L, T, (batch, rate, points) = config.n_layer, config.context_length, measured
+def extrapolate(config: Config, measured: Measurement) -> Estimate:
+    """Return the training speed with all layers."""
+    L, T, batch, points = (
+        config.n_layer,
+        config.context_length,
+        measured.batch_size,
+        measured.points,
+    )
     one, *more = points
-    timed, miss = {point.layers: point.seconds for point in points}, None
+    timed = {point.layers: point.seconds for point in points}
+    method: Literal["measured", "line", "operations"]
+    line_error = None
     if L in timed:
-        seconds, way = timed[L], "measured"
+        seconds, method = timed[L], "measured"
     elif more:
-        seconds, way = on_line(points, L), "line"
+        seconds, method = on_line(points, L), "line"
         for between in more[1:]:
-            miss = on_line(points, between.layers) / between.seconds - 1
+            line_error = on_line(points, between.layers) / between.seconds - 1
     else:
-        seconds, way = by_operations(config, batch, one, L), "operations"
+        seconds, method = by_operations(config, batch, one, L), "operations"
     operations = flops.training_step(config, batch, T)
-    share = operations / seconds / rate
-    return Estimate(seconds, way, miss, batch * T / seconds, operations, share)
+    utilization = operations / seconds / measured.blas_rate
+    return Estimate(seconds, method, line_error, batch * T / seconds, operations, utilization)
 
 
-def on_line(points: tuple[Point, ...], layers: int) -> float:
-    """Seconds with so many layers, on the line through the first two points."""
+def on_line(points: tuple[TimedModel, ...], layers: int) -> float:
+    """Return the seconds of a step, on the line through the first two points."""
     one, most = points[:2]
-    each = (most.seconds - one.seconds) / (most.layers - one.layers)
-    return one.seconds + (layers - one.layers) * each
+    slope = (most.seconds - one.seconds) / (most.layers - one.layers)
+    return one.seconds + (layers - one.layers) * slope
 
 
-def by_operations(config: Config, batch: int, point: Point, layers: int) -> float:
-    """Seconds with so many layers, if a step takes as long for each of its operations."""
+def by_operations(config: Config, batch: int, point: TimedModel, layers: int) -> float:
+    """Return the seconds of a step, if they are proportional to its operations."""
 
-    def operations(count):
+    def operations(count: int) -> int:
         return flops.training_step(replace(config, n_layer=count), batch, config.context_length)
 
     return point.seconds * operations(layers) / operations(point.layers)

@@ -1,8 +1,8 @@
-"""What a GPT-2 costs: the operations of its matrix products, and the bytes that have to be read.
+"""Count the operations of a GPT-2's matrix products, and the bytes that a new token reads.
 
-A product (M, K) @ (K, N) is 2 M K N operations, a multiplication and an addition for each term.
-Counted is what the maths asks for: the half of attention's scores that is masked away is not, nor
-what is computed a second time instead of being kept.
+A product (M, K) @ (K, N) takes 2 M K N operations: one multiplication and one addition per term.
+Only what the mathematics needs is counted: not the masked half of the attention scores, and not
+values that are computed a second time to save memory.
 """
 
 from typing import NamedTuple
@@ -20,20 +20,26 @@ class Linear(NamedTuple):
 
 
 def linears(config: Config) -> list[Linear]:
-    """Every linear layer of the model: four in a block, and the output head."""
+    """Return every linear layer of the model: four per block, and the output head."""
     L, C = config.n_layer, config.n_embd
     in_blocks = [(C, 3 * C), (C, C), (C, 4 * C), (4 * C, C)]
     return [*(Linear(L, *shape) for shape in in_blocks), Linear(1, C, config.vocab_size)]
 
 
 def attention(n_embd: int, batch: int, length: int, start: int = 0) -> int:
-    """Operations of one layer's scores @ and probs @ for `length` queries that follow `start`."""
+    """Return the operations of one layer's attention for `length` queries after `start` tokens.
+
+    Both products are counted: the scores, and the probabilities times the values.
+    """
     pairs = length * start + length * (length + 1) // 2  # of a query and a key that it may see
     return 2 * 2 * batch * pairs * n_embd
 
 
 def forward(config: Config, batch: int, length: int, *, scored: int | None = None) -> int:
-    """Operations of one pass; the head reads the last `scored` positions (None: all)."""
+    """Return the operations of a forward pass with logits for the last `scored` positions.
+
+    `scored` None: for all positions.
+    """
     rows = batch * length
     *blocks, head = linears(config)
     operations = sum(2 * rows * count * i * o for count, i, o in blocks)
@@ -42,13 +48,15 @@ def forward(config: Config, batch: int, length: int, *, scored: int | None = Non
 
 
 def training_step(config: Config, batch: int, length: int) -> int:
-    """Operations of a step: every product comes back as two, one for each of its factors."""
+    """Return the operations of a step: backward has two products for each one in forward."""
     return 3 * forward(config, batch, length)
 
 
 def token_bytes(config: Config, itemsize: int = 4) -> int:
-    """Bytes of the weights that one new token reads: all but the other tokens' and positions'
-    embeddings."""
+    """Return the bytes of the weights that one new token reads.
+
+    These are all weights except the embeddings of other tokens and positions.
+    """
     unread = (config.context_length - 1) * config.n_embd
     if not config.tied:
         unread += (config.vocab_size - 1) * config.n_embd

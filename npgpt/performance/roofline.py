@@ -1,7 +1,7 @@
-"""What this machine does at most: operations a second in matrix products, bytes read a second.
+"""Measure the machine's peak matrix-product throughput and memory bandwidth.
 
-What computes is held against both (Williams et al. 2009, "Roofline"): it cannot take less time than
-its operations at the one rate, or its bytes at the other.
+They are the two limits of the roofline model (Williams et al. 2009): a computation takes at least
+its operations over the throughput, and at least its bytes over the bandwidth.
 """
 
 import time
@@ -13,13 +13,15 @@ from npgpt.errors import InputError
 from npgpt.performance.flops import Linear
 
 BLOCKS = 64  # parts of the array that is read
-SIZE = 2**27  # of its float32: half a gigabyte, far more than caches hold
+SIZE = 2**27  # float32 numbers in it: half a gigabyte, far more than caches hold
 
 
-def multiplying(linears: list[Linear], rows: int, *, backward: bool, dtype=np.float32) -> float:
-    """Operations a second of NumPy's BLAS in the products of these layers, for `rows` positions.
+def matmul_throughput(
+    linears: list[Linear], rows: int, *, backward: bool, dtype: str = "float32"
+) -> float:
+    """Return the operations per second of NumPy's BLAS in these layers, for `rows` positions.
 
-    `backward`: in the two products that come back as well.
+    `backward`: include the two products of the backward pass.
     """
     operations = seconds = 0.0
     for count, inputs, outputs in linears:
@@ -30,18 +32,21 @@ def multiplying(linears: list[Linear], rows: int, *, backward: bool, dtype=np.fl
             products += [(y, w.T, np.empty_like(x)), (x.T, y, np.empty_like(w))]
         for a, b, out in products:
             operations += count * 2.0 * rows * inputs * outputs
-            seconds += count * quickest(lambda a=a, b=b, out=out: np.matmul(a, b, out=out))
+            seconds += count * fastest(lambda a=a, b=b, out=out: np.matmul(a, b, out=out))
     return operations / seconds
 
 
-def reading() -> float:
-    """Bytes a second at which all threads together read an array that is in no cache."""
-    size, read = reader()
-    return size / quickest(read)
+def memory_bandwidth() -> float:
+    """Return the bytes per second at which all threads together read an uncached array."""
+    size, read = memory_reader()
+    return size / fastest(read)
 
 
-def reader() -> tuple[int, Callable[[], object]]:
-    """So many bytes, in no cache, and a function in which all threads together read them once."""
+def memory_reader() -> tuple[int, Callable[[], object]]:
+    """Return a size in bytes, larger than all caches, and a function that reads that much memory.
+
+    The function reads every byte once, on all threads.
+    """
     x, sums = np.ones(SIZE, np.float32), np.empty(BLOCKS, np.float32)
     try:
         from npgpt.kernels.bandwidth import sum_parts
@@ -50,12 +55,12 @@ def reader() -> tuple[int, Callable[[], object]]:
     return x.nbytes, lambda: sum_parts(x, sums)
 
 
-def quickest(function: Callable[[], object], times: int = 3) -> float:
-    """Seconds of the fastest of some calls, after one that touches what they touch."""
+def fastest(function: Callable[[], object], times: int = 3) -> float:
+    """Return the seconds of the fastest of `times` calls, after one to warm up."""
     function()
-    taken = []
+    seconds = []
     for _ in range(times):
         started = time.perf_counter()
         function()
-        taken.append(time.perf_counter() - started)
-    return min(taken)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)

@@ -1,11 +1,11 @@
-"""What npgpt runs on, and what of it makes it slow."""
+"""Report the versions, the libraries and the machine that npgpt runs on, and warn of slow ones."""
 
 import os
 import platform
 import sys
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -14,31 +14,33 @@ from npgpt.config import PRESETS
 from npgpt.download.cache_dir import cache_dir
 from npgpt.model.params import size
 from npgpt.system import env_vars
-from npgpt.system.machine import cores, cpu, gib, memory
+from npgpt.system.machine import cores, cpu, format_gib, memory
 
 PACKAGES = ("numpy", "numba", "h5py", "tiktoken")
 FAST_BLAS = ("openblas", "mkl", "accelerate", "blis", "armpl", "nvpl")
 
-NO_BFLOAT16 = "no AVX512_BF16 in this CPU, or not for the kernels"
+NO_BFLOAT16 = "this CPU has no AVX512_BF16, or the kernels may not use it"
 
 
-class Found(NamedTuple):
-    """What `gather` found: facts by name, and a sentence for whatever will make npgpt slow."""
+@dataclass(frozen=True)
+class SystemReport:
+    """Facts by name, and a sentence for each of them that makes npgpt slow."""
 
     facts: dict[str, str]
     warnings: list[str]
 
 
-class Pool(NamedTuple):
-    """The threads of a BLAS, on which the NumPy backend multiplies matrices."""
+@dataclass(frozen=True)
+class BlasPool:
+    """The thread pool of a BLAS library. The NumPy backend multiplies matrices on it."""
 
     name: str
     text: str  # name, version and architecture
     threads: int
 
 
-def gather() -> Found:
-    """Looks at this process and its machine. Starts Numba, so it takes a second or two."""
+def gather() -> SystemReport:
+    """Return a report on this process and its machine. It starts Numba, which takes a second."""
     pools = blas_pools()
     facts = {"npgpt": npgpt.__version__, "Python": f"{sys.version.split()[0]} ({sys.platform})"}
     facts |= {name: version(name) for name in PACKAGES}
@@ -56,16 +58,16 @@ def gather() -> Found:
     facts["bfloat16"] = bfloat16(multiplies_bfloat16())
     facts["cores"] = f"{cores()} available of {os.cpu_count()}"
     total, available = memory()
-    facts["memory"] = f"{gib(available)} available of {gib(total)}"
-    facts["idle threads"] = ", ".join(f"{k}={v}" for k, v in settings().items())
+    facts["memory"] = f"{format_gib(available)} available of {format_gib(total)}"
+    facts["idle threads"] = ", ".join(f"{k}={v}" for k, v in idle_settings().items())
     facts["tokenizer cache"] = tokenizer_cache()
-    facts["npgpt's cache"] = folder_state(cache_dir())
-    return Found(
+    facts["npgpt's cache"] = directory_state(cache_dir())
+    return SystemReport(
         facts,
         [
             *blas_warnings(pools, cores()),
             *thread_warnings(numba_threads, cores()),
-            *setting_warnings(settings()),
+            *setting_warnings(idle_settings()),
             *kernel_warnings(os.environ.get("OPENBLAS_CORETYPE"), features),
             *memory_warnings(available),
             *feature_warnings(platform.machine(), features),
@@ -78,8 +80,8 @@ def gather() -> Found:
 # Facts
 
 
-def blas_pools() -> list[Pool]:
-    """The BLAS that NumPy calls; more than one where another package brings its own."""
+def blas_pools() -> list[BlasPool]:
+    """Return the BLAS libraries in this process: NumPy's, and those of other packages."""
     from threadpoolctl import threadpool_info
 
     np.ones((2, 2)) @ np.ones((2, 2))
@@ -88,10 +90,10 @@ def blas_pools() -> list[Pool]:
     for lib in found:
         words = (lib["internal_api"], lib.get("version"), lib.get("architecture"))
         text = " ".join(str(word) for word in words if word)
-        pools.append(Pool(lib["internal_api"], text, lib["num_threads"]))
-    if not pools:  # Accelerate and reference BLAS have no threads that could be asked
+        pools.append(BlasPool(lib["internal_api"], text, lib["num_threads"]))
+    if not pools:  # Accelerate and the reference BLAS do not report their threads
         name = np.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"]
-        pools.append(Pool(name, name, cores() if "accelerate" in name else 1))
+        pools.append(BlasPool(name, name, cores() if "accelerate" in name else 1))
     return pools
 
 
@@ -103,7 +105,7 @@ def jit_disabled() -> bool:
 
 
 def numba_pool() -> tuple[int, str]:
-    """Numba's threads, and what starts them: known once a parallel loop has run."""
+    """Return Numba's number of threads and its threading layer, after a first parallel loop."""
     import numba
 
     from npgpt import fused
@@ -115,128 +117,128 @@ def numba_pool() -> tuple[int, str]:
 
 
 def numba_cache() -> str:
-    """Where compiled kernels are kept, so that the next process need not compile them."""
+    """Return the directory in which Numba caches compiled kernels, as text."""
     from npgpt.kernels import cache
 
     directory = cache.directory()
-    return NOWHERE if directory is None else folder_state(directory)
+    return NOWHERE if directory is None else directory_state(directory)
 
 
 def multiplies_bfloat16() -> bool:
-    """Has the CPU products of bfloat16 numbers, and may the kernels use them?"""
+    """Return True if the CPU multiplies bfloat16 numbers and the kernels may use it."""
     from npgpt.kernels import cpu
 
     return cpu.BFLOAT16
 
 
 def bfloat16(multiplied: bool) -> str:
-    """Which path --dtype bfloat16 and --weights take, and why."""
+    """Return how --dtype bfloat16 and --weights are computed, as text."""
     if multiplied:
-        return "products of bfloat16 numbers by AVX512_BF16; --weights reads fewer bits"
-    return f"{NO_BFLOAT16}: float32 products of rounded numbers; --weights reads fewer bits"
+        return "products of bfloat16 numbers by AVX512_BF16; --weights reads less memory"
+    return f"{NO_BFLOAT16}: float32 products of rounded numbers; --weights reads less memory"
 
 
-def settings() -> dict[str, str]:
-    """What npgpt/system/env_vars.py sets, as it is now."""
+def idle_settings() -> dict[str, str]:
+    """Return the environment variables of idle threads (npgpt/system/env_vars.py)."""
     return {name: os.environ.get(name, "not set") for name in env_vars.IDLE}
 
 
 def tokenizer_cache() -> str:
-    """Where tiktoken keeps GPT-2's files."""
+    """Return the directory in which tiktoken caches GPT-2's files, as text."""
     for name in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
         if os.environ.get(name):
-            return folder_state(Path(os.environ[name]))
-    return "a temporary folder (set TIKTOKEN_CACHE_DIR to keep what is downloaded)"
+            return directory_state(Path(os.environ[name]))
+    return "a temporary directory (set TIKTOKEN_CACHE_DIR to keep downloads)"
 
 
-def folder_state(folder: Path) -> str:
-    """A folder, and what can be done with it."""
-    if not folder.exists():
-        return f"{folder} (not made yet)"
-    return f"{folder} ({'writable' if os.access(folder, os.W_OK) else 'not writable'})"
+def directory_state(path: Path) -> str:
+    """Return a directory and whether it is writable, as text."""
+    if not path.exists():
+        return f"{path} (not created yet)"
+    return f"{path} ({'writable' if os.access(path, os.W_OK) else 'not writable'})"
 
 
 NOWHERE = "nowhere"
 
 
-def counted(count: int, what: str) -> str:
-    """1 thread, 2 threads."""
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun: 1 thread, 2 threads."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 # Warnings
 
 
-def blas_warnings(pools: list[Pool], available: int) -> list[str]:
-    """What slows the NumPy backend down: a plain BLAS, or one thread for many cores."""
-    said = []
+def blas_warnings(pools: list[BlasPool], available: int) -> list[str]:
+    """Warn of a slow BLAS, or one thread for several cores. Both slow down the NumPy backend."""
+    warnings = []
     for pool in pools:
         if not any(name in pool.name.lower() for name in FAST_BLAS):
-            said.append(
+            warnings.append(
                 f"NumPy's BLAS is {pool.text}, many times slower than OpenBLAS, MKL or Accelerate, "
-                "which --ops numpy feels: pip install numpy brings OpenBLAS"
+                "and slows down --ops numpy: pip install numpy brings OpenBLAS"
             )
         elif pool.threads == 1 < available:
-            said.append(
-                f"BLAS has 1 thread for {available} cores, which --ops numpy feels: "
-                "look for OPENBLAS_NUM_THREADS, MKL_NUM_THREADS or OMP_NUM_THREADS"
+            warnings.append(
+                f"BLAS has 1 thread for {available} cores, which slows down --ops numpy: "
+                "unset OPENBLAS_NUM_THREADS, MKL_NUM_THREADS or OMP_NUM_THREADS"
             )
-    return said
+    return warnings
 
 
 def thread_warnings(numba_threads: int, available: int) -> list[str]:
-    """Every step runs on Numba's threads."""
+    """Warn if Numba has fewer threads than there are cores. Every kernel runs on them."""
     if numba_threads >= available:
         return []
     return [
         f"Numba has {counted(numba_threads, 'thread')} for {available} cores: "
-        "look for NUMBA_NUM_THREADS"
+        "unset NUMBA_NUM_THREADS"
     ]
 
 
 def setting_warnings(found: dict[str, str]) -> list[str]:
-    """Idle threads that spin take the cores from the other pool: see npgpt/system/env_vars.py."""
+    """Warn if idle threads spin, which takes cores from the other thread pool."""
     return [
-        f"{name} is {found[name]}, not {value}: idle threads of one pool keep the other's waiting"
+        f"{name} is {found[name]}, not {value}: idle threads of one pool keep cores from the other"
         for name, value in env_vars.IDLE.items()
         if found[name] != value
     ]
 
 
-def kernel_warnings(asked: str | None, features: list[str]) -> list[str]:
-    """OpenBLAS looks at the CPU, unless it is told which one to believe in."""
-    if not asked or "avx512f" not in features or asked.lower() not in ("haswell", "zen"):
+def kernel_warnings(coretype: str | None, features: list[str]) -> list[str]:
+    """Warn if OPENBLAS_CORETYPE names an older CPU than this one."""
+    if not coretype or "avx512f" not in features or coretype.lower() not in ("haswell", "zen"):
         return []
     return [
-        f"OPENBLAS_CORETYPE={asked} keeps the products of --ops numpy from AVX-512, which this CPU "
-        "has: unset it"
+        f"OPENBLAS_CORETYPE={coretype} keeps the products of --ops numpy from AVX-512, which this "
+        "CPU has: unset it"
     ]
 
 
 def memory_warnings(available: int | None) -> list[str]:
-    """Room for one training step of the smallest GPT-2."""
+    """Warn if a training step of the smallest GPT-2 does not fit into memory."""
     parameters = size(PRESETS["gpt2-small"].config)
     needed = 4 * 4 * parameters + 700 * 2**20  # float32; gradients, two moments; activations
     if available is None or available >= needed:
         return []
     return [
-        f"{gib(available)} of memory are available: training gpt2-small takes about {gib(needed)} "
-        "and will swap, or be killed"
+        f"{format_gib(available)} of memory are available: training gpt2-small takes about "
+        f"{format_gib(needed)} and will swap, or be killed"
     ]
 
 
 def feature_warnings(machine: str, features: list[str]) -> list[str]:
-    """On x86, eight numbers at once or four."""
+    """Warn of an x86 CPU without AVX2, whose vectors are half as long."""
     if machine.lower() in ("x86_64", "amd64") and "avx2" not in features:
-        return ["this CPU has no AVX2, or does not show it to this machine: half the speed"]
+        return ["this CPU has no AVX2, or the virtual machine hides it: half the speed"]
     return []
 
 
-def cache_warnings(folder: str) -> list[str]:
-    """Compiled again in every process."""
-    if folder != NOWHERE:
+def cache_warnings(directory: str) -> list[str]:
+    """Warn if every process must compile the kernels again."""
+    if directory != NOWHERE:
         return []
-    return ["Numba has no folder to keep what it compiles: set NUMBA_CACHE_DIR to one"]
+    return ["Numba has no cache directory: set NUMBA_CACHE_DIR to a writable one"]
 
 
 def compiler_warnings() -> list[str]:

@@ -1,1 +1,1 @@
-"""Training: optimiser, loop, runs and what they leave in their directory."""
+"""Training: the optimizer, the training loop, and runs with their output directories."""

@@ -1,15 +1,18 @@
 """Plot the losses of one run or several."""
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from npgpt.errors import InputError
 from npgpt.system.files import atomic_write
 
 
-class Curve(NamedTuple):
-    """What is plotted of one run."""
+@dataclass(frozen=True)
+class Curve:
+    """The losses of one run."""
 
     name: str
     history: list[dict[str, Any]]  # its evaluations, as in metrics.jsonl
@@ -17,8 +20,8 @@ class Curve(NamedTuple):
 
 
 def read_curve(path: Path) -> Curve:
-    """What is plotted of the run in a folder. Raises InputError for files that are not a run's."""
-    config = parse(path / "config.json", lambda text: [json.loads(text)])[0]
+    """Read the losses of the run in a directory. Raise InputError for invalid files."""
+    config = parse(path / "config.json", json.loads)
     scale = config.get("tokens_per_epoch") if isinstance(config, dict) else None
     if not isinstance(scale, int) or scale < 1:
         raise InputError(f"{path / 'config.json'} has no tokens_per_epoch: not the config of a run")
@@ -31,14 +34,14 @@ def read_curve(path: Path) -> Curve:
         ):
             raise InputError(f"{file}, line {number}: expected numbers for {', '.join(needed)}")
     if not history:
-        raise InputError(f"{file} is empty: this run has no evaluation yet")
+        raise InputError(f"{file} is empty: the run has no evaluation yet")
     return Curve(path.name, history, scale)
 
 
-def parse(file: Path, read):
-    """What `read` makes of a file's text."""
+def parse(file: Path, parser: Callable[[str], Any]) -> Any:
+    """Return `parser` of a file's text. Raise InputError if it cannot be read or parsed."""
     try:
-        return read(file.read_text("utf-8"))
+        return parser(file.read_text("utf-8"))
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}") from None
     except ValueError as error:
@@ -46,9 +49,9 @@ def parse(file: Path, read):
 
 
 def plot(curves: list[Curve], path: Path) -> None:
-    """Training and validation loss of one run or several, over epochs (below) and tokens (above).
+    """Write a PNG of training and validation losses over epochs (below) and tokens (above).
 
-    The picture replaces `path` whole.
+    The file is replaced atomically.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -57,20 +60,20 @@ def plot(curves: list[Curve], path: Path) -> None:
     figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for i, (name, history, tokens_per_epoch) in enumerate(curves):
-        epochs = [point["tokens_seen"] / tokens_per_epoch for point in history]
-        label = f"{name}: " if len(curves) > 1 else ""
-        for key, what, line in (("train_loss", "training", "-"), ("val_loss", "validation", "--")):
-            values = [point[key] for point in history]
-            marker = "o" if len(history) < 3 else None  # one point makes no line
-            axes.plot(epochs, values, line, color=f"C{i}", label=label + what, marker=marker)
+    for i, curve in enumerate(curves):
+        epochs = [point["tokens_seen"] / curve.tokens_per_epoch for point in curve.history]
+        label = f"{curve.name}: " if len(curves) > 1 else ""
+        for key, split, line in (("train_loss", "training", "-"), ("val_loss", "validation", "--")):
+            values = [point[key] for point in curve.history]
+            marker = "o" if len(curve.history) < 3 else None  # one point makes no line
+            axes.plot(epochs, values, line, color=f"C{i}", label=label + split, marker=marker)
     axes.set_xlabel("epochs")
     axes.set_ylabel("loss (nats per token)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
 
-    # The axis above is the one below, relabelled: only where one scale fits all runs.
+    # The upper axis is the lower one, relabelled: only if all runs share the scale.
     scales = {curve.tokens_per_epoch for curve in curves}
     if len(scales) == 1:
         scale = scales.pop()

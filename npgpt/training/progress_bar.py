@@ -1,15 +1,30 @@
-"""What a person sees of a run: the progress, the lines, the samples, the picture."""
+"""Progress bar and log lines of a training run."""
 
 import sys
+from typing import TYPE_CHECKING, TextIO
 
 from npgpt.data.tokenizer import decode
 from npgpt.training.trainer import Evaluation, Event, Sample, Step
 
+if TYPE_CHECKING:
+    import tiktoken
 
-class Report:
-    """Shows events as they come: a live bar on a terminal, plain lines elsewhere."""
 
-    def __init__(self, total_steps: int, encoding, *, done: int = 0, file=None):
+class ProgressBar:
+    """Shows events as they come: a live bar on a terminal, plain lines elsewhere.
+
+    `total_steps`: steps of the run, of which `done` were made before. `encoding`: the tokenizer
+    that decodes samples. `file`: the stream to write to, standard output by default.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        encoding: "tiktoken.Encoding",
+        *,
+        done: int = 0,
+        file: TextIO | None = None,
+    ):
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -31,29 +46,29 @@ class Report:
         )
         self.task = self.bar.add_task("first step", total=total_steps, completed=done)
 
-    def __enter__(self):
+    def __enter__(self) -> "ProgressBar":
         self.bar.start()
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self.bar.stop()
 
-    def say(self, line: str) -> None:
-        """A line above the bar, or on its own."""
+    def print(self, line: str) -> None:
+        """Print a line above the bar."""
         if self.console.is_terminal:
             self.console.print(line, soft_wrap=True)
         else:
             print(line, file=self.console.file, flush=True)
 
     def show(self, event: Event) -> None:
-        """What there is to see of an event."""
+        """Print the line of an Evaluation or a Sample; move the bar after a Step."""
         match event:
             case Evaluation(step=step, epoch=epoch, train_loss=train, val_loss=val):
-                self.say(
+                self.print(
                     f"Ep {epoch} (Step {step:06d}): Train loss {train:.3f}, Val loss {val:.3f}"
                 )
             case Sample(tokens=tokens):
-                self.say(decode(self.encoding, tokens).replace("\n", " "))
+                self.print(decode(self.encoding, tokens).replace("\n", " "))
             case Step(step=step, loss=loss, tokens_per_s=speed):
-                described = f"loss {loss:.3f}  {speed:,.0f} tokens/s"
-                self.bar.update(self.task, completed=step + 1, description=described)
+                description = f"loss {loss:.3f}  {speed:,.0f} tokens/s"
+                self.bar.update(self.task, completed=step + 1, description=description)

@@ -1,4 +1,4 @@
-"""A run, begun from its settings or gone on with from what was saved of it."""
+"""Start a training run, or resume one from a checkpoint."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +8,7 @@ from npgpt.config import RunConfig
 from npgpt.data.dataset import Tokens
 from npgpt.data.tokenizer import encode, tokenizer
 from npgpt.download.resolve import resolve
-from npgpt.errors import InputError
+from npgpt.errors import ConfigError, InputError, WeightFileError
 from npgpt.gpt import GPT
 from npgpt.model.params import crop
 from npgpt.rng import Generator
@@ -18,19 +18,24 @@ from npgpt.weights.weight_file import WeightFile
 
 
 def start(settings: RunConfig, tokens: Tokens, *, model: GPT | None = None) -> Trainer:
-    """A new run. One generator draws the parameters, unless `model` has some, and all the rest."""
+    """Return the Trainer of a new run. Without `model`, its parameters are drawn or loaded.
+
+    One generator, seeded by the settings, draws the parameters first and all else after them.
+    """
     rng = Generator(settings.training.seed, ops=backends.get(settings.ops, dtype=settings.dtype))
-    model = first_model(settings, rng) if model is None else model
-    return trainer(settings, tokens, model, rng)
+    model = initial_model(settings, rng) if model is None else model
+    return make_trainer(settings, tokens, model, rng)
 
 
-def first_model(settings: RunConfig, rng: Generator) -> GPT:
-    """The model that a run begins with: drawn from `rng`, or read where --init-from says."""
+def initial_model(settings: RunConfig, rng: Generator) -> GPT:
+    """Return the model at the start of a run: drawn from `rng`, or loaded from `init_from`."""
     if settings.init_from is not None:
-        source = trainable(settings.init_from, verify=True)
+        source = open_trainable(settings.init_from, verify=True)
         free = {name: getattr(source.config, name) for name in ("context_length", "dropout")}
         if replace(settings.config, **free) != source.config:
-            raise InputError(f"{settings.init_from} is of {source.config}, not {settings.config}")
+            raise ConfigError(
+                f"{settings.init_from} holds a model with {source.config}, not {settings.config}"
+            )
         tree = crop(source.params("float32"), settings.config.context_length)
         return GPT.from_params(settings.config, tree, ops=rng.ops, tokenizer=settings.tokenizer)
     return GPT(
@@ -43,22 +48,28 @@ def first_model(settings: RunConfig, rng: Generator) -> GPT:
     )
 
 
-def trainable(path: str | Path, *, verify: bool = False) -> WeightFile:
-    """The weights at `path`, to go on from. Raises InputError for int8 ones."""
+def open_trainable(path: str | Path, *, verify: bool = False) -> WeightFile:
+    """Open the weights at `path` to train from them. Raise InputError if they are int8."""
     source = formats.open_weights(resolve(path), verify=verify)
     if source.weights == "int8":
         raise InputError(
-            f"{source.path} holds int8 weights: the steps of training are finer than these numbers "
-            "are apart. Start from what npgpt quantize made it of"
+            f"{source.path} holds int8 weights, which are too coarse to train. "
+            "Start from the float32 model that was quantized"
         )
     return source
 
 
-def trainer(settings, tokens, model, rng, progress=None) -> Trainer:
-    """A Trainer for these settings, at the beginning or at some progress."""
+def make_trainer(
+    settings: RunConfig,
+    tokens: Tokens,
+    model: GPT,
+    rng: Generator,
+    progress: Progress | None = None,
+) -> Trainer:
+    """Return a Trainer for these settings, at the start or at `progress`."""
     prompt = encode(tokenizer(settings.tokenizer), settings.training.prompt)
     if not prompt:
-        raise InputError("the prompt is empty: give --prompt at least one character")
+        raise ConfigError("the prompt is empty: give --prompt at least one character")
     return Trainer(
         model, tokens.train, tokens.val, settings.training, rng, prompt=prompt, progress=progress
     )
@@ -67,25 +78,25 @@ def trainer(settings, tokens, model, rng, progress=None) -> Trainer:
 def resume(
     settings: RunConfig, tokens: Tokens, model: GPT, saved: checkpoint.TrainingState
 ) -> Trainer:
-    """The run that `saved` is the state of, ready to go on to the bits it would have come to."""
+    """Return the Trainer of a saved run. It continues bit for bit like one never interrupted."""
     if tokens.sha256 != saved.state["data_sha256"]:
         raise InputError(
             f"the text {settings.data} is not the one this run was trained on: "
             f"its tokens hash to {tokens.sha256[:12]}, not {saved.state['data_sha256'][:12]}"
         )
     rng = Generator.from_state(saved.random_state, ops=model.ops)
-    progress = Progress(**saved.state["progress"], order=saved.order if saved.order.size else None)
-    run = trainer(settings, tokens, model, rng, progress)
-    order, windows = progress.order, len(run.steps_data.inputs)
-    if order is not None and len(order) != windows:
-        raise InputError(
-            f"the checkpoint has an order of {len(order)} windows, the text makes {windows}"
+    order = saved.order if saved.order.size else None
+    progress = Progress(**saved.state["progress"], order=order)
+    trainer = make_trainer(settings, tokens, model, rng, progress)
+    count, batches = len(trainer.steps_data.inputs), len(trainer.steps_data)
+    if order is not None and len(order) != count:
+        raise WeightFileError(
+            f"the checkpoint has an order of {len(order)} windows, the text makes {count}"
         )
-    if progress.position >= (1 if order is None else len(run.steps_data)):
-        raise InputError(
-            f"the checkpoint is {progress.position} batches into an epoch "
-            f"of {len(run.steps_data)} batches"
+    if progress.position >= (1 if order is None else batches):
+        raise WeightFileError(
+            f"the checkpoint is {progress.position} batches into an epoch of {batches} batches"
         )
-    run.optimizer.m, run.optimizer.v = saved.m, saved.v
-    run.optimizer.steps = progress.step
-    return run
+    trainer.optimizer.m, trainer.optimizer.v = saved.m, saved.v
+    trainer.optimizer.steps = progress.step
+    return trainer

@@ -1,55 +1,87 @@
-"""The state of a training run: what a checkpoint stores besides the model."""
+"""Write and read the state of a training run: the JSON beside the model in a checkpoint.
 
+settings     the RunConfig
+progress     the Progress, except for the order of windows, which is an array of its own
+data_sha256  digest of the tokens, so that a run resumes only on the text it was started with
+"""
+
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from npgpt import backends
 from npgpt.config import Config, RunConfig, TrainingConfig
-from npgpt.errors import InputError
+from npgpt.errors import InputError, WeightFileError
 from npgpt.gpt import GPT
-from npgpt.training.trainer import Evaluation, Progress, Sample
+from npgpt.training.trainer import Evaluation, Progress, Sample, Trainer
 from npgpt.weights import checkpoint, formats, quantized_file
 
 
-def read_saved(path: Path) -> tuple[RunConfig, GPT, checkpoint.TrainingState]:
-    """The settings, model and state of the run in a folder, or in one checkpoint file."""
+def write(path: Path, trainer: Trainer, settings: RunConfig, data_sha256: str) -> None:
+    """Write the checkpoint of a run, atomically."""
+    model, optimizer, order = trainer.model, trainer.optimizer, trainer.progress.order
+    saved = checkpoint.TrainingState(
+        state=to_json(settings, trainer.progress, data_sha256),
+        random_state=trainer.rng.state,
+        order=np.empty(0, np.int64) if order is None else order,
+        m=optimizer.m,
+        v=optimizer.v,
+    )
+    contents = checkpoint.Contents(model.config, model.params, model.tokenizer)
+    checkpoint.write(path, contents, saved)
+
+
+def read(path: Path) -> tuple[RunConfig, GPT, checkpoint.TrainingState]:
+    """Read the settings, the model and the state of a run from its directory or checkpoint."""
     path = formats.checkpoint_file(path)
     (config, tree, tokenizer_name), saved = checkpoint.read_training(path)
-    settings = parse_state(saved.state, path)
+    settings = from_json(saved.state, path)
     model = GPT.from_params(
         config, tree, ops=backends.get(settings.ops, dtype=settings.dtype), tokenizer=tokenizer_name
     )
     if settings.config != config or settings.parameter_dtype != model.dtype.name:
-        raise InputError(
-            f"{path}: its run is of a {settings.dtype} model with {settings.config}, "
-            f"but the model in it is {model.dtype.name} with {config}"
+        raise WeightFileError(
+            f"{path}: the settings name a {settings.dtype} model with {settings.config}, "
+            f"but the model in the file is {model.dtype.name} with {config}"
         )
     return settings, model, saved
 
 
 def read_settings(path: Path) -> RunConfig:
-    """The settings of the run in a folder, or in one checkpoint file, and nothing more."""
+    """Read only the settings of a run from its directory or checkpoint."""
     path = formats.checkpoint_file(path)
     if quantized_file.is_quantized(path):
         raise InputError(
-            f"{path} is a model that npgpt quantize wrote, for generating: there is no run in it"
+            f"{path} was written by npgpt quantize and holds no training run: "
+            "resume the run that the model came from"
         )
-    return parse_state(checkpoint.read_state(path), path)
+    return from_json(checkpoint.read_state(path), path)
 
 
-def parse_state(state: dict[str, Any], path: Path) -> RunConfig:
-    """The settings in the state of a run, all of which is looked at."""
+def to_json(settings: RunConfig, progress: Progress, data_sha256: str) -> dict[str, Any]:
+    """Return the state of a run as JSON values."""
+    position = {name: value for name, value in vars(progress).items() if name != "order"}
+    return {"settings": asdict(settings), "progress": position, "data_sha256": data_sha256}
+
+
+def from_json(state: dict[str, Any], path: Path) -> RunConfig:
+    """Return the settings in the state of a run.
+
+    The rest is validated as well. Raises WeightFileError naming `path` if anything is invalid.
+    """
     try:
         values = dict(state["settings"])
         config, training = Config(**values.pop("config")), TrainingConfig(**values.pop("training"))
         settings = RunConfig(**values, config=config, training=training)
         progress, digest = Progress(**state["progress"]), state["data_sha256"]
-        for point in progress.history:
-            Evaluation(**point)
+        for evaluation in progress.history:
+            Evaluation(**evaluation)
         for sample in progress.samples:
             [int(token) for token in Sample(**sample).tokens]
         if not isinstance(digest, str):
             raise TypeError(f"data_sha256 is {digest!r}")
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: its training state does not fit this npgpt ({error})") from None
+        raise WeightFileError(f"{path}: its training state is invalid ({error})") from None
     return settings

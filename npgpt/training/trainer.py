@@ -1,7 +1,7 @@
-"""The training loop: a generator of events. It computes; whoever looks on shows and keeps."""
+"""The training loop. `Trainer.events()` yields events; callers display and store them."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,26 +17,53 @@ from npgpt.model import params
 from npgpt.rng import Generator
 from npgpt.training import optim
 
-# what overflows is looked for afterwards, in the loss and in the norm
-QUIETLY = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+# Overflow is detected afterwards, in the loss and in the gradient's norm.
+ignore_overflow = np.errstate(over="ignore", invalid="ignore", divide="ignore")
 
 
 @dataclass
 class Evaluation:
-    """Loss of both splits after `step`, which counts from 0. One line of metrics.jsonl."""
+    """The losses of both splits after a step: one line of metrics.jsonl.
+
+    Parameters
+    ----------
+    step : int
+        The step that was just made, counted from 0.
+    epoch : int
+        The epoch it belongs to, counted from 1.
+    tokens_seen : int
+        Number of tokens trained on since the start of the run.
+    train_loss, val_loss : float
+        Mean cross-entropy without dropout, in nats per token. Its exponential is the perplexity.
+    lr : float
+        Learning rate of the step.
+    tokens_per_s : float
+        Training speed since the previous evaluation, in tokens per second. The time of evaluations
+        is not counted.
+    """
 
     step: int
-    epoch: int  # from 1
+    epoch: int
     tokens_seen: int
-    train_loss: float  # nats per token; exp of it is the perplexity
+    train_loss: float
     val_loss: float
     lr: float
-    tokens_per_s: float  # trained, the time of evaluations not counted
+    tokens_per_s: float
 
 
 @dataclass
 class Sample:
-    """What the model says after an epoch: the prompt and what it continues with, greedily."""
+    """The text that the model generates greedily after an epoch.
+
+    Parameters
+    ----------
+    step : int
+        The last step of the epoch, counted from 0.
+    epoch : int
+        The epoch, counted from 1.
+    tokens : list of int
+        Token ids: the prompt and its continuation.
+    """
 
     step: int
     epoch: int
@@ -45,13 +72,33 @@ class Sample:
 
 @dataclass
 class Step:
-    """The end of one step, with everything that belongs to it done: the moment to stop or save."""
+    """The end of one step. Only now may the run be saved, or the iteration be abandoned.
+
+    Parameters
+    ----------
+    step : int
+        Index of the step, counted from 0.
+    epoch : int
+        The epoch it belongs to, counted from 1.
+    loss : float
+        Mean cross-entropy of the step's batches before the update, in nats per token.
+    lr : float
+        Learning rate.
+    norm : float or None
+        Global norm of the gradient before clipping. None if gradients are not clipped.
+    tokens_seen : int
+        Number of tokens trained on since the start of the run.
+    tokens_per_s : float
+        Training speed since the previous evaluation, in tokens per second.
+    ends_epoch : bool
+        True for the last step of an epoch.
+    """
 
     step: int
     epoch: int
-    loss: float  # of the batches of this step, before the step
+    loss: float
     lr: float
-    norm: float | None  # of the gradient, before clipping; None where nothing is clipped
+    norm: float | None
     tokens_seen: int
     tokens_per_s: float
     ends_epoch: bool
@@ -62,24 +109,84 @@ Event = Evaluation | Sample | Step
 
 @dataclass
 class Progress:
-    """How far a run is. With the parameters, both moments and the random state it is all of it."""
+    """The position of a run.
 
-    step: int = 0  # steps made
-    epoch: int = 0  # epochs finished
-    position: int = 0  # batches of this epoch that are done
+    Together with the parameters, AdamW's moments and the random state, it is all that a run needs
+    to resume.
+
+    Parameters
+    ----------
+    step : int, default 0
+        Number of steps made.
+    epoch : int, default 0
+        Number of epochs finished.
+    position : int, default 0
+        Number of batches of the current epoch that are done.
+    tokens_seen : int, default 0
+        Number of tokens trained on.
+    order : (n,) int64 array or None, default None
+        Order of the windows in the current epoch. None between two epochs.
+    history : list of dict
+        The fields of every Evaluation.
+    samples : list of dict
+        The fields of every Sample.
+
+    Raises
+    ------
+    InputError
+        If a count is negative or not an integer.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    position: int = 0
     tokens_seen: int = 0
-    order: Array | None = None  # of this epoch's windows; None between two epochs
-    history: list[dict[str, Any]] = field(default_factory=list)  # one per Evaluation
-    samples: list[dict[str, Any]] = field(default_factory=list)  # one per Sample
+    order: Array | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self):
         for name in ("step", "epoch", "position", "tokens_seen"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)!r}, but has to be 0 or more")
+                raise InputError(f"{name} is {getattr(self, name)!r}, but must be at least 0")
 
 
 class Trainer:
-    """A run: a model, its data, its optimiser, its generator, and how far it is."""
+    """A training run: a model, its data, its optimizer, its random stream and its position.
+
+    Parameters
+    ----------
+    model : GPT
+        Model to train. Its parameters are updated in place.
+    train_tokens, val_tokens : (N,) int array
+        Token ids of the training and the validation split.
+    training : TrainingConfig
+        Hyperparameters.
+    rng : Generator
+        Random stream of shuffling and dropout; with `eval_rng="shared"`, also of evaluations.
+    prompt : sequence of int, default ()
+        Token ids that the sample after each epoch continues. Empty: no samples.
+    progress : Progress, optional
+        Position to resume from; by default, the start.
+
+    Attributes
+    ----------
+    optimizer : AdamW
+    gradients : params.Params
+        Gradient of the last step, before clipping.
+    total_steps : int
+    tokens_per_epoch : int
+
+    Raises
+    ------
+    InputError
+        If a split is too short for one batch.
+
+    Examples
+    --------
+    >>> for event in Trainer(model, train, val, TrainingConfig(), Generator(123)).events():
+    ...     print(event)
+    """
 
     def __init__(
         self,
@@ -89,14 +196,10 @@ class Trainer:
         training: TrainingConfig,
         rng: Generator,
         *,
-        prompt: list[int],
+        prompt: Sequence[int] = (),
         progress: Progress | None = None,
     ):
-        """`train_tokens`, `val_tokens` (N,) integers; `prompt` the ids each sample continues.
-
-        Raises InputError where a split is too short for one batch.
-        """
-        self.model, self.training, self.rng, self.prompt = model, training, rng, prompt
+        self.model, self.training, self.rng, self.prompt = model, training, rng, list(prompt)
         self.progress = Progress() if progress is None else progress
         T, per_step = model.config.context_length, training.batch_size * training.grad_accumulation
         stride = training.stride or T
@@ -108,10 +211,13 @@ class Trainer:
                 f"{training.batch_size}, accumulation {training.grad_accumulation})"
             )
         self.steps_data = Loader(inputs, targets, batch_size=per_step, shuffle=True, drop_last=True)
-        once = dict(batch_size=training.batch_size)
-        self.train_data = Loader(inputs, targets, **once, shuffle=True, drop_last=True)
+        self.train_data = Loader(
+            inputs, targets, batch_size=training.batch_size, shuffle=True, drop_last=True
+        )
         inputs, targets = windows(val_tokens, T, stride, what="validation")
-        self.val_data = Loader(inputs, targets, **once, shuffle=False, drop_last=False)
+        self.val_data = Loader(
+            inputs, targets, batch_size=training.batch_size, shuffle=False, drop_last=False
+        )
 
         self.optimizer = optim.AdamW(
             model.params,
@@ -124,79 +230,115 @@ class Trainer:
         )
         self.gradients = params.zeros(model.config, model.dtype)
         if training.grad_accumulation > 1:
-            self.more_gradients = params.zeros_like(self.gradients)
+            self.batch_gradients = params.zeros_like(self.gradients)
         self.tokens_per_epoch = len(self.steps_data) * per_step * T
         self.total_steps = training.epochs * len(self.steps_data)
         if training.steps is not None:
             self.total_steps = training.steps
-        self.seconds = self.trained = 0.0  # since the last evaluation: time, and tokens in it
+        self.seconds = 0.0  # of the steps since the last evaluation
+        self.tokens_timed = 0  # trained on in these seconds
 
     def events(self) -> Iterator[Event]:
-        """Trains to the end, telling what happens. May be left after any Step, and gone on with."""
+        """Train to the last step and yield events.
+
+        After any Step the caller may stop iterating; a new call continues from that step.
+
+        Yields
+        ------
+        Evaluation or Sample or Step
+            For each step: an Evaluation every `eval_every` steps, a Sample at the end of an epoch,
+            and then always a Step.
+
+        Raises
+        ------
+        RunError
+            If a loss or the gradient's norm is not finite. The parameters are those before the
+            step.
+        """
         p = self.progress
         while p.step < self.total_steps:
             if p.order is None:
                 p.order = self.steps_data.order(self.rng)
             for tokens, targets in self.steps_data.batches(p.order, start=p.position):
-                yield from self.step(tokens, targets)
+                yield from self.step_events(tokens, targets)
                 if p.step == self.total_steps or p.order is None:
                     break
 
-    def step(self, tokens: Array, targets: Array) -> Iterator[Event]:
-        """One step, and what is due after it; at the end of an epoch, a sample."""
+    def step_events(self, tokens: Array, targets: Array) -> Iterator[Event]:
+        """Make one step on a batch (B, T) and yield its events."""
         p, index, epoch = self.progress, self.progress.step, self.progress.epoch + 1
         started = time.perf_counter()
         lr = self.learning_rate(index)
         loss, norm = self.update(tokens, targets, lr)
         self.seconds += time.perf_counter() - started
-        self.trained += tokens.size
+        self.tokens_timed += tokens.size
         p.step, p.position, p.tokens_seen = p.step + 1, p.position + 1, p.tokens_seen + tokens.size
-        speed = self.trained / self.seconds
+        speed = self.tokens_timed / self.seconds
 
         if index % self.training.eval_every == 0:
-            losses = self.evaluate()
-            for what, value in zip(("training loss", "validation loss"), losses, strict=True):
-                stop_unless_finite(what, value, index)
-            seen = Evaluation(index, epoch, p.tokens_seen, *losses, lr, speed)
-            p.history.append(vars(seen))
-            self.seconds = self.trained = 0.0
-            yield seen
+            train_loss, val_loss = self.split_losses()
+            require_finite("training loss", train_loss, index)
+            require_finite("validation loss", val_loss, index)
+            evaluation = Evaluation(index, epoch, p.tokens_seen, train_loss, val_loss, lr, speed)
+            p.history.append(vars(evaluation))
+            self.seconds, self.tokens_timed = 0.0, 0
+            yield evaluation
         ends_epoch = p.position == len(self.steps_data)
         if ends_epoch:
             p.epoch, p.position, p.order = p.epoch + 1, 0, None
-            sample = Sample(index, epoch, self.sample())
-            p.samples.append(vars(sample))
-            yield sample
+            if self.prompt:
+                sample = Sample(index, epoch, self.sample())
+                p.samples.append(vars(sample))
+                yield sample
         yield Step(index, epoch, loss, lr, norm, p.tokens_seen, speed, ends_epoch)
 
-    @QUIETLY
+    @ignore_overflow
     def update(self, tokens: Array, targets: Array, lr: float) -> tuple[float, float | None]:
-        """Forward, backward, AdamW. Returns the loss and the gradient's norm (None: not clipped).
+        """Update the parameters: forward, backward, clipping and AdamW.
 
-        With accumulation, the batch goes through in parts of equal size, each with its share of the
-        loss: the sum of their gradients is the gradient of the whole.
+        With gradient accumulation, the batch is split into parts of equal size, and each part's
+        loss is scaled by 1 / parts: the sum of the parts' gradients is the gradient of the batch.
+
+        Parameters
+        ----------
+        tokens, targets : (B, T) int array
+            Inputs and the tokens that follow them.
+        lr : float
+            Learning rate.
+
+        Returns
+        -------
+        loss : float
+            Mean cross-entropy before the update, in nats per token.
+        norm : float or None
+            Global norm of the gradient, or None if gradients are not clipped.
+
+        Raises
+        ------
+        RunError
+            If the loss or the norm is not finite; the parameters are unchanged.
         """
         parts = self.training.grad_accumulation
         loss = 0.0
         for i, part in enumerate(np.split(np.arange(len(tokens)), parts)):
-            home = self.gradients if i == 0 else self.more_gradients
-            value, cache = self.model.loss(tokens[part], targets[part], self.rng, out=home)
+            gradients = self.gradients if i == 0 else self.batch_gradients
+            value, cache = self.model.loss(tokens[part], targets[part], self.rng, out=gradients)
             loss += float(value) / parts
-            self.model.backward(cache, out=home, dloss=1 / parts)
+            self.model.backward(cache, out=gradients, dloss=1 / parts)
             if i > 0:
-                add(self.gradients, home)
+                add(self.gradients, gradients)
         norm, scale, clip = None, 1.0, self.training.grad_clip
         if clip is not None:
             norm = optim.global_norm(self.gradients, ops=self.model.ops)
             if self.progress.step >= self.training.warmup_steps:
                 scale = optim.clip_scale(norm, clip)
-        stop_unless_finite("loss", loss, self.progress.step)
-        stop_unless_finite("gradient's norm", norm or 0.0, self.progress.step)
+        require_finite("loss", loss, self.progress.step)
+        require_finite("gradient's norm", norm or 0.0, self.progress.step)
         self.optimizer.step(self.gradients, lr=lr, scale=scale)
         return loss, norm
 
     def learning_rate(self, index: int) -> float:
-        """Of the step `index`, counted from 0."""
+        """Return the learning rate of step `index`, counted from 0."""
         t = self.training
         return optim.learning_rate(
             index,
@@ -207,38 +349,45 @@ class Trainer:
             lowest=t.lr if t.min_lr is None else t.min_lr,
         )
 
-    @QUIETLY
-    def evaluate(self) -> tuple[float, float]:
-        """Training and validation loss without dropout, each the mean over some batches."""
+    @ignore_overflow
+    def split_losses(self) -> tuple[float, float]:
+        """Return the losses of the training and the validation split, without dropout.
+
+        Returns
+        -------
+        train_loss, val_loss : float
+            Mean cross-entropy over at most `eval_batches` batches of each, in nats per token.
+        """
         rng = self.rng
-        if self.training.eval_rng == "separate":  # the step for a seed: nothing to save and restore
+        if self.training.eval_rng == "separate":
+            # seeded by the step, so that a checkpoint needs no second random state
             rng = Generator(self.progress.step, ops=rng.ops)
         return self.mean_loss(self.train_data, rng), self.mean_loss(self.val_data, rng)
 
     def mean_loss(self, data: Loader, rng: Generator) -> float:
-        """Over `eval_batches` batches of a pass."""
-        most = self.training.eval_batches or len(data)
-        batches = zip(range(most), data.batches(data.order(rng)), strict=False)
+        """Return the mean loss over the first `eval_batches` batches of one pass."""
+        count = self.training.eval_batches or len(data)
+        batches = zip(range(count), data.batches(data.order(rng)), strict=False)
         losses = [float(self.model.evaluate(*batch)) for _, batch in batches]
         return sum(losses) / len(losses)
 
-    @QUIETLY
+    @ignore_overflow
     def sample(self) -> list[int]:
-        """The prompt and its greedy continuation."""
+        """Return the token ids of the prompt and its greedy continuation."""
         new = generate(self.model, self.prompt, self.training.sample_tokens)
         return [*self.prompt, *(int(token[0]) for token in new)]
 
 
-def stop_unless_finite(what: str, value: float, step: int) -> None:
-    """Raises RunError for a number that has become none."""
+def require_finite(name: str, value: float, step: int) -> None:
+    """Raise RunError unless `value` is finite."""
     if not np.isfinite(value):
         raise RunError(
-            f"the {what} became {value} at step {step}. "
+            f"the {name} became {value} at step {step}. "
             "Try a lower --lr, a longer warmup, or --grad-clip 1"
         )
 
 
-def add(total: params.Params, more: params.Params) -> None:
-    """`more` added into `total`, name by name."""
-    for (_, a), (_, b) in zip(params.named(total), params.named(more), strict=True):
+def add(total: params.Params, other: params.Params) -> None:
+    """Add the arrays of `other` to those of `total`, in place."""
+    for (_, a), (_, b) in zip(params.named(total), params.named(other), strict=True):
         a += b

@@ -21,13 +21,15 @@ def test_info_says_what_it_runs_on(npgpt_):
 
 def test_info_warns_of_what_is_slow():
     openblas, one = (
-        system_info.Pool("openblas", "openblas 0.3", 4),
-        system_info.Pool("mkl", "mkl 2", 1),
+        system_info.BlasPool("openblas", "openblas 0.3", 4),
+        system_info.BlasPool("mkl", "mkl 2", 1),
     )
     assert system_info.blas_warnings([openblas], 4) == []
     assert "1 thread for 4 cores" in system_info.blas_warnings([one], 4)[0]
     assert system_info.blas_warnings([one], 1) == []
-    assert "slower" in system_info.blas_warnings([system_info.Pool("blas", "blas 3.9", 1)], 1)[0]
+    assert (
+        "slower" in system_info.blas_warnings([system_info.BlasPool("blas", "blas 3.9", 1)], 1)[0]
+    )
     assert system_info.thread_warnings(4, 4) == []
     assert "1 thread for 4 cores" in system_info.thread_warnings(1, 4)[0]
     good = {"GOMP_SPINCOUNT": "1000", "OPENBLAS_THREAD_TIMEOUT": "4"}

@@ -43,8 +43,8 @@ BAD_FLAGS = {
     "--prompt=": "the prompt is empty",
     "--init-from no.h5": "there is no checkpoint no.h5",
     "--resume no": "there is no file no",
-    "--out text.txt": "the folder text.txt cannot be made: File exists",
-    "--out text.txt/run": "the folder text.txt/run cannot be made: Not a directory",
+    "--out text.txt": "the run directory text.txt cannot be created: File exists",
+    "--out text.txt/run": "the run directory text.txt/run cannot be created: Not a directory",
     "--data runs": "there is no text file runs",
 }
 
@@ -77,7 +77,7 @@ def test_a_flag_that_cannot_be_used(refused, flag):
         ("--top-k 0", "top_k is 0, but at least 1 token has to be left"),
         ("--top-p 0", "top_p is 0.0, but has to be in (0, 1]"),
         ("--top-p 1.01", "top_p is 1.01, but has to be in (0, 1]"),
-        ("--num-samples 0", "num_samples is 0, but has to be at least 1"),
+        ("--num-samples 0", "num_samples is 0, but must be at least 1"),
         ("--max-new-tokens -1", "max_new_tokens is -1, but has to be at least 0"),
         ("--seed -1", "seed = -1: it must lie between 0 and 18446744073709551615"),
         ("--prompt=", "the prompt is empty"),
@@ -146,15 +146,15 @@ def test_a_damaged_number_is_not_trained_on(npgpt_, refused, run):
 
 def test_a_folder_without_a_run(refused):
     Path("none").mkdir()
-    refused("generate --prompt The", says="there is no run under ./runs yet")
+    refused("generate --prompt The", says="./runs has no checkpoint")
     refused("generate --model none --prompt The", says="the folder none holds no model")
     refused("train --resume none", says="there is no file none/checkpoint.h5")
     refused("plot none", says="none/config.json cannot be read: No such file or directory")
-    refused("plot", says="name at least one folder of a run")
+    refused("plot", says="name at least one run directory")
 
 
 def test_a_folder_that_holds_a_run(refused, run):
-    says = "run already holds a run: choose another --out, or go on with it by --resume run"
+    says = "run already holds a run: choose another --out, or resume it with --resume run"
     refused("train --data text.txt --out run", *TINY, says=says)
 
 

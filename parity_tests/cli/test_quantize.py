@@ -75,9 +75,9 @@ def test_the_commands_take_a_model_of_few_bits(said, kind):
     again = said(f"generate --model model.h5 --weights {kind} --prompt Hi --max-new-tokens 9").out
     assert text == again
     table = said(f"compare model.h5 model.h5 --weights {kind}", code=1).out
-    assert "19 of 28 parameters are the same to the bit" in table
+    assert "19 of 28 parameters are bit-identical" in table
     assert "First parameter that differs: wte.weight" in table
-    assert "The two models are the same." in said("compare small small").out
+    assert "The two models are equal." in said("compare small small").out
     seen = json.loads(said("inspect small --json").out)
     assert seen["format"] == "quantized"
     assert seen["tensors"]["wte.weight"]["dtype"] == kind
@@ -92,7 +92,7 @@ def test_the_commands_take_a_model_of_few_bits(said, kind):
 BAD_LINES = {
     "train --init-from int8": "int8 holds int8 weights: the steps of training are finer than",
     "train --resume int8": "int8 is a model that npgpt quantize wrote, for generating: there is",
-    "quantize model.h5 --to int8": "int8 is there already: choose another --to",
+    "quantize model.h5 --to int8": "int8 already exists: choose another --to",
     "quantize none.h5 --to new": "there is no checkpoint none.h5",
     "quantize int8 --to new --weights bfloat16": "rounded a second time: start from",
     "evaluate --model int8 --data text.txt --weights bfloat16": "rounded a second time",

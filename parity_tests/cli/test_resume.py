@@ -38,8 +38,8 @@ def test_an_interrupted_run_resumes_to_the_same_bits(npgpt_, run, monkeypatch, s
         said = npgpt_(f"train --data {'text.txt'} --out cut --epochs 2", *TINY, code=130)
     assert said.err == "\nFinishing this step, then saving ...\n"
     assert said.out.splitlines()[-2:] == [
-        f"Stopped after step {step}; everything is saved in cut",
-        "Go on with: npgpt train --resume cut",
+        f"Stopped after step {step}; the checkpoint is saved in cut",
+        "Resume with: npgpt train --resume cut",
     ]
     Path("cut/.checkpoint.h5.1.part").write_bytes(b"what a kill would leave")
     with open("cut/metrics.jsonl", "a") as file:
@@ -105,7 +105,7 @@ def test_ctrl_c_in_a_process_of_its_own():
         out, err = process.communicate(timeout=LONG)
     assert process.returncode == 130
     assert unannounced(err) == "\nFinishing this step, then saving ...\n"
-    assert out.endswith("Go on with: npgpt train --resume run\n")
+    assert out.endswith("Resume with: npgpt train --resume run\n")
     step = final("run")[1]["step"]
     assert f"Stopped after step {step - 1};" in out
     assert main(["train", "--resume", "run", "--steps", str(step + 2)]) == 0

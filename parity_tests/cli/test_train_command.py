@@ -47,8 +47,8 @@ def test_train_says_what_it_does_and_where_everything_is(run):
     said = run.out.splitlines()
     assert run.err == ""
     assert said[0] == (
-        "11,792 parameters (1 layers, 2 heads, 16 wide, context 16), "
-        "745 tokens to train on, 83 to validate, 22 steps -> run"
+        "11,792 parameters (layers 1, heads 2, embedding 16, context 16); "
+        "745 training tokens, 83 validation tokens; 22 steps; output in run"
     )
     losses = [line for line in said if line.startswith("Ep ")]
     pattern = r"Ep [12] \(Step 0000\d\d\): Train loss \d\.\d{3}, Val loss \d\.\d{3}"
@@ -61,7 +61,7 @@ def test_train_says_what_it_does_and_where_everything_is(run):
     assert sum(line.startswith("The lighthouse") for line in said) == 2
     for name in FILES:
         assert any(line.startswith(f"run/{name} ") for line in said), name
-    assert said[-1] == 'Go on with: npgpt generate --model run --prompt "The lighthouse"'
+    assert said[-1] == 'Next: npgpt generate --model run --prompt "The lighthouse"'
 
 
 def test_runs_are_numbered_and_the_newest_is_the_default(npgpt_):
@@ -76,7 +76,7 @@ def test_runs_are_numbered_and_the_newest_is_the_default(npgpt_):
 
 def test_the_bundled_text_is_what_trains_by_default(npgpt_):
     said = npgpt_("train --steps 1 --out run", *TINY)
-    assert "18,227 tokens to train on, 2,026 to validate" in said.out
+    assert "18,227 training tokens, 2,026 validation tokens" in said.out
 
 
 def test_both_backends_and_dtypes(npgpt_):

@@ -116,9 +116,9 @@ def test_inspect_points_at_nan(npgpt_):
 def test_the_same_model_twice(npgpt_, model):
     npgpt_("export --model a.h5 --out b --to huggingface")
     said = npgpt_("compare a.h5 b").out
-    assert "28 of 28 parameters are the same to the bit" in said
-    assert "first 19 of 19 layers is the same to the bit" in said
-    assert said.endswith("The two models are the same.\n")
+    assert "28 of 28 parameters are bit-identical" in said
+    assert "first 19 of 19 layers are bit-identical" in said
+    assert said.endswith("The two models are equal.\n")
 
 
 def transpose(p):
@@ -142,8 +142,8 @@ def blur(p):
     "change, parameter, note, layer",
     [
         (transpose, "h.1.attn.c_proj.weight", " (transposed)", "h.1 after attention"),
-        (reorder, "h.0.attn.c_attn.weight", " (its three thirds (query, key, value) are in "
-         "another order)", "h.0.attn.c_attn"),
+        (reorder, "h.0.attn.c_attn.weight", " (query, key and value in another order)",
+         "h.0.attn.c_attn"),
         (scale, "h.1.mlp.c_proj.weight", " (0.5 times the first)", "h.1 after mlp"),
         (blur, "ln_f.weight", "", "ln_f"),
     ],
@@ -152,19 +152,19 @@ def blur(p):
 def test_the_first_difference(npgpt_, model, change, parameter, note, layer):
     saved("b.h5", change)
     said = npgpt_("compare a.h5 b.h5", code=1).out
-    assert "27 of 28 parameters are the same to the bit" in said
+    assert "27 of 28 parameters are bit-identical" in said
     first, second = said.splitlines()[-2:]
     assert first.startswith(f"First parameter that differs: {parameter}, by ")
-    assert first.endswith(f" of its size{note}")
+    assert first.endswith(f" of its largest value{note}")
     assert second.startswith(f"First layer that differs: {layer}, by ")
 
 
 def test_how_far_apart(model):
     other = saved("b.h5", blur)
-    (found,) = [d for d in compare.parameters(model, other) if d.largest]
+    (found,) = [d for d in compare.compare_parameters(model, other) if d.largest]
     assert (found.name, found.largest, found.relative) == ("ln_f.weight", 0.25, 0.25)
     tokens = np.arange(9)[None]
-    layers = {d.name: d for d in compare.layers(model, other, tokens)}
+    layers = {d.name: d for d in compare.compare_layers(model, other, tokens)}
     gap = np.abs(model.logits(tokens) - other.logits(tokens)).max()
     assert layers["logits"].largest == gap > 0
     last = [array for _, array in compare.trace(model, tokens)][-1]
@@ -194,13 +194,13 @@ def test_a_bias_that_one_of_them_does_without(npgpt_, model):
         array[...] = plain[name]
     bare.save("bare.h5")
     said = npgpt_("compare zeros.h5 bare.h5").out
-    assert "the same" in said.splitlines()[-1]
+    assert said.splitlines()[-1] == "The two models are equal."
 
 
 def test_models_of_different_sizes(npgpt_, model):
     saved("b.h5", n_layer=3)
     said = npgpt_("compare a.h5 b.h5", code=2).err
-    assert said == "npgpt: the first model's n_layer is 2, the second's 3\n"
+    assert said == "npgpt: the models differ in size: n_layer is 2 and 3\n"
 
 
 # export
@@ -215,7 +215,7 @@ def test_what_is_exported_is_the_same_model(npgpt_, model, to):
     for (name, a), (_, b) in zip(named(source.params()), named(model.params), strict=True):
         np.testing.assert_array_equal(a, b, err_msg=name)
     said = npgpt_(f"export --model a.h5 --to {to} --out there", code=2).err
-    assert said == "npgpt: there is there already: choose another --out\n"
+    assert said == "npgpt: there already exists: choose another --out\n"
 
 
 def test_a_model_of_its_own_head_and_no_bias(npgpt_):
@@ -282,10 +282,10 @@ def test_evaluate_with_a_stride(npgpt_, model):
 @pytest.mark.parametrize(
     "flags, says",
     [
-        ("--stride 0", "stride is 0, but has to be at least 1"),
-        ("--stride 13", "stride is 13: with windows of 12, tokens would be left out"),
-        ("--context-length 13", "context_length is 13, but the model reads at most 12"),
-        ("--context-length 5 --stride 6", "stride is 6: with windows of 5"),
+        ("--stride 0", "stride is 0, but must be at least 1"),
+        ("--stride 13", "stride is 13, but must be at most the context length 12"),
+        ("--context-length 13", "context_length is 13, but must be at most the model's 12"),
+        ("--context-length 5 --stride 6", "stride is 6, but must be at most the context length 5"),
     ],
 )
 def test_evaluate_refuses(npgpt_, model, flags, says):
@@ -300,7 +300,7 @@ def test_positions_are_cropped_never_stretched(npgpt_, model):
     line = "train --data text.txt --tokenizer byte --init-from openai --steps 1 --lr 0 "
     line += "--initial-lr 0 --sample-tokens 2 --batch-size 1 --stride 4 --train-fraction 0.5"
     said = npgpt_(f"{line} --out long --context-length 13", code=2).err
-    assert "has positions for 12. They can be cropped, not stretched" in said
+    assert "has positions for 12. They can be cropped, but not extended" in said
     npgpt_(f"{line} --out short --context-length 8 --dropout 0.2")
     short = npgpt.load("short")
     assert (short.config.context_length, short.config.dropout) == (8, 0.2)
@@ -331,7 +331,7 @@ def test_download_checks_and_says_how_to_go_on(npgpt_, model, monkeypatch):
     said = npgpt_("download gpt2-small --to there").out
     assert said == (
         "there\nmodel.bin (10.0 MB)\nthere\n"
-        'Go on with: npgpt generate --model there --prompt "Every effort moves you"\n'
+        'Next: npgpt generate --model there --prompt "Every effort moves you"\n'
     )
 
 

@@ -20,15 +20,15 @@ def test_every_rung_holds_to_step_15(data, bpe):
         for r in book_check.run_checks(str(data / "the-verdict.txt"), 16)
         if isinstance(r, book_check.Check)
     ]
-    assert [r.what for r in seen if not r.holds] == []
-    assert [r.what for r in seen[-4:]] == [f"log, step {step:06d}" for step in (0, 5, 10, 15)]
+    assert [r.name for r in seen if not r.holds] == []
+    assert [r.name for r in seen[-4:]] == [f"log, step {step:06d}" for step in (0, 5, 10, 15)]
 
 
 def test_a_rung_that_differs_does_not_hold():
-    assert book_check.numbers("x", (9.781,), (9.7814,), digits=3).holds
-    assert not book_check.numbers("x", (9.781,), (9.7816,), digits=3).holds
-    assert book_check.words("x", "abc", "abc").holds
-    assert not book_check.words("x", "abc", "abd").holds
+    assert book_check.check_numbers("x", (9.781,), (9.7814,), digits=3).holds
+    assert not book_check.check_numbers("x", (9.781,), (9.7816,), digits=3).holds
+    assert book_check.check_equal("x", "abc", "abc").holds
+    assert not book_check.check_equal("x", "abc", "abd").holds
 
 
 def test_the_presets_are_the_books():

@@ -9,7 +9,7 @@ from npgpt.cli.estimate import duration
 from npgpt.cli.main import main
 from npgpt.config import defaults
 from npgpt.performance import estimate, flops, profile, roofline
-from npgpt.performance.estimate import Measured, Point
+from npgpt.performance.estimate import Measurement, TimedModel
 
 SMALL = "--vocab-size 97 --context-length 16 --n-head 2 --n-embd 16 --batch-size 2"
 RATE = 1e9
@@ -28,11 +28,11 @@ def line(layers):
 
 
 def points(*layers, time=line):
-    return tuple(Point(count, time(count)) for count in layers)
+    return tuple(TimedModel(count, time(count)) for count in layers)
 
 
 def carried(found, layers=12):
-    return estimate.estimate(settings(layers).config, Measured(2, RATE, found))
+    return estimate.extrapolate(settings(layers).config, Measurement(2, RATE, found))
 
 
 # The arithmetic
@@ -41,23 +41,23 @@ def carried(found, layers=12):
 def test_all_layers_that_were_timed_are_not_estimated():
     for found, layers in ((points(1), 1), (points(1, 12), 12)):
         said = carried(found, layers)
-        assert (said.seconds, said.way, said.miss) == (line(layers), "measured", None)
+        assert (said.seconds, said.method, said.line_error) == (line(layers), "measured", None)
 
 
 def test_more_layers_are_on_the_line():
     said = carried(points(1, 5))
-    assert (said.seconds, said.way, said.miss) == (line(12), "line", None)
-    bent = (*points(1, 5), Point(3, 2.5))
+    assert (said.seconds, said.method, said.line_error) == (line(12), "line", None)
+    bent = (*points(1, 5), TimedModel(3, 2.5))
     said = carried(bent)
-    assert (said.seconds, said.way) == (line(12), "line")
-    assert said.miss == pytest.approx(2.0 / 2.5 - 1)
+    assert (said.seconds, said.method) == (line(12), "line")
+    assert said.line_error == pytest.approx(2.0 / 2.5 - 1)
 
 
 def test_one_point_goes_by_operations():
     said = carried(points(1))
     config = settings().config
     one, all_of_it = (flops.training_step(replace(config, n_layer=n), 2, 256) for n in (1, 12))
-    assert said.way == "operations"
+    assert said.method == "operations"
     assert said.seconds == pytest.approx(line(1) * all_of_it / one)
 
 
@@ -65,7 +65,7 @@ def test_tokens_and_the_share_of_the_peak():
     said = carried(points(1, 12))
     assert said.tokens_per_s == 2 * 256 / line(12)
     assert said.operations == flops.training_step(settings().config, 2, 256)
-    assert said.share == pytest.approx(said.operations / line(12) / RATE)
+    assert said.utilization == pytest.approx(said.operations / line(12) / RATE)
 
 
 @pytest.mark.parametrize(
@@ -140,8 +140,8 @@ def test_a_batch_is_made_smaller_until_it_can_be_measured():
 
 def test_real_steps_are_timed(monkeypatch):
     """Whatever they take: a model of two layers, then one of more layers than the budget allows."""
-    monkeypatch.setattr(roofline, "multiplying", lambda *args, **options: RATE)
-    monkeypatch.setattr(estimate, "ENOUGH", 0.0)
+    monkeypatch.setattr(roofline, "matmul_throughput", lambda *args, **options: RATE)
+    monkeypatch.setattr(estimate, "MIN_SECONDS", 0.0)
     small = dict(vocab_size=97, n_head=2, n_embd=16)
     *_, found = stages = list(estimate.measure(settings(2, **small)))
     assert len(stages) == estimate.STAGES
@@ -157,8 +157,8 @@ def test_real_steps_are_timed(monkeypatch):
 @pytest.fixture
 def said(monkeypatch, capsys):
     """What the command prints, where a step takes what `line` says."""
-    monkeypatch.setattr(roofline, "multiplying", lambda *args, **options: RATE)
-    monkeypatch.setattr(estimate, "seconds_of", lambda settings, layers: line(layers))
+    monkeypatch.setattr(roofline, "matmul_throughput", lambda *args, **options: RATE)
+    monkeypatch.setattr(estimate, "step_seconds", lambda settings, layers: line(layers))
 
     def command(flags, code=0):
         assert main(["estimate", *flags.split()]) == code
@@ -175,14 +175,14 @@ def test_estimate_says_how_long_it_takes(said):
         "",
         "14.2 tokens/s; matrix products at 0.0 GFLOP/s, 0% of the 1.0 that NumPy's BLAS reaches "
         "here",
-        "1,000,000 tokens take 19.5 hours, evaluations not counted",
+        "1,000,000 tokens take 19.5 hours, without evaluations",
     ]
 
 
 def test_estimate_says_what_is_carried_over(said):
     out = said(f"{SMALL} --n-layer 99").out
     assert "99 layers, on the line through the first two: 26.000 s" in out
-    assert "at the third that line is off by +0.0%" in out
+    assert "error of that line at the third: +0.0%" in out
     assert "tokens take" not in out
 
 
@@ -207,16 +207,18 @@ def test_estimate_warns_of_too_little_memory(said, monkeypatch):
 
 def test_estimate_begins_nothing_that_does_not_fit(said, monkeypatch):
     monkeypatch.setattr(profile, "memory", lambda: (None, 100))
-    says = "npgpt: parameters, gradients and both moments take 0.0 GiB, but 0.0 GiB of memory are"
+    says = (
+        "npgpt: parameters, gradients and AdamW's moments take 0.0 GiB, but 0.0 GiB of memory are"
+    )
     assert said(SMALL, code=2).err.startswith(says)
 
 
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        ("--tokens 0", "tokens is 0.0, but has to be a number, at least 1"),
-        ("--tokens nan", "tokens is nan, but has to be a number, at least 1"),
-        ("--tokens inf", "tokens is inf, but has to be a number, at least 1"),
+        ("--tokens 0", "tokens is 0.0, but must be a number, at least 1"),
+        ("--tokens nan", "tokens is nan, but must be a number, at least 1"),
+        ("--tokens inf", "tokens is inf, but must be a number, at least 1"),
         ("--batch-size 0", "batch_size is 0, but has to be at least 1"),
         ("--n-embd 15", "n_embd is 15 and n_head is 2"),
         ("--n-layer 0", "n_layer is 0, but has to be at least 1"),

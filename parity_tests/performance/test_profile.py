@@ -12,9 +12,19 @@ from npgpt import ops
 from npgpt.backends import get as backend_of
 from npgpt.cli.main import main
 from npgpt.config import defaults
+from npgpt.kernels import bandwidth
 from npgpt.model.params import named
 from npgpt.performance import flops, profile, roofline
-from npgpt.performance.profile import Call, Peaks, Round, Row, Timed, Work, new_token, training_step
+from npgpt.performance.profile import (
+    Call,
+    Peaks,
+    Round,
+    Row,
+    TimedBackend,
+    Work,
+    prepare_generation,
+    prepare_training_step,
+)
 
 SMALL = dict(vocab_size=97, context_length=24, n_layer=3, n_head=4, n_embd=32)
 FLAGS = "--vocab-size 97 --context-length 24 --n-layer 1 --n-head 4 --n-embd 32 --batch-size 3"
@@ -28,14 +38,14 @@ def settings(*, ops="fused", **changed):
 
 
 def steps(chosen, count):
-    timed = Timed(backend_of(chosen.ops, dtype=chosen.dtype))
-    return list(profile.rounds(training_step(chosen, timed), timed, count))
+    timed = TimedBackend(backend_of(chosen.ops, dtype=chosen.dtype))
+    return list(profile.run_rounds(prepare_training_step(chosen, timed), timed, count))
 
 
 def tokens(chosen, count, position):
-    timed = Timed(backend_of(chosen.ops, dtype=chosen.dtype))
-    run = new_token(chosen, timed, position=position, count=count)
-    return list(profile.rounds(run, timed, count))
+    timed = TimedBackend(backend_of(chosen.ops, dtype=chosen.dtype))
+    run = prepare_generation(chosen, timed, position=position, count=count)
+    return list(profile.run_rounds(run, timed, count))
 
 
 def total(calls):
@@ -52,7 +62,7 @@ def test_the_calls_of_a_step_cost_what_the_config_says(ops, dropout, tied):
     chosen = settings(ops=ops, dropout=dropout, tied=tied)
     _, last = steps(chosen, 2)
     assert total(last.calls)[0] == flops.training_step(chosen.config, 3, 24)
-    idle = {call.op for call in last.calls if call.work[:2] == (0, 0)}
+    idle = {call.op for call in last.calls if not call.work.operations and not call.work.bytes}
     assert idle == ({"dropout.forward", "dropout.backward"} if dropout == 0 else set())
 
 
@@ -98,7 +108,7 @@ def test_a_timed_backend_computes_the_same(backend):
     config = npgpt.Config(**SMALL, dropout=0.1)
     ids = np.arange(2 * 24).reshape(2, 24)
     found = []
-    for used in (backend, Timed(backend)):
+    for used in (backend, TimedBackend(backend)):
         rng = npgpt.Generator(5, ops=backend)
         model = npgpt.GPT(config, seed=rng, ops=used)
         loss, cache = model.loss(ids, ids[:, ::-1], rng)
@@ -108,7 +118,7 @@ def test_a_timed_backend_computes_the_same(backend):
 
 
 def test_every_call_is_noted(backend):
-    timed = Timed(backend)
+    timed = TimedBackend(backend)
     x = np.ones((2, 3, 8), np.float32)
     _, cache = timed.gelu.forward(x)
     timed.gelu.backward(x, cache, dx=x)
@@ -120,7 +130,7 @@ def test_every_call_is_noted(backend):
 
 
 def test_profiling_moves_no_parameter():
-    step = training_step(settings(dropout=0.0), ops)
+    step = prepare_training_step(settings(dropout=0.0), ops)
     assert step() == step()
 
 
@@ -134,7 +144,7 @@ def test_a_table_adds_up():
         Call("a", 1.0, Work(200, 2)),
     ]
     best = Peaks(operations=100, bytes=4)
-    assert profile.table(Round(4.0, calls), best) == [
+    assert profile.summarize(Round(4.0, calls), best) == [
         Row("a", 2, 3.0, 300, 10, 2.0 + 2.0),  # 8 bytes take longer than 100 operations
         Row("b", 1, 0.5, 0, 40, 10.0),
         Row("between the ops", 0, 0.5, 0, 0, 0.0),
@@ -143,25 +153,25 @@ def test_a_table_adds_up():
 
 def test_the_middle_round():
     found = [Round(seconds, []) for seconds in (3.0, 1.0, 2.0)]
-    assert profile.middle(found).seconds == 2.0
-    assert profile.middle(found[:1]).seconds == 3.0
+    assert profile.median_round(found).seconds == 2.0
+    assert profile.median_round(found[:1]).seconds == 3.0
 
 
 def test_peaks_are_operations_and_bytes_over_seconds(monkeypatch):
     monkeypatch.setattr(roofline, "SIZE", 1000)
-    monkeypatch.setattr(roofline, "quickest", lambda function: function() is None or 0.5)
+    monkeypatch.setattr(roofline, "fastest", lambda function: function() is None or 0.5)
     layers = [flops.Linear(2, 3, 5), flops.Linear(1, 4, 6)]
     forward = 2 * (2 * 7 * 3 * 5) + 2 * 7 * 4 * 6
     for backward, products in ((False, 1), (True, 3)):
-        rate = roofline.multiplying(layers, 7, backward=backward)
+        rate = roofline.matmul_throughput(layers, 7, backward=backward)
         assert rate == products * forward / (products * (2 + 1) * 0.5)
-    monkeypatch.setattr(roofline, "quickest", lambda function: function() or 0.5)
-    assert roofline.reading() == 4 * 1000 / 0.5
+    monkeypatch.setattr(roofline, "fastest", lambda function: function() or 0.5)
+    assert roofline.memory_bandwidth() == 4 * 1000 / 0.5
 
 
 def test_what_is_read_is_read():
     x, parts = np.arange(1000, dtype=np.float32), np.empty(roofline.BLOCKS, np.float32)
-    roofline._sum(x, parts)
+    bandwidth.sum_parts(x, parts)
     assert parts.sum() == x.sum()
 
 
@@ -183,7 +193,7 @@ def said(monkeypatch, capsys):
 def test_profile_prints_a_table(said):
     lines = said(f"profile {FLAGS} --rounds 1").out.splitlines()
     assert re.match(r"one training step of 3 x 24 tokens: [\d.,]+ ms, [\d,]+ tokens/s$", lines[0])
-    assert lines[2].split() == "op calls ms share GFLOP/s GB/s of its floor".split()
+    assert lines[2].split() == "op calls ms share GFLOP/s GB/s time/bound".split()
     names = [re.split(r"  +", line)[0] for line in lines[3:] if line and line != lines[-1]]
     assert {"linear.forward 32 -> 128", "attention.backward", "adamw.update"} <= set(names)
     assert names[-3:-1] == ["between the ops", "all"]
@@ -221,14 +231,14 @@ def test_profile_of_another_backend_and_dtype(said):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        ("--rounds 0", "rounds is 0, but has to be at least 1"),
+        ("--rounds 0", "rounds is 0, but must be at least 1"),
         ("--batch-size 0", "batch_size is 0, but has to be at least 1"),
         ("--n-head 3", "n_embd is 32 and n_head is 3"),
         ("--dropout 1", "dropout is 1.0, but has to be in [0, 1)"),
-        ("--position 5", "position is 5, which is for --generate"),
-        ("--generate --position 0", "position is 0, but has to be in 1 to 17: the context is 24"),
-        ("--generate --position 18", "position is 18, but has to be in 1 to 17"),
-        ("--generate --rounds 22", "a context of 24 has no room for 24 tokens"),
+        ("--position 5", "position is 5, but needs --generate"),
+        ("--generate --position 0", "position is 0, but must be in 1 to 17: the context is 24"),
+        ("--generate --position 18", "position is 18, but must be in 1 to 17"),
+        ("--generate --rounds 22", "a context of 24 is too short for 24 tokens"),
     ],
 )
 def test_profile_refuses(said, flags, says):
@@ -240,7 +250,9 @@ def test_profile_refuses(said, flags, says):
 
 def test_profile_does_not_begin_what_does_not_fit(said, monkeypatch):
     monkeypatch.setattr(profile, "memory", lambda: (None, 2**30))
-    says = "npgpt: parameters, gradients and both moments take 23.2 GiB, but 1.0 GiB of memory are"
+    says = (
+        "npgpt: parameters, gradients and AdamW's moments take 23.2 GiB, but 1.0 GiB of memory are"
+    )
     assert said("profile --preset gpt2-xl", code=2).err.startswith(says)
     says = "npgpt: parameters take 5.8 GiB, but 1.0 GiB"
     assert said("profile --preset gpt2-xl --generate", code=2).err.startswith(says)

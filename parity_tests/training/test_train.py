@@ -13,10 +13,9 @@ from npgpt.gpt import GPT
 from npgpt.model import params
 from npgpt.model.params import named
 from npgpt.rng import Generator
-from npgpt.training import optim
+from npgpt.training import optim, run_state
 from npgpt.training.run import resume
 from npgpt.training.run_dir import RunDir
-from npgpt.training.run_state import read_saved
 from npgpt.training.trainer import Evaluation, Sample, Step, Trainer
 
 CONFIG = Config(vocab_size=257, context_length=8, n_layer=1, n_head=2, n_embd=8, dropout=0.2)
@@ -188,7 +187,7 @@ def saved_and_read(trainer, tokens, tmp_path):
     chosen = dict(ops=backend_name, dtype=model.dtype.name, config=model.config, training=training)
     folder.settings, folder.tokens = RunConfig(**chosen), tokens
     folder.save(trainer)
-    settings, model, saved = read_saved(tmp_path)
+    settings, model, saved = run_state.read(tmp_path)
     assert settings == folder.settings
     return resume(settings, tokens, model, saved)
 
@@ -239,7 +238,7 @@ def test_resuming_refuses_what_does_not_fit(tmp_path):
     tokens, trainer = tokens_of(), begin()
     next(e for e in trainer.events() if isinstance(e, Step))
     saved_and_read(trainer, tokens, tmp_path)
-    settings, model, saved = read_saved(tmp_path)
+    settings, model, saved = run_state.read(tmp_path)
     with pytest.raises(InputError, match=r"is not the one this run was trained on.*a digest"):
         resume(settings, replace(tokens, sha256="another"), model, saved)
     shorter = replace(tokens, train=tokens.train[:90])
