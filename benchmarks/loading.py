@@ -158,7 +158,7 @@ def write_xl(folder: Path) -> None:
     """Write a file of gpt2-xl's shape, drawn a block at a time."""
     from npgpt.model import params
     from npgpt.weights.huggingface import write_config
-    from npgpt.weights.safetensors import Piece, write_safetensors
+    from npgpt.weights.safetensors import TensorStream, write_safetensors
 
     config, rng = PRESETS["gpt2-xl"].config, np.random.default_rng(1)
     draw = 0.02 * rng.standard_normal(1 << 22, np.float32)
@@ -168,7 +168,7 @@ def write_xl(folder: Path) -> None:
             yield np.roll(draw, start)[: size - start]
 
     named = params.named(params.shapes(config))
-    pieces = {n: Piece(tuple(s), "float32", numbers(math.prod(s))) for n, s in named}
+    pieces = {n: TensorStream(tuple(s), "float32", numbers(math.prod(s))) for n, s in named}
     folder.mkdir()
     write_safetensors(folder / "model.safetensors", pieces)
     write_config(folder, config, "gpt2", dtype="float32")

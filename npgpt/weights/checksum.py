@@ -1,17 +1,16 @@
-"""The seal behind an HDF5 file: checksums of every byte in it.
+"""A checksum footer appended to an HDF5 file. It covers every byte.
 
-Behind the last byte of HDF5, which HDF5 itself ignores, stands, little endian:
+HDF5 ignores bytes after its own last byte. There the footer is appended, little endian:
 
-    start, size, CRC-32     8 + 8 + 4 bytes, for each block of numbers (the bytes of a dataset of
+    start, size, CRC-32     8 + 8 + 4 bytes for each block of numbers (the bytes of a dataset of
                             floats), in the order of the file
-    SEAL                    12 bytes
-    how many blocks         8 bytes
-    CRC-32                  4 bytes: that of every byte before it that lies in no block
+    FOOTER_MAGIC            12 bytes
+    number of blocks        8 bytes
+    CRC-32                  4 bytes: of every preceding byte outside the blocks
 
-The last is always compared, because the HDF5 library crashes or hangs on some damaged files. That
-takes no time; the numbers of a model cannot harm it, and their checksums are compared where all of
-them are read anyway (`verify`). It finds accidents: whoever forges a file can seal it, and has
-HDF5's own bugs to play with.
+The last checksum is always verified, because the HDF5 library crashes or hangs on some damaged
+files. It takes no time. The blocks are verified where all numbers are read anyway (`verify`). The
+footer detects corruption, not tampering.
 """
 
 import zlib
@@ -21,70 +20,85 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.arrays import Array
-from npgpt.errors import InputError
+from npgpt.errors import WeightFileError
 from npgpt.weights.mapped import MappedFile
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
-SEAL = b"npgpt-crc32:"
-TAIL = len(SEAL) + 8 + 4  # bytes, of the seal without its blocks
+FOOTER_MAGIC = b"npgpt-crc32:"
+FOOTER_END = len(FOOTER_MAGIC) + 8 + 4  # bytes of the footer after its blocks
 BLOCK = np.dtype([("start", "<u8"), ("size", "<u8"), ("crc", "<u4")])
-MOST_BLOCKS = 1 << 16  # a run of the largest GPT-2 has 1,740
+MAX_BLOCKS = 1 << 16  # a run of the largest GPT-2 has 1,740
 
 
-def seal_of(data: Array, places: Iterable[tuple[int, int]]) -> bytes:
-    """What is to stand behind the bytes (n,) of an HDF5 file.
+def make_footer(data: Array, extents: Iterable[tuple[int, int]]) -> bytes:
+    """Return the footer of an HDF5 file with the bytes `data` (n,).
 
-    `places`: start and size of each block.
+    `extents`: start and size of each block.
     """
-    places = sorted(places)[:MOST_BLOCKS]  # further ones are as all else
-    blocks = [(start, size, zlib.crc32(data[start : start + size])) for start, size in places]
-    end = np.array(blocks, BLOCK).tobytes() + SEAL + len(blocks).to_bytes(8, "little")
-    check = zlib.crc32(end, rest(data, blocks))
+    extents = sorted(extents)[:MAX_BLOCKS]  # the last checksum covers the bytes of further ones
+    blocks = [(start, size, crc32(data[start : start + size])) for start, size in extents]
+    end = np.array(blocks, BLOCK).tobytes() + FOOTER_MAGIC + len(blocks).to_bytes(8, "little")
+    check = zlib.crc32(end, crc32_outside(data, blocks))
     return end + check.to_bytes(4, "little")
 
 
-def rest(data: Array, blocks: Iterable[tuple[int, int, int]]) -> int:
-    """The CRC-32 of the bytes (n,) that lie in no block."""
+def crc32(data: Array, start: int = 0) -> int:
+    """Return the CRC-32 of bytes (n,), continued from `start`."""
+    return zlib.crc32(data.data, start)
+
+
+def crc32_outside(data: Array, blocks: Iterable[tuple[int, int, int]]) -> int:
+    """Return the CRC-32 of the bytes (n,) that are in no block."""
     check, at = 0, 0
     for start, size, _ in [*blocks, (data.size, 0, 0)]:
-        check, at = zlib.crc32(data[at:start], check), start + size
+        check, at = crc32(data[at:start], check), start + size
     return check
 
 
-def check_seal(file: MappedFile) -> list[tuple[int, int, int]]:
-    """The blocks in the seal. Raises InputError unless the file is HDF5, and as it was written but
-    for what is in the blocks."""
+def check_footer(file: MappedFile) -> list[tuple[int, int, int]]:
+    """Verify all bytes of an HDF5 file outside its blocks and return the blocks.
+
+    Raises WeightFileError if the file is not HDF5, has no footer, or is damaged outside its blocks.
+    """
     path, data = file.path, file.data
-    magic, end = data[: len(MAGIC)].tobytes(), data[-TAIL:].tobytes()
+    magic, end = data[: len(MAGIC)].tobytes(), data[-FOOTER_END:].tobytes()
     if magic != MAGIC:
-        raise InputError(f"{path} is not an HDF5 file: it begins with {magic!r}")
-    if not end.startswith(SEAL):
-        raise InputError(f"{path} is cut, or not a checkpoint of npgpt: its {data.size:,} bytes do "
-                         f"not end with {SEAL.decode()}...")  # fmt: skip
-    count = int.from_bytes(end[len(SEAL) : -4], "little")
-    begin = data.size - TAIL - count * BLOCK.itemsize
-    if count > MOST_BLOCKS or begin < 0:
-        raise InputError(f"{path} is damaged: its seal cannot be of {count:,} arrays")
-    blocks = data[begin:-TAIL].view(BLOCK).tolist()
+        raise WeightFileError(f"{path} is not an HDF5 file: it begins with {magic!r}")
+    if not end.startswith(FOOTER_MAGIC):
+        raise WeightFileError(
+            f"{path} is truncated, or not a checkpoint of npgpt: its {data.size:,} bytes do not "
+            f"end with {FOOTER_MAGIC.decode()}..."
+        )
+    count = int.from_bytes(end[len(FOOTER_MAGIC) : -4], "little")
+    begin = data.size - FOOTER_END - count * BLOCK.itemsize
+    if count > MAX_BLOCKS or begin < 0:
+        raise WeightFileError(
+            f"{path} is damaged: its checksum footer cannot have {count:,} blocks"
+        )
+    blocks = data[begin:-FOOTER_END].view(BLOCK).tolist()
     at = 0
     for start, size, _ in blocks:
         if not at <= start <= start + size <= begin:
-            raise InputError(f"{path} is damaged: no array has the {size:,} bytes from {start:,}")
+            raise WeightFileError(
+                f"{path} is damaged: its checksum footer has an invalid block of {size:,} bytes "
+                f"at {start:,}"
+            )
         at = start + size
-    compare(path, "it", rest(data[:-4], blocks), int.from_bytes(end[-4:], "little"))
+    compare(path, "it has", crc32_outside(data[:-4], blocks), int.from_bytes(end[-4:], "little"))
     return blocks
 
 
-def check_numbers(file: MappedFile, blocks: Iterable[tuple[int, int, int]]) -> None:
-    """Raises InputError unless every block is as it was written."""
+def check_blocks(file: MappedFile, blocks: Iterable[tuple[int, int, int]]) -> None:
+    """Verify the numbers. Raises WeightFileError if the bytes of a block are damaged."""
     for start, size, expected in blocks:
-        found = zlib.crc32(file.data[start : start + size])
-        file.forget(start, start + size)
-        compare(file.path, f"what is in its bytes {start:,} to {start + size:,}", found, expected)
+        found = crc32(file.data[start : start + size])
+        file.drop_pages(start, start + size)
+        compare(file.path, f"its bytes {start:,} to {start + size:,} have", found, expected)
 
 
-def compare(path: Path, what: str, found: int, expected: int) -> None:
-    """Raises InputError where a checksum is another one."""
+def compare(path: Path, subject: str, found: int, expected: int) -> None:
+    """Raise WeightFileError if two checksums differ."""
     if found != expected:
-        raise InputError(f"{path} is damaged: {what} has the checksum {found:08x}, not "
-                         f"{expected:08x} as when it was written")  # fmt: skip
+        raise WeightFileError(
+            f"{path} is damaged: {subject} the checksum {found:08x}, expected {expected:08x}"
+        )

@@ -1,14 +1,14 @@
 """CRC-32C, the checksum of LevelDB and TensorFlow, in NumPy and fast enough for gigabytes.
 
-A message is a polynomial over the bits, its checksum the remainder modulo POLY. Byte after byte
-that is a table and a line of Python: `state = table[(state ^ byte) & 255] ^ state >> 8`.
+A message is a polynomial over the bits, its checksum the remainder modulo POLY. Byte by byte, a
+table of 256 products computes it: `state = table[(state ^ byte) & 255] ^ state >> 8`.
 
-The remainder stays the same when a word (32 bits) is taken away from one place of the message and,
-multiplied by x^32 for each place that it moves, added (xor) to a later one. So a long message is
-folded: cut into rows of `width` words, each row added to the next, until one row is left that has
-the remainder of all. The factor is always the same, x^(32 width), and multiplying by it is linear:
-the product of a word is that of its low half xor that of its high half, out of two tables of 65,536
-products. That is a few calls of NumPy for a whole row.
+The remainder is unchanged if a word (32 bits) is removed from the message and added (xor) to a
+later word, multiplied by x^32 for each word in between. So a long message is folded: it is cut
+into rows of `width` words, and each row is added to the next, until one row is left. The factor is
+always x^(32 width), and multiplication by it is linear: the product of a word is the product of its
+low half xor the product of its high half, from two tables of 65,536 products. Each row takes a few
+calls of NumPy.
 
 Castagnoli, Braeuer, Herrmann 1993 (the polynomial); RFC 3720, B.4 (examples).
 """
@@ -26,10 +26,10 @@ MASK = 0xA282EAD8
 
 
 def crc32c(data: bytes | Array) -> int:
-    """The checksum of bytes, or of a uint8 array (n,). Of b"123456789" it is 0xE3069283."""
-    data = np.frombuffer(data, np.uint8)
-    whole = data.size // 4 * 4
-    words, rest = data[:whole].view("<u4"), data[whole:]
+    """Return the CRC-32C of bytes, or of a uint8 array (n,). For b"123456789" it is 0xE3069283."""
+    message = np.frombuffer(data, np.uint8)
+    aligned = message.size // 4 * 4
+    words, rest = message[:aligned].view("<u4"), message[aligned:]
     state = START
     for width in WIDTHS:
         if words.size >= 4 * width:
@@ -41,9 +41,10 @@ def crc32c(data: bytes | Array) -> int:
 
 
 def fold(words: Array, width: int, state: int) -> Array:
-    """(n,) uint32 -> (width,) with the remainder, from 0, that `words` have from `state`."""
-    first = (words.size - 1) % width + 1  # what rows of `width` leave over stands in front
-    row = np.zeros(width, np.uint32)  # zeros before a message change nothing
+    """Fold (n,) uint32 into (width,) uint32, whose remainder from 0 is that of `words` from
+    `state`."""
+    first = (words.size - 1) % width + 1  # words of the first row, which may be shorter
+    row = np.zeros(width, np.uint32)  # zeros before a message do not change its remainder
     row[width - first :] = words[:first]
     row[width - first] ^= state
     low, high = products(32 * width)
@@ -55,9 +56,9 @@ def fold(words: Array, width: int, state: int) -> Array:
 
 @functools.cache
 def products(power: int) -> Array:
-    """(2, 65536) uint32: every low half and every high half of a word, times x^power.
+    """Return (2, 65536) uint32: every low half and every high half of a word, times x^power.
 
-    power: a power of two, because x is squared until it is there.
+    `power`: a power of two, because x is squared repeatedly.
     """
     bits = np.arange(32, dtype=np.uint32)
     words = np.uint32(1) << bits
@@ -73,10 +74,11 @@ def products(power: int) -> Array:
 
 @functools.cache
 def byte_products() -> list[int]:
-    """(256,): every byte, times x^8."""
+    """Return the 256 products of a byte and x^8."""
     return products(8)[0, :256].tolist()
 
 
-def masked(crc: int) -> int:
-    """As it is stored: the checksum of bytes that end with their own checksum would say nothing."""
+def mask(crc: int) -> int:
+    """Return a checksum as it is stored. The CRC of bytes that include their own CRC is constant,
+    so LevelDB rotates and shifts it."""
     return (crc >> 15 | crc << 17 & 0xFFFFFFFF) + MASK & 0xFFFFFFFF

@@ -1,10 +1,10 @@
-"""Which format a weight file is of: told by looking into it, not by its name."""
+"""Detect the format of a weight file from its contents, not from its name, and open it."""
 
 import os
 import stat
 from pathlib import Path
 
-from npgpt.errors import InputError
+from npgpt.errors import InputError, WeightFileError
 from npgpt.weights import huggingface, llmc, openai, quantized_file
 from npgpt.weights.checksum import MAGIC as HDF5
 from npgpt.weights.leveldb import MAGIC as LEVELDB
@@ -12,24 +12,44 @@ from npgpt.weights.mapped import MappedFile, refuse_pickle
 from npgpt.weights.safetensors import is_index, is_safetensors
 from npgpt.weights.weight_file import WeightFile
 
-FORMATS = "npgpt's checkpoint, OpenAI's, Hugging Face's (safetensors) and llm.c's are read"
-CHECKPOINT = "checkpoint.h5"  # what npgpt's own is called in the folder of a run
+FORMATS = (
+    "supported are npgpt's checkpoint, OpenAI's TensorFlow checkpoint, Hugging Face's safetensors "
+    "and llm.c's file"
+)
+CHECKPOINT = "checkpoint.h5"  # the name of npgpt's checkpoint in the directory of a run
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def open_weights(path: str | Path, *, verify: bool = False) -> WeightFile:
-    """What is at `path`: a file, or the folder of a model or of a run.
+    """Open a weight file, or the directory of a model or a run, in any supported format.
 
-    Nothing is read yet but what says where the numbers are; unless with `verify`, which compares
-    the numbers' checksums in the formats that have them, OpenAI's and npgpt's own. Raises
-    InputError for what is not a whole model in one of the formats.
+    Only the locations of the numbers are read.
+
+    Parameters
+    ----------
+    path : str or Path
+    verify : bool, optional
+        If True, all numbers are read and their checksums verified, in the formats that have them:
+        OpenAI's and npgpt's checkpoints. Default False.
+
+    Returns
+    -------
+    WeightFile
+        The config, and the mapped parameters.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or if it cannot be read.
+    WeightFileError
+        If it is damaged, incomplete, or in none of the formats.
     """
     path = Path(path)
     try:
         if stat.S_ISDIR(os.stat(path).st_mode):
             return open_directory(path, verify=verify)
     except FileNotFoundError:
-        raise InputError(f"there is no checkpoint {path}") from None
+        raise InputError(f"there is no file or directory {path}") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     file = MappedFile(path)
@@ -45,38 +65,37 @@ def open_weights(path: str | Path, *, verify: bool = False) -> WeightFile:
         return quantized_file.read_quantized(path)
     if is_safetensors(head) or is_index(head):
         return huggingface.read_huggingface(path)
-    raise InputError(
-        f"{path} is not a weight file that is known here: it has {file.data.size:,} bytes and "
-        f"begins with {head[:8]!r}. {FORMATS}"
+    raise WeightFileError(
+        f"{path} is not a weight file of a supported format: it has {file.data.size:,} bytes and "
+        f"begins with {head[:8]!r}; {FORMATS}"
     )
 
 
-def open_directory(folder: Path, *, verify: bool) -> WeightFile:
-    """The model in a folder."""
-    inside = {entry.name for entry in os.scandir(folder)}
-    if CHECKPOINT in inside:
-        return read_checkpoint(folder / CHECKPOINT, verify=verify)
-    if inside & {huggingface.WEIGHTS, huggingface.INDEX}:
-        return huggingface.read_huggingface(folder)
-    if any(name.endswith(".index") for name in inside):
-        return openai.read_openai(folder, verify=verify)
+def open_directory(directory: Path, *, verify: bool) -> WeightFile:
+    """Open the model in a directory."""
+    names = {entry.name for entry in os.scandir(directory)}
+    if CHECKPOINT in names:
+        return read_checkpoint(directory / CHECKPOINT, verify=verify)
+    if names & {huggingface.WEIGHTS, huggingface.INDEX}:
+        return huggingface.read_huggingface(directory)
+    if any(name.endswith(".index") for name in names):
+        return openai.read_openai(directory, verify=verify)
     for pattern in PICKLES:
-        for path in filter(Path.is_file, sorted(folder.glob(pattern))):
+        for path in filter(Path.is_file, sorted(directory.glob(pattern))):
             refuse_pickle(MappedFile(path))
-    raise InputError(f"the folder {folder} holds no model: {FORMATS}")
+    raise WeightFileError(f"the directory {directory} has no model; {FORMATS}")
 
 
 def checkpoint_file(path: Path) -> Path:
-    """The checkpoint in the folder of a run, or the path itself."""
+    """Return the path of the checkpoint in the directory of a run; return other paths unchanged."""
     return path / CHECKPOINT if path.is_dir() else path
 
 
-# What only some need is imported where it is needed: together it takes 13 MB, a tenth of what
-# GPT-2 small has in int8.
-
-
 def read_checkpoint(path: Path, *, verify: bool) -> WeightFile:
-    """npgpt's own file, which takes the HDF5 library."""
+    """Map the model in npgpt's checkpoint.
+
+    The HDF5 library is imported here: it takes 13 MB, a tenth of GPT-2 small in int8.
+    """
     from npgpt.weights import checkpoint
 
     return checkpoint.read_checkpoint(path, verify=verify)

@@ -1,7 +1,7 @@
-"""GPT-2 in Hugging Face's folder: config.json beside model.safetensors, or several of these.
+"""GPT-2 in Hugging Face's format: config.json beside model.safetensors, in one file or several.
 
-Names and layout are GPT-2's own, (in, out), with or without "transformer." in front. Masks that
-older versions saved with them are ignored.
+Names and layout are GPT-2's own, (in, out), with or without the prefix "transformer.". Attention
+masks, which older versions saved too, are ignored.
 """
 
 import json
@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 
 from npgpt.config import VOCABULARIES, Config
-from npgpt.errors import InputError
+from npgpt.errors import WeightFileError
 from npgpt.model import params
+from npgpt.model.params import Params
 from npgpt.system.files import atomic_write
 from npgpt.weights.mapped import MappedFile, MappedTensor, round_chunks, short
 from npgpt.weights.safetensors import (
     INDEX,
-    Piece,
+    TensorStream,
     is_index,
-    read_object,
+    read_json_object,
     read_safetensors,
     read_shards,
     write_safetensors,
@@ -32,7 +33,7 @@ from npgpt.weights.weight_file import WeightFile, guess_tokenizer, make_config, 
 PREFIX = "transformer."
 WEIGHTS = "model.safetensors"
 MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
-# what a config may say besides sizes, and what it says if it does not: only this is computed here
+# fields of config.json besides sizes: the default, and the values that npgpt computes
 FIXED: dict[str, tuple[Any, tuple]] = {
     "model_type": ("gpt2", ("gpt2",)),
     "activation_function": ("gelu_new", ("gelu_new", "gelu_pytorch_tanh")),
@@ -45,20 +46,20 @@ RATES = "resid_pdrop", "embd_pdrop", "attn_pdrop"
 
 
 def read_huggingface(path: str | Path) -> WeightFile:
-    """The model in a folder, or in a safetensors file, or index, with its config.json beside it.
+    """Map the model in a directory, or in a safetensors file or index beside its config.json.
 
-    Raises InputError for what is not a whole GPT-2 that npgpt computes as transformers does.
+    Raises WeightFileError if it is incomplete, damaged, or a model that npgpt does not compute.
     """
     path = weights_file(Path(path))
-    head = MappedFile(path).data[:64].tobytes()
-    tensors = read_shards(path) if is_index(head) else read_safetensors(path)
+    start = MappedFile(path).data[:64].tobytes()
+    tensors = read_shards(path) if is_index(start) else read_safetensors(path)
     values = read_config(path.parent / "config.json")
-    found = own_names(tensors, path)
+    found = strip_prefix(tensors, path)
     config = parse_config(values, found, path.parent / "config.json")
     if config.tied and (head := found.pop("lm_head.weight", None)):
         check_head(head, found.get("wte.weight"), path)
 
-    def own(name: str) -> str:
+    def name_in_file(name: str) -> str:
         return name if name in tensors else PREFIX + name if PREFIX + name in tensors else name
 
     tokenizer = values.get("npgpt_tokenizer", guess_tokenizer(config.vocab_size))
@@ -69,59 +70,60 @@ def read_huggingface(path: str | Path) -> WeightFile:
         config,
         tokenizer if known else None,
         tensors,
-        match_parameters(config, found, path, own=own),
+        match_parameters(config, found, path, name_in_file=name_in_file),
     )
 
 
 def weights_file(path: Path) -> Path:
-    """The file, or index of files, that a folder has its weights in."""
+    """Return the safetensors file or index in a directory; return other paths unchanged."""
     if not os.path.isdir(path):
         return path
-    inside = os.listdir(path)
+    names = os.listdir(path)
     for name in (WEIGHTS, INDEX):
-        if name in inside:  # if it is a link to nothing, whoever opens it says so
+        if name in names:  # a broken link is reported when it is opened
             return path / name
-    raise InputError(f"the folder {path} has neither {WEIGHTS} nor {INDEX}")
+    raise WeightFileError(f"the directory {path} has neither {WEIGHTS} nor {INDEX}")
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """config.json, if it is of a GPT-2 as npgpt computes it."""
+    """Return the values of config.json. Raises WeightFileError if npgpt does not compute them."""
     if not os.path.lexists(path):
-        raise InputError(f"there is no {path}, which says what shape the model in that folder has")
-    values = read_object(path)
+        raise WeightFileError(f"there is no {path}, which describes the shape of the model")
+    values = read_json_object(path)
     for name, (default, allowed) in FIXED.items():
         value = values.get(name, default)
         if value not in allowed:
-            raise InputError(
-                f"{path}: {name} is {short(value)}; npgpt computes {' or '.join(map(str, allowed))}"
-            )
+            supported = " or ".join(map(str, allowed))
+            raise WeightFileError(f"{path}: {name} is {short(value)}; npgpt supports {supported}")
     width, inner = values.get("n_embd", 768), values.get("n_inner")
     if isinstance(width, int) and inner not in (None, 4 * width):
-        raise InputError(
-            f"{path}: n_inner is {short(inner)}; npgpt computes 4 x n_embd = {4 * width}"
+        raise WeightFileError(
+            f"{path}: n_inner is {short(inner)}; npgpt supports 4 x n_embd = {4 * width}"
         )
     return values
 
 
-def own_names(tensors: dict[str, MappedTensor], path: Path) -> dict[str, MappedTensor]:
-    """The tensors that are parameters, by npgpt's names."""
-    found = {}
+def strip_prefix(tensors: dict[str, MappedTensor], path: Path) -> dict[str, MappedTensor]:
+    """Return the tensors by npgpt's names, without attention masks."""
+    found: dict[str, MappedTensor] = {}
     for name, tensor in tensors.items():
         key = name.removeprefix(PREFIX)
         if key in found:
-            raise InputError(
-                f"{path} has {short(key)} twice, with and without {PREFIX!r} before it"
+            raise WeightFileError(
+                f"{path} has {short(key)} twice, with and without the prefix {PREFIX!r}"
             )
         found[key] = tensor
     return {key: tensor for key, tensor in found.items() if not MASK.fullmatch(key)}
 
 
 def parse_config(values: dict[str, Any], found: dict[str, MappedTensor], path: Path) -> Config:
-    """The Config that config.json describes. What it leaves out is as in GPT2Config."""
+    """Return the Config of config.json. Missing fields have the defaults of GPT2Config."""
     rates = [values.get(name, 0.1) for name in RATES]
     tied = values.get("tie_word_embeddings", True)
     if not isinstance(tied, bool):
-        raise InputError(f"{path}: tie_word_embeddings is {short(tied)}, expected true or false")
+        raise WeightFileError(
+            f"{path}: tie_word_embeddings is {short(tied)}, expected true or false"
+        )
     return make_config(
         path,
         vocab_size=values.get("vocab_size", 50257),
@@ -129,7 +131,7 @@ def parse_config(values: dict[str, Any], found: dict[str, MappedTensor], path: P
         n_layer=values.get("n_layer", 12),
         n_head=values.get("n_head", 12),
         n_embd=values.get("n_embd", 768),
-        # three rates are one here; where they are not, whoever trains names the rate
+        # npgpt has one rate for three; if they differ, it must be given for training
         dropout=rates[0] if rates == rates[:1] * 3 else 0.0,
         qkv_bias="h.0.attn.c_attn.bias" in found,
         tied=tied,
@@ -137,41 +139,41 @@ def parse_config(values: dict[str, Any], found: dict[str, MappedTensor], path: P
 
 
 def check_head(head: MappedTensor, wte: MappedTensor | None, path: Path) -> None:
-    """Raises InputError unless the output head is the token embedding again."""
+    """Raise WeightFileError unless the output head equals the token embedding."""
     if wte is None:
-        return  # which is said elsewhere
+        return  # match_parameters reports it
     pairs = zip(head.chunks(), wte.chunks(), strict=True)
     alike = (head.shape, head.dtype) == (wte.shape, wte.dtype)
     if not alike or not all(np.array_equal(a, b, equal_nan=True) for a, b in pairs):
-        raise InputError(
+        raise WeightFileError(
             f"{path}: lm_head.weight differs from wte.weight, but the config ties them: "
             'is "tie_word_embeddings": false missing from config.json?'
         )
 
 
 def write_huggingface(
-    folder: str | Path, config: Config, tree: params.Params, tokenizer: str | None, *, dtype: str
+    directory: str | Path, config: Config, tree: Params, tokenizer: str | None, *, dtype: str
 ) -> None:
-    """Writes config.json and model.safetensors. `dtype`: float32, float16 or bfloat16.
+    """Write config.json and model.safetensors. `dtype`: "float32", "float16" or "bfloat16".
 
-    What the format has no word for it says in another way: a missing query/key/value bias is a bias
-    of zeros. Raises InputError for numbers that `dtype` cannot hold; OSError as any writing does.
+    The format always has query/key/value biases: a missing one is written as zeros. Raises
+    InputError for numbers that are too large for `dtype`, OSError if writing fails.
     """
-    folder = Path(folder)
+    directory = Path(directory)
     arrays = dict(params.named(tree))
     zeros = np.zeros(3 * config.n_embd, np.float32)
     tensors = {}
     for name in dict(params.named(params.shapes(replace(config, qkv_bias=True)))):
         array = arrays.get(name, zeros)
         own = name if name.startswith("lm_head") else PREFIX + name
-        tensors[own] = Piece(array.shape, dtype, round_chunks(array, dtype, name))
-    folder.mkdir(parents=True, exist_ok=True)
-    write_safetensors(folder / WEIGHTS, tensors)
-    write_config(folder, config, tokenizer, dtype=dtype)
+        tensors[own] = TensorStream(array.shape, dtype, round_chunks(array, dtype, name))
+    directory.mkdir(parents=True, exist_ok=True)
+    write_safetensors(directory / WEIGHTS, tensors)
+    write_config(directory, config, tokenizer, dtype=dtype)
 
 
-def write_config(folder: Path, config: Config, tokenizer: str | None, *, dtype: str) -> None:
-    """Writes config.json, in transformers' words."""
+def write_config(directory: Path, config: Config, tokenizer: str | None, *, dtype: str) -> None:
+    """Write config.json for transformers."""
     values = {
         "architectures": ["GPT2LMHeadModel"],
         **{name: default for name, (default, _) in FIXED.items()},
@@ -185,10 +187,10 @@ def write_config(folder: Path, config: Config, tokenizer: str | None, *, dtype: 
         "tie_word_embeddings": config.tied,
         "torch_dtype": dtype,
         "npgpt_tokenizer": tokenizer,
-        # where a text ends: the last token of both vocabularies
+        # the end of a text is the last token of both vocabularies
         **dict.fromkeys(
             ("bos_token_id", "eos_token_id"), tokenizer and VOCABULARIES[tokenizer] - 1
         ),
     }
-    with atomic_write(folder / "config.json") as temporary:
+    with atomic_write(directory / "config.json") as temporary:
         temporary.write_text(json.dumps(values, indent=2) + "\n", "utf-8")

@@ -1,23 +1,25 @@
-"""llm.c's file (gpt2_124M.bin), read and written, so that both can compute with the same weights.
+"""Read and write llm.c's weight file (gpt2_124M.bin).
 
-    256 x int32     MAGIC, version, longest context, V, L, H, C, V padded to a multiple of 128
-    the rest        every kind of parameter in turn, all layers of it together, in KINDS' order
+    256 x int32     MAGIC, version, context length, V, L, H, C, V padded to a multiple of 128
+    the rest        every kind of parameter, stacked over all layers, in the order of `shapes`
 
-Version 3 is float32, version 5 bfloat16. Matrices are (out, in), the transposes of GPT-2's; rows of
-wte from V on are padding. There is always a bias, and the head is always tied.
+Version 3 is float32, version 5 bfloat16. Matrices are (out, in), the transposes of GPT-2's. The
+rows of wte from V on are padding. There is always a bias, and the head is always tied.
 https://github.com/karpathy/llm.c, train_gpt2.py: write_model
 """
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.config import Config
-from npgpt.errors import InputError
+from npgpt.errors import InputError, WeightFileError
 from npgpt.model import params
+from npgpt.model.params import Params
 from npgpt.system.files import atomic_write
 from npgpt.weights.mapped import BFLOAT16, MappedFile, MappedTensor, itemsize, round_chunks
 from npgpt.weights.weight_file import WeightFile, guess_tokenizer, make_config, match_parameters
@@ -25,8 +27,8 @@ from npgpt.weights.weight_file import WeightFile, guess_tokenizer, make_config, 
 MAGIC = 20240326
 HEADER = 256  # int32 numbers
 VERSIONS = {3: "float32", 5: BFLOAT16}
-PADDED = 128  # wte's rows are filled up to a multiple of it
-MOST_LAYERS = 1000  # what has to be known of a layer takes memory, however narrow it is
+PADDED = 128  # the rows of wte are padded to a multiple of it
+MAX_LAYERS = 1000  # the description of a layer takes memory, even if the layer is small
 FIELDS = ("magic", "version", "context_length", "vocab_size", "n_layer", "n_head", "n_embd", "rows")
 BLOCK = (
     "ln_1.weight", "ln_1.bias", "attn.c_attn.weight", "attn.c_attn.bias", "attn.c_proj.weight",
@@ -36,48 +38,58 @@ BLOCK = (
 
 
 def read_llmc(path: str | Path) -> WeightFile:
-    """The model in a file of llm.c's. Raises InputError for what is not a whole one."""
+    """Map the model in llm.c's file. Raises WeightFileError if it is damaged or incomplete."""
     file = MappedFile(path)
     if file.data.size < 4 * HEADER:
-        raise InputError(
-            f"{path} is cut: {file.data.size:,} bytes, the header alone has {4 * HEADER:,}"
+        raise WeightFileError(
+            f"{path} is truncated: {file.data.size:,} bytes, the header alone has {4 * HEADER:,}"
         )
     numbers = file.data[: 4 * HEADER].view("<i4")[: len(FIELDS)].tolist()
     header = dict(zip(FIELDS, numbers, strict=True))
     magic, version, rows = (header.pop(name) for name in ("magic", "version", "rows"))
     if magic != MAGIC:
-        raise InputError(f"{path} begins with {magic}, not with llm.c's {MAGIC}")
+        raise WeightFileError(f"{path} begins with {magic}, not with llm.c's {MAGIC}")
     if version not in VERSIONS:
-        raise InputError(f"{path} is of version {version}; 3 (float32) and 5 (bfloat16) are read")
+        raise WeightFileError(
+            f"{path} has version {version}; supported are 3 (float32) and 5 (bfloat16)"
+        )
     config = make_config(Path(path), **header)
-    if config.n_layer > MOST_LAYERS:
-        raise InputError(f"{path} has {config.n_layer:,} layers; at most {MOST_LAYERS:,} are read")
+    if config.n_layer > MAX_LAYERS:
+        raise WeightFileError(
+            f"{path} has {config.n_layer:,} layers; at most {MAX_LAYERS:,} are read"
+        )
     if rows < config.vocab_size:
-        raise InputError(f"{path}: {rows} rows of wte for a vocabulary of {config.vocab_size}")
-    tensors = lay_out(config, rows, file, VERSIONS[version])
+        raise WeightFileError(f"{path}: {rows} rows of wte for a vocabulary of {config.vocab_size}")
+    tensors = map_stacked(config, rows, file, VERSIONS[version])
     end = max(tensor.start + tensor.nbytes for tensor in tensors.values())
     if end != file.data.size:
-        raise InputError(
-            f"{path} has {file.data.size:,} bytes, its header asks for {end:,}: "
-            f"{'cut' if end > file.data.size else 'something follows the weights'}"
+        state = "truncated" if end > file.data.size else "other bytes follow the weights"
+        raise WeightFileError(
+            f"{path} has {file.data.size:,} bytes, its header requires {end:,}: {state}"
         )
     matrices = frozenset(f"h.{i}.{n}" for i in range(config.n_layer) for n in BLOCK if is_matrix(n))
-    found = named_parts(tensors, config)
+    found = split_layers(tensors, config)
     tokenizer = guess_tokenizer(config.vocab_size)
     parameters = match_parameters(config, found, Path(path), transposed=matrices)
     return WeightFile("llm.c", Path(path), config, tokenizer, tensors, parameters, matrices)
 
 
 def is_matrix(name: str) -> bool:
-    """Is this parameter of a block a matrix?"""
+    """Return True if this parameter of a block is a matrix."""
     return "c_" in name and name.endswith("weight")
 
 
 def shapes(config: Config, rows: int) -> dict[str, tuple[int, ...]]:
-    """Every kind of parameter in the file's order, those of all blocks stacked, "h.*.ln_1.bias"."""
+    """Return the shape of every kind of parameter, in the order of the file.
+
+    Those of the blocks are stacked: "h.*.ln_1.bias" (L, C).
+    """
     C, L = config.n_embd, config.n_layer
     widths = {"c_attn": (3 * C, C), "attn.c_proj": (C, C), "c_fc": (4 * C, C)}
-    found = {"wte.weight": (rows, C), "wpe.weight": (config.context_length, C)}
+    found: dict[str, tuple[int, ...]] = {
+        "wte.weight": (rows, C),
+        "wpe.weight": (config.context_length, C),
+    }
     for name in BLOCK:
         layer = name.rsplit(".", 1)[0]
         outputs, inputs = next((s for n, s in widths.items() if layer.endswith(n)), (C, 4 * C))
@@ -87,8 +99,8 @@ def shapes(config: Config, rows: int) -> dict[str, tuple[int, ...]]:
     return found | {"ln_f.weight": (C,), "ln_f.bias": (C,)}
 
 
-def lay_out(config: Config, rows: int, file: MappedFile, dtype: str) -> dict[str, MappedTensor]:
-    """Where in the file each kind begins."""
+def map_stacked(config: Config, rows: int, file: MappedFile, dtype: str) -> dict[str, MappedTensor]:
+    """Return every kind of parameter as one mapped tensor, stacked over the layers."""
     tensors, at = {}, 4 * HEADER
     for name, shape in shapes(config, rows).items():
         tensors[name] = MappedTensor(file, at, shape, dtype)
@@ -96,31 +108,31 @@ def lay_out(config: Config, rows: int, file: MappedFile, dtype: str) -> dict[str
     return tensors
 
 
-def named_parts(tensors: dict[str, MappedTensor], config: Config) -> dict[str, MappedTensor]:
-    """Every parameter by its name, "h.3.ln_1.bias": its part of what is stacked."""
+def split_layers(tensors: dict[str, MappedTensor], config: Config) -> dict[str, MappedTensor]:
+    """Return every parameter by its name, "h.3.ln_1.bias", from the stacked tensors."""
     found = {}
     for name, tensor in tensors.items():
         if name == "wte.weight":  # without the padding
-            found[name] = tensor._replace(shape=(config.vocab_size, config.n_embd))
+            found[name] = replace(tensor, shape=(config.vocab_size, config.n_embd))
         elif "*" in name:
             each = tensor.nbytes // config.n_layer
             for i in range(config.n_layer):
-                part = tensor._replace(start=tensor.start + i * each, shape=tensor.shape[1:])
+                part = replace(tensor, start=tensor.start + i * each, shape=tensor.shape[1:])
                 found[name.replace("*", str(i))] = part
         else:
             found[name] = tensor
     return found
 
 
-def write_llmc(path: str | Path, config: Config, tree: params.Params, *, dtype: str) -> None:
-    """Writes the file, whole or not at all. `dtype`: "float32" or "bfloat16".
+def write_llmc(path: str | Path, config: Config, tree: Params, *, dtype: str) -> None:
+    """Write the file atomically. `dtype`: "float32" or "bfloat16".
 
-    Raises InputError for a model that the file cannot hold; OSError as any writing does.
+    Raises InputError if the format cannot represent the model, OSError if writing fails.
     """
     if not config.tied:
         raise InputError(
-            "llm.c's file has no output head of its own, and this model's is not tied: "
-            "export it to huggingface"
+            "llm.c's file has no output head of its own, and this model's head is not tied: "
+            "use --to huggingface"
         )
     version = next((v for v, d in VERSIONS.items() if d == dtype), None)
     if version is None:
@@ -131,15 +143,17 @@ def write_llmc(path: str | Path, config: Config, tree: params.Params, *, dtype: 
     header[: len(FIELDS)] = MAGIC, version, *sizes, rows
     arrays = dict(params.named(tree))
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        file.write(header)
+        file.write(header.data)
         for kind, shape in shapes(config, rows).items():
-            for array in parts(kind, shape, arrays, config):
-                for piece in round_chunks(array, dtype, kind):
-                    file.write(piece)
+            for array in arrays_of(kind, shape, arrays, config):
+                for chunk in round_chunks(array, dtype, kind):
+                    file.write(chunk.data)
 
 
-def parts(kind: str, shape, arrays: dict[str, Array], config: Config) -> Iterator[Array]:
-    """The arrays that one kind of parameter is in the file."""
+def arrays_of(
+    kind: str, shape: tuple[int, ...], arrays: dict[str, Array], config: Config
+) -> Iterator[Array]:
+    """Yield the arrays of one kind of parameter, as the file has them."""
     if "*" not in kind:
         yield arrays[kind]
         if kind == "wte.weight":
@@ -147,7 +161,7 @@ def parts(kind: str, shape, arrays: dict[str, Array], config: Config) -> Iterato
         return
     for i in range(config.n_layer):
         array = arrays.get(kind.replace("*", str(i)))
-        if array is None:  # a bias that this model does without
+        if array is None:  # a model without query/key/value biases
             yield np.zeros(shape[1:], np.float32)
         else:
             yield array.T if is_matrix(kind) else array

@@ -1,4 +1,4 @@
-"""The numbers of one tensor in a few: mean, spread, extremes, and what is no number."""
+"""Statistics of one tensor: mean, standard deviation, extremes, and the count of nan and inf."""
 
 import math
 from typing import NamedTuple
@@ -11,27 +11,27 @@ CHUNK = 1 << 18  # numbers at once: as float64 they fit into a core's cache
 
 
 class Statistics(NamedTuple):
-    """Of the finite numbers; nan where there are none."""
+    """Statistics of the finite numbers, nan if there are none."""
 
     mean: float
-    std: float  # of all of them, not of a sample
+    std: float  # of the population, not of a sample
     min: float
     max: float
-    nan: int  # how many are none
-    inf: int  # how many are infinite
+    nan: int  # how many numbers are nan
+    inf: int  # how many numbers are infinite
 
 
 def statistics(tensor: MappedTensor) -> Statistics:
-    """Reads the tensor once, a piece at a time, in float64.
+    """Compute the statistics in float64, reading the tensor once, in chunks.
 
-    Pieces are put together as in Chan, Golub, LeVeque 1979, "Updating formulae and a pairwise
+    Chunks are combined as in Chan, Golub, LeVeque 1979, "Updating formulae and a pairwise
     algorithm for computing sample variances".
     """
     count, mean, squares, low, high, nan, inf = 0, 0.0, 0.0, math.inf, -math.inf, 0, 0
     for chunk in tensor.chunks(CHUNK):
         x = chunk.astype(np.float64)
         least, most = x.min(), x.max()
-        if not (math.isfinite(least) and math.isfinite(most)):  # nan comes out of both
+        if not (math.isfinite(least) and math.isfinite(most)):  # both are nan if any number is
             nan += int(np.isnan(x).sum())
             inf += int(np.isinf(x).sum())
             x = x[np.isfinite(x)]

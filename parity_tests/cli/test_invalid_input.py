@@ -41,7 +41,7 @@ BAD_FLAGS = {
     "--epochs 0": "epochs is 0, but has to be at least 1",
     "--steps 0": "steps is 0, but has to be at least 1",
     "--prompt=": "the prompt is empty",
-    "--init-from no.h5": "there is no checkpoint no.h5",
+    "--init-from no.h5": "there is no file or directory no.h5",
     "--resume no": "there is no file no",
     "--out text.txt": "the run directory text.txt cannot be created: File exists",
     "--out text.txt/run": "the run directory text.txt/run cannot be created: Not a directory",
@@ -103,7 +103,7 @@ def broken(kind):
     raw = path.read_bytes()
     if kind == "cut":
         path.write_bytes(raw[: len(raw) // 2])
-        return "is cut, or not a checkpoint"
+        return "is truncated, or not a checkpoint"
     if kind == "text":
         path.write_bytes(b"hello")
         return "begins with b'hello'"
@@ -114,10 +114,10 @@ def broken(kind):
         else:
             del file["parameters/wpe.weight"]
             file["parameters/wpe.weight"] = np.zeros((2, 16), np.float32)
-    hdf5.seal(path)
+    hdf5.append_footer(path)
     if kind == "version":
-        return "is of format version 7; this npgpt reads 1"
-    return "wpe.weight has shape (2, 16), its config asks for (16, 16)"
+        return "has format version 7; this npgpt reads 1"
+    return "wpe.weight has shape (2, 16), its config requires (16, 16)"
 
 
 @pytest.mark.parametrize("kind", ["cut", "text", "version", "shape"])
@@ -135,7 +135,7 @@ def test_a_damaged_number_is_not_trained_on(npgpt_, refused, run):
     raw, number = path.read_bytes(), npgpt.load("run").params.wte.weight[3, 1]
     at = raw.index(number.tobytes())
     path.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
-    says = "is damaged: what is in its bytes"
+    says = "is damaged: its bytes"
     refused("inspect run --verify", says=says)
     refused("train --resume run", says=says)
     refused("train --init-from run --data text.txt --out other", says=says)
@@ -147,7 +147,7 @@ def test_a_damaged_number_is_not_trained_on(npgpt_, refused, run):
 def test_a_folder_without_a_run(refused):
     Path("none").mkdir()
     refused("generate --prompt The", says="./runs has no checkpoint")
-    refused("generate --model none --prompt The", says="the folder none holds no model")
+    refused("generate --model none --prompt The", says="the directory none has no model")
     refused("train --resume none", says="there is no file none/checkpoint.h5")
     refused("plot none", says="none/config.json cannot be read: No such file or directory")
     refused("plot", says="name at least one run directory")
@@ -182,7 +182,7 @@ def test_weights_that_do_not_fit_are_not_started_from(refused, run):
     says = "--tokenizer gpt2 does not fit: run was made with byte"
     refused("train --data text.txt --init-from run --tokenizer gpt2", says=says)
     npgpt.load("run/checkpoint.h5").save("model.h5")
-    says = "model.h5 holds a model but no run: use --init-from to start from it"
+    says = "model.h5 has a model but no training run: use --init-from to start a run from it"
     refused("train --data text.txt --resume model.h5", says=says)
 
 

@@ -93,9 +93,9 @@ BAD_LINES = {
     "train --init-from int8": "int8 holds int8 weights: the steps of training are finer than",
     "train --resume int8": "int8 is a model that npgpt quantize wrote, for generating: there is",
     "quantize model.h5 --to int8": "int8 already exists: choose another --to",
-    "quantize none.h5 --to new": "there is no checkpoint none.h5",
-    "quantize int8 --to new --weights bfloat16": "rounded a second time: start from",
-    "evaluate --model int8 --data text.txt --weights bfloat16": "rounded a second time",
+    "quantize none.h5 --to new": "there is no file or directory none.h5",
+    "quantize int8 --to new --weights bfloat16": "round a second time: use the model",
+    "evaluate --model int8 --data text.txt --weights bfloat16": "round a second time",
     "quantize nan.h5 --to new": "nan.h5: wte.weight is a matrix (257, 8) has numbers that are nan",
     "train --dtype bfloat16 --ops numpy": "dtype is 'bfloat16', which NumPy does not multiply",
 }

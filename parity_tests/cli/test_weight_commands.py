@@ -12,7 +12,7 @@ from npgpt.inference.evaluate import batches
 from npgpt.model.params import named
 from npgpt.parity import compare
 from npgpt.weights import formats, huggingface, safetensors
-from npgpt.weights.safetensors import Piece
+from npgpt.weights.safetensors import TensorStream
 from npgpt.weights.statistics import statistics
 from parity_tests.support.bundles import write_gpt2
 
@@ -70,7 +70,7 @@ def test_statistics_leave_out_what_is_no_number(rng):
 
 def stored(x):
     """An array as a tensor in a file."""
-    safetensors.write_safetensors("x", {"x": Piece(x.shape, x.dtype.name, [x])})
+    safetensors.write_safetensors("x", {"x": TensorStream(x.shape, x.dtype.name, [x])})
     return safetensors.read_safetensors("x")["x"]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from npgpt.weights.crc32c import crc32c, masked
+from npgpt.weights.crc32c import crc32c, mask
 
 DTYPES = {
     "float32": 1, "float64": 2, "int32": 3, "uint8": 4, "int16": 5, "int8": 6, "int64": 9,
@@ -101,7 +101,7 @@ def entry(dtype, shape, raw, offset=0, shard=0, **changes):
         "shard": shard,
         "offset": offset,
         "size": len(raw),
-        "crc": masked(crc32c(raw)).to_bytes(4, "little"),
+        "crc": mask(crc32c(raw)).to_bytes(4, "little"),
         "more": b"",
     } | changes
     *fields, crc, more = values.values()
@@ -179,4 +179,4 @@ def handle(offset, content):
 
 def trailer(content, kind=0):
     """What stands behind a block."""
-    return bytes([kind]) + masked(crc32c(content + bytes([kind]))).to_bytes(4, "little")
+    return bytes([kind]) + mask(crc32c(content + bytes([kind]))).to_bytes(4, "little")

@@ -43,14 +43,14 @@ def resealed(path, change):
     path.write_bytes(unsealed(path.read_bytes()))
     with h5py.File(path, "r+") as file:
         change(file)
-    hdf5.seal(path)
+    hdf5.append_footer(path)
 
 
 def unsealed(raw):
     """What HDF5 itself wrote."""
-    assert raw[-checksum.TAIL :].startswith(checksum.SEAL)
+    assert raw[-checksum.FOOTER_END :].startswith(checksum.FOOTER_MAGIC)
     blocks = int.from_bytes(raw[-12:-4], "little")
-    return raw[: len(raw) - checksum.TAIL - 20 * blocks]
+    return raw[: len(raw) - checksum.FOOTER_END - 20 * blocks]
 
 
 def refused(path, says, *, read=checkpoint.read_training):

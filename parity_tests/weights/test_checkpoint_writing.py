@@ -19,14 +19,14 @@ from parity_tests.support.processes import started
 
 def test_a_file_that_is_replaced_while_it_is_read(saved, monkeypatch):
     """As a run does with its checkpoint: what was begun with is read to its end."""
-    model, check = npgpt.load(saved), hdf5.check_seal
+    model, check = npgpt.load(saved), hdf5.check_footer
 
     def slowly(file):
         blocks = check(file)
         model_of(seed=2, n_embd=8).save(saved)
         return blocks
 
-    monkeypatch.setattr(hdf5, "check_seal", slowly)
+    monkeypatch.setattr(hdf5, "check_footer", slowly)
     source = checkpoint.read_checkpoint(saved)
     assert source.config == model.config
     assert_same(source.params(), model.params)
@@ -92,7 +92,7 @@ def test_no_room_leaves_the_old_file_and_no_litter(tmp_path, limit):
     )
     assert said.stderr == ""
     assert said.stdout == (
-        f"{path} could not be written: File too large; the checkpoint before it is whole\n"
+        f"{path} could not be written: File too large; the previous checkpoint is unchanged\n"
     )
     assert said.returncode == 0
     assert path.read_bytes() == before
@@ -104,7 +104,7 @@ def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path, monkeypatch
 
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
-    with pytest.raises(RunError, match=r"the disk has 100 bytes left of 2,112; nothing was"):
+    with pytest.raises(RunError, match=r"the disk has 100 bytes left, 2,112 are needed; not"):
         model_of().save(tmp_path / "model.h5")
     assert list(tmp_path.iterdir()) == []
 

@@ -161,16 +161,16 @@ def test_a_link_is_as_good_as_the_file(there, tmp_path, name):
 @pytest.mark.parametrize(
     "make, says",
     [
-        (lambda path: None, "there is no checkpoint "),
-        (lambda path: path.symlink_to("nowhere"), "there is no checkpoint "),
+        (lambda path: None, "there is no file or directory "),
+        (lambda path: path.symlink_to("nowhere"), "there is no file or directory "),
         (lambda path: path.symlink_to(path), "cannot be read: Too many levels of symbolic links$"),
-        (lambda path: path.mkdir(), "the folder .* holds no model: npgpt's checkpoint, OpenAI's, "),
+        (lambda path: path.mkdir(), "the directory .* has no model; supported are npgpt's "),
         (os.mkfifo, "cannot be read: it is not a file$"),
         (lambda path: path.symlink_to("/dev/zero"), "cannot be read: it is not a file$"),
         (lambda path: path.write_bytes(b""), "is not a weight file .* has 0 bytes and begins with"),
         (
             lambda path: path.write_bytes(b"hello, world\n"),
-            "is not a weight file .*: it has 13 bytes and begins with b'hello, w'. npgpt's checkp",
+            "is not a weight file .*: it has 13 bytes and begins with b'hello, w'; supported are",
         ),
     ],
     ids=["nothing", "dead link", "loop", "empty folder", "pipe", "device", "empty", "text"],
@@ -288,7 +288,7 @@ def test_a_pickle_is_refused_and_never_run(tmp_path, unreadable, file, legacy):
             return os.mkdir, (str(tmp_path / "it was run"),)
 
     torch.save(Bomb(), tmp_path / file, _use_new_zipfile_serialization=not legacy)
-    says = f"{file} is a pickle, as torch.save writes it, and reading one runs whatever it says: "
+    says = f"{file} is a pickle, as torch.save writes it, and is refused: loading a pickle runs"
     unreadable(tmp_path / file, says)
     if file != "x":
         unreadable(tmp_path, says)

@@ -179,16 +179,16 @@ def untied(**changes):
 
 C = CONFIG.n_embd
 FORGERIES = {  # what write_huggingface is told, and what npgpt says of it
-    "another model": ({"model_type": "llama"}, "model_type is 'llama'; npgpt computes gpt2$"),
+    "another model": ({"model_type": "llama"}, "model_type is 'llama'; npgpt supports gpt2$"),
     "another activation": (
         {"activation_function": "gelu"},
-        "activation_function is 'gelu'; npgpt computes gelu_new or gelu_pytorch_tanh$",
+        "activation_function is 'gelu'; npgpt supports gelu_new or gelu_pytorch_tanh$",
     ),
-    "another epsilon": ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-06; npgpt compu"),
+    "another epsilon": ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-06; npgpt suppo"),
     "no number for epsilon": ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon is nan"),
     "a list for epsilon": ({"layer_norm_epsilon": [1e-5]}, r"layer_norm_epsilon is \[1e-05\]; np"),
-    "another scale": ({"scale_attn_weights": False}, "scale_attn_weights is False; npgpt comp"),
-    "another width inside": ({"n_inner": 24}, r"n_inner is 24; npgpt computes 4 x n_embd = 32$"),
+    "another scale": ({"scale_attn_weights": False}, "scale_attn_weights is False; npgpt supp"),
+    "another width inside": ({"n_inner": 24}, r"n_inner is 24; npgpt supports 4 x n_embd = 32$"),
     "a word for a number": ({"n_embd": "8"}, "config.json: n_embd is '8', expected a number$"),
     "a half layer": (
         {"n_layer": 1.5},
@@ -201,52 +201,52 @@ FORGERIES = {  # what write_huggingface is told, and what npgpt says of it
         {"tie_word_embeddings": 1},
         "tie_word_embeddings is 1, expected true or false",
     ),
-    "fewer layers": ({"n_layer": 1}, r"has 'h.1.ln_1.weight', which its config does not ask for$"),
-    "more layers": ({"n_layer": 3}, r"safetensors has no h.2.ln_1.weight, which its config asks f"),
+    "fewer layers": ({"n_layer": 1}, r"has 'h.1.ln_1.weight', which its config does not have$"),
+    "more layers": ({"n_layer": 3}, r"has no h.2.ln_1.weight, which its config requires"),
     "layers without end": ({"n_layer": 10**12}, "28 tensors, too few for 1000000000000 layers$"),
     "another vocabulary": (
         {"vocab_size": 258},
-        r"wte.weight is \(257, 8\), its config asks for \(258, 8\)$",
+        r"wte.weight has shape \(257, 8\), its config requires \(258, 8\)$",
     ),
     "another context": (
         {"n_positions": 13},
-        r"wpe.weight is \(12, 8\), its config asks for \(13, 8\)$",
+        r"wpe.weight has shape \(12, 8\), its config requires \(13, 8\)$",
     ),
     "a width without end": (
         {"n_embd": 2**62, "n_inner": None},
-        r"wte.weight is \(257, 8\), its config asks for \(257, 4611686018427387904\)$",
+        r"wte.weight has shape \(257, 8\), its config requires \(257, 4611686018427387904\)$",
     ),
     "a missing tensor": (
         {"leave": "h.1.ln_2.bias", "prefix": "transformer."},
-        "safetensors has no h.1.ln_2.bias, which its config asks for$",
+        "safetensors has no h.1.ln_2.bias, which its config requires$",
     ),
     "a surplus tensor": (
         {"extra": {"h.0.attn.rotary": np.zeros(3, np.float32)}},
-        "safetensors has 'h.0.attn.rotary', which its config does not ask for$",
+        "safetensors has 'h.0.attn.rotary', which its config does not have$",
     ),
     "a mask of no layer": (
         {"extra": {"h.x.attn.bias": np.zeros(3, np.float32)}},
-        "safetensors has 'h.x.attn.bias', which its config does not ask for$",
+        "safetensors has 'h.x.attn.bias', which its config does not have$",
     ),
     "with and without the prefix": (
         {"extra": {"transformer.wte.weight": np.zeros((257, C), np.float32)}},
-        "has 'wte.weight' twice, with and without 'transformer.' before it$",
+        "has 'wte.weight' twice, with and without the prefix 'transformer.'$",
     ),
     "a wrong shape": (
         {"extra": {"h.0.ln_1.bias": np.zeros(7, np.float32)}},
-        r"h.0.ln_1.bias is \(7,\), its config asks for \(8,\)$",
+        r"h.0.ln_1.bias has shape \(7,\), its config requires \(8,\)$",
     ),
     "a matrix upside down": (
         {"extra": {"h.0.mlp.c_fc.weight": np.zeros((4 * C, C), np.float32)}},
-        r"h.0.mlp.c_fc.weight is \(32, 8\), its config asks for \(8, 32\): has it been transp",
+        r"h.0.mlp.c_fc.weight has shape \(32, 8\), its config requires \(8, 32\): is it transposed",
     ),
     "whole numbers": (
         {"extra": {"wpe.weight": np.zeros((12, C), np.int32)}},
-        "wpe.weight is int32; parameters have to be float32, float16, bfloat16, or all of them fl",
+        "wpe.weight is int32; parameters must be float32, float16, bfloat16, or all of them fl",
     ),
     "one of float64": (
         {"extra": {"wpe.weight": np.zeros((12, C))}},
-        "wpe.weight is float64; parameters have to be float32, float16, bfloat16, or all of them",
+        "wpe.weight is float64; parameters must be float32, float16, bfloat16, or all of them",
     ),
     "another output head": (
         untied(),
@@ -280,14 +280,14 @@ def test_an_output_head_of_its_own_is_read_where_the_config_says_so(tmp_path):
 @pytest.mark.parametrize(
     "text, says",
     [
-        (None, "there is no .*config.json, which says what shape the model in that folder has$"),
+        (None, "there is no .*config.json, which describes the shape of the model$"),
         (b"", r"config.json is not JSON \("),
         (b"{'n_layer': 2}", r"config.json is not JSON \("),
         (b'{"n_layer": 2', r"config.json is not JSON \("),
         (b'\xff\xfe{"n_layer": 2}', r"config.json is not JSON \("),
         (b"[" * 100_000, r"config.json is not JSON \("),
         (b"[2]", r"config.json is not a JSON object: \[2\]$"),
-        (b'{"n_layer": 2, "n_layer": 2}', "is not JSON .a name stands there twice.$"),
+        (b'{"n_layer": 2, "n_layer": 2}', "is not JSON .a name occurs twice.$"),
         (b'{"n_layer": %s}' % (b"9" * 5000), "is not JSON .a number of 5,000 digits.$"),
         (b" " * (1 << 20) + b"{}", r"has 1,048,578 bytes; at most 1,048,576 of JSON are read$"),
     ],
@@ -339,9 +339,9 @@ def placed(where):
 
 FILE = "model-00001-of-00002.safetensors"
 INDICES = {
-    "no map": (lambda index: index.pop("weight_map"), "has no weight_map that says which file"),
-    "an empty map": (lambda index: index["weight_map"].clear(), "has no weight_map that says"),
-    "a list": (lambda index: index.update(weight_map=[FILE]), "has no weight_map that says"),
+    "no map": (lambda index: index.pop("weight_map"), "has no weight_map with the file of each"),
+    "an empty map": (lambda index: index["weight_map"].clear(), "has no weight_map with"),
+    "a list": (lambda index: index.update(weight_map=[FILE]), "has no weight_map with"),
     "a number": (placed(1), "'wte.weight' is in 1, expected a file beside it$"),
     "nothing": (placed(""), "'wte.weight' is in '', expected a file beside it$"),
     "the folder": (placed("."), "'wte.weight' is in '.', expected a file beside it$"),
@@ -360,7 +360,7 @@ INDICES = {
         lambda index: index["weight_map"].pop(first(index)),
         "00001-of-00002.safetensors has 'wte.weight', which .*index.json does not put there$",
     ),
-    "the index itself": (placed("model.safetensors.index.json"), "index.json is cut, or not a saf"),
+    "the index itself": (placed("model.safetensors.index.json"), "is truncated, or not a saf"),
 }  # fmt: skip
 
 

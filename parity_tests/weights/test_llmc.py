@@ -13,7 +13,7 @@ from npgpt.cli.main import main
 from npgpt.model import params
 from npgpt.model.params import named
 from npgpt.weights import formats
-from npgpt.weights.llmc import MOST_LAYERS, read_llmc
+from npgpt.weights.llmc import MAX_LAYERS, read_llmc
 from parity_tests.support import fuzz
 from parity_tests.support.weight_files import CONFIG, llmc, numbers
 
@@ -105,7 +105,7 @@ def test_biases_that_a_model_does_without_are_zeros(path, tmp_path):
 @pytest.mark.parametrize(
     "changes, dtype, says",
     [
-        ({"tied": False}, "float32", "no output head of its own, and this model's is not tied"),
+        ({"tied": False}, "float32", "no output head of its own, and this model's head is not"),
         ({}, "float16", "llm.c's file holds float32 or bfloat16, not float16"),
     ],
 )
@@ -127,17 +127,17 @@ def forged(**header):
 
 BIG = 2**31 - 1
 FORGERIES = {
-    "a header cut": (forged()[:1023], "is cut: 1,023 bytes, the header alone has 1,024$"),
-    "a header alone": (forged()[:1024], r"has 1,024 bytes, its header asks for [\d,]+: cut$"),
-    "cut": (forged()[:-1], r"has [\d,]+ bytes, its header asks for [\d,]+: cut$"),
-    "bfloat16 cut": (forged(version=5)[:-2], "its header asks for .*: cut$"),
-    "longer": (forged() + b"\0", ": something follows the weights$"),
-    "an older version": (forged(version=1), "is of version 1; 3 .float32. and 5 .bfloat16. are"),
-    "a newer version": (forged(version=6), "is of version 6; 3"),
-    "no version": (forged(version=-3), "is of version -3; 3"),
+    "a header cut": (forged()[:1023], "is truncated: 1,023 bytes, the header alone has 1,024$"),
+    "a header alone": (forged()[:1024], r"has 1,024 bytes, its header requires [\d,]+: truncated$"),
+    "cut": (forged()[:-1], r"has [\d,]+ bytes, its header requires [\d,]+: truncated$"),
+    "bfloat16 cut": (forged(version=5)[:-2], "its header requires .*: truncated$"),
+    "longer": (forged() + b"\0", ": other bytes follow the weights$"),
+    "an older version": (forged(version=1), "has version 1; supported are 3 .float32. and 5 .bf"),
+    "a newer version": (forged(version=6), "has version 6; supported are 3"),
+    "no version": (forged(version=-3), "has version -3; supported are 3"),
     "float32 called bfloat16": (
         forged()[:4] + b"\5\0\0\0" + forged()[8:],
-        ": something follows the weights$",
+        ": other bytes follow the weights$",
     ),
     "no vocabulary": (forged(vocab_size=0), "vocab_size is 0, but has to be at least 1$"),
     "negative layers": (forged(n_layer=-2), "n_layer is -2, but has to be at least 1$"),
@@ -145,20 +145,20 @@ FORGERIES = {
     "three heads": (forged(n_head=3), "n_embd is 8 and n_head is 3"),
     "no rows": (forged() [:28] + b"\0" * 4 + forged()[32:], ": 0 rows of wte for a vocabulary of"),
     "too few rows": (forged(vocab_size=385), ": 384 rows of wte for a vocabulary of 385$"),
-    "fewer layers": (forged(n_layer=1), ": something follows the weights$"),
-    "more layers": (forged(n_layer=3), ": cut$"),
-    "another width": (forged(n_embd=10), ": cut$"),
-    "another context": (forged(block_size=13), ": cut$"),
+    "fewer layers": (forged(n_layer=1), ": other bytes follow the weights$"),
+    "more layers": (forged(n_layer=3), ": truncated$"),
+    "another width": (forged(n_embd=10), ": truncated$"),
+    "another context": (forged(block_size=13), ": truncated$"),
     "layers without end": (forged(n_layer=BIG), "2,147,483,647 layers; at most 1,000 are read$"),
-    "a width without end": (forged(n_embd=BIG - 1), ": cut$"),
+    "a width without end": (forged(n_embd=BIG - 1), ": truncated$"),
     "all without end": (
         forged(block_size=BIG, vocab_size=BIG, n_layer=1000, n_head=BIG, n_embd=BIG)[:28]
         + BIG.to_bytes(4, "little") + bytes(2000),
-        ": cut$",
+        ": truncated$",
     ),
     "the other byte order": (
         np.frombuffer(forged(), "<i4")[:256].astype(">i4").tobytes() + bytes(9000),
-        "is not a weight file that is known here: .* begins with b'.*x014",
+        "is not a weight file of a supported format: .* begins with b'.*x014",
     ),
 }  # fmt: skip
 
@@ -234,6 +234,6 @@ def test_no_changed_file_takes_more_memory_than_a_small_constant(path):
 @pytest.mark.parametrize("version", [3, 5])
 def test_the_most_layers_take_a_few_megabytes(path, version):
     """12 parameters each, of which name, place and shape are kept: 470 bytes were measured."""
-    config = replace(CONFIG, n_layer=MOST_LAYERS, n_embd=1, n_head=1)
+    config = replace(CONFIG, n_layer=MAX_LAYERS, n_embd=1, n_head=1)
     raw = llmc(config, numbers(config), version=version)
-    assert fuzz.peak(reader(path, raw)) < 12 * MOST_LAYERS * 1000
+    assert fuzz.peak(reader(path, raw)) < 12 * MAX_LAYERS * 1000

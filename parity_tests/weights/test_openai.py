@@ -11,7 +11,7 @@ import pytest
 import npgpt
 from npgpt.model.params import named
 from npgpt.weights import formats
-from npgpt.weights.openai import our_name
+from npgpt.weights.openai import parameter_name
 from parity_tests.support import bundles
 from parity_tests.support.weight_files import CONFIG, numbers
 
@@ -44,7 +44,7 @@ def test_a_folder_or_its_index_may_be_named(folder):
 
 def test_names_there_and_back():
     for name in numbers():
-        assert our_name(bundles.openai_name(name)) == name
+        assert parameter_name(bundles.openai_name(name)) == name
 
 
 def test_what_is_not_the_models_is_left_alone(folder):
@@ -66,43 +66,43 @@ FORGERIES = {  # hparams, tensors, and what npgpt says
     "no layers": ({"n_layer": 0}, {}, "n_layer is 0, but has to be at least 1$"),
     "fewer layers": (
         {"n_layer": 1}, {},
-        "ckpt.index has 'model/h1/attn/c_attn/b', which its config does not ask for$",
+        "ckpt.index has 'model/h1/attn/c_attn/b', which its config does not have$",
     ),
     "more layers": (
-        {"n_layer": 3}, {}, "ckpt.index has no h.2.ln_1.weight, which its config asks for$",
+        {"n_layer": 3}, {}, "ckpt.index has no h.2.ln_1.weight, which its config requires$",
     ),
     "layers without end": ({"n_layer": 10**15}, {}, "28 tensors, too few for 1000000000000000 "),
     "another vocabulary": (
-        {"n_vocab": 258}, {}, r"model/wte is \(257, 8\), its config asks for \(258, 8\)$",
+        {"n_vocab": 258}, {}, r"model/wte has shape \(257, 8\), its config requires \(258, 8\)$",
     ),
     "another context": (
-        {"n_ctx": 2**60}, {}, r"model/wpe is \(12, 8\), its config asks for \(1152921504606846976",
+        {"n_ctx": 2**60}, {}, r"model/wpe has shape \(12, 8\), its config requires \(11529215046",
     ),
     "a missing tensor": (
-        {}, {"model/h1/ln_2/b": None}, "index has no h.1.ln_2.bias, which its config asks for$",
+        {}, {"model/h1/ln_2/b": None}, "index has no h.1.ln_2.bias, which its config requires$",
     ),
     "a surplus tensor": (
         {}, {"model/h0/attn/rotary": ZEROS},
-        "ckpt.index has 'model/h0/attn/rotary', which its config does not ask for$",
+        "ckpt.index has 'model/h0/attn/rotary', which its config does not have$",
     ),
     "a wrong shape": (
         {}, {"model/h0/ln_1/b": np.zeros(7, np.float32)},
-        r"model/h0/ln_1/b is \(7,\), its config asks for \(8,\)$",
+        r"model/h0/ln_1/b has shape \(7,\), its config requires \(8,\)$",
     ),
     "a matrix upside down": (
         {}, {"model/h0/mlp/c_fc/w": ZEROS.transpose(0, 2, 1)},
-        r"model/h0/mlp/c_fc/w is \(32, 8\), its config asks for \(8, 32\): has it been transposed",
+        r"model/h0/mlp/c_fc/w has shape \(32, 8\), its config requires \(8, 32\): is it transposed",
     ),
     "a convolution that is wider": (
         {}, {"model/h0/mlp/c_fc/w": np.zeros((3, 8, 32), np.float32)},
-        r"model/h0/mlp/c_fc/w is \(3, 8, 32\), its config asks for \(8, 32\)$",
+        r"model/h0/mlp/c_fc/w has shape \(3, 8, 32\), its config requires \(8, 32\)$",
     ),
     "whole numbers": (
-        {}, {"model/wpe": np.zeros((12, 8), np.int64)}, "model/wpe is int64; parameters have to be",
+        {}, {"model/wpe": np.zeros((12, 8), np.int64)}, "model/wpe is int64; parameters must be",
     ),
     "the same twice": (
         {}, {"model/wpe/w": np.zeros((12, 8), np.float32)},
-        "ckpt.index: 'model/wpe' and 'model/wpe/w' are one parameter$",
+        "ckpt.index: 'model/wpe' and 'model/wpe/w' are the same parameter$",
     ),
 }  # fmt: skip
 
@@ -123,7 +123,7 @@ def test_a_folder_that_lacks_something(folder, unreadable):
     unreadable(folder, r"hparams.json is not a JSON object: \[\]$")
     (folder / "config.json").rename(folder / "hparams.json")
     (folder / "other.ckpt.index").write_bytes(b"")
-    unreadable(folder, "has 2 checkpoints .*index.*, expected one: name one$")
+    unreadable(folder, "has 2 checkpoints, expected one: pass an .index file$")
     (folder / "other.ckpt.index").unlink()
     (folder / "model.ckpt.data-00000-of-00001").unlink()
     unreadable(folder, "there is no file .*model.ckpt.data-00000-of-00001$")

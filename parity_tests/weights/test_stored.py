@@ -51,7 +51,9 @@ def test_pieces_are_all_of_it_once(path, rng):
 
 def test_a_file_that_has_shrunk(path):
     path.write_bytes(bytes(39))
-    with pytest.raises(InputError, match=r"numbers is cut: numbers end at 40, it at 39"):
+    with pytest.raises(
+        InputError, match=r"numbers is truncated: its numbers end at 40, the file at 39"
+    ):
         MappedTensor(MappedFile(path), 0, (10,), "float32").raw()
 
 
