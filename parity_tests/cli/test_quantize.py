@@ -90,8 +90,8 @@ def test_the_commands_take_a_model_of_few_bits(said, kind):
 
 
 BAD_LINES = {
-    "train --init-from int8": "int8 holds int8 weights: the steps of training are finer than",
-    "train --resume int8": "int8 is a model that npgpt quantize wrote, for generating: there is",
+    "train --init-from int8": "int8 holds int8 weights, which are too coarse to train. Start from",
+    "train --resume int8": "int8 was written by npgpt quantize and holds no training run: ",
     "quantize model.h5 --to int8": "int8 already exists: choose another --to",
     "quantize none.h5 --to new": "there is no file or directory none.h5",
     "quantize int8 --to new --weights bfloat16": "round a second time: use the model",

@@ -15,6 +15,7 @@ import npgpt
 from npgpt.cli.common import COMPILING
 from npgpt.kernels import gemv
 from npgpt.performance import precompile
+from npgpt.quantized_matrix import KINDS
 
 TRAIN = (
     "train --data text.txt --out {run} --steps 2 --n-layer 1 --n-embd 16 --n-head 2 "
@@ -173,6 +174,15 @@ def test_nothing_is_compiled_twice_ahead_of_time(monkeypatch, tmp_path):
         precompile.compile_kernels("train", "float32")
         assert calls == [("train", "float32")] * compiled
         assert done.exists() == (compiled == 2)  # kept only once both have succeeded
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_quantized_weights_are_compiled_ahead_of_time(monkeypatch, tmp_path, kind):
+    """In one process: the NumPy ops, which the other one's share would leave, take none."""
+    monkeypatch.setattr(precompile.machine, "cores", lambda: 2)
+    monkeypatch.setattr(precompile, "marker", lambda work, kind: tmp_path / f"{work}-{kind}")
+    precompile.compile_kernels("generate", kind)
+    assert [path.name for path in tmp_path.iterdir()] == [f"generate-{kind}"]
 
 
 def test_without_any_room_everything_works_and_info_says_so(sealed, tmp_path):
