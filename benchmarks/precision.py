@@ -50,7 +50,7 @@ def evaluated(path: str, weights: str, data: str) -> dict:
     texts = []
     for start in np.linspace(0, len(tokens) - PROMPT, PLACES).astype(int):
         new = generate(model, tokens[start : start + min(PROMPT, length // 2)], NEW)
-        texts.append([int(token[0]) for token in new])
+        texts.append(list(new))
     return {"perplexity": math.exp(total / count), "tokens": count, "texts": texts}
 
 

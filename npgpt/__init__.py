@@ -3,39 +3,67 @@
 >>> import npgpt
 >>> config = npgpt.Config(vocab_size=257, context_length=64, n_layer=2, n_head=2, n_embd=32)
 >>> model = npgpt.GPT(config, seed=123)
->>> loss, cache = model.loss([[1, 2, 3]], [[2, 3, 4]])
->>> gradients = model.backward(cache)
+>>> loss, gradients = model.loss_and_gradients([[1, 2, 3]], [[2, 3, 4]])
 >>> {name: array.shape for name, array in npgpt.named(gradients)}["h.0.attn.c_attn.weight"]
 (32, 96)
+
+Names are imported when they are first used: `import npgpt` waits for neither NumPy nor Numba.
 """
 
+import sys
 from importlib import import_module
 
 __version__ = "0.1.0"
 
-# Where each public name lives. They are imported when first used, so that `import npgpt` and
-# `npgpt --help` do not wait for Numba.
-_HOMES = {
+# The module of each public name. npgpt/__init__.pyi lists the same names for type checkers.
+_MODULES = {
     "AdamW": "npgpt.training.optim",
     "Config": "npgpt.config",
+    "ConfigError": "npgpt.errors",
+    "DownloadError": "npgpt.errors",
+    "DropoutWarning": "npgpt.errors",
     "GPT": "npgpt.gpt",
     "Generator": "npgpt.rng",
     "InputError": "npgpt.errors",
+    "Loader": "npgpt.data.loader",
+    "Preset": "npgpt.config",
     "RunError": "npgpt.errors",
+    "Trainer": "npgpt.training.trainer",
+    "TrainingConfig": "npgpt.config",
+    "WeightFileError": "npgpt.errors",
+    "evaluate": "npgpt.inference.evaluate",
     "generate": "npgpt.inference.generate",
-    "load": "npgpt.gpt",
+    "load": "npgpt.loading",
     "named": "npgpt.model.params",
+    "presets": "npgpt.config",
     "tokenizer": "npgpt.data.tokenizer",
+    "zeros_like": "npgpt.model.params",
 }
+_BACKENDS = "fused", "mixed", "ops"
 
-__all__ = list(_HOMES)
+__all__ = list(_MODULES)
 
 
 def __getattr__(name):
-    if name not in _HOMES:
+    if name in _BACKENDS:
+        return _lazy(f"npgpt.{name}")
+    if name not in _MODULES:
         raise AttributeError(f"module 'npgpt' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def _lazy(name):
+    """Return a module that is executed when an attribute of it is first used."""
+    if name in sys.modules:
+        return sys.modules[name]
+    from importlib.util import LazyLoader, find_spec, module_from_spec
+
+    spec = find_spec(name)
+    spec.loader = LazyLoader(spec.loader)
+    module = sys.modules[name] = module_from_spec(spec)
+    spec.loader.exec_module(module)  # only notes what to do later
+    return module
 
 
 def __dir__():
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_BACKENDS})

@@ -5,6 +5,7 @@ A backend is imported when it is chosen, because importing Numba takes most of a
 
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ MODULES = {"numpy": "npgpt.ops", "fused": "npgpt.fused", "mixed": "npgpt.mixed"}
 
 
 def get(
-    ops: Backend | str | None = None, *, dtype="float32", why: str = 'dtype "bfloat16"'
+    ops: Backend | str | None = None, *, dtype: Any = "float32", why: str = 'dtype "bfloat16"'
 ) -> Backend:
     """Return the backend that computes.
 
@@ -69,7 +70,7 @@ def key_of(backend: Backend) -> Backend | str:
     return backend
 
 
-def check_dtype(dtype) -> np.dtype:
+def check_dtype(dtype: Any) -> np.dtype:
     """Return the dtype of the parameters: float32 (for "bfloat16" too) or float64.
 
     Raises

@@ -1,13 +1,20 @@
-"""The numbers that make a GPT-2, those of a training run, and the presets that name good ones."""
+"""Shape of a model, hyperparameters of a training run, and presets of both."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Literal, get_args, get_origin, get_type_hints
+from types import MappingProxyType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from npgpt.errors import InputError
+from npgpt.errors import ConfigError
+
+PresetName = Literal[
+    "tiny", "book", "book-appendix-d", "gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl"
+]
+TokenizerName = Literal["byte", "gpt2"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,20 +56,20 @@ class Config:
     qkv_bias: bool = True
     tied: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd"):
             at_least(self, name, 1)
         at_least(self, "dropout", 0)
         if self.dropout >= 1:
-            raise InputError(f"dropout is {self.dropout}, but has to be in [0, 1)")
+            raise ConfigError(f"dropout is {self.dropout}, but must be in [0, 1)")
         if self.n_embd % self.n_head:
-            raise InputError(
+            raise ConfigError(
                 f"n_embd is {self.n_embd} and n_head is {self.n_head}: "
-                "the width has to be a multiple of the number of heads"
+                "the width must be a multiple of the number of heads"
             )
         for name in ("qkv_bias", "tied"):
             if not isinstance(getattr(self, name), bool):
-                raise InputError(f"{name} is {getattr(self, name)!r}, but has to be true or false")
+                raise ConfigError(f"{name} is {getattr(self, name)!r}, but must be true or false")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +159,7 @@ class TrainingConfig:
     sample_tokens: int = 50
     seed: int = 123
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "grad_accumulation", "eval_every"):
             at_least(self, name, 1)
         for name in ("steps", "stride", "eval_batches", "checkpoint_every"):
@@ -162,46 +169,64 @@ class TrainingConfig:
             at_least(self, name, 0)
         if self.min_lr is not None:
             at_least(self, "min_lr", 0)
-        if self.grad_clip is not None and not self.grad_clip > 0:
-            raise InputError(f"grad_clip is {self.grad_clip}, but has to be above 0")
+        for name in ("train_fraction", "seed"):
+            at_least(self, name, -math.inf)
+        if self.grad_clip is not None:
+            at_least(self, "grad_clip", 0)
+        if self.grad_clip == 0:
+            raise ConfigError(f"grad_clip is {self.grad_clip}, but must be above 0")
         if not 0 < self.train_fraction <= 1:
-            raise InputError(f"train_fraction is {self.train_fraction}, but has to be in (0, 1]")
+            raise ConfigError(f"train_fraction is {self.train_fraction}, but must be in (0, 1]")
         for name in ("beta1", "beta2"):
             at_least(self, name, 0)
             if getattr(self, name) >= 1:
-                raise InputError(f"{name} is {getattr(self, name)}, but has to be in [0, 1)")
+                raise ConfigError(f"{name} is {getattr(self, name)}, but must be in [0, 1)")
         if self.decay not in ("all", "matrices"):
-            raise InputError(f'decay is {self.decay!r}, but has to be "all" or "matrices"')
+            raise ConfigError(f'decay is {self.decay!r}, but must be "all" or "matrices"')
         if self.eval_rng not in ("shared", "separate"):
-            raise InputError(f'eval_rng is {self.eval_rng!r}, but has to be "shared" or "separate"')
+            raise ConfigError(f'eval_rng is {self.eval_rng!r}, but must be "shared" or "separate"')
+        if not isinstance(self.prompt, str):
+            raise ConfigError(f"prompt is {self.prompt!r:.60}, but must be a string")
         if not 0 <= self.seed < 2**64:
-            raise InputError(f"seed is {self.seed}, but has to be in [0, 2**64)")
+            raise ConfigError(f"seed is {self.seed}, but must be in [0, 2**64)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A model, how to train it, its tokenizer, and a scheme of npgpt/model/initializers.py."""
+    """A model and how to train it: a value of `npgpt.presets`.
+
+    Parameters
+    ----------
+    config : Config
+        Shape of the model.
+    training : TrainingConfig
+        Hyperparameters.
+    tokenizer : {"gpt2", "byte"}, default "gpt2"
+        Name of the tokenizer.
+    init : {"gpt2", "book"}, default "gpt2"
+        Distribution of the initial parameters, the `scheme` of `GPT`.
+    """
 
     config: Config
     training: TrainingConfig
-    tokenizer: str = "gpt2"
+    tokenizer: TokenizerName = "gpt2"
     init: Literal["book", "gpt2"] = "gpt2"
 
 
-def at_least(config, name: str, smallest: float) -> None:
-    """Raises InputError unless `config.name` is a finite number of its kind, >= smallest."""
+def at_least(config: Any, name: str, smallest: float) -> None:
+    """Raise ConfigError unless `config.name` is a finite number of its kind, >= smallest."""
     value = getattr(config, name)
     integral = "int" in str(next(f.type for f in fields(config) if f.name == name))
     kind = int if integral else (int, float)
     if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
-        sort = "a whole number" if integral else "a number"
-        raise InputError(f"{name} is {value!r}, but has to be {sort}")
+        sort = "an integer" if integral else "a number"
+        raise ConfigError(f"{name} is {value!r}, but must be {sort}")
     if value < smallest:
-        raise InputError(f"{name} is {value}, but has to be at least {smallest}")
+        raise ConfigError(f"{name} is {value}, but must be at least {smallest}")
 
 
 def gpt2(n_layer: int, n_head: int, n_embd: int) -> Preset:
-    """One of OpenAI's four shapes, with the settings usual for training it from scratch."""
+    """Return the preset of one of OpenAI's four models, to train it from scratch."""
     config = Config(n_layer=n_layer, n_head=n_head, n_embd=n_embd)
     training = TrainingConfig(
         lr=6e-4, min_lr=6e-5, warmup_steps=100, beta2=0.95, decay="matrices", grad_clip=1.0
@@ -211,7 +236,7 @@ def gpt2(n_layer: int, n_head: int, n_embd: int) -> Preset:
 
 BOOK = Config(context_length=256, dropout=0.1, qkv_bias=False, tied=False)
 
-PRESETS = {
+PRESETS: dict[str, Preset] = {
     "tiny": Preset(
         config=Config(
             vocab_size=257, context_length=64, n_layer=4, n_head=4, n_embd=128, dropout=0.1,
@@ -242,13 +267,8 @@ PRESETS = {
     "gpt2-xl": gpt2(48, 25, 1600),
 }  # fmt: skip
 
-
-VOCABULARIES = {"gpt2": 50257, "byte": 257}  # how many tokens each has
-
-
-PresetName = Literal[
-    "tiny", "book", "book-appendix-d", "gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl"
-]
+presets: Mapping[str, Preset] = MappingProxyType(PRESETS)  # the public name
+VOCABULARIES = {"gpt2": 50257, "byte": 257}  # number of tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,7 +307,7 @@ class RunConfig:
 
     preset: PresetName = "tiny"
     data: str = "bundled"
-    tokenizer: Literal["byte", "gpt2"] = "byte"
+    tokenizer: TokenizerName = "byte"
     init: Literal["gpt2", "book"] = "gpt2"
     init_from: str | None = None
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
@@ -295,25 +315,25 @@ class RunConfig:
     config: Config = field(default_factory=Config)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
             value, allowed = getattr(self, name), get_args(kind) or (kind,)
             fits = value in allowed if get_origin(kind) is Literal else isinstance(value, allowed)
             if not fits:
                 names = " or ".join(getattr(one, "__name__", one) for one in allowed)
-                raise InputError(f"{name} is {value!r}, but has to be {names}")
+                raise ConfigError(f"{name} is {value!r}, but must be {names}")
         if (self.dtype, self.ops) == ("bfloat16", "numpy"):
-            raise InputError("dtype is 'bfloat16', which NumPy does not multiply: leave out --ops")
+            raise ConfigError("dtype is 'bfloat16', which NumPy does not multiply: leave out --ops")
 
     @property
     def parameter_dtype(self) -> str:
-        """NumPy's name of what the parameters are."""
+        """The name of the dtype of the parameters."""
         return "float32" if self.dtype == "bfloat16" else self.dtype
 
 
-def defaults(preset: str, *, tokenizer_name: str | None = None) -> RunConfig:
-    """The settings of a preset, with the vocabulary of another tokenizer if one is named."""
-    chosen: Preset = PRESETS[preset]
+def defaults(preset: PresetName, *, tokenizer_name: TokenizerName | None = None) -> RunConfig:
+    """Return the settings of a preset, with the vocabulary of another tokenizer if one is named."""
+    chosen = PRESETS[preset]
     name, config = tokenizer_name or chosen.tokenizer, chosen.config
     if name != chosen.tokenizer:
         config = dataclasses.replace(config, vocab_size=VOCABULARIES[name])

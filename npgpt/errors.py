@@ -19,3 +19,7 @@ class RunError(RuntimeError):
 
 class DownloadError(RunError):
     """Raised when a download fails, or when the downloaded file is not the expected one."""
+
+
+class DropoutWarning(UserWarning):
+    """Issued once per model whose config has dropout, when a loss is given no generator."""

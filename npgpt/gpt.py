@@ -1,174 +1,392 @@
 """GPT: a config, its parameters and the backend that computes with them, in one object."""
 
+import warnings
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from npgpt import backends
-from npgpt.arrays import Array
+from npgpt.arrays import Array, TokenIds
+from npgpt.backends import Backend
 from npgpt.config import Config
-from npgpt.download.resolve import resolve
-from npgpt.errors import InputError
+from npgpt.errors import ConfigError, DropoutWarning, InputError
 from npgpt.model import initializers, params, quantize, transformer
-from npgpt.quantized_matrix import KINDS as NARROW
+from npgpt.model.backend import Random
+from npgpt.model.gradients import LossCache, Workspace
+from npgpt.model.inputs import check_last, check_masks, check_number, check_pair, check_tokens
+from npgpt.model.kv_cache import LayerCache
+from npgpt.model.params import Params
 from npgpt.rng import Generator
-from npgpt.weights import formats
-
-WEIGHTS = "float32", *NARROW
 
 
 class GPT:
-    """A GPT-2 with its gradients.
+    """A GPT-2 model with its gradients.
 
-    `config`: its shape. `params`: the tree of its parameters, `params.h[3].attn.c_attn.weight`
-    (see `npgpt.named` for all of them by name). `ops`: the backend, `npgpt.fused` (Numba),
-    `npgpt.mixed` (bfloat16) or `npgpt.ops` (plain NumPy). `tokenizer`: the name of the tokenizer it
-    was trained with, or None.
+    Parameters
+    ----------
+    config : Config
+        Shape of the model.
+    seed : int or Generator, default 123
+        The parameters are drawn from this seed, or from a generator, which advances.
+    dtype : dtype or "bfloat16", default float32
+        float32 or float64, of the parameters and of all that is computed from them. "bfloat16":
+        float32 parameters and bfloat16 matrix products, on the backend npgpt.mixed.
+    scheme : {"gpt2", "book"}, default "gpt2"
+        Initial distribution of the parameters: GPT-2's own, or PyTorch's defaults.
+    ops : Backend or str or None, default None
+        The backend: npgpt.fused ("fused", Numba), npgpt.mixed ("mixed", bfloat16) or npgpt.ops
+        ("numpy"). None: npgpt.fused, or npgpt.mixed for bfloat16.
+    tokenizer : str or None, default None
+        Name of the tokenizer that the model is trained with.
+
+    Attributes
+    ----------
+    params : Params
+        The tree of parameters: `model.params.h[3].attn.c_attn.weight`. `npgpt.named` iterates over
+        it.
+    config, ops, tokenizer
+        As above.
+
+    Raises
+    ------
+    InputError
+        If an argument is invalid: ConfigError for `config`.
     """
+
+    params: Params
 
     def __init__(
         self,
         config: Config,
         *,
         seed: int | Generator = 123,
-        dtype=np.float32,
+        dtype: Any = np.float32,
         scheme: str = "gpt2",
-        ops=None,
+        ops: Backend | str | None = None,
         tokenizer: str | None = None,
     ):
-        """A new model, its parameters drawn from `seed` (an integer, or a generator to go on with).
-
-        `dtype`: float32 or float64, for parameters and everything computed from them; "bfloat16"
-        for float32 parameters and products of bfloat16 numbers, on the backend npgpt.mixed.
-        `scheme`: "gpt2" or "book", a name in npgpt/model/initializers.py.
-        """
-        if scheme not in initializers.SCHEMES:
+        if not isinstance(config, Config):
+            raise ConfigError(f"config must be an npgpt.Config, not {config!r:.60}")
+        if not isinstance(scheme, str) or scheme not in initializers.SCHEMES:
             raise InputError(
-                f"init is {scheme!r}, but has to be one of {sorted(initializers.SCHEMES)}"
+                f"scheme is {scheme!r}, but must be one of {sorted(initializers.SCHEMES)}"
             )
         ops = backends.get(ops, dtype=dtype)
-        tree = params.zeros(config, backends.check_dtype(dtype))
+        dtype = backends.check_dtype(dtype)
         rng = seed if isinstance(seed, Generator) else Generator(seed, ops=ops)
+        tree = params.zeros(config, dtype)
         initializers.SCHEMES[scheme](tree, config, rng)
         self._hold(config, tree, ops, tokenizer)
 
     @classmethod
-    def from_params(cls, config: Config, tree: params.Params, *, ops=None, tokenizer=None) -> "GPT":
-        """A model on parameters that exist already; they are not copied.
+    def from_params(
+        cls,
+        config: Config,
+        tree: Params,
+        *,
+        ops: Backend | str | None = None,
+        tokenizer: str | None = None,
+    ) -> Self:
+        """Return a model on existing parameters, which are not copied.
 
-        `ops`: the backend; by default npgpt.fused, or npgpt.mixed where matrices are in fewer bits.
+        Parameters
+        ----------
+        config : Config
+            Shape of the model.
+        tree : Params
+            Its parameters; their names and shapes must be those of `config`.
+        ops : Backend or str or None, default None
+            The backend. None: npgpt.fused, or npgpt.mixed if the matrices are quantized.
+        tokenizer : str or None, default None
+            Name of the tokenizer that the model is trained with.
+
+        Returns
+        -------
+        GPT
+
+        Raises
+        ------
+        InputError
+            If the parameters do not fit the config, or the backend cannot compute with them.
+        ConfigError
+            If `config` is not a Config.
         """
+        if not isinstance(config, Config):
+            raise ConfigError(f"config must be an npgpt.Config, not {config!r:.60}")
+        params.check(tree, config)
         self = cls.__new__(cls)
         self._hold(config, tree, ops, tokenizer)
         return self
 
-    def _hold(self, config, tree, ops, tokenizer):
+    def _hold(
+        self, config: Config, tree: Params, ops: Backend | str | None, tokenizer: str | None
+    ) -> None:
         kind = "bfloat16" if quantize.is_quantized(tree) else "float32"
-        ops = backends.get(ops, dtype=kind, why="quantized matrices")
-        self.config, self.params, self.ops, self.tokenizer = config, tree, ops, tokenizer
+        self.ops = backends.get(ops, dtype=kind, why="quantized matrices")
+        self.config, self.params, self.tokenizer = config, tree, tokenizer
+        self._workspace: Workspace | None = None
+        self._has_warned = False
+
+    def __reduce__(self) -> tuple:
+        # for copy and pickle: the constructor runs again, on a copy of the parameters
+        make = partial(
+            type(self).from_params, ops=backends.key_of(self.ops), tokenizer=self.tokenizer
+        )
+        return make, (self.config, self.params)
+
+    def __repr__(self) -> str:
+        c = self.config
+        head = "tied" if c.tied else "untied"
+        kind = self.params.wte.weight
+        kept = getattr(kind, "kind", self.dtype.name)
+        return (
+            f"GPT({self.size:,} parameters, V={c.vocab_size} T_max={c.context_length} "
+            f"L={c.n_layer} H={c.n_head} C={c.n_embd} {head}, {kept}, "
+            f"{backends.name_of(self.ops)})"
+        )
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the parameters, and of everything computed from them."""
+        """The dtype of activations and gradients, and of parameters that are not quantized."""
         return self.params.wte.weight.dtype
 
     @property
     def size(self) -> int:
-        """How many parameters it has."""
+        """The number of parameters."""
         return params.size(self.config)
 
-    def logits(self, tokens) -> Array:
-        """(B, T) -> (B, T, V): the score of every token to come next, after every position."""
-        return transformer.logits(self.params, self.check(tokens), self.config, ops=self.ops)
+    def logits(self, tokens: TokenIds) -> Array:
+        """Return the scores of every possible next token after every position.
 
-    def next_logits(self, tokens, *, past=None) -> Array:
-        """(B, T) -> (B, V), after the last position only. `past`: kv_cache.empty(...), or None."""
+        Parameters
+        ----------
+        tokens : (B, T) int
+            Token ids, T at most the context length.
+
+        Returns
+        -------
+        (B, T, V) array
+
+        Raises
+        ------
+        InputError
+            If `tokens` cannot be read by the model.
+        """
+        ids = check_tokens(tokens, self.config)
+        return transformer.logits(self.params, ids, self.config, ops=self.ops)
+
+    def next_logits(self, tokens: TokenIds, *, past: list[LayerCache] | None = None) -> Array:
+        """Return the scores of every possible next token after the last position only.
+
+        Parameters
+        ----------
+        tokens : (B, T) int
+            Token ids. With `past`, they follow the positions cached there.
+        past : list of LayerCache or None, default None
+            The key/value cache, one per block, which is extended by these tokens.
+
+        Returns
+        -------
+        (B, V) array
+
+        Raises
+        ------
+        InputError
+            If `tokens` cannot be read by the model.
+        """
         start = past[0].length if past else 0
-        tokens = self.check(tokens, start=start)
-        return transformer.next_logits(self.params, tokens, self.config, past=past, ops=self.ops)
+        ids = check_tokens(tokens, self.config, start=start)
+        return transformer.next_logits(self.params, ids, self.config, past=past, ops=self.ops)
+
+    def loss_and_gradients(
+        self,
+        tokens: TokenIds,
+        targets: TokenIds,
+        rng: Random | None = None,
+        *,
+        out: Params | None = None,
+        dloss: float = 1.0,
+    ) -> tuple[np.floating, Params]:
+        """Return the mean cross-entropy and its gradient with respect to every parameter.
+
+        **Without `out`, every call overwrites the gradients that the previous call returned**: the
+        model owns one gradient tree, as `.grad` in PyTorch. Pass `out` to keep them.
+
+        Parameters
+        ----------
+        tokens, targets : (B, T) int
+            Token ids, and the token that follows each of them.
+        rng : Generator or None, default None
+            Draws the dropout masks. None: no dropout.
+        out : Params or None, default None
+            The tree that receives the gradients: `npgpt.zeros_like(model.params)`.
+        dloss : float, default 1.0
+            The gradients are those of `dloss` times the loss.
+
+        Returns
+        -------
+        loss : scalar
+            Mean cross-entropy, in nats per token.
+        gradients : Params
+            The same tree as `params`. It is `out`, or the model's own tree.
+
+        Raises
+        ------
+        InputError
+            If `tokens` or `targets` cannot be read by the model, or `out` is not a tree like
+            `params`.
+        """
+        space = self._space()
+        gradients = space.own if out is None else space.check(out)
+        value, activations = self._forward(tokens, targets, rng, gradients)
+        transformer.backward(
+            activations, gradients, dloss=check_number("dloss", dloss), ops=self.ops
+        )
+        return value, gradients
 
     def loss(
-        self, tokens, targets, rng: Generator | None = None, *, out: params.Params | None = None
-    ) -> tuple[float, Any]:
-        """(B, T), (B, T) -> the mean cross-entropy in nats per token, and what backward needs.
+        self,
+        tokens: TokenIds,
+        targets: TokenIds,
+        rng: Random | None = None,
+        *,
+        out: Params | None = None,
+    ) -> tuple[np.floating, LossCache]:
+        """Return the mean cross-entropy and a cache for `backward`.
 
-        Dropout only where a generator is given. `out`: the tree that backward will be given, once,
-        saves a second array of the head's size.
+        The first half of `loss_and_gradients`, to see the two passes one by one.
+
+        Parameters
+        ----------
+        tokens, targets : (B, T) int
+            Token ids, and the token that follows each of them.
+        rng : Generator or None, default None
+            Draws the dropout masks. None: no dropout.
+        out : Params or None, default None
+            The gradient tree of this cache. The gradient of the output head is written into it now.
+
+        Returns
+        -------
+        loss : scalar
+            Mean cross-entropy, in nats per token.
+        cache : LossCache
+            Valid for one `backward`, as long as neither the parameters nor `out` change.
+
+        Raises
+        ------
+        InputError
+            If `tokens` or `targets` cannot be read by the model, or `out` is not a tree like
+            `params`.
         """
-        quantize.require_float(self.params)
-        tokens, targets = self.check_pair(tokens, targets)
-        return transformer.loss(
-            self.params, tokens, targets, self.config, rng=rng, g=out, ops=self.ops
-        )
+        space = self._space()
+        gradients = space.take() if out is None else space.check(out)
+        value, activations = self._forward(tokens, targets, rng, gradients)
+        return value, LossCache(activations, gradients, self.params, space.samples)
 
-    def backward(self, cache, *, out: params.Params | None = None, dloss: float = 1.0):
-        """The gradient of `dloss` * loss, the same tree as `params`; into `out` if given."""
-        quantize.require_float(self.params)
-        gradients = params.zeros(self.config, self.dtype) if out is None else out
-        transformer.backward(cache, gradients, dloss=dloss, ops=self.ops)
+    def backward(
+        self, cache: LossCache, *, out: Params | None = None, dloss: float = 1.0
+    ) -> Params:
+        """Return the gradient of `dloss` times the loss with respect to every parameter.
+
+        Parameters
+        ----------
+        cache : LossCache
+            The second value that `loss` returned.
+        out : Params or None, default None
+            The tree that receives the gradients. None: the one passed to `loss`, or a new one.
+        dloss : float, default 1.0
+            The gradient of the loss itself.
+
+        Returns
+        -------
+        Params
+            The same tree as `params`.
+
+        Raises
+        ------
+        InputError
+            If the cache was used already, or if the parameters or the gradient tree have changed
+            since `loss`. Changes are found by comparing some numbers of each array.
+        """
+        space = self._space()
+        if not isinstance(cache, LossCache):
+            raise InputError(
+                f"cache must be the second value that loss returned, not {cache!r:.60}"
+            )
+        dloss = check_number("dloss", dloss)
+        out = None if out is None else space.check(out)
+        activations, gradients = cache.use(self.params)
+        gradients = gradients if out is None else out
+        transformer.backward(activations, gradients, dloss=dloss, ops=self.ops)
         return gradients
 
-    def evaluate(self, tokens, targets) -> float:
-        """(B, T), (B, n) -> the mean cross-entropy, for whoever does not go backward.
+    def evaluate(self, tokens: TokenIds, targets: TokenIds) -> np.floating:
+        """Return the mean cross-entropy without dropout, keeping no cache for `backward`.
 
-        n <= T: of what follows the last n tokens only.
+        Parameters
+        ----------
+        tokens : (B, T) int
+            Token ids.
+        targets : (B, n) int, n <= T
+            The tokens that follow the last n positions. Only these are scored.
+
+        Returns
+        -------
+        scalar
+            Mean cross-entropy, in nats per token.
+
+        Raises
+        ------
+        InputError
+            If `tokens` or `targets` cannot be read by the model.
         """
-        tokens, targets = self.check(tokens), self.check(targets)
-        (B, T), (rows, n) = tokens.shape, targets.shape
-        if rows != B or n > T:
-            raise InputError(f"tokens are {(B, T)} and targets {(rows, n)}: at most one each")
-        return transformer.evaluate(self.params, tokens, targets, self.config, ops=self.ops)
+        ids, labels = check_last(tokens, targets, self.config)
+        return transformer.evaluate(self.params, ids, labels, self.config, ops=self.ops)
 
     def save(self, path: str | Path) -> None:
-        """Writes config and parameters as HDF5, whole or not at all. See `npgpt.load`.
+        """Write config and parameters to an HDF5 file, completely or not at all.
 
-        Raises InputError for matrices in fewer bits: npgpt quantize writes these.
+        Parameters
+        ----------
+        path : str or Path
+            The file. `npgpt.load` reads it.
+
+        Raises
+        ------
+        InputError
+            If the parameters are quantized: `npgpt quantize` writes these.
+        RunError
+            If the file cannot be written.
         """
-        from npgpt.weights import checkpoint  # here, because not everybody needs the HDF5 library
+        from npgpt.weights import checkpoint  # here, because the HDF5 library is slow to import
 
         quantize.require_float(self.params)
-        checkpoint.write(path, self)
+        contents = checkpoint.Contents(self.config, self.params, self.tokenizer)
+        checkpoint.write(path, contents)
 
-    def check(self, tokens, *, start: int = 0) -> Array:
-        """`tokens` as (B, T) int64. Raises InputError where the model cannot read them."""
-        tokens = np.asarray(tokens)
-        if tokens.ndim != 2 or tokens.size == 0 or not np.issubdtype(tokens.dtype, np.integer):
-            raise InputError(
-                f"tokens have to be whole numbers of shape (B, T), both at least 1; "
-                f"these are {tokens.dtype} of shape {tokens.shape}"
+    def _space(self) -> Workspace:
+        """Return the workspace of the current parameters."""
+        if self._workspace is None or self._workspace.parameters is not self.params:
+            self._workspace = Workspace(self.params)
+        return self._workspace
+
+    def _forward(
+        self, tokens: TokenIds, targets: TokenIds, rng: Random | None, gradients: Params
+    ) -> tuple[np.floating, transformer.Cache]:
+        """Return the loss and the activations; write the head's gradient into `gradients`."""
+        ids, labels = check_pair(tokens, targets, self.config)
+        check_masks(rng)
+        if rng is None and self.config.dropout and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"the config has dropout={self.config.dropout}, but no generator was given: this "
+                "model is trained without dropout. Pass rng=npgpt.Generator(seed), or set "
+                "dropout=0",
+                DropoutWarning,
+                stacklevel=3,
             )
-        T, T_max = start + tokens.shape[1], self.config.context_length
-        if T > T_max:
-            raise InputError(f"{T} tokens are longer than the context of {T_max}; crop them")
-        low, high, V = tokens.min(), tokens.max(), self.config.vocab_size
-        if low < 0 or high >= V:
-            wrong = low if low < 0 else high
-            raise InputError(f"token id {wrong} is outside the vocabulary of {V} (0 to {V - 1})")
-        return tokens.astype(np.int64, copy=False)
-
-    def check_pair(self, tokens, targets) -> tuple[Array, Array]:
-        """Both as (B, T) int64, of one shape."""
-        tokens, targets = self.check(tokens), self.check(targets)
-        if tokens.shape != targets.shape:
-            raise InputError(f"tokens are {tokens.shape} and targets {targets.shape}: one each")
-        return tokens, targets
-
-
-def load(path: str | Path, *, weights: str | None = None, ops=None) -> GPT:
-    """The model in a file or folder of any format that is known here, or a downloaded GPT-2 by its
-    name: "gpt2-small".
-
-    Its parameters are views of the mapped file where that holds float32 in GPT-2's layout, so that
-    nothing is read before it is used, and writing into them leaves the file alone. `ops`: the
-    backend, npgpt.fused by default. `weights`: "float32", or "bfloat16" or "int8" for a model whose
-    matrices are kept so, on the backend npgpt.mixed, to generate and to evaluate
-    (docs/precision.md); by default what npgpt quantize wrote, and float32 in all else.
-    Raises InputError for what is not a whole model.
-    """
-    if weights not in (None, *WEIGHTS):
-        raise InputError(f"weights is {weights!r}, but has to be {' or '.join(WEIGHTS)}")
-    source = formats.open_weights(resolve(path))
-    return GPT.from_params(
-        source.config, source.params(weights), ops=ops, tokenizer=source.tokenizer
-    )
+        return transformer.loss(
+            self.params, ids, labels, self.config, rng=rng, g=gradients, ops=self.ops
+        )

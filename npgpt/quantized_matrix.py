@@ -1,8 +1,8 @@
-"""A matrix kept in fewer bits, and the roundings that make one of a float32 matrix.
+"""A matrix stored as bfloat16 or int8, and the rounding of a float32 matrix to one.
 
-bfloat16 is the upper half of a float32: its sign, its exponent, and 7 of its 23 binary places.
-int8 counts in steps: every output channel has a `scale`, a 127th of its largest number, and a
-number is the whole multiple of it that is nearest. docs/precision.md says what that costs.
+bfloat16 is the upper half of a float32: its sign, its exponent, and 7 of its 23 fraction bits.
+int8 has one `scale` per output channel, a 127th of the largest magnitude in it: each number is
+rounded to the nearest multiple. The errors are measured in docs/precision.md.
 """
 
 import numpy as np
@@ -12,19 +12,26 @@ from npgpt.errors import InputError
 
 CHUNK = 1 << 20  # numbers rounded at once
 KINDS = "bfloat16", "int8"
-MOST = 127  # of an int8; -128 is left out, so that what is negative is as fine as what is not
+MOST = 127  # -128 is not used: positive and negative numbers have the same range
 
 
 class QuantizedMatrix:
-    """A matrix in fewer bits, which stands in a tree of parameters where a float32 one would.
+    """A matrix stored as bfloat16 or int8, used in a parameter tree in place of a float32 array.
 
-    `values`: uint16, the bits of bfloat16 numbers, or int8. `scale`: float32, one for each output
-    channel, which is a row of `values` (`axis` 0) or a column (`axis` 1); None for bfloat16.
-    `transposed`: it stands for the transposed matrix; `values` stays as it lies.
+    Parameters
+    ----------
+    values : (I, O) uint16 or int8
+        The bits of bfloat16 numbers, or integers.
+    scale : (I,) or (O,) float32, or None
+        One number per output channel of int8; None for bfloat16.
+    axis : int
+        The axis of `values` that is the output channel.
+    transposed : bool, default False
+        If True, represents `values.T`; `values` itself is not moved.
     """
 
     ndim = 2
-    dtype = np.dtype(np.float32)  # what it stands for, and what is computed with it
+    dtype = np.dtype(np.float32)  # of the represented matrix, and of computations with it
 
     def __init__(self, values: Array, scale: Array | None, axis: int, *, transposed: bool = False):
         self.values, self.scale, self.axis, self.transposed = values, scale, axis, transposed
@@ -36,29 +43,34 @@ class QuantizedMatrix:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the matrix that it stands for."""
+        """The shape of the represented matrix."""
         return self.values.shape[::-1] if self.transposed else self.values.shape
 
     @property
     def nbytes(self) -> int:
-        """What its numbers take."""
+        """The number of bytes of values and scales."""
         return self.values.nbytes + (0 if self.scale is None else self.scale.nbytes)
 
     @property
     def T(self) -> "QuantizedMatrix":
-        """The transposed matrix, of the same values."""
+        """The transposed matrix, with the same values."""
         return QuantizedMatrix(self.values, self.scale, self.axis, transposed=not self.transposed)
 
     def __len__(self) -> int:
         return self.shape[0]
 
+    def copy(self) -> "QuantizedMatrix":
+        """Return an independent copy."""
+        scale = None if self.scale is None else self.scale.copy()
+        return QuantizedMatrix(self.values.copy(), scale, self.axis, transposed=self.transposed)
+
     def widen(self) -> Array:
-        """The matrix, float32 of `shape`."""
+        """Return the matrix as float32 of `shape`."""
         wide = widen(self.values, self.scale, self.axis)
         return wide.T if self.transposed else wide
 
     def rows(self, ids: Array) -> Array:
-        """(...) integers -> (..., C) float32: these rows of `values`."""
+        """(...) int -> (..., C) float32: return these rows of `values`."""
         scale = self.scale
         if scale is not None and self.axis == 0:
             scale = scale[ids]
@@ -66,14 +78,14 @@ class QuantizedMatrix:
 
 
 def widen(values: Array, scale: Array | None, axis: int) -> Array:
-    """Quantized numbers (..., C) -> float32. `scale`: one per row (`axis` 0) or column; or None."""
+    """(..., C) -> (..., C) float32. `scale`: one per row (`axis` 0) or column, or None."""
     if scale is None:
         return from_bfloat16(values)
     return values * (scale[..., None] if axis == 0 else scale)
 
 
 def bfloat16(array: Array) -> QuantizedMatrix:
-    """A float32 matrix rounded to bfloat16."""
+    """Return a float32 matrix rounded to bfloat16."""
     values = np.empty(array.shape, np.uint16)
     for some in slices(array):
         values[some] = to_bfloat16(array[some])
@@ -81,9 +93,9 @@ def bfloat16(array: Array) -> QuantizedMatrix:
 
 
 def int8(array: Array, axis: int) -> QuantizedMatrix:
-    """A float32 matrix rounded to int8, with a scale for every row (`axis` 0) or column (`axis` 1).
+    """Return a float32 matrix rounded to int8, with one scale per row (`axis` 0) or column (1).
 
-    Raises InputError for numbers that are not finite: int8 has none such.
+    Raise InputError for numbers that are not finite: int8 cannot represent them.
     """
     largest = np.zeros(array.shape[axis], np.float32)
     for some in slices(array):
@@ -94,8 +106,8 @@ def int8(array: Array, axis: int) -> QuantizedMatrix:
             np.maximum(largest, found, out=largest)
     if not np.isfinite(largest).all():
         raise InputError(
-            f"a matrix {array.shape} has numbers that are nan or infinite: int8 has no place for "
-            "them; bfloat16 has"
+            f"a matrix {array.shape} has numbers that are nan or infinite: int8 cannot represent "
+            "them; bfloat16 can"
         )
     # a 127th of a number below 1e-36 has fewer binary places than a float32 should, or is 0
     scale = np.maximum(largest / np.float32(MOST), np.finfo(np.float32).tiny)
@@ -107,13 +119,13 @@ def int8(array: Array, axis: int) -> QuantizedMatrix:
 
 
 def slices(array: Array) -> list[slice]:
-    """The rows of a matrix, some at a time: no second copy of it is ever made."""
+    """Return slices of rows with about CHUNK numbers each, to round a matrix without a copy."""
     many = max(1, CHUNK // max(1, array.shape[1]))
     return [slice(i, min(i + many, len(array))) for i in range(0, len(array), many)]
 
 
 def to_bfloat16(numbers: Array) -> Array:
-    """float32 -> the upper halves as uint16, rounded to nearest even; nan stays nan."""
+    """Return the upper halves of float32 numbers as uint16, rounded to nearest even; nan stays."""
     bits = np.ascontiguousarray(numbers, np.float32).view(np.uint32)
     up = 0x7FFF + (bits >> 16 & 1)  # a tie goes up where the last bit that stays is 1
     rounded = (bits + up) >> 16
@@ -121,5 +133,5 @@ def to_bfloat16(numbers: Array) -> Array:
 
 
 def from_bfloat16(halves: Array) -> Array:
-    """The upper halves as uint16 -> float32, exact."""
+    """Return bfloat16 bits (uint16) as float32, exactly."""
     return (halves.astype(np.uint32) << 16).view(np.float32)

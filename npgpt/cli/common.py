@@ -41,9 +41,9 @@ def model_path(path: Path | None) -> Path:
 
 def load(path: Path | None, weights: Weights | None) -> "GPT":
     """Load the model at `path`, or the newest under ./runs, with matrices stored as `weights`."""
-    from npgpt import gpt
+    from npgpt.loading import load as load_model
 
-    return gpt.load(model_path(path), weights=weights)
+    return load_model(model_path(path), weights=weights)
 
 
 def track_progress(

@@ -41,11 +41,11 @@ class Compare:
     @announce_compilation()
     def run(self) -> int:
         """Print the differences; return 0 if there are none, else 1."""
-        from npgpt import gpt
+        from npgpt.loading import load as load_model
         from npgpt.model.params import named
         from npgpt.parity import compare
 
-        a, b = gpt.load(self.first), gpt.load(self.second, weights=self.weights)
+        a, b = load_model(self.first), load_model(self.second, weights=self.weights)
         tokens = encode_prompt(a, self.prompt)
         count = len(list(named(a.params)))
         parameters = list(track_progress(compare.compare_parameters(a, b), count))

@@ -1,4 +1,4 @@
-"""What a backend is: one protocol for each op, and `Backend`, which has them all.
+"""The interface of a backend: one protocol for each op, and `Backend`, which has them all.
 
 A backend is a module, or any object, with one attribute per op. npgpt.ops, npgpt.fused and
 npgpt.mixed are the three of this project; mypy compares each with `Backend`. Functions compute what
@@ -18,6 +18,18 @@ class Random(Protocol):
     """A source of dropout masks: npgpt.Generator, or an object with this method."""
 
     def bernoulli(self, p: float, shape: Any, *, out: Any = None) -> Array: ...
+
+
+class Distributions(Protocol):
+    """A source of initial parameters: npgpt.Generator, or an object with these methods."""
+
+    def normal(
+        self, shape: Any, mean: float = 0.0, std: float = 1.0, *, out: Any = None
+    ) -> Array: ...
+
+    def uniform(
+        self, shape: Any, low: float = 0.0, high: float = 1.0, *, out: Any = None
+    ) -> Array: ...
 
 
 class AdamW(Protocol):

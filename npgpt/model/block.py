@@ -1,6 +1,6 @@
 """One transformer block: attention, then the MLP, each added back to the residual stream.
 
-Backward is forward read from the bottom up.
+`backward` is `forward` read from the bottom up.
 """
 
 from typing import Any, NamedTuple
@@ -9,6 +9,8 @@ import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.model import params
+from npgpt.model.backend import Backend, Random
+from npgpt.model.kv_cache import LayerCache
 
 
 class Cache(NamedTuple):
@@ -24,14 +26,23 @@ class Cache(NamedTuple):
     mlp_drop: Any
 
 
-def forward(x: Array, p: params.Block, *, n_head: int, past=None, rate=0.0, rng=None, ops):
-    """(B, T, C) -> (B, T, C)"""
+def forward(
+    x: Array,
+    p: params.Block,
+    *,
+    n_head: int,
+    past: LayerCache | None = None,
+    rate: float = 0.0,
+    rng: Random | None = None,
+    ops: Backend,
+) -> tuple[Array, Cache]:
+    """(B, T, C) -> (B, T, C). `past`: this block's key/value cache, extended by these positions."""
     h, ln_1 = ops.layernorm.forward(x, p.ln_1)
     h, c_attn = ops.linear.forward(h, p.attn.c_attn)
     h, attn = ops.attention.forward(h, n_head=n_head, past=past, rate=rate, rng=rng)
     h, attn_proj = ops.linear.forward(h, p.attn.c_proj)
     h, attn_drop = ops.dropout.forward(h, rate=rate, rng=rng)
-    x = np.add(x, h, out=h)  # nobody else holds h
+    x = np.add(x, h, out=h)  # h has no other reference
 
     h, ln_2 = ops.layernorm.forward(x, p.ln_2)
     h, c_fc = ops.linear.forward(h, p.mlp.c_fc)
@@ -42,18 +53,18 @@ def forward(x: Array, p: params.Block, *, n_head: int, past=None, rate=0.0, rng=
     return x, Cache(ln_1, c_attn, attn, attn_proj, attn_drop, ln_2, c_fc, gelu, mlp_proj, mlp_drop)
 
 
-def backward(dx: Array, c: Cache, g: params.Block, *, ops):
+def backward(dx: Array, c: Cache, g: params.Block, *, ops: Backend) -> Array:
     """(B, T, C) -> (B, T, C)"""
     dh = ops.dropout.backward(dx, c.mlp_drop)
     dh = ops.linear.backward(dh, c.mlp_proj, g.mlp.c_proj)
     dh = ops.gelu.backward(dh, c.gelu, dx=dh)
     dh = ops.linear.backward(dh, c.c_fc, g.mlp.c_fc)
     dh = ops.layernorm.backward(dh, c.ln_2, g.ln_2, dx=dh)
-    dx = np.add(dx, dh, out=dh)  # x went both into the MLP and around it
+    dx = np.add(dx, dh, out=dh)  # x went into the MLP and around it: the two add
 
     dh = ops.dropout.backward(dx, c.attn_drop)
     dh = ops.linear.backward(dh, c.attn_proj, g.attn.c_proj)
     dh = ops.attention.backward(dh, c.attn)
     dh = ops.linear.backward(dh, c.c_attn, g.attn.c_attn)
     dh = ops.layernorm.backward(dh, c.ln_1, g.ln_1, dx=dh)
-    return np.add(dx, dh, out=dh)  # and both into attention and around it
+    return np.add(dx, dh, out=dh)  # and into attention and around it

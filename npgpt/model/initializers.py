@@ -1,24 +1,27 @@
-"""The numbers a model starts from. Each scheme fills a tree of parameters from one generator.
+"""Initial parameters. Each scheme fills a tree from one generator.
 
-The draws are float32 whatever the parameters are: a float64 model starts from the same numbers.
+All draws are float32: a float64 model of the same seed starts from the same numbers.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.config import Config
+from npgpt.model.backend import Distributions
 from npgpt.model.params import Params, named
+from npgpt.ops import layernorm
 
 
-def book(p: Params, config: Config, rng) -> None:
-    """PyTorch's defaults for nn.Embedding and nn.Linear, in the order in which the book's GPTModel
-    is built, so that one seed gives one model.
+def book(p: Params, config: Config, rng: Distributions) -> None:
+    """Draw PyTorch's defaults of nn.Embedding and nn.Linear, in the order of the book's GPTModel.
 
-    Embeddings are normal(0, 1); a linear layer of I inputs is uniform(-1/sqrt(I), 1/sqrt(I)),
-    weight, then bias. PyTorch keeps weights as (out, in): they are drawn so and transposed into
-    GPT-2's (in, out); query, key and value are three layers, drawn one after the other into c_attn.
+    One seed thus gives the book's model. Embeddings are normal(0, 1). A linear layer of I inputs is
+    uniform(-1/sqrt(I), 1/sqrt(I)), first the weight, then the bias. PyTorch's weights are
+    (out, in): they are drawn in that shape and transposed into GPT-2's (in, out). Query, key and
+    value are three layers, drawn one after the other into c_attn.
     """
     C = config.n_embd
     fill_normal(p.wte.weight, 1.0, rng)
@@ -37,10 +40,12 @@ def book(p: Params, config: Config, rng) -> None:
         fill_dense(p.lm_head.weight.T, None, rng)
 
 
-def gpt2(p: Params, config: Config, rng) -> None:
-    """GPT-2's own: normal(0, 0.02), biases zero, and the two matrices of a block that write into
-    the residual stream scaled down by sqrt(2 L), because 2 L of them add up (Radford et al. 2019,
-    section 2.3)."""
+def gpt2(p: Params, config: Config, rng: Distributions) -> None:
+    """Draw GPT-2's own distribution: normal(0, 0.02), biases zero.
+
+    The two matrices of a block that write into the residual stream are divided by sqrt(2 L),
+    because 2 L of them add up (Radford et al. 2019, section 2.3).
+    """
     for name, array in named(p):
         layer, kind = name.rsplit(".", 1)
         if kind == "bias":
@@ -52,13 +57,13 @@ def gpt2(p: Params, config: Config, rng) -> None:
             fill_normal(array, std, rng)
 
 
-def fill_normal(array: Array, std: float, rng) -> None:
-    """normal(0, std) into `array` of any shape."""
+def fill_normal(array: Array, std: float, rng: Distributions) -> None:
+    """Fill `array`, of any shape, with normal(0, std)."""
     draw(array, lambda out: rng.normal(array.shape, 0.0, std, out=out))
 
 
-def fill_dense(weight: Array, bias: Array | None, rng) -> None:
-    """torch.nn.Linear's default, into an (in, out) `weight`."""
+def fill_dense(weight: Array, bias: Array | None, rng: Distributions) -> None:
+    """Fill an (in, out) `weight` and its bias with the default of torch.nn.Linear."""
     inputs = weight.shape[0]
     # kaiming_uniform(a=sqrt 5) computes the bound of the weight in these steps; 1/sqrt(I) rounds
     # differently in the last bit for some I
@@ -68,21 +73,21 @@ def fill_dense(weight: Array, bias: Array | None, rng) -> None:
         fill_uniform(bias, 1 / math.sqrt(inputs), rng)
 
 
-def fill_uniform(array: Array, bound: float, rng) -> None:
-    """uniform(-bound, bound) into `array` of any shape."""
+def fill_uniform(array: Array, bound: float, rng: Distributions) -> None:
+    """Fill `array`, of any shape, with uniform(-bound, bound)."""
     draw(array, lambda out: rng.uniform(array.shape, -bound, bound, out=out))
 
 
-def draw(array: Array, sample) -> None:
-    """`sample(out)`, float32 numbers, into `array`: straight into it where it is float32 itself."""
+def draw(array: Array, sample: Callable[[Array | None], Array]) -> None:
+    """Fill `array` with the float32 numbers of `sample(out)`: directly if it is float32 itself."""
     if array.dtype == np.float32:
         sample(array)
     else:
         array[...] = sample(None)
 
 
-def fill_norm(norm) -> None:
-    """LayerNorm's first parameters: it leaves what it normalised as it is."""
+def fill_norm(norm: layernorm.Params) -> None:
+    """Set a LayerNorm's scale to one and its shift to zero."""
     norm.weight[...] = 1
     norm.bias[...] = 0
 

@@ -1,66 +1,92 @@
-"""What generation remembers: the keys and values of every position so far, layer by layer."""
+"""Key/value cache for incremental decoding."""
+
+from typing import Any
 
 import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.config import Config
 
-# Positions that there is room for at first. Pages that nothing was written into take no memory, and
-# what has grown leaves holes that do: 5 MB of GPT-2 small's, were it to begin with 64.
-FEW = 256
+# Initial capacity in positions. Untouched pages cost nothing, but every reallocation leaves a hole:
+# starting from 64 positions wastes 5 MB for GPT-2 small.
+INITIAL_CAPACITY = 256
 
 
 class LayerCache:
-    """Keys and values of one layer, in buffers that grow up to the longest sequence.
+    """Cached keys and values of one attention layer.
 
-    Made for it at once they would take all their memory at once, where the system gives it in huge
-    pages: 0.6 GB for the largest GPT-2.
+    Buffers grow on demand up to the context length. With transparent huge pages, allocating the
+    full length at once would commit 0.6 GB for GPT-2 XL.
+
+    Parameters
+    ----------
+    batch : int
+        Number of sequences B.
+    config : Config
+        Model shape; `config.context_length` limits the cache.
+    dtype : dtype, default float32
+        Data type of keys and values.
+
+    Attributes
+    ----------
+    k, v : (B, H, capacity, D) array
+        Buffers; only the first `length` positions are valid.
+    length : int
+        Number of cached positions S.
+    backend_state : object or None
+        Data that a backend keeps between decode steps, such as parameter addresses.
     """
 
-    def __init__(self, batch: int, config: Config, dtype=np.float32):
+    def __init__(self, batch: int, config: Config, dtype: Any = np.float32):
         head_size = config.n_embd // config.n_head
         self.max_length = config.context_length
-        shape = (batch, config.n_head, min(FEW, self.max_length), head_size)  # (B, H, room, D)
+        shape = (batch, config.n_head, min(INITIAL_CAPACITY, self.max_length), head_size)
         self.k, self.v = np.empty((2, *shape), dtype)
-        self.length = 0  # S, the positions filled so far
-        self.backend_state = None  # what a backend need not look up again for the next position
+        self.length = 0
+        self.backend_state: Any = None
 
     def append(self, k: Array, v: Array) -> tuple[Array, Array]:
-        """(B, H, T, D) twice -> (B, H, S, D) twice, views of everything remembered.
+        """Append T positions, (B, H, T, D) each, and return views of all S, (B, H, S, D) each.
 
-        Raises ValueError for more positions than the longest sequence has.
+        Raises
+        ------
+        ValueError
+            If the cache would exceed the context length.
         """
         start = self.reserve(k.shape[-2])
-        end = self.length
-        self.k[:, :, start:end] = k
-        self.v[:, :, start:end] = v
-        return self.k[:, :, :end], self.v[:, :, :end]
+        self.k[:, :, start : self.length] = k
+        self.v[:, :, start : self.length] = v
+        return self.k[:, :, : self.length], self.v[:, :, : self.length]
 
-    def reserve(self, T: int) -> int:
-        """Makes T more positions count, whose keys and values the caller writes from the returned
-        one on. Raises ValueError for more than the longest sequence has.
+    def reserve(self, count: int) -> int:
+        """Reserve `count` positions, which the caller writes, and return the first.
+
+        Raises
+        ------
+        ValueError
+            If the cache would exceed the context length.
         """
-        start, end = self.length, self.length + T
+        start, end = self.length, self.length + count
         if end > self.max_length:
             raise ValueError(
-                f"{T} positions after the {start} remembered ones do not fit into a "
-                f"context of {self.max_length}; start from an empty memory on a cropped window"
+                f"cannot append {count} positions to {start} cached ones: the context length is "
+                f"{self.max_length}; start an empty cache from a cropped window"
             )
         if end > self.k.shape[-2]:
-            room = min(2 * end, self.max_length)
-            self.k, self.v = (grow(a[:, :, :start], room) for a in (self.k, self.v))
+            capacity = min(2 * end, self.max_length)
+            self.k, self.v = (grow(a[:, :, :start], capacity) for a in (self.k, self.v))
         self.length = end
         return start
 
 
-def grow(array: Array, room: int) -> Array:
-    """(B, H, S, D) -> (B, H, room, D) that begins with it."""
+def grow(array: Array, capacity: int) -> Array:
+    """Copy (B, H, S, D) into a new (B, H, capacity, D) buffer."""
     B, H, S, D = array.shape
-    out = np.empty((B, H, room, D), array.dtype)
+    out = np.empty((B, H, capacity, D), array.dtype)
     out[:, :, :S] = array
     return out
 
 
-def empty_cache(batch: int, config: Config, dtype=np.float32) -> list[LayerCache]:
-    """A memory of no positions: one Layer per block."""
+def empty_cache(batch: int, config: Config, dtype: Any = np.float32) -> list[LayerCache]:
+    """Return an empty cache: one LayerCache per block."""
     return [LayerCache(batch, config, dtype) for _ in range(config.n_layer)]

@@ -1,9 +1,9 @@
 """All parameters by their checkpoint names, as one flat array with named views into it.
 
-The tree spells the names of the released checkpoint: params.h[3].attn.c_attn.weight is
-"h.3.attn.c_attn.weight". Gradients and both AdamW moments are the same tree on other
-flat arrays. What a config leaves out (the head when it is tied, the query/key/value bias)
-is None in the tree and has no name.
+The tree has the names of the released checkpoint: params.h[3].attn.c_attn.weight is
+"h.3.attn.c_attn.weight". Gradients and both AdamW moments are the same tree on other flat arrays.
+A parameter that a config leaves out (a tied head, the query/key/value bias) is None in the tree and
+has no name.
 """
 
 import itertools
@@ -49,19 +49,30 @@ class Params(NamedTuple):
     ln_f: layernorm.Params
     lm_head: Matrix | None  # (V, C); None when the head is tied to wte
 
+    # copy and pickle would copy every view by itself: the copy is one flat array again
+
+    def __deepcopy__(self, memo: dict) -> "Params":
+        return copy(self)
+
+    def __reduce__(self) -> tuple:
+        return unpickle, tuple(self)
+
 
 class Shape(tuple):
-    """The shape of an array that is yet to be made: a leaf of the tree `shapes` returns."""
+    """The shape of an array that does not exist yet: a leaf of the tree that `shapes` returns."""
 
 
 def shapes(config: Config) -> Params:
-    """The tree, with a Shape wherever an array will be."""
+    """Return the tree of a config, with a Shape in place of every array."""
     V, C = config.vocab_size, config.n_embd
 
-    def dense(i, o, bias=True):
-        return linear.Params(Shape((i, o)), Shape((o,)) if bias else None)
+    def leaf(*sizes: int) -> Any:
+        return Shape(sizes)
 
-    norm = layernorm.Params(Shape((C,)), Shape((C,)))
+    def dense(i: int, o: int, bias: bool = True) -> linear.Params:
+        return linear.Params(leaf(i, o), leaf(o) if bias else None)
+
+    norm = layernorm.Params(leaf(C), leaf(C))
     block = Block(
         ln_1=norm,
         attn=Attention(c_attn=dense(C, 3 * C, config.qkv_bias), c_proj=dense(C, C)),
@@ -69,45 +80,109 @@ def shapes(config: Config) -> Params:
         mlp=MLP(c_fc=dense(C, 4 * C), c_proj=dense(4 * C, C)),
     )
     return Params(
-        wte=Matrix(Shape((V, C))),
-        wpe=Matrix(Shape((config.context_length, C))),
+        wte=Matrix(leaf(V, C)),
+        wpe=Matrix(leaf(config.context_length, C)),
         h=(block,) * config.n_layer,
         ln_f=norm,
-        lm_head=None if config.tied else Matrix(Shape((V, C))),
+        lm_head=None if config.tied else Matrix(leaf(V, C)),
     )
 
 
 def size(config: Config) -> int:
-    """How many numbers the parameters are."""
+    """Return the number of parameters."""
     return sum(math.prod(shape) for _, shape in named(shapes(config)))
 
 
-def zeros(config: Config, dtype=np.float32) -> Params:
-    """The tree of a config, every leaf a view into one flat array of zeros."""
-    return _laid_out(shapes(config), dtype)
+def zeros(config: Config, dtype: Any = np.float32) -> Params:
+    """Return the tree of a config: every leaf is a view into one flat array of zeros."""
+    tree = shapes(config)
+    return views(tree, arrays.zeros(total(tree), dtype))
 
 
 def zeros_like(tree: Params) -> Params:
-    """The same tree on new zeros, flat likewise."""
-    return _laid_out(map_leaves(tree, lambda array: Shape(array.shape)), tree.wte.weight.dtype)
+    """Return a tree of zeros with the names, shapes and dtype of another one.
+
+    Parameters
+    ----------
+    tree : Params
+        `model.params`, or a tree of gradients.
+
+    Returns
+    -------
+    Params
+        Views into one new flat array. Its memory is taken when it is first written to.
+
+    Raises
+    ------
+    InputError
+        If `tree` is not a complete tree.
+    """
+    if not isinstance(tree, Params):
+        raise InputError(f"zeros_like takes a tree such as model.params, not {tree!r:.60}")
+    empty = map_leaves(tree, lambda leaf: Shape(leaf.shape))
+    return views(empty, arrays.zeros(total(empty), tree.wte.weight.dtype))
 
 
-def _laid_out(tree: Params, dtype) -> Params:
-    """A tree of shapes on new zeros, which are pages that nobody has touched yet."""
+def check(tree: Params, config: Config) -> None:
+    """Raise InputError unless this is the tree of a config, all of one floating-point dtype."""
+    if not isinstance(tree, Params):
+        raise InputError(f"parameters must be a tree as in model.params, not {tree!r:.60}")
+    expected, found = dict(named(shapes(config))), dict(named(tree))
+    if expected.keys() != found.keys():
+        name = min(expected.keys() ^ found.keys())
+        raise InputError(f"the parameters have {'no' if name in expected else 'a'} {name}, "
+                         "unlike their config")  # fmt: skip
+    dtype = found["wte.weight"].dtype
+    for name, leaf in found.items():
+        if tuple(leaf.shape) != expected[name]:
+            raise InputError(
+                f"{name} is {tuple(leaf.shape)}, but its config makes it {tuple(expected[name])}"
+            )
+        if leaf.dtype != dtype or dtype not in (np.float32, np.float64):
+            raise InputError(
+                f"{name} is {leaf.dtype}, but all parameters must be float32, or all float64"
+            )
+
+
+def copy(tree: Params) -> Params:
+    """Return an independent copy, flat unless the tree is quantized."""
+    if isinstance(tree.wte.weight, QuantizedMatrix):
+        return map_leaves(tree, lambda leaf: leaf.copy())
+    twin = zeros_like(tree)
+    for (_, destination), (_, leaf) in zip(named(twin), named(tree), strict=True):
+        np.copyto(destination, leaf)
+    return twin
+
+
+def unpickle(*fields: Any) -> Params:
+    """Return the tree of these fields as one flat array."""
+    return copy(Params(*fields))
+
+
+def views(tree: Params, flat: Array) -> Params:
+    """Return a tree of Shapes as views into a flat array, one after the other."""
     ends = [0, *itertools.accumulate(math.prod(shape) for _, shape in named(tree))]
-    buffer, places = arrays.zeros(ends[-1], dtype), itertools.pairwise(ends)
-    return map_leaves(tree, lambda shape: buffer[slice(*next(places))].reshape(shape))
+    slices = itertools.pairwise(ends)
+    return map_leaves(tree, lambda shape: flat[slice(*next(slices))].reshape(shape))
+
+
+def total(tree: Params) -> int:
+    """Return the number of elements of all leaves, arrays or Shapes."""
+    return sum(math.prod(getattr(leaf, "shape", leaf)) for _, leaf in named(tree))
 
 
 def head(tree: Params) -> Array:
-    """The output head's matrix (V, C): lm_head, or wte when they are tied."""
+    """Return the output head's matrix (V, C): lm_head, or wte if the two are tied."""
     return tree.wte.weight if tree.lm_head is None else tree.lm_head.weight
 
 
 def crop(tree: Params, context_length: int) -> Params:
-    """The tree of a model that reads shorter sequences: views, only wpe of another shape.
+    """Return the tree of a model with a shorter context: views, only `wpe` has another shape.
 
-    Raises InputError for longer ones: nobody knows what stands at these positions.
+    Raises
+    ------
+    InputError
+        If `context_length` exceeds the number of position embeddings.
     """
     longest = len(tree.wpe.weight)
     if context_length > longest:
@@ -117,8 +192,8 @@ def crop(tree: Params, context_length: int) -> Params:
     return tree._replace(wpe=Matrix(tree.wpe.weight[:context_length]))
 
 
-def map_leaves(node, make: Callable) -> Any:
-    """The same tree with `make(leaf)` for every leaf, in order."""
+def map_leaves(node: Any, make: Callable[[Any], Any]) -> Any:
+    """Return the same tree with `make(leaf)` in place of every leaf, in order."""
     if node is None:
         return None
     if is_leaf(node):
@@ -127,18 +202,40 @@ def map_leaves(node, make: Callable) -> Any:
     return tuple(children) if type(node) is tuple else type(node)(*children)
 
 
-def named(node, prefix: str = "") -> Iterator[tuple[str, Array]]:
-    """Yields ("h.3.attn.c_attn.weight", leaf) for every leaf, in order."""
+def named(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the name and the array of every leaf of a tree, in order.
+
+    Parameters
+    ----------
+    node : Params
+        A tree of parameters or gradients, or a part of one.
+    prefix : str, default ""
+        Put before every name, with a dot.
+
+    Yields
+    ------
+    name : str
+        "h.3.attn.c_attn.weight": the name in the released checkpoint.
+    leaf : array
+        The array itself, not a copy.
+
+    Raises
+    ------
+    InputError
+        If `node` is not a tree.
+    """
     if node is None:
         return
     if is_leaf(node):
         yield prefix, node
         return
+    if not isinstance(node, tuple):
+        raise InputError(f"named takes a tree such as model.params, not {node!r:.60}")
     names = getattr(node, "_fields", range(len(node)))
     for name, child in zip(names, node, strict=True):
         yield from named(child, f"{prefix}.{name}" if prefix else str(name))
 
 
-def is_leaf(node) -> bool:
-    """Is this an array, the shape of one, or a matrix in fewer bits?"""
+def is_leaf(node: Any) -> bool:
+    """Return True for an array, a Shape or a quantized matrix."""
     return isinstance(node, (np.ndarray, Shape, QuantizedMatrix))

@@ -1,9 +1,10 @@
-"""GPT-2: embed, L blocks, one last LayerNorm, predict the next token.
+"""GPT-2: embedding, L blocks, one last LayerNorm, prediction of the next token.
 
 `p` is the tree of parameters (npgpt/model/params.py), `g` that of their gradients, `ops` a backend.
 Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,8 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.model import block
+from npgpt.model.backend import Backend, Random
+from npgpt.model.kv_cache import LayerCache
 from npgpt.model.params import Params, head
 from npgpt.ops.embedding import Params as Embedding
 from npgpt.ops.linear import Params as Linear
@@ -19,15 +22,25 @@ from npgpt.ops.linear import Params as Linear
 class Cache(NamedTuple):
     embedding: Any
     drop: Any
-    h: list
+    h: list[block.Cache]
     ln_f: Any
     loss: Any
 
 
-def loss(p: Params, tokens: Array, targets: Array, config: Config, *, rng=None, g=None, ops):
-    """(B, T), (B, T) -> scalar, Cache. Dropout only where a generator is given.
+def loss(
+    p: Params,
+    tokens: Array,
+    targets: Array,
+    config: Config,
+    *,
+    rng: Random | None = None,
+    g: Params | None = None,
+    ops: Backend,
+) -> tuple[np.floating, Cache]:
+    """(B, T), (B, T) -> scalar, Cache. Dropout only if a generator is given.
 
-    `g`: backward's, where it is known already: then the head's gradient goes straight there.
+    `g` is the gradient tree later passed to `backward`: the gradient of the output head is written
+    into it now, which saves an array of its size.
     """
     rate = config.dropout
     x, embedding = ops.embedding.forward(tokens, Embedding(p.wte.weight, p.wpe.weight))
@@ -43,51 +56,63 @@ def loss(p: Params, tokens: Array, targets: Array, config: Config, *, rng=None, 
     return value, Cache(embedding, drop, h, ln_f, head_loss)
 
 
-def backward(c: Cache, g: Params, *, dloss: float = 1.0, ops) -> None:
-    """Writes dloss * d(loss)/d(parameter) into every array of `g`."""
+def backward(c: Cache, g: Params, *, dloss: float = 1.0, ops: Backend) -> None:
+    """Write dloss * d(loss)/d(parameter) into every array of `g`."""
     dx = ops.linear_cross_entropy.backward(dloss, c.loss, head(g))
     dx = ops.layernorm.backward(dx, c.ln_f, g.ln_f)
     for cache, g_block in zip(reversed(c.h), reversed(g.h), strict=True):
         dx = block.backward(dx, cache, g_block, ops=ops)
     dx = ops.dropout.backward(dx, c.drop)
     if g.lm_head is not None:
-        g.wte.weight.fill(0)  # when tied, the head's gradient is there already; both add up
+        g.wte.weight.fill(0)  # when tied, the head's gradient is here already, and the two add
     ops.embedding.backward(dx, c.embedding, Embedding(g.wte.weight, g.wpe.weight))
 
 
-# What follows keeps no cache: nothing goes backward from here.
+# The functions below keep no cache for backward.
 
 
-def hidden(p: Params, tokens: Array, config: Config, *, past=None, ops):
-    """(B, T) -> (B, T, C), what the head reads. `past`: what the tokens follow."""
+def hidden(
+    p: Params, tokens: Array, config: Config, *, past: list[LayerCache] | None = None, ops: Backend
+) -> Array:
+    """(B, T) -> (B, T, C), the input of the output head.
+
+    `past`: the key/value cache of the positions before `tokens`.
+    """
     start = past[0].length if past else 0
     x, _ = ops.embedding.forward(tokens, Embedding(p.wte.weight, p.wpe.weight), start=start)
     if past and tokens.shape[1] == 1:
         x = ops.decode.forward(x, p.h, n_head=config.n_head, past=past)
     else:
-        for p_block, slot in zip(p.h, past or [None] * config.n_layer, strict=True):
-            x, _ = block.forward(x, p_block, n_head=config.n_head, past=slot, ops=ops)
+        layers: Sequence[LayerCache | None] = past or [None] * config.n_layer
+        for p_block, layer in zip(p.h, layers, strict=True):
+            x, _ = block.forward(x, p_block, n_head=config.n_head, past=layer, ops=ops)
     x, _ = ops.layernorm.forward(x, p.ln_f)
     return x
 
 
-def logits(p: Params, tokens: Array, config: Config, *, past=None, ops):
+def logits(
+    p: Params, tokens: Array, config: Config, *, past: list[LayerCache] | None = None, ops: Backend
+) -> Array:
     """(B, T) -> (B, T, V)"""
     return scores(p, hidden(p, tokens, config, past=past, ops=ops), ops=ops)
 
 
-def next_logits(p: Params, tokens: Array, config: Config, *, past=None, ops):
+def next_logits(
+    p: Params, tokens: Array, config: Config, *, past: list[LayerCache] | None = None, ops: Backend
+) -> Array:
     """(B, T) -> (B, V), for the token after the last."""
     return scores(p, hidden(p, tokens, config, past=past, ops=ops)[:, -1], ops=ops)
 
 
-def scores(p: Params, x: Array, *, ops):
+def scores(p: Params, x: Array, *, ops: Backend) -> Array:
     """(..., C) -> (..., V): the output head, a linear layer without a bias."""
     out, _ = ops.linear.forward(x, Linear(head(p).T, None))
     return out
 
 
-def evaluate(p: Params, tokens: Array, targets: Array, config: Config, *, ops):
-    """(B, T), (B, n) -> scalar, the loss without dropout after the last n tokens, n <= T."""
+def evaluate(
+    p: Params, tokens: Array, targets: Array, config: Config, *, ops: Backend
+) -> np.floating:
+    """(B, T), (B, n) -> scalar: the loss of the last n positions, n <= T, without dropout."""
     x = hidden(p, tokens, config, ops=ops)[:, -targets.shape[1] :]
     return ops.linear_cross_entropy.evaluate(np.ascontiguousarray(x), head(p), targets)

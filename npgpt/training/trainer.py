@@ -375,7 +375,7 @@ class Trainer:
     def sample(self) -> list[int]:
         """Return the token ids of the prompt and its greedy continuation."""
         new = generate(self.model, self.prompt, self.training.sample_tokens)
-        return [*self.prompt, *(int(token[0]) for token in new)]
+        return [*self.prompt, *new]
 
 
 def require_finite(name: str, value: float, step: int) -> None:

@@ -117,9 +117,9 @@ def test_whole_numbers_have_a_least(kind, name, least):
     assert getattr(kind(**one_head | {name: least}), name) == least
     with pytest.raises(InputError) as caught:
         kind(**{name: least - 1})
-    assert str(caught.value) == f"{name} is {least - 1}, but has to be at least {least}"
+    assert str(caught.value) == f"{name} is {least - 1}, but must be at least {least}"
     for wrong in (1.5, "3", True, np.nan):
-        with pytest.raises(InputError, match=f"{name} is .* but has to be a whole number"):
+        with pytest.raises(InputError, match=f"{name} is .* but must be an integer"):
             kind(**{name: wrong})
 
 
@@ -127,40 +127,40 @@ def test_whole_numbers_have_a_least(kind, name, least):
 def test_rates_are_numbers_from_0(name):
     TrainingConfig(**{name: 0})
     TrainingConfig(**{name: 0.5})
-    with pytest.raises(InputError, match=f"{name} is -0.1, but has to be at least 0"):
+    with pytest.raises(InputError, match=f"{name} is -0.1, but must be at least 0"):
         TrainingConfig(**{name: -0.1})
     for wrong in (np.nan, np.inf, "1"):
-        with pytest.raises(InputError, match=f"{name} is .* but has to be a number"):
+        with pytest.raises(InputError, match=f"{name} is .* but must be a number"):
             TrainingConfig(**{name: wrong})
 
 
 @pytest.mark.parametrize(
     ("kind", "values", "says"),
     [
-        (Config, {"dropout": 1.0}, "dropout is 1.0, but has to be in [0, 1)"),
-        (Config, {"dropout": -0.1}, "dropout is -0.1, but has to be at least 0"),
-        (Config, {"n_embd": 10, "n_head": 4}, "n_embd is 10 and n_head is 4: the width has to be"),
-        (Config, {"tied": 1}, "tied is 1, but has to be true or false"),
-        (Config, {"qkv_bias": "no"}, "qkv_bias is 'no', but has to be true or false"),
-        (TrainingConfig, {"train_fraction": 0}, "train_fraction is 0, but has to be in (0, 1]"),
-        (TrainingConfig, {"train_fraction": 1.1}, "train_fraction is 1.1, but has to be in (0, 1]"),
-        (TrainingConfig, {"grad_clip": 0}, "grad_clip is 0, but has to be above 0"),
-        (TrainingConfig, {"grad_clip": np.nan}, "grad_clip is nan, but has to be above 0"),
-        (TrainingConfig, {"beta1": 1.0}, "beta1 is 1.0, but has to be in [0, 1)"),
-        (TrainingConfig, {"beta2": -1}, "beta2 is -1, but has to be at least 0"),
+        (Config, {"dropout": 1.0}, "dropout is 1.0, but must be in [0, 1)"),
+        (Config, {"dropout": -0.1}, "dropout is -0.1, but must be at least 0"),
+        (Config, {"n_embd": 10, "n_head": 4}, "n_embd is 10 and n_head is 4: the width must be"),
+        (Config, {"tied": 1}, "tied is 1, but must be true or false"),
+        (Config, {"qkv_bias": "no"}, "qkv_bias is 'no', but must be true or false"),
+        (TrainingConfig, {"train_fraction": 0}, "train_fraction is 0, but must be in (0, 1]"),
+        (TrainingConfig, {"train_fraction": 1.1}, "train_fraction is 1.1, but must be in (0, 1]"),
+        (TrainingConfig, {"grad_clip": 0}, "grad_clip is 0, but must be above 0"),
+        (TrainingConfig, {"grad_clip": np.nan}, "grad_clip is nan, but must be a number"),
+        (TrainingConfig, {"beta1": 1.0}, "beta1 is 1.0, but must be in [0, 1)"),
+        (TrainingConfig, {"beta2": -1}, "beta2 is -1, but must be at least 0"),
         (
             TrainingConfig,
             {"decay": "some"},
-            "decay is 'some', but has to be \"all\" or \"matrices\"",
+            "decay is 'some', but must be \"all\" or \"matrices\"",
         ),
-        (TrainingConfig, {"seed": -1}, "seed is -1, but has to be in [0, 2**64)"),
-        (TrainingConfig, {"seed": 2**64}, "but has to be in [0, 2**64)"),
-        (RunConfig, {"ops": "torch"}, "ops is 'torch', but has to be fused or numpy"),
-        (RunConfig, {"dtype": "float16"}, "dtype is 'float16', but has to be float32 or float64"),
-        (RunConfig, {"preset": "huge"}, "preset is 'huge', but has to be tiny or book or"),
-        (RunConfig, {"data": 3}, "data is 3, but has to be str"),
-        (RunConfig, {"init_from": 3}, "init_from is 3, but has to be str or NoneType"),
-        (RunConfig, {"config": {}}, "config is {}, but has to be Config"),
+        (TrainingConfig, {"seed": -1}, "seed is -1, but must be in [0, 2**64)"),
+        (TrainingConfig, {"seed": 2**64}, "but must be in [0, 2**64)"),
+        (RunConfig, {"ops": "torch"}, "ops is 'torch', but must be fused or numpy"),
+        (RunConfig, {"dtype": "float16"}, "dtype is 'float16', but must be float32 or float64"),
+        (RunConfig, {"preset": "huge"}, "preset is 'huge', but must be tiny or book or"),
+        (RunConfig, {"data": 3}, "data is 3, but must be str"),
+        (RunConfig, {"init_from": 3}, "init_from is 3, but must be str or NoneType"),
+        (RunConfig, {"config": {}}, "config is {}, but must be Config"),
     ],
 )  # fmt: skip
 def test_an_error_repeats_the_value_and_says_what_is_allowed(kind, values, says):

@@ -213,12 +213,12 @@ def test_a_high_temperature_is_even():
 @pytest.mark.parametrize(
     ("temperature", "top_k", "top_p", "says"),
     [
-        (-0.1, None, None, "temperature is -0.1, but has to be 0"),
+        (-0.1, None, None, "temperature is -0.1, but must be 0"),
         (np.nan, None, None, "temperature is nan"),
         (np.inf, None, None, "temperature is inf"),
-        (1, 0, None, "top_k is 0, but at least 1"),
+        (1, 0, None, "top_k is 0, but must be at least 1"),
         (1, -3, None, "top_k is -3"),
-        (1, None, 0, r"top_p is 0, but has to be in \(0, 1\]"),
+        (1, None, 0, r"top_p is 0, but must be in \(0, 1\]"),
         (1, None, 1.1, "top_p is 1.1"),
         (1, None, np.nan, "top_p is nan"),
     ],

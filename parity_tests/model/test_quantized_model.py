@@ -99,7 +99,7 @@ def test_fewer_bits_are_not_trained(kind, tmp_path):
         lambda: model.backward(cache),
         lambda: model.save(tmp_path / "x.h5"),
     ):
-        with pytest.raises(InputError, match=f"wte.weight is kept as {kind}, which is for"):
+        with pytest.raises(InputError, match=f"wte.weight is stored as {kind}, which is for"):
             use()
     assert not list(tmp_path.iterdir())
 
@@ -111,7 +111,7 @@ def test_who_computes_with_what():
             npgpt.GPT.from_params(CONFIG, tree, ops=backend)
         with pytest.raises(InputError, match=r'dtype "bfloat16": only npgpt\.mixed'):
             npgpt.GPT(CONFIG, dtype="bfloat16", ops=backend)
-    with pytest.raises(InputError, match="weights is 'int4', but has to be float32 or bfloat16"):
+    with pytest.raises(InputError, match="weights is 'int4', but must be float32 or bfloat16"):
         npgpt.load("anything", weights="int4")
     for wrong in ("float16", "bfloat", np.int8):
         with pytest.raises(InputError, match="must be float32, float64 or bfloat16"):

@@ -219,9 +219,9 @@ def test_estimate_begins_nothing_that_does_not_fit(said, monkeypatch):
         ("--tokens 0", "tokens is 0.0, but must be a number, at least 1"),
         ("--tokens nan", "tokens is nan, but must be a number, at least 1"),
         ("--tokens inf", "tokens is inf, but must be a number, at least 1"),
-        ("--batch-size 0", "batch_size is 0, but has to be at least 1"),
+        ("--batch-size 0", "batch_size is 0, but must be at least 1"),
         ("--n-embd 15", "n_embd is 15 and n_head is 2"),
-        ("--n-layer 0", "n_layer is 0, but has to be at least 1"),
+        ("--n-layer 0", "n_layer is 0, but must be at least 1"),
     ],
 )
 def test_estimate_refuses(said, flags, says):

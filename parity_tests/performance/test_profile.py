@@ -232,9 +232,9 @@ def test_profile_of_another_backend_and_dtype(said):
     ("flags", "says"),
     [
         ("--rounds 0", "rounds is 0, but must be at least 1"),
-        ("--batch-size 0", "batch_size is 0, but has to be at least 1"),
+        ("--batch-size 0", "batch_size is 0, but must be at least 1"),
         ("--n-head 3", "n_embd is 32 and n_head is 3"),
-        ("--dropout 1", "dropout is 1.0, but has to be in [0, 1)"),
+        ("--dropout 1", "dropout is 1.0, but must be in [0, 1)"),
         ("--position 5", "position is 5, but needs --generate"),
         ("--generate --position 0", "position is 0, but must be in 1 to 17: the context is 24"),
         ("--generate --position 18", "position is 18, but must be in 1 to 17"),

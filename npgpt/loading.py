@@ -1,0 +1,48 @@
+"""Load a model: a checkpoint, a weight file of any format, or a downloaded GPT-2 by its name."""
+
+from pathlib import Path
+
+from npgpt.backends import Backend
+from npgpt.download.resolve import resolve
+from npgpt.errors import InputError
+from npgpt.gpt import GPT
+from npgpt.quantized_matrix import KINDS
+from npgpt.weights import formats
+
+WEIGHTS = "float32", *KINDS
+
+
+def load(path: str | Path, *, weights: str | None = None, ops: Backend | str | None = None) -> GPT:
+    """Load a model.
+
+    float32 parameters in GPT-2's layout are mapped copy-on-write: pages are read on first access,
+    and writing to the parameters does not change the file.
+
+    Parameters
+    ----------
+    path : str or Path
+        A checkpoint, a weight file or directory in any supported format, or the name of a
+        downloaded model ("gpt2-small").
+    weights : {"float32", "bfloat16", "int8"} or None, default None
+        How the matrices are stored in memory. Quantized models generate and evaluate only, on the
+        backend npgpt.mixed. None: as `npgpt quantize` wrote them, else float32.
+    ops : Backend or str or None, default None
+        The backend. None: npgpt.fused, or npgpt.mixed if the matrices are quantized.
+
+    Returns
+    -------
+    GPT
+
+    Raises
+    ------
+    InputError
+        If the file is missing, incomplete or invalid.
+    """
+    if weights not in (None, *WEIGHTS):
+        raise InputError(f"weights is {weights!r}, but must be {' or '.join(WEIGHTS)}")
+    if not isinstance(path, (str, Path)):
+        raise InputError(f"path is {path!r:.60}, but must be a string or a Path")
+    source = formats.open_weights(resolve(path))
+    return GPT.from_params(
+        source.config, source.params(weights), ops=ops, tokenizer=source.tokenizer
+    )

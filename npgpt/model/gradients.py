@@ -1,0 +1,144 @@
+"""Between `loss` and `backward`: gradient trees whose memory is reused, and caches valid once."""
+
+import threading
+import weakref
+from typing import Any
+
+import numpy as np
+
+from npgpt import arrays
+from npgpt.arrays import Array
+from npgpt.errors import InputError
+from npgpt.model.params import Params, Shape, head, map_leaves, named, total, views
+from npgpt.model.quantize import require_float
+
+SPARE_TREES = 2  # one that the caller still holds, and one to write into
+
+
+class Samples:
+    """Evenly spaced numbers of some arrays, which tell whether the arrays have been written to.
+
+    A few dozen of each array take microseconds to compare. An optimizer changes nearly every
+    number. A change of a single row may go unnoticed.
+    """
+
+    def __init__(self, leaves: list[Array]):
+        self.views = [leaf[tuple(slice(None, None, -(-n // 8)) for n in leaf.shape)]
+                      for leaf in leaves]  # fmt: skip
+
+    def read(self) -> bytes:
+        """Return the numbers as they are now."""
+        return np.concatenate(self.views, axis=None).tobytes()
+
+
+class LossCache:
+    """The activations of one `loss`, for one `backward`.
+
+    Attributes
+    ----------
+    activations : npgpt.model.transformer.Cache or None
+        The caches of all ops. None once `backward` has used them.
+    """
+
+    def __init__(self, activations: Any, gradients: Params, parameters: Params, samples: Samples):
+        self.activations, self.gradients, self.parameters = activations, gradients, parameters
+        self.head = Samples([head(gradients)])
+        self.samples = samples
+        self.seen = samples.read(), self.head.read()
+
+    def __repr__(self) -> str:
+        return f"LossCache({'used' if self.activations is None else 'valid for one backward'})"
+
+    def use(self, parameters: Params) -> tuple[Any, Params]:
+        """Return the activations and the gradient tree, once.
+
+        Raises
+        ------
+        InputError
+            If the cache was used, or if the parameters or the gradient tree changed since `loss`.
+        """
+        if self.activations is None:
+            raise InputError(
+                "this cache was used already: it is valid for one backward. Call loss again"
+            )
+        if parameters is not self.parameters:
+            raise InputError(
+                "this cache was computed with other parameters: pass it to the model whose loss "
+                "returned it, or call loss again"
+            )
+        if self.samples.read() != self.seen[0]:
+            raise InputError(
+                "the parameters have changed since loss returned this cache: call backward before "
+                "the optimizer's step, or call loss again"
+            )
+        if self.head.read() != self.seen[1]:
+            raise InputError(
+                "the gradient tree has changed since loss wrote the output head's gradient into "
+                "it: another loss or backward was given the same out=. Call backward first, or use "
+                "a tree for each loss"
+            )
+        found, self.activations = (self.activations, self.gradients), None
+        del self.gradients, self.head  # their memory is the caller's now
+        return found
+
+
+class Workspace:
+    """The memory for the gradients of one tree of parameters.
+
+    `own` is the tree that `loss_and_gradients` overwrites. `take` returns a tree for the caller;
+    its memory is reused once the caller has deleted all of its arrays.
+    """
+
+    def __init__(self, parameters: Params):
+        require_float(parameters)
+        self.parameters = parameters
+        self.samples = Samples([leaf for _, leaf in named(parameters)])
+        self.shapes = map_leaves(parameters, lambda leaf: Shape(leaf.shape))
+        self.dtype = parameters.wte.weight.dtype
+        self.spare: list[tuple[memoryview, weakref.ref]] = []
+        self.lock = threading.Lock()
+        self._own: Params | None = None
+
+    @property
+    def own(self) -> Params:
+        """The model's own gradient tree."""
+        if self._own is None:
+            self._own = views(self.shapes, arrays.zeros(total(self.shapes), self.dtype))
+        return self._own
+
+    def take(self) -> Params:
+        """Return a tree that no other array shares memory with. Its numbers are undefined."""
+        with self.lock:
+            free = [memory for memory, last in self.spare if last() is None]
+            memory = free[0] if free else arrays.zeros(total(self.shapes), self.dtype).data
+            busy = [(pages, last) for pages, last in self.spare if pages is not memory]
+            # all views refer to `flat`, because `flat` itself refers to no array
+            flat = np.frombuffer(memory, self.dtype)
+            self.spare = [(memory, weakref.ref(flat)), *busy][:SPARE_TREES]
+            return views(self.shapes, flat)
+
+    def check(self, out: Params) -> Params:
+        """Return `out`. Raise InputError unless it is a gradient tree of these parameters."""
+        check_gradients(out, self.parameters, "out")
+        for name, leaf in named(out):
+            if not (leaf.flags.writeable and leaf.flags.c_contiguous):
+                raise InputError(f"out: {name} must be writable and C-contiguous")
+        if np.may_share_memory(out.wte.weight, self.parameters.wte.weight):
+            raise InputError("out shares memory with the parameters: it must be a tree of its own")
+        return out
+
+
+def check_gradients(tree: Params, parameters: Params, what: str) -> None:
+    """Raise InputError unless `tree` has the names, shapes and dtype of the parameters."""
+    how = "make it with npgpt.zeros_like(model.params)"
+    if not isinstance(tree, Params):
+        raise InputError(f"{what} must be a tree like model.params, not {tree!r:.60}: {how}")
+    expected, found = list(named(parameters)), list(named(tree))
+    if [name for name, _ in expected] != [name for name, _ in found]:
+        raise InputError(f"{what} has not the names of the parameters: {how}")
+    for (name, leaf), (_, array) in zip(expected, found, strict=True):
+        if (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
+            raise InputError(
+                f"{what}: {name} is {array.dtype} {array.shape}, but must be {leaf.dtype} "
+                f"{leaf.shape}: {how}"
+            )

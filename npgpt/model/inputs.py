@@ -1,0 +1,104 @@
+"""Checks of what a user passes to a model: tokens, targets, generators, numbers."""
+
+from typing import Any
+
+import numpy as np
+
+from npgpt.arrays import Array, TokenIds
+from npgpt.config import Config
+from npgpt.errors import InputError
+
+
+def check_tokens(
+    tokens: TokenIds, config: Config, *, start: int = 0, what: str = "tokens"
+) -> Array:
+    """Return tokens as (B, T) int64. Raise InputError if a model of this config cannot read them.
+
+    `start` is the position of the first token.
+    """
+    try:
+        ids = np.asarray(tokens)
+    except (ValueError, TypeError):
+        raise InputError(f"{what} must be of shape (B, T): all rows of one length") from None
+    if ids.ndim != 2 or ids.size == 0 or not np.issubdtype(ids.dtype, np.integer):
+        raise InputError(
+            f"{what} must be integers of shape (B, T), both at least 1; "
+            f"these are {ids.dtype} of shape {ids.shape}"
+        )
+    T, T_max = start + ids.shape[1], config.context_length
+    if T > T_max:
+        raise InputError(f"{T} {what} are longer than the context of {T_max}; crop them")
+    low, high, V = ids.min(), ids.max(), config.vocab_size
+    if low < 0 or high >= V:
+        wrong = low if low < 0 else high
+        raise InputError(f"token id {wrong} is outside the vocabulary of {V} (0 to {V - 1})")
+    return ids.astype(np.int64, copy=False)
+
+
+def check_pair(tokens: TokenIds, targets: TokenIds, config: Config) -> tuple[Array, Array]:
+    """Return tokens and targets as (B, T) int64, one target for each token."""
+    ids, labels = check_tokens(tokens, config), check_tokens(targets, config, what="targets")
+    if ids.shape != labels.shape:
+        raise InputError(
+            f"tokens are {ids.shape} and targets {labels.shape}, but every token must have one "
+            "target"
+        )
+    return ids, labels
+
+
+def check_last(tokens: TokenIds, targets: TokenIds, config: Config) -> tuple[Array, Array]:
+    """Return tokens as (B, T) int64 and the targets of the last n of them as (B, n) int64."""
+    ids, labels = check_tokens(tokens, config), check_tokens(targets, config, what="targets")
+    (B, T), (rows, n) = ids.shape, labels.shape
+    if rows != B or n > T:
+        raise InputError(
+            f"tokens are {(B, T)} and targets {(rows, n)}, but targets must have as many rows, and "
+            "at most as many columns"
+        )
+    return ids, labels
+
+
+def check_masks(rng: Any) -> None:
+    """Raise InputError unless `rng` draws dropout masks, or is None."""
+    if rng is not None and not hasattr(rng, "bernoulli"):
+        raise InputError(f"rng must be an npgpt.Generator or None, not {rng!r:.60}")
+
+
+def check_number(name: str, value: Any, *, least: float = -np.inf) -> float:
+    """Return a finite number of at least `least` as a float."""
+    kinds = int, float, np.integer, np.floating
+    if isinstance(value, bool) or not isinstance(value, kinds) or not np.isfinite(value):
+        raise InputError(f"{name} is {value!r:.60}, but must be a finite number")
+    if value < least:
+        raise InputError(f"{name} is {value}, but must be at least {least:g}")
+    return float(value)
+
+
+def check_probabilities(probs: Any) -> Array:
+    """Return probabilities (..., V) as an array: finite, at least 0, no row all zero."""
+    try:
+        probs = np.asarray(probs)
+    except (ValueError, TypeError):
+        raise InputError("probs must be of shape (..., V): all rows of one length") from None
+    if probs.dtype not in (np.float32, np.float64):
+        raise InputError(f"probs: dtype {probs.dtype}: it must be float32 or float64")
+    if probs.ndim == 0 or probs.shape[-1] == 0:
+        raise InputError(f"probs has shape {probs.shape}: it must be (..., V) with V at least 1")
+    if probs.size == 0:
+        return probs
+    wrong = ~((probs >= 0) & (probs < np.inf))  # so written, nan is wrong too
+    if wrong.any():
+        raise InputError(
+            f"probs holds {probs[wrong][0]} at {first_index(wrong)} of shape {probs.shape}: "
+            "every probability must be at least 0 and finite"
+        )
+    empty = ~(probs > 0).any(-1)
+    if empty.any():
+        row = f"row {first_index(empty)} of probs" if probs.ndim > 1 else "probs"
+        raise InputError(f"{row} is all zero, {probs.shape[-1]} of them: one must be above 0")
+    return probs
+
+
+def first_index(mask: Array) -> tuple[int, ...]:
+    """Return the index of the first True."""
+    return tuple(int(i) for i in np.argwhere(mask)[0])
