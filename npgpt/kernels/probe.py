@@ -3,6 +3,8 @@
 Two tiny kernels use everything of both files; no thread is started for that.
 """
 
+from typing import Any
+
 import numpy as np
 
 OPTIONS = {"nogil": True, "error_model": "numpy"}
@@ -37,7 +39,8 @@ def answers() -> bool:
     def kernel(tasks, x, out):
         in_parallel(tasks, body, (x, out))
 
-    scale, body = (fast_compiler.inner(function, OPTIONS) for function in (scale, body))
+    inner: list[Any] = [fast_compiler.inner(function, OPTIONS) for function in (scale, body)]
+    scale, body = inner
     in_parallel = parallel_loop.loop_of(fast_compiler.njit(runner, OPTIONS), start_none)
     kernel = fast_compiler.njit(kernel, OPTIONS)
     x = np.arange(1.0, 6.0)
@@ -47,7 +50,7 @@ def answers() -> bool:
         if not np.array_equal(out, np.where(np.arange(5) < tasks, 5 * x, 0)):
             return False
     # once for all constants, and never to be called by itself
-    found = [*scale.overloads.values(), *body.overloads.values()]
+    found = [compiled for one in inner for compiled in one.overloads.values()]
     return len(found) == 2 and all(
         isinstance(compiled.entry_point, fast_compiler.NoAddress) for compiled in found
     )
