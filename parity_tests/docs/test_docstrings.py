@@ -14,14 +14,10 @@ LEFT: set[str] = {  # to be written; must become empty
     "Loader",
     "Loader.batches",
     "Loader.order",
-    "Trainer",
-    "Trainer.evaluate",
-    "Trainer.events",
     "Trainer.learning_rate",
     "Trainer.mean_loss",
     "Trainer.sample",
-    "Trainer.step",
-    "Trainer.update",
+    "Trainer.step_events",
     "tokenizer",
 }
 SECTIONS = (
