@@ -54,23 +54,18 @@ def step(dropout: float):
     from dataclasses import replace
 
     import npgpt
+    from benchmarks.training_step import BOOK_ADAMW, stepping
     from npgpt.config import PRESETS
-    from npgpt.model import params
 
     config = replace(PRESETS["book"].config, dropout=dropout)
     rng = npgpt.Generator(123)
     model = npgpt.GPT(config, seed=rng, scheme="book")
-    optimizer = npgpt.AdamW(model.params, lr=4e-4, weight_decay=0.1)
-    gradients = params.zeros(config)
     tokens = np.random.default_rng(1).integers(VOCABULARY, size=(2, CONTEXT + 1))
 
-    def run():
-        _, cache = model.loss(tokens[:, :-1], tokens[:, 1:], rng, out=gradients)
-        model.backward(cache, out=gradients)
-        optimizer.step(gradients)
-
+    batch = tokens[:, :-1], tokens[:, 1:]
+    run = stepping(model, batch, rng, BOOK_ADAMW)
     run()
-    return float(model.evaluate(tokens[:, :-1], tokens[:, 1:])), lambda: {"step": once(run)}
+    return float(model.evaluate(*batch)), lambda: {"step": once(run)}
 
 
 IMPLEMENTATIONS = {
