@@ -38,22 +38,22 @@ class QuantizedMatrix:
 
     @property
     def kind(self) -> str:
-        """ "bfloat16" or "int8"."""
+        """Return "bfloat16" or "int8"."""
         return "bfloat16" if self.scale is None else "int8"
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the represented matrix."""
+        """Return the shape of the represented matrix."""
         return self.values.shape[::-1] if self.transposed else self.values.shape
 
     @property
     def nbytes(self) -> int:
-        """The number of bytes of values and scales."""
+        """Return the size of values and scales in bytes."""
         return self.values.nbytes + (0 if self.scale is None else self.scale.nbytes)
 
     @property
     def T(self) -> "QuantizedMatrix":
-        """The transposed matrix, with the same values."""
+        """Return the transposed matrix, with the same values."""
         return QuantizedMatrix(self.values, self.scale, self.axis, transposed=not self.transposed)
 
     def __len__(self) -> int:
@@ -87,21 +87,21 @@ def widen(values: Array, scale: Array | None, axis: int) -> Array:
 def bfloat16(array: Array) -> QuantizedMatrix:
     """Return a float32 matrix rounded to bfloat16."""
     values = np.empty(array.shape, np.uint16)
-    for some in slices(array):
-        values[some] = to_bfloat16(array[some])
+    for rows in slices(array):
+        values[rows] = to_bfloat16(array[rows])
     return QuantizedMatrix(values, None, axis=1)
 
 
 def int8(array: Array, axis: int) -> QuantizedMatrix:
     """Return a float32 matrix rounded to int8, with one scale per row (`axis` 0) or column (1).
 
-    Raise InputError for numbers that are not finite: int8 cannot represent them.
+    Raises InputError for numbers that are not finite: int8 cannot represent them.
     """
     largest = np.zeros(array.shape[axis], np.float32)
-    for some in slices(array):
-        found = np.abs(array[some]).max(1 - axis, initial=0)
+    for rows in slices(array):
+        found = np.abs(array[rows]).max(1 - axis, initial=0)
         if axis == 0:
-            largest[some] = found
+            largest[rows] = found
         else:
             np.maximum(largest, found, out=largest)
     if not np.isfinite(largest).all():
@@ -109,25 +109,25 @@ def int8(array: Array, axis: int) -> QuantizedMatrix:
             f"a matrix {array.shape} has numbers that are nan or infinite: int8 cannot represent "
             "them; bfloat16 can"
         )
-    # a 127th of a number below 1e-36 has fewer binary places than a float32 should, or is 0
+    # a 127th of a number below 1e-36 is subnormal, thus less precise, or 0
     scale = np.maximum(largest / np.float32(MOST), np.finfo(np.float32).tiny)
     scale[largest == 0] = 1
     values = np.empty(array.shape, np.int8)
-    for some in slices(array):
-        values[some] = np.rint(array[some] / (scale[some, None] if axis == 0 else scale))
+    for rows in slices(array):
+        values[rows] = np.rint(array[rows] / (scale[rows, None] if axis == 0 else scale))
     return QuantizedMatrix(values, scale, axis)
 
 
 def slices(array: Array) -> list[slice]:
     """Return slices of rows with about CHUNK numbers each, to round a matrix without a copy."""
-    many = max(1, CHUNK // max(1, array.shape[1]))
-    return [slice(i, min(i + many, len(array))) for i in range(0, len(array), many)]
+    step = max(1, CHUNK // max(1, array.shape[1]))
+    return [slice(i, min(i + step, len(array))) for i in range(0, len(array), step)]
 
 
 def to_bfloat16(numbers: Array) -> Array:
     """Return the upper halves of float32 numbers as uint16, rounded to nearest even; nan stays."""
     bits = np.ascontiguousarray(numbers, np.float32).view(np.uint32)
-    up = 0x7FFF + (bits >> 16 & 1)  # a tie goes up where the last bit that stays is 1
+    up = 0x7FFF + (bits >> 16 & 1)  # a tie is rounded up if the last remaining bit is 1
     rounded = (bits + up) >> 16
     return np.where(np.isnan(numbers), bits >> 16 | 0x40, rounded).astype(np.uint16)
 

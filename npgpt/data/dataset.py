@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from npgpt.arrays import Array
 from npgpt.config import RunConfig
 from npgpt.data import text
 from npgpt.data.tokenizer import encode, tokenizer
@@ -13,15 +14,19 @@ from npgpt.errors import InputError
 
 @dataclass
 class Tokens:
-    """A text, encoded and split."""
+    """An encoded text in two splits."""
 
-    train: np.ndarray  # (N,) int64
-    val: np.ndarray
-    sha256: str  # of both, so that a run is only resumed on the text it saw
+    train: Array  # (N,) int64
+    val: Array  # (M,) int64
+    sha256: str  # of both splits: a run is only resumed on the text that it was started on
 
 
 def read_tokens(settings: RunConfig) -> Tokens:
-    """The text that the settings name, as two splits of token ids."""
+    """Read, split and encode the text of a run.
+
+    Raises InputError if the text cannot be read, or if the tokenizer has more tokens than the
+    model's vocabulary.
+    """
     encoding = tokenizer(settings.tokenizer)
     if encoding.n_vocab > settings.config.vocab_size:
         raise InputError(

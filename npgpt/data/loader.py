@@ -1,4 +1,4 @@
-"""Tokens -> windows (each with its targets, one later) -> batches, in a resumable order."""
+"""Tokens -> windows (each with its targets, one token later) -> batches, in a resumable order."""
 
 from collections.abc import Iterator
 
@@ -10,10 +10,27 @@ from npgpt.rng import Generator
 
 
 def windows(tokens: Array, context_length: int, stride: int, *, what: str) -> tuple[Array, Array]:
-    """(N,) -> inputs and targets, both (n, T): views of `tokens`, `stride` apart.
+    """Return the windows of a sequence of tokens, and their targets.
 
-    Targets are the inputs, one token later; a window needs T + 1 tokens. `what` names the tokens in
-    the InputError for too few of them.
+    Parameters
+    ----------
+    tokens : (N,) int
+    context_length : int
+        T, the tokens per window. A window and its targets take T + 1 tokens.
+    stride : int
+        The distance between the starts of two windows, in tokens.
+    what : str
+        The name of the split, for the error message.
+
+    Returns
+    -------
+    inputs, targets : (n, T) int
+        Views of `tokens`. The targets are the inputs, one token later.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than T + 1 tokens.
     """
     needed = context_length + 1
     if len(tokens) < needed:
@@ -27,25 +44,44 @@ def windows(tokens: Array, context_length: int, stride: int, *, what: str) -> tu
 
 
 class Loader:
-    """Batches of windows, as torch.utils.data.DataLoader gives them, draw for draw."""
+    """Batches of windows in the order of torch.utils.data.DataLoader, for the same generator state.
+
+    Parameters
+    ----------
+    inputs, targets : (n, T) int
+        As returned by `windows`.
+    batch_size : int
+        B, the windows per batch.
+    shuffle : bool
+        If True, every pass has a random order.
+    drop_last : bool
+        If True, a last batch of fewer than B windows is skipped.
+    """
 
     def __init__(
         self, inputs: Array, targets: Array, *, batch_size: int, shuffle: bool, drop_last: bool
     ):
-        """`inputs` and `targets` (n, T). `drop_last`: a last batch that is short is left out."""
         self.inputs, self.targets = inputs, targets
         self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
 
     def __len__(self) -> int:
-        """Batches in one pass."""
+        """Return the number of batches in one pass."""
         n, b = len(self.inputs), self.batch_size
         return n // b if self.drop_last else -(-n // b)
 
     def order(self, rng: Generator) -> Array:
-        """The order of the windows in one pass, (n,) int64. A shuffled pass draws its own seed.
+        """Draw the order of the windows in one pass. A shuffled pass draws its own seed.
 
-        A pass begins with a draw even when nothing is shuffled: PyTorch's loader takes a seed for
-        its workers from the global stream, which moves everything after it.
+        A pass also draws once if nothing is shuffled, as PyTorch's loader does for the seed of its
+        workers.
+
+        Parameters
+        ----------
+        rng : Generator
+
+        Returns
+        -------
+        (n,) int64
         """
         rng.random64()
         if not self.shuffle:
@@ -53,7 +89,19 @@ class Loader:
         return Generator(rng.random64(), ops=rng.ops).randperm(len(self.inputs))
 
     def batches(self, order: Array, start: int = 0) -> Iterator[tuple[Array, Array]]:
-        """Inputs and targets (B, T) of each batch of a pass in that order, from `start` on."""
+        """Yield the batches of one pass.
+
+        Parameters
+        ----------
+        order : (n,) int64
+            As returned by `order`.
+        start : int, optional
+            The number of the first batch, to resume a pass. Default 0.
+
+        Yields
+        ------
+        inputs, targets : (B, T) int
+        """
         for i in range(start, len(self)):
             chosen = order[i * self.batch_size : (i + 1) * self.batch_size]
             yield self.inputs[chosen], self.targets[chosen]

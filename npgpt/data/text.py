@@ -1,4 +1,4 @@
-"""Where a text comes from: the bundled one, The Verdict, a file, or a folder of files."""
+"""Read a text: the bundled one, The Verdict, a file, or a directory of files."""
 
 from importlib import resources
 from pathlib import Path
@@ -10,12 +10,26 @@ BUNDLED = "lighthouse.txt"
 
 
 def read(source: str | Path) -> str:
-    """The text that `source` names.
+    """Return a text.
 
-    "bundled": the one that comes with npgpt. "verdict": Edith Wharton's The Verdict, the book's
-    text, fetched once. Otherwise a path: of a UTF-8 text file, or of a folder, whose .txt files
-    follow each other in the order of their names with <|endoftext|> between them.
-    Raises InputError for what is missing, empty, binary or not UTF-8.
+    Parameters
+    ----------
+    source : str or Path
+        "bundled" for the text that is part of npgpt; "verdict" for The Verdict by Edith Wharton,
+        the book's text, which is downloaded once; otherwise the path of a UTF-8 text file or a
+        directory. The .txt files of a directory are joined by <|endoftext|>, sorted by path.
+
+    Returns
+    -------
+    str
+        Lines end in \\n.
+
+    Raises
+    ------
+    InputError
+        If a file does not exist, cannot be read, is empty, binary or not UTF-8.
+    DownloadError
+        If The Verdict cannot be downloaded.
     """
     if source == "bundled":
         return resources.files("npgpt.data").joinpath(BUNDLED).read_text("utf-8")
@@ -27,13 +41,16 @@ def read(source: str | Path) -> str:
     if path.is_dir():
         files = sorted(file for file in path.rglob("*.txt") if file.is_file())
         if not files:
-            raise InputError(f"the folder {path} has no .txt files")
+            raise InputError(f"the directory {path} has no .txt files")
         return END_OF_TEXT.join(read_file(file) for file in files)
     return read_file(path)
 
 
 def read_file(path: Path) -> str:
-    """The text in a file, without a byte order mark, its lines ending in \\n."""
+    """Return the text of a file, without a byte order mark; lines end in \\n.
+
+    Raises InputError as `read`.
+    """
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -50,11 +67,12 @@ def read_file(path: Path) -> str:
             "convert it, for example with iconv -f latin1 -t utf-8"
         ) from None
     if not text.strip():
-        raise InputError(f"{path} is empty: there is nothing to learn from")
+        raise InputError(f"{path} is empty: choose a file that has a text")
     return text.replace("\r\n", "\n")
 
 
 def split(text: str, train_fraction: float) -> tuple[str, str]:
-    """The first so many characters to train on, the rest to validate on."""
+    """Split a text into its first `train_fraction` of characters, for training, and the rest, for
+    validation."""
     cut = int(train_fraction * len(text))
     return text[:cut], text[cut:]

@@ -33,7 +33,7 @@ MAX_TEXT = 1 << 26  # bytes of JSON: a history of a million evaluations is small
 
 
 class Model(Protocol):
-    """What can be saved: `Contents`, or an `npgpt.GPT`."""
+    """A model to save: `Contents`, or an `npgpt.GPT`."""
 
     @property
     def config(self) -> Config: ...
@@ -53,7 +53,7 @@ class Contents(NamedTuple):
 
 @dataclass
 class TrainingState:
-    """What a run needs, besides the model, to resume bit for bit."""
+    """The state of a run besides the model, to resume it bit for bit."""
 
     state: dict[str, Any]  # JSON: settings, step, epoch, position, tokens_seen, history, samples
     random_state: Array  # (5056,) uint8, of the generator

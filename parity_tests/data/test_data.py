@@ -54,7 +54,7 @@ def test_a_folder_joins_its_texts_by_name_with_the_end_of_a_text(tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "is empty: there is nothing to learn from"),
+        (b"", "is empty: choose a file"),
         (b" \r\n\t \n", "is empty"),
         (b"\xef\xbb\xbf", "is empty"),
         ("\u00a0\u3000\n".encode(), "is empty"),
@@ -76,7 +76,7 @@ def test_a_file_that_is_no_text(tmp_path, content, says):
 def test_nothing_there(tmp_path):
     with pytest.raises(InputError, match=r"there is no text file .*no\.txt"):
         text.read(tmp_path / "no.txt")
-    with pytest.raises(InputError, match=r"the folder .* has no \.txt files"):
+    with pytest.raises(InputError, match=r"the directory .* has no \.txt files"):
         text.read(tmp_path)
 
 
@@ -156,7 +156,7 @@ def test_a_pass_that_is_left_early_draws_as_much_as_pytorchs():
 
 
 @pytest.mark.parametrize("start", range(4))
-def test_a_pass_goes_on_from_any_position(start):
+def test_a_pass_resumes_at_any_batch(start):
     loader, _, rng = both(7, batch_size=2, shuffle=True, drop_last=False)
     order = loader.order(rng)
     assert listed(loader.batches(order, start=start)) == listed(loader.batches(order))[start:]

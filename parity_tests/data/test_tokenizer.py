@@ -8,7 +8,7 @@ import npgpt
 from npgpt.config import VOCABULARIES
 from npgpt.data import tokenizer
 from npgpt.data.tokenizer import decode, encode
-from npgpt.errors import InputError, RunError
+from npgpt.errors import DownloadError, InputError
 
 BYTE = npgpt.tokenizer("byte")
 
@@ -43,7 +43,7 @@ def test_what_is_no_text_shows_as_such():
 
 
 def test_the_names():
-    with pytest.raises(InputError, match="there is no tokenizer 'gpt3'; there are gpt2, byte"):
+    with pytest.raises(InputError, match="unknown tokenizer 'gpt3'; expected one of gpt2, byte"):
         npgpt.tokenizer("gpt3")
 
 
@@ -79,9 +79,9 @@ def test_gpt2_is_tiktokens(bpe):
 
 @pytest.fixture
 def nothing_read_yet():
-    tokenizer.gpt2.cache_clear()
+    tokenizer.gpt2_encoding.cache_clear()
     yield
-    tokenizer.gpt2.cache_clear()
+    tokenizer.gpt2_encoding.cache_clear()
 
 
 @pytest.mark.parametrize("error", [ConnectionError("no route"), ValueError("Hash mismatch")])
@@ -93,17 +93,17 @@ def test_gpt2_without_a_network(monkeypatch, error):
         raise error
 
     monkeypatch.setattr(tiktoken.load, "read_file_cached", unreachable)
-    with pytest.raises(RunError, match=r"could not be downloaded .*TIKTOKEN_CACHE_DIR.*byte"):
+    with pytest.raises(DownloadError, match=r"could not be downloaded .*TIKTOKEN_CACHE_DIR.*byte"):
         npgpt.tokenizer("gpt2")
 
 
 @pytest.mark.usefixtures("nothing_read_yet")
 def test_gpt2_without_a_network_for_real(monkeypatch, tmp_path):
-    """Through tiktoken and requests, to an address where nobody listens."""
+    """Through tiktoken and requests, to a port without a server."""
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(RunError, match=r"could not be downloaded \(\w*ProxyError\)"):
+    with pytest.raises(DownloadError, match=r"could not be downloaded \(\w*ProxyError\)"):
         npgpt.tokenizer("gpt2")
