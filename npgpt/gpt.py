@@ -1,6 +1,5 @@
 """GPT: a config, its parameters and the backend that computes with them, in one object."""
 
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -11,11 +10,10 @@ from npgpt import backends
 from npgpt.arrays import Array, TokenIds
 from npgpt.backends import Backend
 from npgpt.config import Config
-from npgpt.errors import ConfigError, DropoutWarning, InputError
-from npgpt.model import initializers, params, quantize, transformer
+from npgpt.errors import InputError
+from npgpt.model import initializers, inputs, params, quantize, trace, transformer
 from npgpt.model.backend import Random
 from npgpt.model.gradients import LossCache, Workspace
-from npgpt.model.inputs import check_last, check_masks, check_number, check_pair, check_tokens
 from npgpt.model.kv_cache import LayerCache
 from npgpt.model.params import Params
 from npgpt.rng import Generator
@@ -44,10 +42,7 @@ class GPT:
     Attributes
     ----------
     params : Params
-        The tree of parameters: `model.params.h[3].attn.c_attn.weight`. `npgpt.named` iterates over
-        it.
-    config, ops, tokenizer
-        As above.
+        The tree of parameters, such as `model.params.h[3].attn.c_attn.weight`.
 
     Raises
     ------
@@ -67,17 +62,13 @@ class GPT:
         ops: Backend | str | None = None,
         tokenizer: str | None = None,
     ):
-        if not isinstance(config, Config):
-            raise ConfigError(f"config must be an npgpt.Config, not {config!r:.60}")
-        if not isinstance(scheme, str) or scheme not in initializers.SCHEMES:
-            raise InputError(
-                f"scheme is {scheme!r}, but must be one of {sorted(initializers.SCHEMES)}"
-            )
+        inputs.check_config(config)
+        draw = initializers.get(scheme)
         ops = backends.get(ops, dtype=dtype)
         dtype = backends.check_dtype(dtype)
         rng = seed if isinstance(seed, Generator) else Generator(seed, ops=ops)
         tree = params.zeros(config, dtype)
-        initializers.SCHEMES[scheme](tree, config, rng)
+        draw(tree, config, rng)
         self._hold(config, tree, ops, tokenizer)
 
     @classmethod
@@ -110,11 +101,8 @@ class GPT:
         ------
         InputError
             If the parameters do not fit the config, or the backend cannot compute with them.
-        ConfigError
-            If `config` is not a Config.
         """
-        if not isinstance(config, Config):
-            raise ConfigError(f"config must be an npgpt.Config, not {config!r:.60}")
+        inputs.check_config(config)
         params.check(tree, config)
         self = cls.__new__(cls)
         self._hold(config, tree, ops, tokenizer)
@@ -123,8 +111,8 @@ class GPT:
     def _hold(
         self, config: Config, tree: Params, ops: Backend | str | None, tokenizer: str | None
     ) -> None:
-        kind = "bfloat16" if quantize.is_quantized(tree) else "float32"
-        self.ops = backends.get(ops, dtype=kind, why="quantized matrices")
+        dtype = "bfloat16" if quantize.is_quantized(tree) else "float32"
+        self.ops = backends.get(ops, dtype=dtype, why="quantized matrices")
         self.config, self.params, self.tokenizer = config, tree, tokenizer
         self._workspace: Workspace | None = None
         self._has_warned = False
@@ -137,14 +125,11 @@ class GPT:
         return make, (self.config, self.params)
 
     def __repr__(self) -> str:
-        c = self.config
-        head = "tied" if c.tied else "untied"
-        kind = self.params.wte.weight
-        kept = getattr(kind, "kind", self.dtype.name)
+        c, stored = self.config, getattr(self.params.wte.weight, "kind", self.dtype.name)
         return (
             f"GPT({self.size:,} parameters, V={c.vocab_size} T_max={c.context_length} "
-            f"L={c.n_layer} H={c.n_head} C={c.n_embd} {head}, {kept}, "
-            f"{backends.name_of(self.ops)})"
+            f"L={c.n_layer} H={c.n_head} C={c.n_embd} {'tied' if c.tied else 'untied'}, "
+            f"{stored}, {backends.name_of(self.ops)})"
         )
 
     @property
@@ -174,7 +159,7 @@ class GPT:
         InputError
             If `tokens` cannot be read by the model.
         """
-        ids = check_tokens(tokens, self.config)
+        ids = inputs.check_tokens(tokens, self.config)
         return transformer.logits(self.params, ids, self.config, ops=self.ops)
 
     def next_logits(self, tokens: TokenIds, *, past: list[LayerCache] | None = None) -> Array:
@@ -197,7 +182,7 @@ class GPT:
             If `tokens` cannot be read by the model.
         """
         start = past[0].length if past else 0
-        ids = check_tokens(tokens, self.config, start=start)
+        ids = inputs.check_tokens(tokens, self.config, start=start)
         return transformer.next_logits(self.params, ids, self.config, past=past, ops=self.ops)
 
     def loss_and_gradients(
@@ -230,19 +215,18 @@ class GPT:
         loss : scalar
             Mean cross-entropy, in nats per token.
         gradients : Params
-            The same tree as `params`. It is `out`, or the model's own tree.
+            The same tree as `params`: `out`, or the model's own.
 
         Raises
         ------
         InputError
-            If `tokens` or `targets` cannot be read by the model, or `out` is not a tree like
-            `params`.
+            If the model cannot read `tokens` or `targets`, or `out` is not a tree like `params`.
         """
         space = self._space()
         gradients = space.own if out is None else space.check(out)
         value, activations = self._forward(tokens, targets, rng, gradients)
         transformer.backward(
-            activations, gradients, dloss=check_number("dloss", dloss), ops=self.ops
+            activations, gradients, dloss=inputs.check_number("dloss", dloss), ops=self.ops
         )
         return value, gradients
 
@@ -265,7 +249,7 @@ class GPT:
         rng : Generator or None, default None
             Draws the dropout masks. None: no dropout.
         out : Params or None, default None
-            The gradient tree of this cache. The gradient of the output head is written into it now.
+            The gradient tree of this cache. The output head's gradient is written into it now.
 
         Returns
         -------
@@ -277,8 +261,7 @@ class GPT:
         Raises
         ------
         InputError
-            If `tokens` or `targets` cannot be read by the model, or `out` is not a tree like
-            `params`.
+            If the model cannot read `tokens` or `targets`, or `out` is not a tree like `params`.
         """
         space = self._space()
         gradients = space.take() if out is None else space.check(out)
@@ -315,7 +298,7 @@ class GPT:
             raise InputError(
                 f"cache must be the second value that loss returned, not {cache!r:.60}"
             )
-        dloss = check_number("dloss", dloss)
+        dloss = inputs.check_number("dloss", dloss)
         out = None if out is None else space.check(out)
         activations, gradients = cache.use(self.params)
         gradients = gradients if out is None else out
@@ -342,8 +325,38 @@ class GPT:
         InputError
             If `tokens` or `targets` cannot be read by the model.
         """
-        ids, labels = check_last(tokens, targets, self.config)
+        ids, labels = inputs.check_last(tokens, targets, self.config)
         return transformer.evaluate(self.params, ids, labels, self.config, ops=self.ops)
+
+    def trace(self, tokens: TokenIds, targets: TokenIds | None = None) -> dict[str, Array]:
+        """Return every activation by name, without dropout; with targets, its gradient too.
+
+        Names: "embedding", "h.0.attn.probs" (B, H, T, T), "h.0.after_attn", "logits", and others.
+
+        Parameters
+        ----------
+        tokens : (B, T) int
+            Token ids.
+        targets : (B, T) int or None, default None
+            The token that follows each of them. With targets, "loss" is included, and the gradient
+            of the loss with respect to each activation, as "h.0.attn.probs.grad".
+
+        Returns
+        -------
+        dict of str to array
+            Copies, in the order of computation.
+
+        Raises
+        ------
+        InputError
+            If `tokens` or `targets` cannot be read by the model.
+        """
+        if targets is None:
+            ids = inputs.check_tokens(tokens, self.config)
+            return trace.trace(self.params, ids, None, self.config, ops=self.ops)
+        ids, labels = inputs.check_pair(tokens, targets, self.config)
+        g = self._space().take()
+        return trace.trace(self.params, ids, labels, self.config, g=g, ops=self.ops)
 
     def save(self, path: str | Path) -> None:
         """Write config and parameters to an HDF5 file, completely or not at all.
@@ -376,17 +389,11 @@ class GPT:
         self, tokens: TokenIds, targets: TokenIds, rng: Random | None, gradients: Params
     ) -> tuple[np.floating, transformer.Cache]:
         """Return the loss and the activations; write the head's gradient into `gradients`."""
-        ids, labels = check_pair(tokens, targets, self.config)
-        check_masks(rng)
+        ids, labels = inputs.check_pair(tokens, targets, self.config)
+        inputs.check_masks(rng)
         if rng is None and self.config.dropout and not self._has_warned:
             self._has_warned = True
-            warnings.warn(
-                f"the config has dropout={self.config.dropout}, but no generator was given: this "
-                "model is trained without dropout. Pass rng=npgpt.Generator(seed), or set "
-                "dropout=0",
-                DropoutWarning,
-                stacklevel=3,
-            )
+            inputs.warn_of_dropout(self.config, stacklevel=4)
         return transformer.loss(
             self.params, ids, labels, self.config, rng=rng, g=gradients, ops=self.ops
         )

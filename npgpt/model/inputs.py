@@ -1,12 +1,19 @@
 """Checks of what a user passes to a model: tokens, targets, generators, numbers."""
 
+import warnings
 from typing import Any
 
 import numpy as np
 
 from npgpt.arrays import Array, TokenIds
 from npgpt.config import Config
-from npgpt.errors import InputError
+from npgpt.errors import ConfigError, DropoutWarning, InputError
+
+
+def check_config(config: Any) -> None:
+    """Raise ConfigError unless this is a Config."""
+    if not isinstance(config, Config):
+        raise ConfigError(f"config must be an npgpt.Config, not {config!r:.60}")
 
 
 def check_tokens(
@@ -62,6 +69,16 @@ def check_masks(rng: Any) -> None:
     """Raise InputError unless `rng` draws dropout masks, or is None."""
     if rng is not None and not hasattr(rng, "bernoulli"):
         raise InputError(f"rng must be an npgpt.Generator or None, not {rng!r:.60}")
+
+
+def warn_of_dropout(config: Config, *, stacklevel: int) -> None:
+    """Warn that a model with dropout is trained without a generator."""
+    warnings.warn(
+        f"the config has dropout={config.dropout}, but no generator was given: this model is "
+        "trained without dropout. Pass rng=npgpt.Generator(seed), or set dropout=0",
+        DropoutWarning,
+        stacklevel=stacklevel,
+    )
 
 
 def check_number(name: str, value: Any, *, least: float = -np.inf) -> float:

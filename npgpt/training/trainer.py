@@ -228,9 +228,8 @@ class Trainer:
             decays=optim.DECAYS[training.decay],
             ops=model.ops,
         )
-        self.gradients = params.zeros(model.config, model.dtype)
-        if training.grad_accumulation > 1:
-            self.batch_gradients = params.zeros_like(self.gradients)
+        self.gradients: params.Params  # of the last step
+        self.part_gradients = params.zeros_like(model.params)  # no memory until it is written to
         self.tokens_per_epoch = len(self.steps_data) * per_step * T
         self.total_steps = training.epochs * len(self.steps_data)
         if training.steps is not None:
@@ -319,14 +318,16 @@ class Trainer:
             If the loss or the norm is not finite; the parameters are unchanged.
         """
         parts = self.training.grad_accumulation
-        loss = 0.0
-        for i, part in enumerate(np.split(np.arange(len(tokens)), parts)):
-            gradients = self.gradients if i == 0 else self.batch_gradients
-            value, cache = self.model.loss(tokens[part], targets[part], self.rng, out=gradients)
+        loss, out = 0.0, None
+        for part in np.split(np.arange(len(tokens)), parts):
+            value, found = self.model.loss_and_gradients(
+                tokens[part], targets[part], self.rng, out=out, dloss=1 / parts
+            )
             loss += float(value) / parts
-            self.model.backward(cache, out=gradients, dloss=1 / parts)
-            if i > 0:
-                add(self.gradients, gradients)
+            if out is None:
+                self.gradients, out = found, self.part_gradients  # the first is the model's own
+            else:
+                add(self.gradients, found)
         norm, scale, clip = None, 1.0, self.training.grad_clip
         if clip is not None:
             norm = optim.global_norm(self.gradients, ops=self.model.ops)
