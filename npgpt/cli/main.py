@@ -1,5 +1,6 @@
 """The command line: parse the arguments, run a command and return its exit status."""
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -55,7 +56,9 @@ def main(arguments: Sequence[str]) -> int:
         return fail(f"not enough memory: {error or 'smaller numbers need less'}", 1)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # the reader has closed the pipe: npgpt generate | head
+    except OSError as error:
+        if not is_broken_pipe(error):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -66,15 +69,25 @@ def fail(error: Exception | str, status: int) -> int:
     return status
 
 
+def is_broken_pipe(error: OSError) -> bool:
+    """Return True if the reader has closed the pipe, as in npgpt generate | head."""
+    if sys.platform == "win32":
+        return error.errno == errno.EINVAL
+    return isinstance(error, BrokenPipeError)
+
+
 def parse(arguments: Sequence[str]) -> Any:
     """Return the command that the arguments name. Raise InputError if flags contradict it."""
     before = train_defaults(arguments)
     kinds = []
     for name, kind in COMMANDS.items():
-        default = {"default": Train(flags=RunFlags.of(before))} if kind is Train else {}
+        default: dict[str, Any] = {}
+        if kind is Train:
+            default["default"] = Train(flags=RunFlags.of(before))
         kinds.append(Annotated[kind, tyro.conf.subcommand(name, **default)])
+    commands: Any = Union[tuple(kinds)]  # noqa: UP007 (made at run time)
     command = tyro.cli(
-        Union[tuple(kinds)],  # noqa: UP007 (made at run time)
+        commands,
         prog="npgpt",
         description="GPT-2 with every gradient written out: NumPy to read, Numba to run.",
         args=arguments,

@@ -83,12 +83,11 @@ def with_weights(settings: RunConfig, path: Path) -> RunConfig:
 
     source = run.open_trainable(path)
     config = dataclasses.replace(source.config, dropout=settings.config.dropout)
-    return dataclasses.replace(
-        settings,
-        config=config,
-        tokenizer=source.tokenizer or settings.tokenizer,
-        dtype=source.dtype.name,
-    )
+    names: dict[str, Any] = {
+        "tokenizer": source.tokenizer or settings.tokenizer,
+        "dtype": source.dtype.name,
+    }
+    return dataclasses.replace(settings, config=config, **names)
 
 
 def check_flags(command: "Train", before: RunConfig) -> None:

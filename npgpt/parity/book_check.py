@@ -9,6 +9,7 @@ the book does not print were taken from PyTorch 2.13 running the book's program.
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -68,7 +69,9 @@ class Check:
         return self.difference <= self.tolerance
 
 
-def run_checks(data: str, steps: int, *, ops: str = "fused") -> Iterator[Check | Step]:
+def run_checks(
+    data: str, steps: int, *, ops: Literal["fused", "numpy"] = "fused"
+) -> Iterator[Check | Step]:
     """Run the checks. Yield each of them, and every training Step in between.
 
     `data`: The Verdict, as for `npgpt train --data`. `steps`: number of steps of the training log

@@ -38,7 +38,7 @@ class TimedModel:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What has been measured so far."""
+    """The result of the measurements so far."""
 
     batch_size: int  # windows per step
     blas_rate: float  # operations per second of NumPy's BLAS in the products of a block
@@ -91,10 +91,8 @@ STAGES = 5
 def step_seconds(settings: RunConfig, layers: int) -> float:
     """Return the median seconds of one step with this number of layers."""
     settings = replace(settings, config=replace(settings.config, n_layer=layers))
-    step, seconds = (
-        prepare_training_step(settings, backends.get(settings.ops, dtype=settings.dtype)),
-        [],
-    )
+    step = prepare_training_step(settings, backends.get(settings.ops, dtype=settings.dtype))
+    seconds: list[float] = []
     while len(seconds) < STEPS or sum(seconds) < MIN_SECONDS:
         started = time.perf_counter()
         step()

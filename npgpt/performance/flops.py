@@ -14,7 +14,7 @@ from npgpt.model import params
 class Linear(NamedTuple):
     """Linear layers of one shape."""
 
-    count: int
+    layers: int
     inputs: int  # I
     outputs: int  # O
 
@@ -42,7 +42,7 @@ def forward(config: Config, batch: int, length: int, *, scored: int | None = Non
     """
     rows = batch * length
     *blocks, head = linears(config)
-    operations = sum(2 * rows * count * i * o for count, i, o in blocks)
+    operations = sum(2 * rows * layers * i * o for layers, i, o in blocks)
     operations += 2 * batch * (length if scored is None else scored) * head.inputs * head.outputs
     return operations + config.n_layer * attention(config.n_embd, batch, length)
 

@@ -6,6 +6,7 @@ its operations over the throughput, and at least its bytes over the bandwidth.
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -32,7 +33,7 @@ def matmul_throughput(
             products += [(y, w.T, np.empty_like(x)), (x.T, y, np.empty_like(w))]
         for a, b, out in products:
             operations += count * 2.0 * rows * inputs * outputs
-            seconds += count * fastest(lambda a=a, b=b, out=out: np.matmul(a, b, out=out))
+            seconds += count * fastest(partial(np.matmul, a, b, out=out))
     return operations / seconds
 
 

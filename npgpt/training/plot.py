@@ -43,7 +43,7 @@ def parse(file: Path, parser: Callable[[str], Any]) -> Any:
     try:
         return parser(file.read_text("utf-8"))
     except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}") from None
+        raise InputError(f"{file} cannot be read: {error.strerror or error}") from None
     except ValueError as error:
         raise InputError(f"{file} is not JSON: {error}") from None
 
@@ -53,6 +53,7 @@ def plot(curves: list[Curve], path: Path) -> None:
 
     The file is replaced atomically.
     """
+    import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -77,7 +78,8 @@ def plot(curves: list[Curve], path: Path) -> None:
     scales = {curve.tokens_per_epoch for curve in curves}
     if len(scales) == 1:
         scale = scales.pop()
-        above = axes.secondary_xaxis("top", functions=(lambda e: e * scale, lambda t: t / scale))
+        functions = (lambda e: np.multiply(e, scale)), (lambda t: np.divide(t, scale))
+        above = axes.secondary_xaxis("top", functions=functions)
         above.set_xlabel("tokens seen")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png")

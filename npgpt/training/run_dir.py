@@ -54,7 +54,7 @@ class RunDir:
                 part.unlink(missing_ok=True)
         except OSError as error:
             raise InputError(
-                f"the run directory {self.path} cannot be created: {error.strerror}"
+                f"the run directory {self.path} cannot be created: {error.strerror or error}"
             ) from None
         self.settings, self.tokens = settings, tokens
         derived: dict[str, Any] = {

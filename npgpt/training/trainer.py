@@ -145,7 +145,7 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("step", "epoch", "position", "tokens_seen"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)!r}, but must be at least 0")
@@ -198,7 +198,7 @@ class Trainer:
         *,
         prompt: Sequence[int] = (),
         progress: Progress | None = None,
-    ):
+    ) -> None:
         self.model, self.training, self.rng, self.prompt = model, training, rng, list(prompt)
         self.progress = Progress() if progress is None else progress
         T, per_step = model.config.context_length, training.batch_size * training.grad_accumulation

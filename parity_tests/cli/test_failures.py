@@ -11,8 +11,6 @@ from npgpt.system.files import atomic_write
 from parity_tests.support.processes import LONG, started
 from parity_tests.support.runs import TEXT, TINY, final, on_disk, unannounced
 
-# What fails under way
-
 
 def test_a_loss_that_becomes_nan_keeps_the_last_good_checkpoint(npgpt_, monkeypatch):
     from npgpt.training.trainer import Trainer
@@ -44,8 +42,8 @@ def test_a_learning_rate_without_measure(npgpt_, backend):
     assert re.fullmatch(r"npgpt: the \S+ ?loss became (nan|inf) at step \d\. Try .*\n", said.err)
 
 
-# The second run meets the limit. The first one is there to compile what both need: Numba's cache is
-# subject to the limit, too.
+# The second run meets the limit. The first one compiles the kernels of both: the limit applies to
+# Numba's cache as well.
 FULL = """
 import resource, shutil, sys, tempfile
 from npgpt.cli import main as cli
@@ -62,7 +60,7 @@ sys.exit(cli.main(["train", "--resume", "run", "--epochs", "3"]))
     ("limit", "file"), [(100, "config.json"), (2000, "metrics.jsonl"), (100_000, "checkpoint.h5")]
 )
 def test_a_full_disk(run, limit, file):
-    """A run goes on where nothing above `limit` bytes can be written."""
+    """Resume a run while no file may grow beyond `limit` bytes."""
     before = on_disk()
     with started("-c", FULL, str(limit), text=True) as process:
         _, err = process.communicate(timeout=LONG)

@@ -117,7 +117,7 @@ def test_help_and_mistyped_flags_do_not_wait_for_numba():
     assert said.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_flag_that_is_not_there(capsys):
+def test_an_unknown_flag(capsys):
     with pytest.raises(SystemExit) as left:
         main(["train", "--epoch", "3"])
     assert left.value.code == 2

@@ -13,11 +13,9 @@ from npgpt.model.params import named
 from parity_tests.support.processes import LONG, started
 from parity_tests.support.runs import FILES, TINY, final, lines, unannounced
 
-# Going on
-
 
 def interrupt_after(monkeypatch, step):
-    """Ctrl-C in the middle of that step."""
+    """Press Ctrl-C in the middle of a step."""
     from npgpt.training.trainer import Trainer
 
     update = Trainer.update
@@ -31,7 +29,7 @@ def interrupt_after(monkeypatch, step):
 
 
 @pytest.mark.parametrize("step", [0, 4, 10, 15])
-def test_an_interrupted_run_resumes_to_the_same_bits(npgpt_, run, monkeypatch, step):
+def test_an_interrupted_run_resumes_bit_for_bit(npgpt_, run, monkeypatch, step):
     before = signal.getsignal(signal.SIGINT)  # ignored, where a shell runs tests behind itself
     with monkeypatch.context() as patched:
         interrupt_after(patched, step)
@@ -75,7 +73,7 @@ def test_a_finished_run_has_nothing_to_do_and_more_epochs_give_more(npgpt_, run)
     assert [p["step"] for p in lines("run/metrics.jsonl")] == list(range(0, 33, 2))
 
 
-def test_checkpoints_come_every_so_many_steps(npgpt_, monkeypatch):
+def test_checkpoints_every_n_steps(npgpt_, monkeypatch):
     from npgpt.training.run_dir import RunDir
 
     saved, save = [], RunDir.save

@@ -75,7 +75,7 @@ def stored(x):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_inspect_says_what_is_there(npgpt_, model, dtype):
+def test_inspect_shows_the_contents(npgpt_, model, dtype):
     npgpt_(f"export --model a.h5 --out there --dtype {dtype}")
     said = npgpt_("inspect there").out
     assert said.startswith(f"there/model.safetensors: huggingface, {model.size:,} parameters\n")
@@ -326,7 +326,7 @@ def released(monkeypatch, write):
     monkeypatch.setattr(gpt2, "download_model", fetched)
 
 
-def test_download_checks_and_says_how_to_go_on(npgpt_, model, monkeypatch):
+def test_download_verifies_and_names_the_next_command(npgpt_, model, monkeypatch):
     released(monkeypatch, lambda to: main(["export", "--model", "a.h5", "--out", str(to)]))
     said = npgpt_("download gpt2-small --to there").out
     assert said == (
@@ -345,7 +345,7 @@ def test_a_download_from_openai_is_compared_with_its_checksums(npgpt_, model, mo
 
     released(monkeypatch, write)
     assert "is damaged" in npgpt_("download gpt2-small --to there --source openai", code=2).err
-    npgpt.load("there")  # whoever does not ask reads it
+    npgpt.load("there")  # without verification it loads
 
 
 def test_a_name_that_was_not_downloaded(npgpt_, monkeypatch):

@@ -13,7 +13,7 @@ from npgpt.training import optim, run
 SMALL = Config(vocab_size=257, context_length=8, n_layer=1, n_head=2, n_embd=8, dropout=0.1)
 
 
-def test_every_rung_holds_to_step_15(data, bpe):
+def test_every_check_holds_to_step_15(data, bpe):
     """The draws, 162 million parameters, the text, the losses, the log: as the book prints them."""
     seen = [
         r
@@ -24,7 +24,7 @@ def test_every_rung_holds_to_step_15(data, bpe):
     assert [r.name for r in seen[-4:]] == [f"log, step {step:06d}" for step in (0, 5, 10, 15)]
 
 
-def test_a_rung_that_differs_does_not_hold():
+def test_a_check_that_differs_does_not_hold():
     assert book_check.check_numbers("x", (9.781,), (9.7814,), digits=3).holds
     assert not book_check.check_numbers("x", (9.781,), (9.7816,), digits=3).holds
     assert book_check.check_equal("x", "abc", "abc").holds

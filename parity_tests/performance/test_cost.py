@@ -1,4 +1,4 @@
-"""What a model costs, against PyTorch's own count of the reference's products."""
+"""Operations of a model, compared with PyTorch's count of the reference implementation."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""npgpt estimate: what is timed, how it is carried over, and what is said. No times."""
+"""npgpt estimate: the models to time, the extrapolation and the output. No timings."""
 
 import json
 from dataclasses import replace
@@ -89,7 +89,7 @@ def test_durations(seconds, says):
 
 
 def chosen(config, budget, available=None, time=line):
-    """The layers that are timed, one after the other, where a step takes what `time` says."""
+    """Return the numbers of layers that are timed, if a step takes as long as `time` says."""
     found = ()
     while (layers := estimate.next_layers(config, found, budget, available)) is not None:
         found += points(layers, time=time)
@@ -139,7 +139,7 @@ def test_a_batch_is_made_smaller_until_it_can_be_measured():
 
 
 def test_real_steps_are_timed(monkeypatch):
-    """Whatever they take: a model of two layers, then one of more layers than the budget allows."""
+    """Time a model of two layers, then one with more layers than the budget allows."""
     monkeypatch.setattr(roofline, "matmul_throughput", lambda *args, **options: RATE)
     monkeypatch.setattr(estimate, "MIN_SECONDS", 0.0)
     small = dict(vocab_size=97, n_head=2, n_embd=16)
@@ -156,7 +156,7 @@ def test_real_steps_are_timed(monkeypatch):
 
 @pytest.fixture
 def said(monkeypatch, capsys):
-    """What the command prints, where a step takes what `line` says."""
+    """Return the command's output if a step takes as long as `line` says."""
     monkeypatch.setattr(roofline, "matmul_throughput", lambda *args, **options: RATE)
     monkeypatch.setattr(estimate, "step_seconds", lambda settings, layers: line(layers))
 

@@ -1,4 +1,4 @@
-"""npgpt profile: what is counted, what is computed meanwhile, and what is said. No times."""
+"""npgpt profile: the counted work, the results of a timed backend, and the output. No timings."""
 
 import json
 import re
@@ -117,7 +117,7 @@ def test_a_timed_backend_computes_the_same(backend):
     assert found[0] == found[1]
 
 
-def test_every_call_is_noted(backend):
+def test_every_call_is_recorded(backend):
     timed = TimedBackend(backend)
     x = np.ones((2, 3, 8), np.float32)
     _, cache = timed.gelu.forward(x)
@@ -169,7 +169,7 @@ def test_peaks_are_operations_and_bytes_over_seconds(monkeypatch):
     assert roofline.memory_bandwidth() == 4 * 1000 / 0.5
 
 
-def test_what_is_read_is_read():
+def test_the_memory_reader_reads_every_number():
     x, parts = np.arange(1000, dtype=np.float32), np.empty(roofline.BLOCKS, np.float32)
     bandwidth.sum_parts(x, parts)
     assert parts.sum() == x.sum()
@@ -180,7 +180,7 @@ def test_what_is_read_is_read():
 
 @pytest.fixture
 def said(monkeypatch, capsys):
-    """What a command prints, with the peaks of a machine that is not asked."""
+    """Return the output of a command, with given peaks in place of measured ones."""
     monkeypatch.setattr(profile, "measure_peaks", lambda *args, **options: BEST)
 
     def command(line, code=0):

@@ -95,7 +95,7 @@ def test_clipping_is_pytorchs(backend, dtype, most, rng):
 
     norm = optim.global_norm(tree, ops=backend)
     assert type(norm) is float
-    # 20,000 squares summed in float64, whatever the dtype: some roundings of a norm of 140
+    # 20,000 squares summed in float64 for every dtype: some roundings of a norm of 140
     assert norm == pytest.approx(float(truth), rel=1e-14)
     scale = optim.clip_scale(norm, most)
     assert (scale == 1.0) == (most == 1e3)
@@ -112,7 +112,7 @@ def test_a_gradient_of_zeros_is_not_divided_by_zero():
 
 
 def groups(model, decay, weight_decay):
-    """PyTorch's way to decay matrices only."""
+    """Return parameter groups of PyTorch that decay matrices only."""
     decayed = [p for p in model.parameters() if decay == "all" or p.ndim >= 2]
     others = [p for p in model.parameters() if decay != "all" and p.ndim < 2]
     return [

@@ -1,4 +1,4 @@
-"""The training loop: what happens when, and that a run which was stopped comes to the same bits."""
+"""The training loop: the order of events, and bit-identical results of interrupted runs."""
 
 from dataclasses import asdict, replace
 
@@ -40,7 +40,7 @@ def begin(training=TRAINING, config=CONFIG, *, ops=None, tokens=None, dtype=np.f
 
 
 def bits(trainer):
-    """Everything that a run is, as bytes by name."""
+    """Return the complete state of a run, as bytes by name."""
     trees = dict(p=trainer.model.params, m=trainer.optimizer.m, v=trainer.optimizer.v)
     all_of_it = {f"{k}.{name}": a.tobytes() for k, t in trees.items() for name, a in named(t)}
     p = dict(vars(trainer.progress))
@@ -50,7 +50,7 @@ def bits(trainer):
     return all_of_it | p | {"rng": trainer.rng.state.tobytes(), "steps": trainer.optimizer.steps}
 
 
-# What happens when
+# Events
 
 
 def test_events_come_in_order_and_say_where_they_stand():
@@ -95,7 +95,7 @@ def test_epochs_and_steps_say_when_it_ends(epochs, steps, made, finished):
     assert list(trainer.events()) == []
 
 
-def test_an_evaluation_is_the_loss_without_dropout_over_so_many_batches():
+def test_an_evaluation_is_the_loss_without_dropout_over_eval_batches():
     trainer = begin(replace(TRAINING, eval_batches=None, steps=1))
     first = next(trainer.events())
     model, val = trainer.model, trainer.val_data
@@ -176,25 +176,25 @@ def test_training_reduces_the_loss(backend):
     assert last["train_loss"] < 3.2
 
 
-# Stopped and gone on with
+# Stopped and resumed
 
 
 def saved_and_read(trainer, tokens, tmp_path):
-    """The run through its checkpoint file, as `npgpt train --resume` reads it."""
-    folder = RunDir(tmp_path)
+    """Save a run and resume it from its checkpoint, as `npgpt train --resume` does."""
+    directory = RunDir(tmp_path)
     backend_name = "fused" if trainer.model.ops.__name__ == "npgpt.fused" else "numpy"
     model, training = trainer.model, trainer.training
     chosen = dict(ops=backend_name, dtype=model.dtype.name, config=model.config, training=training)
-    folder.settings, folder.tokens = RunConfig(**chosen), tokens
-    folder.save(trainer)
+    directory.settings, directory.tokens = RunConfig(**chosen), tokens
+    directory.save(trainer)
     settings, model, saved = run_state.read(tmp_path)
-    assert settings == folder.settings
+    assert settings == directory.settings
     return resume(settings, tokens, model, saved)
 
 
 @pytest.mark.parametrize("stop", range(1, 9))
-def test_a_run_stopped_after_any_step_comes_to_the_same_bits(backend, stop, tmp_path):
-    """Nine steps, three epochs: in their middle and at their ends; dropout, clipping, warmup."""
+def test_a_run_stopped_after_any_step_resumes_bit_for_bit(backend, stop, tmp_path):
+    """Nine steps in three epochs, stopped in their middle and at their ends."""
     tokens = tokens_of()
     whole = begin(ops=backend)
     list(whole.events())
@@ -212,7 +212,7 @@ def test_a_run_stopped_after_any_step_comes_to_the_same_bits(backend, stop, tmp_
     assert bits(second) == bits(whole)
 
 
-def test_a_run_stopped_after_every_step_comes_to_the_same_bits(tmp_path):
+def test_a_run_stopped_after_every_step_resumes_bit_for_bit(tmp_path):
     training = replace(TRAINING, grad_accumulation=2, batch_size=2)
     config = replace(CONFIG, tied=False, qkv_bias=False)
     tokens = tokens_of()
@@ -249,7 +249,7 @@ def test_resuming_refuses_what_does_not_fit(tmp_path):
         resume(settings, tokens, model, saved)
 
 
-# What goes wrong
+# Failures
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
