@@ -77,7 +77,7 @@ def test_a_second_process_is_sent_away_and_a_killed_one_forgotten(openai, server
         for line in other.stdout:
             if int(line.split()[1]) >= 100_000:
                 break
-        with pytest.raises(RunError, match=r"another process is fetching into .*/to: run"):
+        with pytest.raises(RunError, match=r"another process is downloading into .*/to: run"):
             openai(to=to)
         assert server.asked == []
         assert [path for path in listed(to) if not path.startswith(".")] == []
