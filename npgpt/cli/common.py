@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Optional, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypeVar
 
 import tyro
 
@@ -16,7 +16,7 @@ COMPILING = "Compiling kernels for this CPU, which takes up to a minute;"
 T = TypeVar("T")
 
 
-def default(text: str, metavar: str | None = None):
+def default(text: str, metavar: str | None = None) -> Any:
     """Describe the default of an optional flag in its help text, in place of None."""
     return tyro.conf.arg(help_behavior_hint=f"(default: {text})", metavar=metavar)
 
@@ -79,7 +79,7 @@ def announce_compilation(ops: str = "fused") -> Iterator[None]:
     class Announcement(event.Listener):
         said = False
 
-        def on_start(self, event):
+        def on_start(self, event: Any) -> None:
             if not self.said:
                 from npgpt.kernels import cache
 
@@ -87,7 +87,7 @@ def announce_compilation(ops: str = "fused") -> Iterator[None]:
                 kept = f"they are kept in {folder}" if folder else "they cannot be kept: npgpt info"
                 print(COMPILING, kept, file=sys.stderr, flush=True)
 
-        def on_end(self, event):
+        def on_end(self, event: Any) -> None:
             pass
 
     with event.install_listener("numba:compile", Announcement()):
