@@ -25,33 +25,33 @@ def server(monkeypatch):
     server.released.set()
     server.shutdown()
     thread.join()
-    server.server_close()  # once every answer is given
+    server.server_close()  # after the last answer
     assert not server.drained
 
 
 @pytest.fixture
 def no_network(monkeypatch):
-    """Calling it takes the network away."""
+    """A function that makes every further connection a failure of the test."""
 
-    def nobody(*args, **kwargs):
-        pytest.fail("the network was asked")
+    def refuse(*args, **kwargs):
+        pytest.fail("the network was used")
 
-    def gone():
-        monkeypatch.setattr(socket.socket, "connect", nobody)
-        monkeypatch.setattr(socket, "getaddrinfo", nobody)
+    def disconnect():
+        monkeypatch.setattr(socket.socket, "connect", refuse)
+        monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
-    return gone
+    return disconnect
 
 
-# Large files, from one address or the next
+# Large files, from one URL or the next
 
 
 @pytest.fixture
 def large(server, tmp_path):
-    """Fetches /a, or failing that /b, into large.bin; `plan`: how /a is given, answer by answer."""
+    """A function that downloads /a, or else /b, into large.bin. `plan`: the answers for /a."""
     server.files |= {"/a": CONTENT, "/b": CONTENT}
 
-    def fetched(*plan, urls=("/a", "/b"), **known):
+    def download(*plan, urls=("/a", "/b"), **known):
         server.asked.clear()
         server.plan["/a"] = list(plan) or ["good"]
         path = tmp_path / "large.bin"
@@ -59,23 +59,23 @@ def large(server, tmp_path):
         assert listed(tmp_path) == ["large.bin"]
         return path.read_bytes()
 
-    return fetched
+    return download
 
 
 @pytest.fixture
 def openai(server, tmp_path, monkeypatch):
-    """gpt2-small at two addresses, both of the local server."""
+    """A function that downloads gpt2-small, which has two URLs on the local server."""
     monkeypatch.setenv("NPGPT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(gpt2, "OPENAI", (f"{server.url}/one", f"{server.url}/two"))
     sizes = tuple(map(len, CHECKPOINT.values()))
     for name, folder in (("gpt2-small", "124M"), ("gpt2-large", "774M")):
-        home = ReleasedModel("", folder, sizes if name == "gpt2-small" else (None,) * 4)
-        monkeypatch.setitem(gpt2.MODELS, name, home)
+        model = ReleasedModel("", folder, sizes if name == "gpt2-small" else (None,) * 4)
+        monkeypatch.setitem(gpt2.MODELS, name, model)
         for base in ("one", "two"):
             server.files |= {f"/{base}/{folder}/{f}": data for f, data in CHECKPOINT.items()}
 
-    def fetched(name="gpt2-small", **how):
+    def download(name="gpt2-small", **options):
         server.asked.clear()
-        return gpt2.download_model(name, source="openai", **how)
+        return gpt2.download_model(name, source="openai", **options)
 
-    return fetched
+    return download

@@ -1,4 +1,4 @@
-"""Answers of a server: good, wrong, and none."""
+"""Correct and wrong answers of a server, and no answer."""
 
 import hashlib
 import time
@@ -13,7 +13,7 @@ from npgpt.errors import DownloadError
 from parity_tests.support.downloads import KNOWN, interrupted
 from parity_tests.support.file_server import CONTENT, SHA256, listed, ranges
 
-# What one address does not give, the next may: how it answers, and how often it is asked.
+# If one URL fails, the next is used: the answer of the first, and the number of its requests.
 ELSEWHERE = {
     404: 1,
     403: 1,
@@ -28,7 +28,7 @@ ELSEWHERE = {
     "to nowhere://": 1,
     "to http://[": 1,
     "to http://127.0.0.1:9/": 1,
-    "to /a": None,  # for ever
+    "to /a": None,  # forever
     "bad md5": 1,
     "bad sha1": 1,
 }
@@ -36,7 +36,7 @@ ELSEWHERE = {
 
 @pytest.mark.parametrize("known", KNOWN)
 @pytest.mark.parametrize("how", ELSEWHERE)
-def test_the_second_address(large, server, how, known):
+def test_the_second_url(large, server, how, known):
     assert large(how, **KNOWN[known]) == CONTENT
     tries = server.paths.count("/a")
     assert server.paths == ["/a"] * tries + ["/b"]
@@ -58,7 +58,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("how", "known"), WRONG)
-def test_what_is_wrong_is_said_and_nothing_of_it_kept(large, server, tmp_path, how, known):
+def test_a_wrong_file_is_reported_and_not_kept(large, server, tmp_path, how, known):
     told = []
     sizes = {**KNOWN, "another size": {"size": len(CONTENT) + 1}}
     with pytest.raises(DownloadError, match=WRONG[how, known]) as caught:
@@ -75,19 +75,19 @@ def test_what_is_wrong_is_said_and_nothing_of_it_kept(large, server, tmp_path, h
 @pytest.mark.parametrize(
     "how", ["md5", "sha1", "unverified sha1", "beyond", "to /c", "to /c with a flood"]
 )
-def test_good_answers(large, server, how):
+def test_correct_answers(large, server, how):
     server.files["/c"] = CONTENT
     assert large(how) == CONTENT
     assert server.paths == ["/a"] + ["/c"] * how.startswith("to")
 
 
-def test_a_size_that_is_known_need_not_be_announced(large, server):
+def test_a_known_size_need_not_be_announced(large, server):
     assert large("unannounced", size=len(CONTENT)) == CONTENT
     assert server.paths == ["/a"]
 
 
-def test_a_hash_that_came_with_the_first_part_is_held_against_the_whole(large, server, tmp_path):
-    """Another answer's Content-MD5 is that of a part, and says nothing of the whole."""
+def test_the_first_answers_hash_is_verified_at_the_end(large, server, tmp_path):
+    """The Content-MD5 of a partial answer is that of a range, not of the complete file."""
     rest = interrupted(large, "md5")
     assert large("md5") == CONTENT
     assert ranges(server) == [("/a", rest)]
@@ -97,7 +97,7 @@ def test_a_hash_that_came_with_the_first_part_is_held_against_the_whole(large, s
     assert ranges(server) == [("/a", rest), ("/a", None)]
 
 
-def test_a_redirection_keeps_the_range(large, server):
+def test_a_redirect_keeps_the_range(large, server):
     server.files["/c"] = CONTENT
     server.plan["/c"] = ["cut 1000", "good"]
     assert large(f"to {server.url}/c") == CONTENT
@@ -105,7 +105,7 @@ def test_a_redirection_keeps_the_range(large, server):
                                                              ("/a", "/c")]  # fmt: skip
 
 
-def test_nobody_is_redirected_out_of_tls():
+def test_no_redirect_leaves_tls():
     class Closed:
         def close(self):
             pass
@@ -118,7 +118,7 @@ def test_nobody_is_redirected_out_of_tls():
     assert next_one.headers == {"Range": "bytes=1-"}
 
 
-def test_silence_ends(large, server, tmp_path, monkeypatch):
+def test_a_silent_server_times_out(large, server, tmp_path, monkeypatch):
     monkeypatch.setattr(http, "TIMEOUT", 0.1)
     assert large("silence", "stall", "good") == CONTENT
     assert ranges(server) == [("/a", None), ("/a", None), ("/a", "bytes=100000-")]

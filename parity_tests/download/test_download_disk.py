@@ -1,4 +1,4 @@
-"""Downloads beside full disks, locks and other processes."""
+"""Downloads with a full disk, with locks, and beside other processes."""
 
 import re
 import shutil
@@ -9,15 +9,13 @@ import sys
 import pytest
 
 from npgpt.download import resumable
-from npgpt.errors import RunError
+from npgpt.errors import DownloadError, RunError
 from npgpt.system import files
 from parity_tests.support.downloads import CHECKPOINT, interrupted
 from parity_tests.support.file_server import CONTENT, contents, listed, ranges
 
-# The disk
 
-
-def test_a_disk_without_room(large, server, tmp_path, monkeypatch):
+def test_a_disk_without_free_space(large, server, tmp_path, monkeypatch):
     rest = interrupted(large)
     usage = shutil.disk_usage(tmp_path)
     needed = len(CONTENT) - int(rest.removeprefix("bytes=").removesuffix("-"))
@@ -29,21 +27,21 @@ def test_a_disk_without_room(large, server, tmp_path, monkeypatch):
     assert ranges(server) == [("/a", rest)]
 
 
-def test_a_folder_that_cannot_be(openai, tmp_path):
+def test_a_directory_that_cannot_be_created(openai, tmp_path):
     (tmp_path / "file").write_text("")
     for to in (tmp_path / "file", tmp_path / "file" / "folder"):
         with pytest.raises(
-            RunError, match=r"gpt2-small could not be written to .*another directory"
+            DownloadError, match=r"gpt2-small could not be written to .*another directory"
         ):
             openai(to=to)
 
 
 def test_a_disk_that_fills_up(openai, tmp_path, monkeypatch):
-    """First by what it says of itself, then by what it does."""
+    """First by its free space, then by a failed write."""
     usage = shutil.disk_usage(tmp_path)
     with (
         monkeypatch.context() as patch,
-        pytest.raises(RunError, match=r"has 0\.0 MB left"),
+        pytest.raises(DownloadError, match=r"has 0\.0 MB left"),
     ):
         patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
         openai()
@@ -51,7 +49,10 @@ def test_a_disk_that_fills_up(openai, tmp_path, monkeypatch):
     def opened(path, mode="r"):
         return open("/dev/full" if "w" in mode else path, mode)
 
-    with monkeypatch.context() as patch, pytest.raises(RunError, match="No space left on device"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(DownloadError, match="No space left"),
+    ):
         patch.setattr(resumable, "open", opened, raising=False)
         openai()
     assert contents(openai()) == CHECKPOINT
@@ -68,7 +69,7 @@ download.download_model("gpt2-small", source="openai", to=to, progress=shown)
 """
 
 
-def test_a_second_process_is_sent_away_and_a_killed_one_forgotten(openai, server, tmp_path):
+def test_a_second_process_is_refused_and_a_killed_one_releases_its_lock(openai, server, tmp_path):
     to, at = tmp_path / "to", "/one/124M/model.ckpt.data-00000-of-00001"
     server.plan[at] = ["stall"]
     other = subprocess.Popen([sys.executable, "-c", SECOND, server.url, str(to)],
@@ -86,7 +87,7 @@ def test_a_second_process_is_sent_away_and_a_killed_one_forgotten(openai, server
     server.plan[at] = ["good"]
     assert contents(openai(to=to)) == CHECKPOINT
     first = int(re.fullmatch(r"bytes=(\d+)-", server.asked[0][1])[1])
-    assert 90_000 < first <= 100_000  # what Python had not written yet is lost
+    assert 90_000 < first <= 100_000  # the bytes in Python's buffer are lost
 
 
 def test_a_file_system_without_locks(openai, monkeypatch):
@@ -99,11 +100,11 @@ def test_a_file_system_without_locks(openai, monkeypatch):
     assert contents(openai()) == CHECKPOINT
 
 
-def test_a_lock_that_was_removed_under_us_is_taken_again(tmp_path, monkeypatch):
+def test_a_removed_lock_file_is_locked_again(tmp_path, monkeypatch):
     hold, path = files.lock, tmp_path / "lock"
 
     def late(handle, at):
-        """Between our opening and our locking, somebody finishes and removes it."""
+        """Remove the file between opening and locking, as another process does that finishes."""
         if seen.append(handle) is None and len(seen) == 1:
             path.unlink()
         hold(handle, at)

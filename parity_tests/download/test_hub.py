@@ -9,18 +9,19 @@ import sys
 import pytest
 
 from npgpt.download import gpt2
-from npgpt.errors import RunError
+from npgpt.errors import DownloadError
 from parity_tests.support.downloads import HUB
 from parity_tests.support.file_server import COMMIT, CONTENT, contents, listed, ranges
-
-# The Hugging Face Hub
 
 REPOSITORY = "/openai-community/gpt2"
 
 
 @pytest.fixture
 def hub(server, tmp_path, monkeypatch):
-    """gpt2-small at a local server that answers as the Hub does: large files are elsewhere."""
+    """A function that downloads gpt2-small from a local server that answers as the Hub.
+
+    Large files are at another URL.
+    """
     from huggingface_hub import constants
 
     monkeypatch.setenv("NPGPT_CACHE", str(tmp_path / "cache"))
@@ -33,11 +34,11 @@ def hub(server, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     on_hub(server)
 
-    def fetched(**how):
+    def download(**options):
         server.asked.clear()
-        return gpt2.download_model("gpt2-small", **how)
+        return gpt2.download_model("gpt2-small", **options)
 
-    return fetched
+    return download
 
 
 def on_hub(server):
@@ -72,16 +73,16 @@ def test_the_hub(hub, server, tmp_path, no_network):
 
 
 @pytest.mark.parametrize("file", HUB)
-def test_other_bytes_than_the_hub_says(hub, server, tmp_path, file):
+def test_bytes_without_the_hubs_hash(hub, server, tmp_path, file):
     at = "/cdn" if file == "model.safetensors" else f"{REPOSITORY}/resolve/{COMMIT}/{file}"
     server.plan[at] = ["wrong"]
-    with pytest.raises(RunError, match=rf"{file} could not be downloaded .*received .* expected"):
+    with pytest.raises(DownloadError, match=rf"{file} could not .*received .* expected"):
         hub()
     server.plan[at] = ["good"]
     assert contents(hub(to=tmp_path / "to")) == HUB
 
 
-def test_the_hub_is_asked_again_when_it_is_busy(hub, server):
+def test_a_busy_hub_is_asked_again(hub, server):
     at = f"{REPOSITORY}/resolve/main/model.safetensors"
     server.plan["HEAD", at] = [503, "hangup", *server.plan["HEAD", at]]
     assert contents(hub()) == HUB
@@ -99,10 +100,10 @@ NO_HUB = {
 
 
 @pytest.mark.parametrize("case", NO_HUB)
-def test_a_hub_that_does_not_answer_as_one(hub, server, tmp_path, case):
+def test_wrong_answers_of_the_hub(hub, server, tmp_path, case):
     how, said = NO_HUB[case]
     server.plan["HEAD", f"{REPOSITORY}/resolve/main/model.safetensors"] = [how]
-    with pytest.raises(RunError, match=said) as caught:
+    with pytest.raises(DownloadError, match=said) as caught:
         hub(to=tmp_path / "to")
     message = str(caught.value)
     assert message.startswith(
@@ -113,7 +114,7 @@ def test_a_hub_that_does_not_answer_as_one(hub, server, tmp_path, case):
     assert listed(tmp_path / "to") == []
 
 
-def test_what_hugging_face_has_cached_is_used_from_there(hub, server, tmp_path, no_network):
+def test_the_hubs_own_cache_is_used(hub, server, tmp_path, no_network):
     import huggingface_hub
 
     for file in HUB:

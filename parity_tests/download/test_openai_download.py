@@ -1,4 +1,4 @@
-"""GPT-2 from OpenAI's address."""
+"""Downloads of GPT-2 from OpenAI's server."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import pytest
 
 from npgpt.download import gpt2, resumable
 from npgpt.download.gpt2 import ReleasedModel
-from npgpt.errors import InputError, RunError
+from npgpt.errors import DownloadError, InputError
 from parity_tests.support.downloads import CHECKPOINT, SMALL
 from parity_tests.support.file_server import contents, listed
 
@@ -25,9 +25,9 @@ def test_the_checkpoint_of_openai(openai, server, tmp_path, no_network):
     assert openai() == folder
 
 
-def test_a_folder_of_ones_own(openai, tmp_path, no_network):
-    for to in (tmp_path / "new" / "one", str(tmp_path / "str"), tmp_path / "lived in"):
-        if "lived" in str(to):
+def test_another_directory(openai, tmp_path, no_network):
+    for to in (tmp_path / "new" / "one", str(tmp_path / "str"), tmp_path / "used"):
+        if "used" in str(to):
             to.mkdir()
             (to / "notes.txt").write_text("mine")
         assert openai(to=to) == resumable.Path(to)
@@ -37,7 +37,7 @@ def test_a_folder_of_ones_own(openai, tmp_path, no_network):
     assert not (tmp_path / "cache").exists()
 
 
-def test_the_second_address_of_openai(openai, server):
+def test_openais_second_url(openai, server):
     server.plan = {f"/one/124M/{file}": [404] for file in CHECKPOINT}
     assert contents(openai()) == CHECKPOINT
     assert [path for path in server.paths if "two" in path] == [
@@ -47,7 +47,7 @@ def test_the_second_address_of_openai(openai, server):
 
 def test_openai_without_a_network(openai, server, monkeypatch):
     monkeypatch.setattr(gpt2, "OPENAI", ("http://127.0.0.1:9", "http://127.0.0.1:9"))
-    with pytest.raises(RunError) as caught:
+    with pytest.raises(DownloadError) as caught:
         openai()
     assert re.fullmatch(
         r"model\.ckpt\.data-00000-of-00001 could not be downloaded \(127\.0\.0\.1:9: .*refused; "
@@ -56,14 +56,14 @@ def test_openai_without_a_network(openai, server, monkeypatch):
     )
 
 
-def test_what_arrived_is_kept_when_the_rest_does_not(openai, server, tmp_path):
+def test_downloaded_files_are_kept_if_another_one_fails(openai, server, tmp_path):
     at = "/one/124M/model.ckpt.data-00000-of-00001"
     server.plan = {at: ["cut 100000", 404], at.replace("one", "two"): [404],
                    "/one/124M/checkpoint": [404], "/two/124M/checkpoint": [404]}  # fmt: skip
-    with pytest.raises(RunError, match="100,000 bytes were kept: run this again"):
+    with pytest.raises(DownloadError, match="100,000 bytes were kept: run this again"):
         openai(to=tmp_path / "to")
     server.plan[at] = ["good"]
-    with pytest.raises(RunError, match="checkpoint could not be downloaded"):
+    with pytest.raises(DownloadError, match="checkpoint could not be downloaded"):
         openai(to=tmp_path / "to")
     assert server.asked[0][1] == "bytes=100000-"
     assert [path for path in listed(tmp_path / "to") if not path.startswith(".")] == []
@@ -72,14 +72,14 @@ def test_what_arrived_is_kept_when_the_rest_does_not(openai, server, tmp_path):
     assert server.paths == ["/one/124M/checkpoint", "/one/124M/hparams.json"]
 
 
-def test_nothing_is_left_where_nothing_came(openai, server, tmp_path):
+def test_nothing_is_left_if_every_file_fails(openai, server, tmp_path):
     server.files.clear()
-    with pytest.raises(RunError, match="Not Found"):
+    with pytest.raises(DownloadError, match="Not Found"):
         openai(to=tmp_path / "to")
     assert listed(tmp_path / "to") == []
 
 
-def test_the_check_comes_before_the_names(openai, server, tmp_path):
+def test_files_are_checked_before_they_are_moved(openai, server, tmp_path):
     to, seen = tmp_path / "to", []
 
     def check(folder):
@@ -91,11 +91,11 @@ def test_the_check_comes_before_the_names(openai, server, tmp_path):
     assert seen == [CHECKPOINT]
 
 
-def test_what_the_check_finds_damaged_is_thrown_away(openai, server, tmp_path):
+def test_damaged_files_are_deleted(openai, server, tmp_path):
     def check(folder):
         raise InputError("wte: its crc32c is 1, not 2")
 
-    with pytest.raises(RunError, match=r"is damaged and was deleted \(wte: its crc32c is 1, not"):
+    with pytest.raises(DownloadError, match=r"is damaged and was deleted \(wte: its"):
         openai(to=tmp_path / "to", check=check)
     assert listed(tmp_path / "to") == []
     assert contents(openai(to=tmp_path / "to")) == CHECKPOINT
@@ -104,16 +104,16 @@ def test_what_the_check_finds_damaged_is_thrown_away(openai, server, tmp_path):
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"{}", b"[" * 100_000, b"\xff",
                                   json.dumps({**SMALL, "n_head": 16}).encode()])  # fmt: skip
-def test_another_model_than_was_asked_for(openai, server, tmp_path, monkeypatch, text):
+def test_another_model_is_refused(openai, server, tmp_path, monkeypatch, text):
     server.files["/one/124M/hparams.json"] = text
     monkeypatch.setitem(gpt2.MODELS, "gpt2-small", ReleasedModel("", "124M", (None,) * 4))
-    with pytest.raises(RunError, match=r"is damaged .*hparams\.json (has|must be)"):
+    with pytest.raises(DownloadError, match=r"is damaged .*hparams\.json (has|must be)"):
         openai(to=tmp_path / "to")
     assert listed(tmp_path / "to") == []
 
 
-def test_the_size_is_known_beforehand(openai, server, tmp_path):
-    """What a gateway puts in the way of a file does not look like it."""
+def test_known_sizes_are_verified(openai, server, tmp_path):
+    """A gateway may answer with a page of its own."""
     at = "/one/124M/model.ckpt.data-00000-of-00001"
     server.files[at] = b"<html>Log in, please</html>"
     assert contents(openai()) == CHECKPOINT
@@ -121,9 +121,7 @@ def test_the_size_is_known_beforehand(openai, server, tmp_path):
 
 
 @pytest.mark.parametrize("move", range(4))
-def test_killed_while_putting_the_files_in_their_places(
-    openai, tmp_path, monkeypatch, no_network, move
-):
+def test_a_kill_while_files_are_moved(openai, tmp_path, monkeypatch, no_network, move):
     to, moved = tmp_path / "to", []
     replace = os.replace
 
@@ -143,8 +141,8 @@ def test_killed_while_putting_the_files_in_their_places(
     assert contents(to) == CHECKPOINT
 
 
-def test_nothing_is_written_over(openai, server, tmp_path):
-    """A folder with something of that name, be it a fine-tuned model, stays as it is."""
+def test_no_file_is_overwritten(openai, server, tmp_path):
+    """A directory with other files of these names, such as a fine-tuned model, is unchanged."""
     mine = {"model.ckpt.index": b"my own"}
     cases = (mine, {**CHECKPOINT, **mine}, {**CHECKPOINT, "hparams.json": b"x" * 75},
              {file: CHECKPOINT[file] for file in list(CHECKPOINT)[:3]})  # fmt: skip
@@ -159,7 +157,7 @@ def test_nothing_is_written_over(openai, server, tmp_path):
     assert server.asked == []
 
 
-def test_two_models_do_not_share_a_folder(openai, server, tmp_path):
+def test_two_models_do_not_share_a_directory(openai, server, tmp_path):
     at = "/one/774M/hparams.json"
     server.files[at] = json.dumps({**SMALL, "n_layer": 36, "n_head": 20, "n_embd": 1280}).encode()
     assert openai("gpt2-large", to=tmp_path / "to") == tmp_path / "to"
@@ -175,13 +173,13 @@ def test_two_models_do_not_share_their_parts(openai, server, tmp_path):
     to = tmp_path / "to"
     server.files["/one/774M/model.ckpt.index"] = CHECKPOINT["model.ckpt.index"][::-1]
     server.plan = {f"/{base}/774M/checkpoint": [404] for base in ("one", "two")}
-    with pytest.raises(RunError, match="checkpoint could not be downloaded"):
+    with pytest.raises(DownloadError, match="checkpoint could not be downloaded"):
         openai("gpt2-large", to=to)
     assert openai(to=to) == to
     assert {file: (to / file).read_bytes() for file in CHECKPOINT} == CHECKPOINT
 
 
-def test_another_process_was_done_before_us(openai, server, tmp_path, monkeypatch):
+def test_another_process_completed_the_download(openai, server, tmp_path, monkeypatch):
     locked = gpt2.file_lock
 
     def late(path):
@@ -204,7 +202,7 @@ def test_names_and_sources():
         gpt2.download_model("gpt2-xl", source="ftp")
 
 
-def test_the_real_sizes_are_those_of_the_parameters():
+def test_known_sizes_fit_the_parameters():
     assert {*gpt2.MODELS} == {name for name in gpt2.PRESETS if name.startswith("gpt2-")}
     for name, parameters in (("gpt2-small", 124_439_808), ("gpt2-medium", 354_823_168)):
         assert gpt2.MODELS[name].sizes[0] == 4 * parameters

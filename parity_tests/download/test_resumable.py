@@ -15,34 +15,34 @@ from parity_tests.support.file_server import CONTENT, DATE, PIECE, SHA256, range
 
 @pytest.mark.parametrize("known", KNOWN)
 @pytest.mark.parametrize("cuts", [[1], [PIECE], [100_000, 50_000, 50_000], [0, 0, 0, 0]])
-def test_a_cut_is_gone_on_from(large, server, cuts, known):
+def test_a_lost_connection_is_resumed(large, server, cuts, known):
     assert large(*(f"cut {cut}" for cut in cuts), "good", **KNOWN[known]) == CONTENT
     starts = np.cumsum(cuts)
     assert ranges(server) == [("/a", f"bytes={n}-" if n else None) for n in (0, *starts)]
-    if known != "sha256":  # then the server has to vouch for the pieces
+    if known != "sha256":  # then If-Range must ask for the same version
         assert all(unless for _, asked, unless in server.asked if asked)
 
 
-def test_a_server_that_hangs_up_midway_through_chunks(large, server):
+def test_a_connection_lost_within_chunks_is_resumed(large, server):
     assert large("chunked cut", "chunked", **KNOWN["sha256"], **KNOWN["size"]) == CONTENT
     assert ranges(server) == [("/a", None), ("/a", "bytes=1000-")]
 
 
-def test_the_date_will_do_where_there_is_no_etag(large, server):
+def test_the_date_is_the_validator_without_an_etag(large, server):
     rest = interrupted(large, "dated")
     assert large("dated") == CONTENT
     assert server.asked == [("/a", rest, DATE)]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_ctrl_c_leaves_what_is_there(large, server, error):
+def test_ctrl_c_keeps_the_received_bytes(large, server, error):
     rest = interrupted(large, error=error)
     assert large() == CONTENT
     assert ranges(server) == [("/a", rest)]
 
 
-def test_what_was_whole_already_is_not_asked_for_again(large, server, monkeypatch, no_network):
-    """Killed after the last byte, before the renaming."""
+def test_a_complete_part_is_not_requested_again(large, server, monkeypatch, no_network):
+    """Killed after the last byte, before the file is renamed."""
 
     def killed(path):
         raise KeyboardInterrupt
@@ -55,9 +55,9 @@ def test_what_was_whole_already_is_not_asked_for_again(large, server, monkeypatc
 
 
 AFTER_A_CUT = {
-    "no ranges": [],  # sends everything, which is taken from its beginning
+    "no ranges": [],  # sends the complete file, which is used
     "no if-range": [],
-    "shifted": [None],  # a part, but another one
+    "shifted": [None],  # another range
     "no range header": [None],
     "another total": [None],
     "unasked": [],
@@ -71,20 +71,20 @@ AFTER_A_CUT = {
 
 @pytest.mark.parametrize("known", KNOWN)
 @pytest.mark.parametrize("how", AFTER_A_CUT)
-def test_strange_answers_to_a_range(large, server, how, known):
+def test_wrong_answers_to_a_range(large, server, how, known):
     assert large("cut 100000", how, "good", **KNOWN[known]) == CONTENT
     tries = [None, "bytes=100000-", *AFTER_A_CUT[how]]
     assert ranges(server) == [("/a", asked) for asked in tries]
 
 
 @pytest.mark.parametrize("how", ["good", "no if-range", "no ranges"])
-def test_a_file_that_changed_between_two_tries_is_not_glued(large, server, how):
+def test_bytes_of_two_versions_are_not_combined(large, server, how):
     interrupted(large)
     server.files["/a"] = CONTENT.swapcase()
     assert large(how) == CONTENT.swapcase()
 
 
-def test_a_file_that_changed_is_noticed_by_its_hash(large, server):
+def test_a_changed_file_is_found_by_its_hash(large, server):
     server.files["/a"] = CONTENT.swapcase()
     interrupted(large, digest=Digest("sha256", SHA256))
     server.files["/a"] = CONTENT
@@ -94,37 +94,37 @@ def test_a_file_that_changed_is_noticed_by_its_hash(large, server):
     assert server.asked[1][1] is None
 
 
-def test_two_names_for_the_same_bytes_do_no_harm_where_the_hash_is_known(large, server):
-    """As of two servers behind one address."""
+def test_another_etag_is_ignored_with_a_known_hash(large, server):
+    """As with two servers behind one URL."""
     rest = interrupted(large, **KNOWN["sha256"])
     assert large("another name", **KNOWN["sha256"]) == CONTENT
     assert server.asked == [("/a", rest, None)]
 
 
 @pytest.mark.parametrize("how", ["weak", "nameless"])
-def test_without_a_name_for_the_version_everything_is_fetched_again(large, server, how):
+def test_without_a_validator_the_download_restarts(large, server, how):
     interrupted(large, how)
     assert large(how) == CONTENT
     assert ranges(server) == [("/a", None)]
 
 
 @pytest.mark.parametrize(
-    "note",
+    "record",
     ["", "{", "[]", "{}", '{"url": 1}', "[" * 10_000, b"\xff",
      {"size": "many"}, {"size": float("inf")}, {"size": 10}, {"size": None}, {"url": "/b"},
      {"validator": ""}, {"digests": 1}, {"digests": [["shake", "00"]]}, {"digests": [1]}],
 )  # fmt: skip
-def test_a_note_that_makes_no_sense_is_not_believed(large, server, tmp_path, note):
+def test_an_invalid_record_of_the_origin_is_ignored(large, server, tmp_path, record):
     interrupted(large)
     file = tmp_path / ".large.bin.0.part.json"
-    if isinstance(note, dict):
-        note = json.dumps(json.loads(file.read_text()) | note)
-    file.write_bytes(note if isinstance(note, bytes) else note.encode())
+    if isinstance(record, dict):
+        record = json.dumps(json.loads(file.read_text()) | record)
+    file.write_bytes(record if isinstance(record, bytes) else record.encode())
     assert large() == CONTENT
     assert ranges(server) == [("/a", None)]
 
 
-def test_a_validator_that_is_no_header_is_an_error_like_any_other(large, server, tmp_path):
+def test_a_validator_that_is_not_a_header_fails_like_any_request(large, server, tmp_path):
     interrupted(large)
     file = tmp_path / ".large.bin.0.part.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"validator": "a\r\nHost: b"}))
@@ -132,7 +132,7 @@ def test_a_validator_that_is_no_header_is_an_error_like_any_other(large, server,
     assert ranges(server) == [("/b", None)]
 
 
-def test_giving_up_says_what_is_there(large, server):
+def test_the_final_error_names_the_kept_bytes(large, server):
     cut = "cut 100000"
     with pytest.raises(DownloadError) as caught:
         large(cut, "hangup", 404, urls=["/a"])
@@ -143,7 +143,7 @@ def test_giving_up_says_what_is_there(large, server):
     assert ranges(server) == [("/a", "bytes=100000-")]
 
 
-def test_the_parts_of_two_addresses_are_kept_apart(large, server):
+def test_each_url_has_its_own_part(large, server):
     server.plan["/b"] = ["cut 50000", 404]
     with pytest.raises(DownloadError, match="100,000 bytes were kept"):
         large("cut 100000", 404)
@@ -152,7 +152,7 @@ def test_the_parts_of_two_addresses_are_kept_apart(large, server):
     assert ranges(server) == [("/a", "bytes=100000-"), ("/b", "bytes=50000-")]
 
 
-def test_pauses_grow_and_start_over_once_there_is_progress(large, monkeypatch):
+def test_delays_grow_and_restart_after_progress(large, monkeypatch):
     slept = []
     monkeypatch.setattr(http.time, "sleep", slept.append)
     monkeypatch.setattr(http, "RETRY_DELAY", 1)
@@ -161,23 +161,23 @@ def test_pauses_grow_and_start_over_once_there_is_progress(large, monkeypatch):
     assert slept == [1, 2, 1, 2, 4, 8, 1, 2]
 
 
-def test_drops_are_no_progress(large, server):
-    """A server that hangs up after every byte is not asked for ever."""
+def test_single_bytes_are_not_progress(large, server):
+    """A server that closes the connection after every byte is not asked forever."""
     with pytest.raises(DownloadError, match="closed after 5 of 215,000 bytes"):
         large("cut 1", urls=["/a"])
     assert len(server.asked) == http.MAX_ATTEMPTS
 
 
 @pytest.mark.parametrize("then", [416, "shifted", "too short"])
-def test_a_server_that_leads_nowhere_is_left(large, server, then):
-    """It would give the same bytes again and again, but never more."""
+def test_a_server_without_progress_is_given_up(large, server, then):
+    """It would send the same bytes forever."""
     plan = ["unannounced", 416] if then == "too short" else ["cut 100000", then]
     with pytest.raises(DownloadError):
         large(*plan * 50, urls=["/a"], size=len(CONTENT) + (then == "too short"))
     assert len(server.asked) <= 2 * http.MAX_ATTEMPTS
 
 
-def test_what_is_there_and_right_is_not_asked_for(large, tmp_path, no_network):
+def test_a_correct_file_is_not_requested(large, tmp_path, no_network):
     (tmp_path / "large.bin").write_bytes(CONTENT)
     no_network()
     for known in KNOWN.values():
@@ -185,12 +185,12 @@ def test_what_is_there_and_right_is_not_asked_for(large, tmp_path, no_network):
 
 
 @pytest.mark.parametrize("known", ["sha256", "size"])
-def test_what_is_there_and_wrong_is_replaced(large, tmp_path, known):
+def test_a_wrong_file_is_replaced(large, tmp_path, known):
     (tmp_path / "large.bin").write_bytes(CONTENT[::-1][len(CONTENT) * (known == "size") :])
     assert large(**KNOWN[known]) == CONTENT
 
 
-def test_progress_is_told(large):
+def test_progress_is_reported(large):
     told = []
     large("cut 100000", "good", progress=lambda done, total: told.append((done, total)))
     assert {total for _, total in told} == {len(CONTENT)}

@@ -12,17 +12,17 @@ KNOWN = {"sha256": {"digest": Digest("sha256", SHA256)}, "size": {"size": len(CO
 
 
 def interrupted(large, *plan, error=KeyboardInterrupt, **known):
-    """Ctrl-C once 100,000 bytes are there; the Range that has to be asked for next."""
-    there = []
+    """Interrupt a download after 100,000 bytes; return the Range that must be requested next."""
+    received = []
 
-    def tell(done, total):
-        there.append(done)
+    def interrupt(done, total):
+        received.append(done)
         if done >= 100_000:
             raise error
 
     with pytest.raises(error):
-        large(*plan, progress=tell, **known)
-    return f"bytes={there[-1]}-"
+        large(*plan, progress=interrupt, **known)
+    return f"bytes={received[-1]}-"
 
 
 # GPT-2

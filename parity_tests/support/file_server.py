@@ -1,4 +1,4 @@
-"""A server of files in this process that answers as planned, right or wrong."""
+"""A file server in this process that gives planned answers, correct or not."""
 
 import base64
 import hashlib
@@ -17,7 +17,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Gives server.files[path]. How, the next of server.plan[path] says, or else the path."""
+    """Answers with server.files[path], in the way that the next item of server.plan[path] names."""
 
     protocol_version = "HTTP/1.1"
 
@@ -67,20 +67,20 @@ class Handler(BaseHTTPRequestHandler):
             self.give(how, body[::-1] if how == "wrong" else body, stall)
 
     def flood(self, piece):
-        """Far too much, for whoever takes it."""
+        """Send much more than any client should read."""
         with suppress(OSError):
             for _ in range(4000):
                 self.wfile.write(piece)
             self.server.drained = True
 
     def give(self, how, body, stall):
-        """The body, or the part asked for, with its headers; hanging up late, if at all."""
+        """Send the body, or the requested range, with headers. `stall`: do not close."""
         whole, first, etag = len(body), 0, f'"{hashlib.md5(body).hexdigest()}"'
         name = DATE if how == "dated" else etag
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
         unless = self.headers["If-Range"]
-        deaf = how == "no ranges" or (unless not in (None, name) and how != "no if-range")
-        if asked and not deaf:
+        ignored = how == "no ranges" or (unless not in (None, name) and how != "no if-range")
+        if asked and not ignored:
             first = int(asked[1])
             if first >= whole:
                 self.send_error(416)
@@ -122,7 +122,7 @@ class Handler(BaseHTTPRequestHandler):
         with suppress(OSError):
             self.wfile.write(body[: int(cut[1])] if cut else body + b"more" * (how == "beyond"))
             if how == "beyond" or stall:
-                self.server.released.wait(20)  # without hanging up
+                self.server.released.wait(20)  # without closing the connection
 
     def end_headers(self):
         self.send_header("Connection", "close")
@@ -133,7 +133,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """What it has, how it will answer, what it was asked."""
+    """The files, the planned answers, and the requests so far."""
 
     daemon_threads = False
     request_queue_size = 20
@@ -149,11 +149,11 @@ class Server(ThreadingHTTPServer):
         return [path for path, _, _ in self.asked]
 
     def handle_error(self, request, address):
-        assert isinstance(sys.exception(), OSError)  # whoever asked has hung up
+        assert isinstance(sys.exception(), OSError)  # the client has closed the connection
 
 
 def listed(folder):
-    """Every path below a folder."""
+    """Return every path below a directory."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
