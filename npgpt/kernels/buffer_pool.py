@@ -1,15 +1,16 @@
-"""Large arrays that are used again: what `np.empty` is for small ones.
+"""A caching allocator for large arrays.
 
-A fresh array of some megabytes costs a page fault for every page of it, at every step of a training
-run anew: tens of milliseconds. Here, an array whose last view is gone leaves its pages behind for
-the next one of its size, as PyTorch's caching allocator does. Nobody sees the difference, and
-nobody has to hand buffers around.
+Allocating a large array costs one page fault per page, tens of milliseconds in every training step.
+When the last view of a large array is deleted, its pages return to the pool, and the next array of
+that size gets them, as with PyTorch's caching allocator. Callers use `empty` as they would use
+`np.empty`: no buffer is passed around, and none is freed by hand.
 """
 
 import math
 import mmap
 import threading
-from sys import getrefcount
+import weakref
+from collections import deque
 
 import numpy as np
 
@@ -20,20 +21,27 @@ PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP
 
 
 class Pool:
-    """`pages`: by their size, whether they are in use or not; those that nobody refers to are not.
-    `next`: where to look first, since what is asked for in turns becomes free in turns. `made`: how
-    many times pages were asked of the system; `most`: bytes in use at any of them. `rooms`: what
-    kernels work in, one for each that runs at the same time, as large as the largest that was asked
-    for."""
+    """Pages and workspaces that can be used again.
+
+    Attributes
+    ----------
+    free : dict of int to deque of mmap
+        Unused pages by their size in bytes.
+    size : int
+        Bytes of all pages, used and unused.
+    peak : int
+        The most bytes that were in use when pages were allocated.
+    allocations : int
+        How many times memory was requested from the system.
+    workspaces : list of Array
+        Unused workspaces of kernels: one for each kernel that runs at the same time.
+    """
 
     def __init__(self):
-        self.pages: dict[int, list[Array]] = {}
-        self.next: dict[int, int] = {}
-        self.rooms: list[Array] = []
-        self.made = self.most = 0
-        alone = [np.empty(0)]
-        self.unused = getrefcount(alone[0])  # references, as this interpreter counts them
-        self.lock = threading.Lock()
+        self.free: dict[int, deque[mmap.mmap]] = {}
+        self.workspaces: list[Array] = []
+        self.size = self.peak = self.allocations = 0
+        self.lock = threading.RLock()  # reentrant: a finalizer may run anywhere
 
     def empty(self, shape: tuple[int, ...], dtype) -> Array:
         """Like np.empty; large arrays begin at a page."""
@@ -41,55 +49,64 @@ class Pool:
         size = math.prod(shape) * dtype.itemsize
         if size < LARGE:
             return np.empty(shape, dtype)
-        with self.lock:  # the new array refers to the pages before anybody else looks
-            return np.ndarray(shape, dtype, self.take(-(-size // mmap.PAGESIZE) * mmap.PAGESIZE))
+        size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        pages, free = self.take(size)
+        lease = np.frombuffer(pages, np.uint8)  # all views refer to it, and not to the pages
+        # the deque is named, not the pool: a deque may be appended to without the lock
+        weakref.finalize(lease, free.append, pages).atexit = False
+        return np.ndarray(shape, dtype, lease)
 
-    def take(self, size: int) -> Array:
-        """So many bytes of pages that are not in use."""
-        some, first = self.pages.get(size, ()), self.next.get(size, 0)
-        for i in (*range(first, len(some)), *range(first)):
-            if getrefcount(some[i]) == self.unused:
-                self.next[size] = i + 1
-                return some[i]
-        self.tidy(size)
-        self.made += 1
-        pages = mmap.mmap(-1, size, **PRIVATE)
-        if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
-            pages.madvise(mmap.MADV_HUGEPAGE)
-        self.pages.setdefault(size, []).append(np.frombuffer(pages, np.uint8))
-        return self.pages[size][-1]
+    def take(self, size: int) -> tuple[mmap.mmap, deque[mmap.mmap]]:
+        """Return pages of `size` bytes, and the deque to which they return."""
+        with self.lock:
+            free = self.free.setdefault(size, deque())
+            try:
+                return free.pop(), free
+            except IndexError:
+                pass
+            self.release_unused(size)
+            free = self.free.setdefault(size, free)
+            pages = mmap.mmap(-1, size, **PRIVATE)
+            if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+                pages.madvise(mmap.MADV_HUGEPAGE)
+            self.size += size
+            self.allocations += 1
+            return pages, free
 
-    def tidy(self, more: int) -> None:
-        """Before there are so many bytes more: if sizes have changed, and twice as much as was ever
-        in use will not be, nobody asks for that any more, and it goes back to the system."""
-        used = {size: [some[i] for i in range(len(some)) if getrefcount(some[i]) > self.unused]
-                for size, some in self.pages.items()}  # fmt: skip
-        now, all_there = (sum(size * len(some) for size, some in pages.items())
-                          for pages in (used, self.pages))  # fmt: skip
-        self.most = max(self.most, now + more)
-        if all_there - now + more > 2 * self.most:
-            self.pages, self.next = used, {}
+    def release_unused(self, more: int) -> None:
+        """Release unused pages before allocating `more` bytes if the pool would exceed twice its
+        peak usage: the sizes of arrays have changed."""
+        unused = sum(size * len(pages) for size, pages in self.free.items())
+        used = self.size - unused
+        self.peak = max(self.peak, used + more)
+        if unused + more > 2 * self.peak:
+            for size, pages in self.free.items():
+                while pages:
+                    pages.pop()
+                    self.size -= size
 
-    def lend(self, size: int, dtype) -> Array:
-        """Room for `size` numbers or more, to be handed to `restore`: quicker than noticing when it
-        is gone, for what is needed at every product."""
+    def acquire(self, size: int, dtype) -> Array:
+        """Return a workspace of at least `size` elements, to be passed to `release`.
+
+        For kernels that need one in every call: quicker than `empty`.
+        """
         size *= np.dtype(dtype).itemsize
         with self.lock:
-            room = self.rooms.pop() if self.rooms else None
-            if room is None or len(room) < size:
-                room = zeros(-(-size // LINE) * LINE, np.uint8)
-                self.made += 1
-        return room.view(dtype)
+            workspace = self.workspaces.pop() if self.workspaces else None
+            if workspace is None or len(workspace) < size:
+                workspace = zeros(-(-size // LINE) * LINE, np.uint8)
+                self.allocations += 1
+        return workspace.view(dtype)
 
-    def restore(self, room: Array) -> None:
-        """What was lent, whole, can be lent again."""
-        self.rooms.append(room.view(np.uint8))
+    def release(self, workspace: Array) -> None:
+        """Return a workspace to the pool."""
+        self.workspaces.append(workspace.view(np.uint8))
 
 
 pool = Pool()
-empty, acquire, release = pool.empty, pool.lend, pool.restore
+empty, acquire, release = pool.empty, pool.acquire, pool.release
 
 
 def empty_like(x: Array) -> Array:
-    """An array of x's shape and dtype, C-contiguous."""
+    """Return an array of x's shape and dtype, C-contiguous."""
     return empty(x.shape, x.dtype)
