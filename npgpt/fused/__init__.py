@@ -1,7 +1,7 @@
-"""The same ops as Numba kernels, each in as few passes over memory as it can do with.
+"""The Numba backend: the ops as kernels, each in as few passes over memory as possible.
 
-Same names, same signatures, same results as `npgpt.ops`: what an op computes, and why, is written
-there. Matrix products are Numba's too (gemm.py).
+The names, signatures and results are those of `npgpt.ops`, which documents what each op computes
+and why. Matrix products are Numba kernels, too (kernels/gemm.py).
 """
 
 from npgpt.fused import (

@@ -1,4 +1,4 @@
-"""AdamW, one pass over all four arrays. What it computes is in npgpt/ops/adamw.py."""
+"""AdamW, one pass over all four arrays. The formula is in npgpt/ops/adamw.py."""
 
 import numpy as np
 
@@ -20,10 +20,10 @@ def update(
     weight_decay: float,
     scale: float = 1.0,
 ) -> None:
-    """One step, in place: `p`, `m` and `v` of any one shape are written, `grad` is only read.
+    """Take one step in place: `p`, `m` and `v` are written, `grad` is only read; all of one shape.
 
-    `step` counts from 1. `scale` multiplies the gradient on the way in: it is how clipping to a
-    global norm costs no pass of its own.
+    `step` counts from 1. `scale` multiplies the gradient as it is read: clipping to a global norm
+    needs no pass of its own.
     """
     beta1, beta2 = betas
     number = p.dtype.type
@@ -45,7 +45,7 @@ def update(
 
 
 def square_sum(grad: Array) -> float:
-    """The sum of the squares of a gradient, in float64: what a global norm is made of."""
+    """Return the sum of squares of a gradient in float64, for the global norm."""
     sums = np.empty(BLOCKS)
     _square_sum(flat(grad), sums)
     return float(sums.sum())

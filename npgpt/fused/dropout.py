@@ -1,4 +1,4 @@
-"""Dropout, one pass. What it computes is in npgpt/ops/dropout.py."""
+"""Dropout, one pass. The formula is in npgpt/ops/dropout.py."""
 
 from functools import partial
 
@@ -13,7 +13,7 @@ draw = partial(dropout.draw, empty=buffer_pool.empty)
 
 
 def forward(x: Array, *, rate: float, rng=None, out: Array | None = None):
-    """any shape -> the same shape. With nothing to drop and no `out`, it is `x` itself."""
+    """any shape -> the same shape. Without dropout and `out`, `x` is returned."""
     keep, scale = draw(x.shape, x.dtype, rate=rate, rng=rng)
     if keep is None:
         return into(out, x), Cache(keep, scale)
@@ -23,7 +23,7 @@ def forward(x: Array, *, rate: float, rng=None, out: Array | None = None):
 
 
 def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
-    """any shape -> the same shape. What was dropped has no say in the loss.
+    """any shape -> the same shape. The gradient of a dropped element is zero.
 
     `dx` may be `dout` itself.
     """
@@ -44,4 +44,4 @@ def _drop(tasks, x, keep, scale, out):
 def _drop_part(task, tasks, x, keep, scale, out):
     x, keep, out = part(x, task, tasks), part(keep, task, tasks), part(out, task, tasks)
     for i in range(x.size):
-        out[i] = x[i] * (keep[i] * scale)  # a product, not a choice: NaN times 0 stays NaN
+        out[i] = x[i] * (keep[i] * scale)  # a product, not a selection: NaN times 0 stays NaN

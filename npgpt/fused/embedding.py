@@ -1,4 +1,4 @@
-"""Token plus position embedding. What it computes is in npgpt/ops/embedding.py."""
+"""Token plus position embedding. The formula is in npgpt/ops/embedding.py."""
 
 from npgpt.arrays import Array, rows
 from npgpt.kernels import buffer_pool
@@ -8,7 +8,7 @@ from npgpt.ops.embedding import Cache, Params, check
 
 
 def forward(tokens: Array, p: Params, *, start: int = 0, out: Array | None = None):
-    """(B, T) integers below V -> (B, T, C). Position `start` is that of the first token."""
+    """(B, T) integers below V -> (B, T, C). `start`: the position of the first token."""
     check(tokens, p, start)
     out = buffer_pool.empty((*tokens.shape, p.wte.shape[-1]), p.wte.dtype) if out is None else out
     _forward(tokens.ravel(), p.wte, p.wpe, start, tokens.shape[-1], rows(out))
@@ -28,9 +28,9 @@ def _forward(tokens, wte, wpe, start, T, out):
 
 @inner
 def _forward_row(n, tokens, wte, wpe, start, T, out):
-    token, position, home = wte[tokens[n]], wpe[start + n % T], out[n]
-    for c in range(len(home)):
-        home[c] = token[c] + position[c]
+    token, position, out_row = wte[tokens[n]], wpe[start + n % T], out[n]
+    for c in range(len(out_row)):
+        out_row[c] = token[c] + position[c]
 
 
 @njit
@@ -40,7 +40,7 @@ def _backward(dout, tokens, T, dwte, dwpe, blocks):
 
 @inner
 def _backward_columns(block, dout, tokens, T, dwte, dwpe, blocks):
-    """Each thread its own columns: tokens repeat, columns do not."""
+    """Compute a block of columns: two threads may have the same token, but not the same column."""
     N, C = dout.shape
     first, last = block * C // blocks, (block + 1) * C // blocks
     dwpe[:, first:last] = 0

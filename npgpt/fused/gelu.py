@@ -1,15 +1,15 @@
-"""GELU, one pass. What it computes is in npgpt/ops/gelu.py.
+"""GELU, one pass. The formula is in npgpt/ops/gelu.py.
 
-Written through the logistic function s = 1 / (1 + exp(-2 inner)), since
-0.5 * (1 + tanh(inner)) = s. That needs one exp, and far below zero, where 1 + tanh(inner)
-cancels to nothing, it keeps all its digits. Then d out / dx = s + 2 x s (1 - s) inner_slope.
+It is computed through the logistic function: 0.5 * (1 + tanh(inner)) = s = 1 / (1 + exp(-2 inner)).
+That needs one exp, and keeps all digits far below zero, where 1 + tanh(inner) cancels to zero. Then
+d out / dx = s + 2 x s (1 - s) inner_slope.
 """
 
 from npgpt.arrays import Array, flat, into
 from npgpt.kernels import buffer_pool
 from npgpt.kernels.jit import inner, njit
-from npgpt.kernels.math import exp
 from npgpt.kernels.parallel import in_parallel, part, tasks_for
+from npgpt.kernels.row_ops import gelu_denominator
 from npgpt.ops.gelu import CUBIC, SCALE, Cache
 
 
@@ -36,10 +36,8 @@ def _forward(tasks, x, scale, cubic, out):
 @inner
 def _forward_part(task, tasks, x, scale, cubic, out):
     x, out = part(x, task, tasks), part(out, task, tasks)
-    one, two = x.dtype.type(1), x.dtype.type(2)
     for i in range(x.size):
-        inner = scale * (x[i] + cubic * x[i] * x[i] * x[i])
-        out[i] = x[i] / (one + exp(-two * inner))
+        out[i] = x[i] / gelu_denominator(x[i], scale, cubic)
 
 
 @njit
@@ -49,11 +47,10 @@ def _backward(tasks, x, scale, cubic, dx):
 
 @inner
 def _backward_part(task, tasks, x, scale, cubic, dx):
-    """dx is dout before: with two arrays that may be one, LLVM takes number after number."""
+    """dx holds dout at first: LLVM would not vectorise a loop over two arrays that may be one."""
     x, dx = part(x, task, tasks), part(dx, task, tasks)
     one, two, three = x.dtype.type(1), x.dtype.type(2), x.dtype.type(3)
     for i in range(x.size):
-        inner = scale * (x[i] + cubic * x[i] * x[i] * x[i])
         inner_slope = scale * (one + three * cubic * x[i] * x[i])
-        s = one / (one + exp(-two * inner))
+        s = one / gelu_denominator(x[i], scale, cubic)
         dx[i] *= s + two * x[i] * s * (one - s) * inner_slope

@@ -1,4 +1,4 @@
-"""LayerNorm, one pass per row. What it computes is in npgpt/ops/layernorm.py."""
+"""LayerNorm, one pass per row. The formula is in npgpt/ops/layernorm.py."""
 
 import numpy as np
 
@@ -6,10 +6,13 @@ from npgpt.arrays import Array, flat, rows
 from npgpt.kernels import buffer_pool
 from npgpt.kernels.jit import BLOCKS, inner, njit
 from npgpt.kernels.parallel import in_parallel
+from npgpt.kernels.row_ops import layernorm_row
 from npgpt.ops.layernorm import Cache, Params
 
+EPS = 1e-5
 
-def forward(x: Array, p: Params, *, eps: float = 1e-5, out: Array | None = None):
+
+def forward(x: Array, p: Params, *, eps: float = EPS, out: Array | None = None):
     """(..., C) -> (..., C)"""
     out = buffer_pool.empty_like(x) if out is None else out
     mean, rstd = np.empty((2, *x.shape[:-1], 1), x.dtype)
@@ -28,7 +31,7 @@ def backward(dout: Array, cache: Cache, g: Params, *, dx: Array | None = None):
     return dx
 
 
-# Kernels: inputs, then outputs; matrices of rows; nothing returned.
+# Kernels: first the inputs, then the outputs; they return nothing.
 
 
 @njit
@@ -38,20 +41,7 @@ def _forward(x, weight, bias, eps, out, mean, rstd):
 
 @inner
 def _forward_row(n, x, weight, bias, eps, out, mean, rstd):
-    row, home, C = x[n], out[n], x.shape[1]
-    zero, one, size = x.dtype.type(0), x.dtype.type(1), x.dtype.type(C)  # a bare 0.0 would widen
-    total = zero
-    for c in range(C):
-        total += row[c]
-    m = total / size
-    total = zero
-    for c in range(C):
-        total += (row[c] - m) * (row[c] - m)
-    r = one / np.sqrt(total / size + eps)
-    for c in range(C):
-        home[c] = (row[c] - m) * r * weight[c] + bias[c]
-    mean[n] = m
-    rstd[n] = r
+    mean[n], rstd[n] = layernorm_row(x[n], weight, bias, eps, out[n])
 
 
 @njit
@@ -62,11 +52,11 @@ def _backward(dout, x, weight, mean, rstd, dx, dweight_parts, dbias_parts):
 
 @inner
 def _backward_block(block, dout, x, weight, mean, rstd, dx, dweight_parts, dbias_parts):
-    """One partial sum for every block of rows, so that no two threads collide."""
+    """Compute a block of rows, with partial sums of its own: no two threads write to the same."""
     N, C = x.shape
     zero, size, blocks = x.dtype.type(0), x.dtype.type(C), len(dweight_parts)
     dweight, dbias = dweight_parts[block], dbias_parts[block]
-    dnorm = np.empty(C, x.dtype)  # or the last loop would read dout, which dx may be
+    dnorm = np.empty(C, x.dtype)  # the last loop must not read dout: dx may be the same array
     for n in range(block * N // blocks, (block + 1) * N // blocks):
         m, r, x_row, dout_row, dx_row = mean[n], rstd[n], x[n], dout[n], dx[n]
         via_mean, via_rstd = zero, zero

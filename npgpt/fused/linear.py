@@ -1,4 +1,4 @@
-"""Linear: the bias joins as the product is written. What it is, is in npgpt/ops/linear.py."""
+"""Linear: the bias is added as the product is written. The formula is in npgpt/ops/linear.py."""
 
 import numpy as np
 
@@ -21,7 +21,7 @@ def backward(dout: Array, cache: Cache, g: Params, *, dx: Array | None = None):
 
 
 def forward_with(matmul, x: Array, p: Params, out: Array | None):
-    """`forward`, its product made by this function."""
+    """Run `forward` with this matrix product."""
     shape = (*x.shape[:-1], p.weight.shape[-1])
     out = buffer_pool.empty(shape, x.dtype) if out is None else out
     matmul(rows(x), p.weight, out=rows(out), bias=p.bias)
@@ -29,7 +29,7 @@ def forward_with(matmul, x: Array, p: Params, out: Array | None):
 
 
 def backward_with(matmul, dout: Array, cache: Cache, g: Params, dx: Array | None):
-    """`backward`, its products made by this function."""
+    """Run `backward` with this matrix product."""
     x, p = cache
     matmul(rows(x).T, rows(dout), out=g.weight)
     if p.bias is not None:
@@ -46,11 +46,11 @@ def _sum_rows(x, blocks, total):
 
 @inner
 def _sum_columns(block, x, blocks, total):
-    """Over the rows, of a block of columns."""
+    """Sum a block of columns over the rows."""
     N, C = x.shape
     first, last = block * C // blocks, (block + 1) * C // blocks
     sums = np.empty(last - first, x.dtype)
-    sums[:] = 0  # np.zeros would take longer to compile than all the rest
+    sums[:] = 0  # np.zeros would more than double the time to compile
     for n in range(N):
         row = x[n, first:last]
         for c in range(last - first):

@@ -1,4 +1,4 @@
-"""Output head and cross-entropy. What it computes is in npgpt/ops/linear_cross_entropy.py."""
+"""Output head and cross-entropy. The formula is in npgpt/ops/linear_cross_entropy.py."""
 
 import numpy as np
 
@@ -8,6 +8,7 @@ from npgpt.kernels.gemm import matmul
 from npgpt.kernels.jit import inner, njit
 from npgpt.kernels.math import exp, largest
 from npgpt.kernels.parallel import in_parallel, part, tasks_for
+from npgpt.kernels.row_ops import softmax_row
 from npgpt.ops.linear_cross_entropy import Cache, blocks, check
 
 
@@ -15,8 +16,8 @@ def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 512,
             dweight: Array | None = None):  # fmt: skip
     """(..., C), (V, C), (...) integers below V -> scalar of x's dtype
 
-    `dweight`: where backward's `g` is known already, the gradient of the head goes straight there,
-    for dloss = 1; such a Cache is good for one backward.
+    `dweight`: optional output for the gradient of `weight` at dloss = 1. Passing backward's `g`
+    here avoids a second (V, C) array; the Cache can then be used once.
     """
     return forward_with(matmul, x, weight, targets, chunk, dweight)
 
@@ -32,12 +33,12 @@ def backward(dloss: float, cache: Cache, g: Array, *, dx: Array | None = None):
 
 
 def evaluate(x: Array, weight: Array, targets: Array, *, chunk: int = 512):
-    """The loss alone, for whoever does not go backward: a third of the work."""
+    """Return the loss without a Cache for backward: a third of the work."""
     return evaluate_with(matmul, x, weight, targets, chunk)
 
 
 def forward_with(matmul, x: Array, weight: Array, targets: Array, chunk: int, dweight):
-    """`forward`, its products made by this function."""
+    """Run `forward` with this matrix product."""
     x_rows, targets = rows(x), check(targets, weight)
     N, V = len(x_rows), len(weight)
     dx = buffer_pool.empty_like(x_rows)
@@ -55,7 +56,7 @@ def forward_with(matmul, x: Array, weight: Array, targets: Array, chunk: int, dw
 
 
 def evaluate_with(matmul, x: Array, weight: Array, targets: Array, chunk: int):
-    """`evaluate`, its product made by this function."""
+    """Run `evaluate` with this matrix product."""
     x_rows, targets = rows(x), check(targets, weight)
     N, V = len(x_rows), len(weight)
     loss = np.empty(N, x.dtype)
@@ -68,25 +69,21 @@ def evaluate_with(matmul, x: Array, weight: Array, targets: Array, chunk: int):
 
 
 @njit
-def _forward(logits, targets, share, loss):
-    in_parallel(len(logits), _forward_row, (logits, targets, share, loss))
+def _forward(logits, targets, inv_n, loss):
+    in_parallel(len(logits), _forward_row, (logits, targets, inv_n, loss))
 
 
 @inner
-def _forward_row(n, logits, targets, share, loss):
-    """Turns a token's logits into their gradient, in place."""
+def _forward_row(n, logits, targets, inv_n, loss):
+    """Replace a token's logits by their gradient."""
     row, target = logits[n], targets[n]
-    top, total = largest(row), logits.dtype.type(0)
-    hit = row[target] - top
-    for v in range(len(row)):
-        e = exp(row[v] - top)
-        row[v] = e
-        total += e
-    loss[n] = np.log(total) - hit
-    factor = share / total
+    logit = row[target]
+    row_max, total = softmax_row(row, logits.dtype.type(1))
+    loss[n] = np.log(total) - (logit - row_max)
+    factor = inv_n / total
     for v in range(len(row)):
         row[v] *= factor
-    row[target] -= share
+    row[target] -= inv_n
 
 
 @njit
@@ -96,11 +93,12 @@ def _evaluate(logits, targets, loss):
 
 @inner
 def _evaluate_row(n, logits, targets, loss):
+    """The loss alone: `softmax_row` would write the row, and add it up in another order."""
     row = logits[n]
-    top, total = largest(row), logits.dtype.type(0)
+    row_max, total = largest(row), logits.dtype.type(0)
     for v in range(len(row)):
-        total += exp(row[v] - top)
-    loss[n] = np.log(total) - (row[targets[n]] - top)
+        total += exp(row[v] - row_max)
+    loss[n] = np.log(total) - (row[targets[n]] - row_max)
 
 
 @njit

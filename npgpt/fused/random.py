@@ -1,10 +1,10 @@
-"""PyTorch's CPU random stream, the same bits. What it computes is in npgpt/ops/random.py.
+"""PyTorch's CPU random stream, bit for bit. The algorithms are in npgpt/ops/random.py.
 
-A kernel works on BLOCK words at a time: first the twister hands them out into a buffer that
-stays in the nearest cache, then one plain loop, which LLVM can vectorise, makes numbers of them.
-It can because the loop runs over slices from 0: an index start + i might be negative, for all it
-knows. No fastmath here, and every FMA is asked for by name: the bits are the promise. What a model
-needs many of, float32 and dropout masks, is drawn by all threads (parallel_rng.py).
+A kernel works on BLOCK words at a time. The twister writes them to a buffer that stays in the
+first-level cache, and one plain loop converts them to numbers. LLVM vectorises that loop because it
+runs over slices from 0; an index start + i might be negative. The bits are promised, so there is no
+fastmath, and every FMA is explicit. All threads draw large arrays of float32 and dropout masks
+(kernels/parallel_rng.py).
 """
 
 import math
@@ -18,7 +18,7 @@ from npgpt.kernels import parallel_rng
 from npgpt.kernels.box_muller import box_muller64
 from npgpt.kernels.jit import exact_njit
 from npgpt.kernels.math import fma
-from npgpt.kernels.mt19937 import BLOCK, ROOM, next_pairs, next_words, pair, u53
+from npgpt.kernels.mt19937 import BLOCK, BUFFER, next_pairs, next_words, pair, u53
 from npgpt.ops.random import Engine, seed
 
 __all__ = [
@@ -36,7 +36,7 @@ __all__ = [
     "words64",
 ]
 
-LARGE = 1 << 18  # numbers: from here on, all threads draw
+LARGE = 1 << 18  # elements: from this size on, all threads draw
 
 
 def words(engine: Engine, n: int) -> Array:
@@ -47,7 +47,7 @@ def words(engine: Engine, n: int) -> Array:
 
 
 def words64(engine: Engine, n: int) -> Array:
-    """-> (n,) uint64, each of two words, the high one first."""
+    """-> (n,) uint64, each from two words, the high one first."""
     w = words(engine, 2 * n).astype(np.uint64)
     return w[0::2] << 32 | w[1::2]
 
@@ -63,7 +63,7 @@ def uniform(engine: Engine, low: float, high: float, *, out: Array) -> Array:
 
 
 def uniform_columns(engine: Engine, low: float, high: float, *, out: Array) -> Array:
-    """out (I, O) float32 or float64, column after column; fast where float32 lie side by side."""
+    """out (I, O) float32 or float64, column after column; fast for contiguous rows of float32."""
     (I, O), (row, step) = out.shape, out.strides
     apart = step != out.itemsize or row < O * step or row % step
     if apart or out.size == 0 or out.dtype == np.float64:
@@ -82,19 +82,19 @@ def normal(engine: Engine, mean: float, std: float, *, out: Array) -> Array:
         _normal_short(*engine, float(mean), float(std), out)
         return out
     mean, std = out.dtype.type(mean), out.dtype.type(std)
-    # where 16 do not divide it, the last 16 are drawn again
-    for some in (out, out[-16:]) if out.size % 16 else (out,):
+    # if 16 does not divide the size, the last 16 are drawn again
+    for part in (out, out[-16:]) if out.size % 16 else (out,):
         if out.dtype == np.float32:
-            run(parallel_rng.normal32, engine, some.size, mean, std, some)
+            run(parallel_rng.normal32, engine, part.size, mean, std, part)
         else:
-            uniform(engine, 0, 1, out=some)
-            box_muller64(mean, std, some[: some.size // 16 * 16])
+            uniform(engine, 0, 1, out=part)
+            box_muller64(mean, std, part[: part.size // 16 * 16])
     return out
 
 
 def bernoulli(engine: Engine, p: float, *, out: Array) -> Array:
     """out (N,) bool"""
-    # k 2^-53 < p where k < p 2^53, and for a whole k that is k < ceil(p 2^53)
+    # for an integer k: k 2^-53 < p if and only if k < ceil(p 2^53)
     threshold = np.uint64(math.ceil(p * 2.0**53))
     run(parallel_rng.bernoulli, engine, out.size, threshold, out)
     return out
@@ -133,35 +133,35 @@ def run(kernel, engine: Engine, size: int, *arguments) -> None:
     kernel(threads, start, engine, counter, *arguments)
 
 
-# Kernels: the engine, inputs, then the output; nothing returned.
+# Kernels: the engine, inputs, then the output; they return nothing.
 
 
 @exact_njit
 def _copy_words(key, position, out):
-    room = np.empty((2, ROOM), np.uint32)
+    buffer = np.empty((2, BUFFER), np.uint32)
     for start in range(0, out.size, BLOCK):
         block = out[start : start + BLOCK]
-        w = next_words(key, position, room, block.size)
+        w = next_words(key, position, buffer, block.size)
         for i in range(block.size):
             block[i] = w[i]
 
 
 @exact_njit
 def _uniform64(key, position, low, span, out):
-    room = np.empty((2, ROOM), np.uint32)
+    buffer = np.empty((2, BUFFER), np.uint32)
     for start in range(0, out.size, BLOCK // 2):
         block = out[start : start + BLOCK // 2]
-        w = next_pairs(key, position, room, block.size)
+        w = next_pairs(key, position, buffer, block.size)
         for i in range(block.size):
             block[i] = fma(u53(w[i]), span, low)
 
 
 @exact_njit
 def _exponential(key, position, out):
-    room = np.empty((2, ROOM), np.uint32)
+    buffer = np.empty((2, BUFFER), np.uint32)
     for start in range(0, out.size, BLOCK // 2):
         block = out[start : start + BLOCK // 2]
-        w = next_pairs(key, position, room, block.size)
+        w = next_pairs(key, position, buffer, block.size)
         for i in range(block.size):
             block[i] = -math.log1p(-u53(w[i]))
 
@@ -182,20 +182,20 @@ def _multinomial(key, position, probs, out):
 
 @exact_njit
 def _randint32(key, position, low, span, out):
-    room = np.empty((2, ROOM), np.uint32)
+    buffer = np.empty((2, BUFFER), np.uint32)
     for start in range(0, out.size, BLOCK):
         block = out[start : start + BLOCK]
-        w = next_words(key, position, room, block.size)
+        w = next_words(key, position, buffer, block.size)
         for i in range(block.size):
             block[i] = np.uint64(w[i]) % span + low
 
 
 @exact_njit
 def _randint64(key, position, low, span, out):
-    room = np.empty((2, ROOM), np.uint32)
+    buffer = np.empty((2, BUFFER), np.uint32)
     for start in range(0, out.size, BLOCK // 2):
         block = out[start : start + BLOCK // 2]
-        w = next_pairs(key, position, room, block.size)
+        w = next_pairs(key, position, buffer, block.size)
         for i in range(block.size):
             block[i] = pair(w[i]) % span + low
 
@@ -205,10 +205,10 @@ def _randperm(key, position, out):
     N = out.size
     for i in range(N):
         out[i] = i
-    room = np.empty((2, ROOM), np.uint32)
+    buffer = np.empty((2, BUFFER), np.uint32)
     for start in range(0, N - 1, BLOCK):
         count = min(BLOCK, N - 1 - start)
-        w = next_words(key, position, room, count)
+        w = next_words(key, position, buffer, count)
         for j in range(count):
             i = start + j
             z = i + np.int64(w[j] % np.uint32(N - i))
@@ -217,12 +217,12 @@ def _randperm(key, position, out):
 
 @exact_njit
 def _normal_short(key, position, spare, mean, std, out):
-    room = np.empty((2, ROOM), np.uint32)
+    buffer = np.empty((2, BUFFER), np.uint32)
     for i in range(out.size):
         value = spare[0]
         spare[0] = np.nan
         if value != value:
-            w = next_pairs(key, position, room, 2)
+            w = next_pairs(key, position, buffer, 2)
             radius = math.sqrt(-2.0 * math.log1p(-u53(w[1])))
             theta = 2 * np.pi * u53(w[0])
             value = radius * math.cos(theta)

@@ -1,8 +1,7 @@
-"""Box-Muller: normal numbers of groups of 16 uniform ones, where they stand. What it computes:
-npgpt/ops/random.py.
+"""Box-Muller: groups of 16 uniform numbers to normal ones, in place.
 
-Polynomials are written out, so that LLVM can vectorise the loop that calls them: a loop within
-would be the one it looks at.
+The formula is in npgpt/ops/random.py. Polynomials are written without loops: LLVM vectorises only
+the innermost loop, and that must be the one over the numbers.
 """
 
 import math
@@ -23,13 +22,13 @@ from npgpt.ops.random import (
     SIN,
 )
 
-PAIRS = 512  # u_1 and u_2 of 64 groups are laid out apart, so that one loop can run over them
+PAIRS = 512  # u_1 and u_2 of 64 groups in one array each, so that one loop runs over them
 TWO_PI = np.float32(2 * np.pi)
 
 
 @exact_inner
 def box_muller32(mean, std, d):
-    """d (N,) float32, N a multiple of 16: uniform numbers become normal ones."""
+    """d (N,) float32, N a multiple of 16: uniform numbers -> normal ones, in place."""
     u1, u2 = np.empty(PAIRS, np.float32), np.empty(PAIRS, np.float32)
     for start in range(0, d.size, 2 * PAIRS):
         groups = d[start : start + 2 * PAIRS].reshape(-1, 2, 8)
@@ -50,7 +49,7 @@ def box_muller32(mean, std, d):
 
 @exact_njit
 def box_muller64(mean, std, d):
-    """d (N,) float64, N a multiple of 16: uniform numbers become normal ones."""
+    """d (N,) float64, N a multiple of 16: uniform numbers -> normal ones, in place."""
     for start in range(0, d.size, 16):
         for i in range(start, start + 8):
             radius = math.sqrt(-2.0 * math.log(1.0 - d[i]))

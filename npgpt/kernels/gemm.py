@@ -1,19 +1,19 @@
-"""Matrix products in Numba: one pool of threads for everything, no BLAS to share the cores with.
+"""Matrix products in Numba: one pool of threads, and no BLAS that competes for the cores.
 
-The plan is Goto's (Goto and van de Geijn 2008, "Anatomy of high-performance matrix
-multiplication"), around the register block of gemm_microkernel.py:
+The algorithm is Goto's (Goto and van de Geijn 2008, "Anatomy of high-performance matrix
+multiplication"), with the names of BLIS, around the microkernel of gemm_microkernel.py:
 
-1. All of `a`, or so many rows and terms at a time, is packed into left panels, by all threads.
-2. A task makes a few columns of `out`, TERMS terms of the sum at a time: so much of `b` is packed
-   into right panels, which stay in the core's second cache.
-3. One left panel after the other meets all of them, tile by tile.
-4. The bias goes in with the first TERMS, later ones are added to what is there. One long sum would
-   lose digits.
-5. An `out` that is large and made in one go, from no more than TERMS, is written past the caches,
-   where a vector is a whole line: that need not be read before, and drives nothing else out.
+1. All threads pack `a` into left panels of MR rows: at most MC rows and K_PACKED values of k.
+2. A task computes a few columns of `out`, KC values of k at a time. It packs that part of `b` into
+   at most RIGHT_PANELS right panels, which stay in the core's second-level cache.
+3. One left panel after the other meets all right panels, tile by tile.
+4. The bias is added with the first KC values of k, later ones are added to `out`. One long sum
+   would lose digits.
+5. A large `out` that is computed in one pass (K <= KC) is written past the caches, if a vector is a
+   full cache line: its lines need not be read first, and evict nothing.
 
-Every sum takes its terms in the same order whoever makes it: the bits do not depend on the number
-of threads. A few rows, as in generation, are bound by reading `b` once: there nothing is packed.
+Every sum adds its terms in the same order, so the bits do not depend on the number of threads. A
+product with a few rows, as in generation, is bound by reading `b` once: nothing is packed.
 """
 
 import numba
@@ -22,59 +22,60 @@ import numpy as np
 from npgpt.arrays import LINE, Array
 from npgpt.kernels import buffer_pool
 from npgpt.kernels.cpu import BYTES
-from npgpt.kernels.gemm_microkernel import LEFT, ROWS, VECTORS
+from npgpt.kernels.gemm_microkernel import LEFT, MR, VECTORS
 from npgpt.kernels.gemv import multiply_rows, multiply_rows_transposed
 from npgpt.kernels.jit import inner, njit
-from npgpt.kernels.packing import pack, put, right_width, steps_of
+from npgpt.kernels.packing import multiply_panels, pack, right_width, steps_of
 from npgpt.kernels.parallel import in_parallel
-from npgpt.kernels.simd import barrier
+from npgpt.kernels.simd import fence
 from npgpt.kernels.work_queue import take
 
-TERMS = 768  # even, so that no pair of bfloat16 numbers is torn apart
-STACKS = 6  # right panels of a task: 768 terms of 6 x 32 columns are 590 KB in float32
-GROUP = 16  # left panels that one thread packs together, where there are enough
-MOST_ROWS, MOST_TERMS = 3066, 4 * TERMS  # of `a`, packed at once: 7 MB, as 512 rows of 3072 terms
-STREAMED = 1 << 21  # bytes of `out`: what is smaller may still be in a cache when it is read
-PARTS = 16  # partial sums of a few rows
-FEW = 15  # rows of `a` for which packing would cost more than it saves
+KC = 768  # even, so that no pair of bfloat16 numbers is split
+RIGHT_PANELS = 6  # of a task: 768 x 6 x 32 float32 are 590 KB
+GROUP = 16  # left panels that one thread packs together, if there are enough
+MC, K_PACKED = 3066, 4 * KC  # of `a`, packed at once: at most 38 MB; 512 x 3072 are 7 MB
+STREAMED = 1 << 21  # bytes of `out`: a smaller one may still be in a cache when it is read
+PARTS = 16  # partial sums of a product with a few rows
+FEW = 15  # rows of `a` for which packing costs more than it saves
 
 
 def matmul(
     a: Array, b: Array, *, out: Array, bias: Array | None = None, beta: int = 0, panels=None
 ) -> Array:
-    """out = a @ b + bias + beta * out: (M, K), (K, N), (N,) -> (M, N)
+    """out = a @ b + bias + beta * out: (M, K), (K, N), (N,) -> (M, N), as numpy.matmul or gemm.
 
-    `a` and `b` may be transposed views (x.T). With beta 0, `out` is not read; with 1, it is added
-    to, and there is no bias. Like numpy.matmul, or BLAS's gemm. `panels`: the dtype in which the
-    operands are packed, out's own, or uint32 for pairs of bfloat16 numbers.
+    `a` and `b` may be transposed views (x.T). With `beta` 0, `out` is not read; with 1, the product
+    is added to it, and there is no bias. `panels`: the dtype of packed operands: that of `out`, or
+    uint32 for pairs of bfloat16.
     """
     M, K = a.shape
     bias = np.empty(0, out.dtype) if bias is None else bias
     panels = np.dtype(out.dtype if panels is None else panels)
-    a, a_transposed = upright(a)
-    b, b_transposed = upright(b)
+    a, a_transposed = contiguous(a)
+    b, b_transposed = contiguous(b)
     if M <= FEW:
         a = np.ascontiguousarray(a.T) if a_transposed else a
         parts = buffer_pool.empty((1 if b_transposed else PARTS, *out.shape), out.dtype)
         _few_rows(a, b, b_transposed, bias, beta, PARTS, parts, out)
         return out
     pair = 2 if panels == np.uint32 else 1
-    threads, many = numba.get_num_threads(), -(-min(M, MOST_ROWS) // ROWS)
-    lefts = many * -(-min(K, MOST_TERMS) // pair) * LEFT
-    rights = STACKS * -(-TERMS // pair) * VECTORS * BYTES // panels.itemsize
-    room = buffer_pool.acquire(lefts + threads * rights, panels)
-    left, right = room[:lefts], room[lefts : lefts + threads * rights].reshape(threads, rights)
-    for top in range(0, M, MOST_ROWS):
-        for first in range(0, K, MOST_TERMS):
-            rows, terms = min(MOST_ROWS, M - top), min(MOST_TERMS, K - first)
-            _matmul(a, a_transposed, top, rows, b, b_transposed, first, terms, bias,
+    threads, left_panels = numba.get_num_threads(), -(-min(M, MC) // MR)
+    left_size = left_panels * -(-min(K, K_PACKED) // pair) * LEFT
+    right_size = RIGHT_PANELS * -(-KC // pair) * VECTORS * BYTES // panels.itemsize
+    workspace = buffer_pool.acquire(left_size + threads * right_size, panels)
+    left = workspace[:left_size]
+    right = workspace[left_size : left_size + threads * right_size].reshape(threads, right_size)
+    for top in range(0, M, MC):
+        for first in range(0, K, K_PACKED):
+            rows, depth = min(MC, M - top), min(K_PACKED, K - first)
+            _matmul(a, a_transposed, top, rows, b, b_transposed, first, depth, bias,
                     beta == 1 or first > 0, np.zeros(1, np.int64), left, right, out)  # fmt: skip
-    buffer_pool.release(room)
+    buffer_pool.release(workspace)
     return out
 
 
-def upright(x: Array) -> tuple[Array, bool]:
-    """`x` or its transpose, whichever is C-contiguous, and whether it was the transpose."""
+def contiguous(x: Array) -> tuple[Array, bool]:
+    """Return `x` or its transpose, the C-contiguous one, and whether it was transposed."""
     if x.flags.f_contiguous and not x.flags.c_contiguous:
         return x.T, True
     return np.ascontiguousarray(x), False
@@ -82,106 +83,108 @@ def upright(x: Array) -> tuple[Array, bool]:
 
 @njit
 def _matmul(
-    a, a_transposed, top, rows, b, b_transposed, first, terms, bias, adds, counter, left, right, out
+    a, a_transposed, top, rows, b, b_transposed, first, K, bias, adds, counter, left, right, out
 ):  # fmt: skip
-    """out[top : top + rows] = the same rows of a, times b, `terms` terms of the sum from `first`"""
+    """out[top : top + rows] = the same rows of a, times b, for K values of k from `first` on."""
     N, threads = out.shape[1], len(right)
-    panels, stacks = -(-rows // ROWS), -(-N // right_width(out))
-    most = max(1, min(STACKS, stacks // (2 * threads)))  # a few tasks for every thread,
-    across = -(-stacks // most)
-    down = min(panels, -(-2 * threads // across))  # if need be, out of fewer rows
-    home = out.reshape(-1)
+    panels, right_panels = -(-rows // MR), -(-N // right_width(out))
+    most = max(1, min(RIGHT_PANELS, right_panels // (2 * threads)))  # several tasks per thread,
+    across = -(-right_panels // most)
+    down = min(panels, -(-2 * threads // across))  # if need be, of fewer rows
+    flat_out = out.reshape(-1)
     group = max(1, min(GROUP, panels // (4 * threads)))
     in_parallel(-(-panels // group), _pack_left,
-                (group, panels, a, a_transposed, top, first, terms, left))  # fmt: skip
+                (group, panels, a, a_transposed, top, first, K, left))  # fmt: skip
     in_parallel(threads, _multiply,
-                (top, rows, b, b_transposed, first, terms, bias, adds, most, across, down, counter,
-                 left, right, home, N))  # fmt: skip
+                (top, rows, b, b_transposed, first, K, bias, adds, most, across, down, counter,
+                 left, right, flat_out, N))  # fmt: skip
 
 
 @inner
-def _pack_left(task, group, panels, a, a_transposed, top, first, terms, left):
-    """A group of left panels."""
+def _pack_left(task, group, panels, a, a_transposed, top, first, K, left):
+    """Pack a group of left panels."""
     panel = task * group
-    for start in range(0, terms, TERMS):
-        some, count = min(TERMS, terms - start), min(group, panels - panel)
-        size = steps_of(some, left) * LEFT
-        pack(a, not a_transposed, first + start, some, top + panel * ROWS, ROWS, LEFT, count,
+    for start in range(0, K, KC):
+        kc, count = min(KC, K - start), min(group, panels - panel)
+        size = steps_of(kc, left) * LEFT
+        pack(a, not a_transposed, first + start, kc, top + panel * MR, MR, LEFT, count,
              left, steps_of(start, left) * panels * LEFT + panel * size, size)  # fmt: skip
 
 
 @inner
 def _multiply(
-    thread, top, rows, b, b_transposed, first, terms, bias, adds, most, across, down, counter, left,
+    thread, top, rows, b, b_transposed, first, K, bias, adds, most, across, down, counter, left,
     rights, out, N,
 ):  # fmt: skip
-    """What one thread does: task after task, each some right panels times some left ones."""
-    wide, right = right_width(out), rights[thread]
-    panels, stacks = -(-rows // ROWS), -(-N // wide)
-    corner = np.empty(ROWS * wide, out.dtype)
-    terms_in_all = b.shape[1] if b_transposed else b.shape[0]
-    at_once = terms == terms_in_all and terms <= TERMS and not adds
-    streams = at_once and out.nbytes >= STREAMED and streamable(out, N)
+    """Run one thread: task after task, each a few right panels times a range of left ones."""
+    width, right = right_width(out), rights[thread]
+    panels, right_panels = -(-rows // MR), -(-N // width)
+    corner = np.empty(MR * width, out.dtype)
+    K_total = b.shape[1] if b_transposed else b.shape[0]
+    one_pass = K == K_total and K <= KC and not adds
+    streams = one_pass and out.nbytes >= STREAMED and can_stream(out, N)
     task = take(counter, 0)
     while task < across * down:
         i, begin = task // across, task % across * most
-        end = min(begin + most, stacks)
-        for start in range(0, terms, TERMS):
-            some = min(TERMS, terms - start)
-            steps = steps_of(some, right)
-            pack(b, b_transposed, first + start, some, begin * wide, wide, wide, end - begin,
-                 right, 0, steps * wide)  # fmt: skip
+        end = min(begin + most, right_panels)
+        for start in range(0, K, KC):
+            kc = min(KC, K - start)
+            steps = steps_of(kc, right)
+            pack(b, b_transposed, first + start, kc, begin * width, width, width, end - begin,
+                 right, 0, steps * width)  # fmt: skip
             for panel in range(i * panels // down, (i + 1) * panels // down):
                 p = (steps_of(start, left) * panels + panel * steps) * LEFT
-                height = min(ROWS, rows - panel * ROWS)
-                for stack in range(begin, end):
-                    column, q = stack * wide, (stack - begin) * steps * wide
-                    o, width = (top + panel * ROWS) * N + column, min(wide, N - column)
+                height = min(MR, rows - panel * MR)
+                for right_panel in range(begin, end):
+                    column, q = right_panel * width, (right_panel - begin) * steps * width
+                    o, columns = (top + panel * MR) * N + column, min(width, N - column)
                     if adds or start:
-                        onto, t, onto_stride, joins = out, o, N, 1
+                        addend, t, addend_stride, joins = out, o, N, 1
                     else:
-                        onto, t, onto_stride, joins = bias, column, 0, bias.size
-                    put(left, p, right, q, wide, steps, onto, t, onto_stride, joins,
-                        out, o, N, height, width, corner, streams)  # fmt: skip
+                        addend, t, addend_stride, joins = bias, column, 0, bias.size
+                    multiply_panels(left, p, right, q, width, steps, addend, t, addend_stride,
+                                    joins, out, o, N, height, columns, corner, streams)  # fmt: skip
         task = take(counter, 0)
-    barrier()
+    fence()
 
 
 @inner
-def streamable(out, columns):
-    """Is a vector a cache line, and every row of it made of whole ones? Of halves (AVX2), 1 to 4 %
-    were lost."""
+def can_stream(out, columns):
+    """Return True if a vector is a cache line, and every row of `out` begins at one.
+
+    Non-temporal stores pay off only for full cache lines (docs/kernels.md#streaming).
+    """
     parts = out.ctypes.data, columns * out.itemsize
     return BYTES == LINE and parts[0] % LINE == 0 and parts[1] % LINE == 0
 
 
-# A few rows (gemv.py): every task its own rows of b, whose partial sums are added up, or, of a
-# transposed b, its own columns of the result.
+# A few rows (gemv.py). Each task has its own rows of b, and the partial sums are added up. For a
+# transposed b, it has its own columns of the result.
 
 
 @njit
 def _few_rows(a, b, b_transposed, bias, beta, tasks, parts, out):
-    in_parallel(tasks, _some_rows, (a, b, b_transposed, bias, beta, tasks, parts, out))
+    in_parallel(tasks, _multiply_part, (a, b, b_transposed, bias, beta, tasks, parts, out))
     if not b_transposed:
-        _finish(parts, bias, beta, 0, out.shape[1], out)
+        _add_parts(parts, bias, beta, 0, out.shape[1], out)
 
 
 @inner
-def _some_rows(task, a, b, b_transposed, bias, beta, tasks, parts, out):
-    """A task's rows of b."""
+def _multiply_part(task, a, b, b_transposed, bias, beta, tasks, parts, out):
+    """Multiply a task's rows of b."""
     first, last = task * len(b) // tasks, (task + 1) * len(b) // tasks
     if b_transposed:
         multiply_rows_transposed(a, b, first, last, parts[0])
-        _finish(parts, bias, beta, first, last, out)
+        _add_parts(parts, bias, beta, first, last, out)
     else:
         multiply_rows(a, b, first, last, parts[task])
 
 
 @inner
-def _finish(parts, bias, beta, first, last, out):
-    """out = the sum of the parts + bias + beta * out, in these columns."""
+def _add_parts(parts, bias, beta, first, last, out):
+    """out = the sum of the parts + bias + beta * out, in the columns from `first` to `last`."""
     for i in range(len(out)):
-        total, home = parts[0, i, first:last], out[i, first:last]
+        total, out_row = parts[0, i, first:last], out[i, first:last]
         for part in range(1, len(parts)):
             more = parts[part, i, first:last]
             for j in range(last - first):
@@ -191,6 +194,6 @@ def _finish(parts, bias, beta, first, last, out):
                 total[j] += bias[first + j]
         if beta:
             for j in range(last - first):
-                total[j] += home[j]
+                total[j] += out_row[j]
         for j in range(last - first):
-            home[j] = total[j]
+            out_row[j] = total[j]

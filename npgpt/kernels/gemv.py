@@ -1,9 +1,10 @@
-"""A few rows times a matrix, as in generation: bound by reading the matrix, which is done once, in
-the order in which it lies, and without packing it. A matrix of fewer bits, bfloat16 (its bits in
-uint16) or int8, is widened as it is read.
+"""Skinny matrix products: a few rows times a matrix, as in generation.
 
-Some rows of the matrix are read side by side, but asked for one after the other, well before: the
-processor's own prefetcher begins anew at every page, and memory would wait for it.
+They are bound by reading the matrix, which is read once, in the order in which it is stored, and
+not packed. A quantized matrix, bfloat16 (its bits in uint16) or int8, is widened as it is read.
+
+Several rows of the matrix are read together, but prefetched one after the other, well ahead:
+hardware prefetchers restart at every page, and memory would be idle meanwhile.
 """
 
 import numpy as np
@@ -11,10 +12,18 @@ from numba import types
 from numba.extending import overload
 
 from npgpt.arrays import LINE
-from npgpt.kernels.gemv_microkernel import ALONE, DOTTED, GROUP, MANY, SOME, add_products, dots
+from npgpt.kernels.gemv_microkernel import (
+    DOT_ROWS,
+    GROUP,
+    K_GROUP,
+    K_GROUPS,
+    K_SINGLE,
+    add_products,
+    dots,
+)
 from npgpt.kernels.jit import inner
 
-AHEAD = 1 << 13  # bytes between what is read and what is asked for
+AHEAD = 1 << 13  # bytes between reading and prefetching
 
 
 @inner
@@ -25,83 +34,84 @@ def multiply_rows(a, b, first, last, sums):
 
 
 @inner
-def multiply_rows_then(a, b, first, last, sums, end, then):
-    """The same, for whoever reads b up to row `end` and goes on with what lies at the address
-    `then`.
+def multiply_rows_then(a, b, first, last, sums, end, next_address):
+    """Like `multiply_rows`, but prefetch past `last`: rows of `b` up to `end`, then the memory at
+    address `next_address`.
 
-    Some rows of b at a time, so that a sum is loaded and stored once for them.
+    Several rows of b are read per iteration, so that a sum is loaded and stored once for them.
     """
     (M, N), K = sums.shape, a.shape[1]
     step, row = LINE // b.itemsize, b.itemsize * N
-    lines, terms = N // step, last - (last - first) % ALONE
+    lines, k_end = N // step, last - (last - first) % K_SINGLE
     for i in range(M):
-        home = sums[i]
+        out_row = sums[i]
         for j in range(N):
-            home[j] = 0
+            out_row[j] = 0
     a_flat, b_flat, flat = a.reshape(-1), b.reshape(-1), sums.reshape(-1)
     k = first
-    while k < terms:
-        following = k + _at_once(M, terms - k)
-        groups = M // GROUP if following > k + ALONE else 0
-        soon = _soon(b.ctypes.data, row, following, end, then)
-        if following == k + MANY:
-            add_products(GROUP, MANY, groups, a_flat, k, K, b_flat, k * N, N, lines, soon, flat, 0,
-                         N)  # fmt: skip
+    while k < k_end:
+        following = k + _rows_per_iteration(M, k_end - k)
+        groups = M // GROUP if following > k + K_SINGLE else 0
+        ahead = _prefetch_address(b.ctypes.data, row, following, end, next_address)
+        if following == k + K_GROUPS:
+            add_products(GROUP, K_GROUPS, groups, a_flat, k, K, b_flat, k * N, N, lines, ahead,
+                         flat, 0, N)  # fmt: skip
         elif groups:
-            add_products(GROUP, SOME, groups, a_flat, k, K, b_flat, k * N, N, lines, soon, flat, 0,
-                         N)  # fmt: skip
-        for k_alone in range(k, following, ALONE):
-            soon = _soon(b.ctypes.data, row, k_alone + ALONE, end, then)
+            add_products(GROUP, K_GROUP, groups, a_flat, k, K, b_flat, k * N, N, lines, ahead,
+                         flat, 0, N)  # fmt: skip
+        for k_single in range(k, following, K_SINGLE):
+            ahead = _prefetch_address(b.ctypes.data, row, k_single + K_SINGLE, end, next_address)
             for i in range(groups * GROUP, M):
-                add_products(1, ALONE, 1, a_flat, i * K + k_alone, K, b_flat, k_alone * N, N, lines,
-                             soon, flat, i * N, N)  # fmt: skip
+                add_products(1, K_SINGLE, 1, a_flat, i * K + k_single, K, b_flat, k_single * N, N,
+                             lines, ahead, flat, i * N, N)  # fmt: skip
         for i in range(M):
             for j in range(lines * step, N):
-                for term in range(k, following):
-                    sums[i, j] += a[i, term] * widen(b[term, j])
+                for kk in range(k, following):
+                    sums[i, j] += a[i, kk] * widen(b[kk, j])
         k = following
-    for k in range(terms, last):
+    for k in range(k_end, last):
         rest = b[k]
         for i in range(M):
-            home = sums[i]
+            out_row = sums[i]
             for j in range(N):
-                home[j] += a[i, k] * widen(rest[j])
+                out_row[j] += a[i, k] * widen(rest[j])
 
 
 @inner
-def _at_once(M, left):
-    """How many rows of b, where so many are left, M rows of a meet at once."""
-    if M >= 2 * GROUP and left >= MANY:
-        return MANY
-    return SOME if M >= GROUP and left >= SOME else ALONE
+def _rows_per_iteration(M, left):
+    """Return the number of rows of b to process per iteration, with `left` rows left."""
+    if M >= 2 * GROUP and left >= K_GROUPS:
+        return K_GROUPS
+    return K_GROUP if M >= GROUP and left >= K_GROUP else K_SINGLE
 
 
 @inner
-def _soon(b, row, following, end, then):
-    """The address to ask for while the rows of b before `following` are multiplied."""
+def _prefetch_address(b, row, following, end, next_address):
+    """Return the address to prefetch while the rows of b before `following` are multiplied."""
     k = following + AHEAD // max(1, row)
-    return b + k * row if k < end else then + (k - end) * row
+    return b + k * row if k < end else next_address + (k - end) * row
 
 
 @inner
 def multiply_rows_transposed(a, b, first, last, out):
     """out[:, first:last] = a @ b[first:last].T: (M, K), (N, K) -> (M, N)
 
-    Four rows of b at a time, and some of a where there are as many; each time that these read the
-    four, they ask for a share of the next.
+    Four rows of b at a time, and DOT_ROWS rows of a if there are as many. Each time the four are
+    read, a part of the next four is prefetched.
     """
     (M, K), N = a.shape, out.shape[1]
     step, row = LINE // b.itemsize, b.itemsize * K
-    turns, lines, columns = M // DOTTED, K // step, last - (last - first) % 4
+    turns, lines, columns = M // DOT_ROWS, K // step, last - (last - first) % 4
     a_flat, b_flat, flat = a.reshape(-1), b.reshape(-1), out.reshape(-1)
     for j in range(first, columns, 4):
-        soon = b.ctypes.data + (j + 4) * row + AHEAD
+        ahead = b.ctypes.data + (j + 4) * row + AHEAD
         for turn in range(turns):
-            i, done = turn * DOTTED, 4 * turn // turns
-            asked, here = 4 * (turn + 1) // turns - done, soon + done * lines * LINE
-            dots(DOTTED, a_flat, i * K, K, b_flat, j * K, K, lines, here, asked, flat, i * N + j, N)
-        for i in range(turns * DOTTED, M):
-            dots(1, a_flat, i * K, K, b_flat, j * K, K, lines, soon, 4, flat, i * N + j, N)
+            i, done = turn * DOT_ROWS, 4 * turn // turns
+            count, start = 4 * (turn + 1) // turns - done, ahead + done * lines * LINE
+            dots(DOT_ROWS, a_flat, i * K, K, b_flat, j * K, K, lines, start, count, flat, i * N + j,
+                 N)  # fmt: skip
+        for i in range(turns * DOT_ROWS, M):
+            dots(1, a_flat, i * K, K, b_flat, j * K, K, lines, ahead, 4, flat, i * N + j, N)
         for i in range(M):
             for column in range(j, j + 4):
                 for k in range(lines * step, K):
@@ -116,7 +126,10 @@ def multiply_rows_transposed(a, b, first, last, out):
 
 
 def widen(number):
-    """What a number of the matrix stands for: bfloat16 and int8 as float32, others as they are."""
+    """Return bfloat16 (its bits) and int8 as float32, other types as they are.
+
+    `llvm.widen` is the same for vectors: LLVM would not vectorise a loop that has vectors in it.
+    """
     raise NotImplementedError("only inside a Numba kernel")
 
 

@@ -1,4 +1,4 @@
-"""What guards the start of a parallel loop: threads that a fork has lost, and two callers at once.
+"""Guards of a parallel loop's start: against a fork that lost the threads, and two callers at once.
 
 Machine code reads `state`, so that a loop that may start costs one comparison. state[0] is 1 in a
 process in which no parallel loop can run. state[1] is a lock of Python's, or 0: with the threading
@@ -21,7 +21,7 @@ FORKED = (
     "a parallel loop cannot run in a forked process: the threads of OpenMP stay in its parent. "
     "Start processes with multiprocessing.get_context('spawn')"
 )
-FAILED = "a task of a parallel loop has failed: is there memory left?"
+FAILED = "a task of a parallel loop has failed, probably for lack of memory"
 WORD, INT = ir.IntType(64), ir.IntType(32)
 
 

@@ -1,8 +1,8 @@
-"""What kernels say to LLVM itself, where Numba's loops cannot: this CPU's vectors, and how they are
-read, written, asked for and multiplied.
+"""LLVM instructions that Numba's loops cannot express: loads, stores, prefetches and products of
+this CPU's vectors.
 
-`kind` is Numba's type of an array. Numbers of uint16 are the bits of bfloat16 ones, the upper
-halves of float32 numbers; of uint32, pairs of them.
+`kind` is Numba's type of an array. uint16 stands for bfloat16, the upper half of a float32; uint32
+for pairs of bfloat16.
 """
 
 from llvmlite import ir
@@ -14,7 +14,7 @@ from npgpt.kernels.cpu import BFLOAT16, BYTES, FMA
 
 
 class BFloat(ir.Type):
-    """LLVM's bfloat, which llvmlite has no name for."""
+    """LLVM's bfloat, for which llvmlite has no class."""
 
     def _to_string(self):
         return "bfloat"
@@ -26,7 +26,7 @@ class BFloat(ir.Type):
         return hash(BFloat)
 
 
-WORDS = {  # the numbers of an array, and what stands for them in LLVM
+LLVM_TYPES = {  # of an array's elements
     types.float32: ir.FloatType(),
     types.float64: ir.DoubleType(),
     types.uint32: ir.IntType(32),  # pairs of bfloat16
@@ -36,152 +36,156 @@ WORDS = {  # the numbers of an array, and what stands for them in LLVM
 
 
 def vector(kind, lanes: int | None = None) -> ir.VectorType:
-    """A register of numbers of this array's dtype, or so many lanes."""
-    return ir.VectorType(WORDS[kind.dtype], lanes or BYTES * 8 // kind.dtype.bitwidth)
+    """Return the type of a vector of this array's dtype: a full register, or `lanes` elements."""
+    return ir.VectorType(LLVM_TYPES[kind.dtype], lanes or BYTES * 8 // kind.dtype.bitwidth)
 
 
-def whole(number: int):
-    """An index that is known now."""
-    return ir.Constant(ir.IntType(types.intp.bitwidth), number)
+def index(value: int):
+    """Return a constant index."""
+    return ir.Constant(ir.IntType(types.intp.bitwidth), value)
 
 
-def numbers(values: list[int]):
-    """A vector of 32-bit whole numbers that are known now."""
+def int_vector(values: list[int]):
+    """Return a constant vector of 32-bit integers."""
     return ir.Constant(ir.VectorType(ir.IntType(32), len(values)), values)
 
 
-def merged(builder, kind, incoming):
-    """What is one value or another, by the block one comes from."""
+def phi(builder, kind, incoming):
+    """Return the value that belongs to the block control came from."""
     value = builder.phi(kind)
     for block, one in incoming.items():
         value.add_incoming(one, block)
     return value
 
 
-def place(context, builder, kind, array, index, lanes: int | None = None):
-    """The address of the vector that begins at array[index]."""
+def pointer_to(context, builder, kind, array, i, lanes: int | None = None):
+    """Return a pointer to the vector that begins at array[i]."""
     data = context.make_array(kind)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), vector(kind, lanes).as_pointer())
+    return builder.bitcast(builder.gep(data, [i]), vector(kind, lanes).as_pointer())
 
 
-def load(builder, address):
-    """The vector there; it need not begin at a multiple of its size."""
-    return builder.load(address, align=1)
+def load(builder, pointer):
+    """Load a vector, aligned or not."""
+    return builder.load(pointer, align=1)
 
 
-def store(builder, value, address):
-    """A vector to where it need not be aligned."""
-    builder.store(value, address, align=1)
+def store(builder, value, pointer):
+    """Store a vector, aligned or not."""
+    builder.store(value, pointer, align=1)
 
 
-def stream(builder, value, address):
-    """A vector to where it is aligned, past the caches."""
+def stream(builder, value, pointer):
+    """Store an aligned vector past the caches (a non-temporal store)."""
     once = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
-    builder.store(value, address, align=BYTES).set_metadata("nontemporal", once)
+    builder.store(value, pointer, align=BYTES).set_metadata("nontemporal", once)
 
 
-def read(context, builder, kind, array, index, home):
-    """A vector for `home`, of as many bytes: numbers of its dtype, or bfloat16 pairs of others."""
-    if kind.dtype == home.dtype:
-        return load(builder, place(context, builder, kind, array, index))
-    lanes = 2 * vector(home).count
-    some = load(builder, place(context, builder, kind, array, index, lanes))
-    return builder.bitcast(bfloat16(builder, some), vector(home))
+def load_as(context, builder, kind, array, i, dst):
+    """Load a vector for `dst`: of its dtype, or rounded to pairs of bfloat16 if that differs."""
+    if kind.dtype == dst.dtype:
+        return load(builder, pointer_to(context, builder, kind, array, i))
+    lanes = 2 * vector(dst).count
+    values = load(builder, pointer_to(context, builder, kind, array, i, lanes))
+    return builder.bitcast(round_to_bfloat16(builder, values), vector(dst))
 
 
-def bfloat16(builder, value):
-    """Numbers as the bits of bfloat16, rounded to nearest even; NaN stays NaN."""
+def round_to_bfloat16(builder, value):
+    """Round to the bits of bfloat16, to nearest even; NaN stays NaN. uint16 is left as it is."""
     bits = ir.VectorType(ir.IntType(16), value.type.count)
     if value.type.element == ir.IntType(16):
         return value
     if value.type.element == ir.IntType(8):
-        value = widened(builder, value)
+        value = widen(builder, value)
     if BFLOAT16:
-        return builder.bitcast(shortened(builder, value), bits)
-    # half of what is cut off is added, less one where what stays is even; a NaN is made quiet
+        return builder.bitcast(convert_to_bfloat(builder, value), bits)
+    # add half of the part that is cut off, less one if the kept part is even; a NaN is made quiet
     word = builder.bitcast(value, ir.VectorType(ir.IntType(32), value.type.count))
-    kept, one = builder.lshr(word, numbers([16] * value.type.count)), [1] * value.type.count
-    half = builder.add(builder.and_(kept, numbers(one)), numbers([0x7FFF] * value.type.count))
-    rounded = builder.lshr(builder.add(word, half), numbers([16] * value.type.count))
-    quiet = builder.or_(kept, numbers([64] * value.type.count))
+    kept, one = builder.lshr(word, int_vector([16] * value.type.count)), [1] * value.type.count
+    half = builder.add(builder.and_(kept, int_vector(one)), int_vector([0x7FFF] * value.type.count))
+    rounded = builder.lshr(builder.add(word, half), int_vector([16] * value.type.count))
+    quiet = builder.or_(kept, int_vector([64] * value.type.count))
     nan = builder.fcmp_unordered("uno", value, value)
     return builder.trunc(builder.select(nan, quiet, rounded), bits)
 
 
-def shortened(builder, value):
-    """float32 as LLVM's bfloat, by the CPU's instruction: one for two vectors, where there are."""
+def convert_to_bfloat(builder, value):
+    """Convert float32 to LLVM's bfloat: two full vectors with one instruction of the CPU."""
     count = value.type.count
-    if count != BYTES // 2:  # lanes of two vectors of float32
+    if count != BYTES // 2:  # the lanes of two vectors of float32
         return builder.fptrunc(value, ir.VectorType(BFloat(), count))
     halves = [
-        builder.shuffle_vector(value, value, numbers(list(range(first, first + count // 2))))
+        builder.shuffle_vector(value, value, int_vector(list(range(first, first + count // 2))))
         for first in (0, count // 2)
     ]
     kind = halves[0].type
     function = ir.FunctionType(ir.VectorType(BFloat(), count), [kind, kind])
-    name = "llvm.x86.avx512bf16.cvtne2ps2bf16.512"  # the one that comes later first
+    name = "llvm.x86.avx512bf16.cvtne2ps2bf16.512"  # takes the upper half first
     function = cgutils.get_or_insert_function(builder.module, function, name)
     return builder.call(function, halves[::-1])
 
 
-def widened(builder, value):
-    """bfloat16 (its bits) and int8 as float32; float32 and float64 as they are."""
+def widen(builder, value):
+    """Convert bfloat16 (its bits) and int8 to float32; float32 and float64 are left as they are."""
     wide = ir.VectorType(ir.FloatType(), value.type.count)
     if value.type.element == ir.IntType(8):
         return builder.sitofp(value, wide)
     if value.type.element == ir.IntType(16):
         bits = ir.VectorType(ir.IntType(32), value.type.count)
-        return builder.bitcast(upper(builder, builder.zext(value, bits)), wide)
+        return builder.bitcast(shift_up(builder, builder.zext(value, bits)), wide)
     return value
 
 
-def upper(builder, bits):
-    """Moves the lower half of 32 bits up."""
-    return builder.shl(bits, numbers([16] * bits.type.count))
+def shift_up(builder, bits):
+    """Move the lower 16 of 32 bits up."""
+    return builder.shl(bits, int_vector([16] * bits.type.count))
 
 
-def prefetch(builder, address, *, write, locality=3):
-    """Asks for what lies there, to be written or only read: into all caches, with locality 2 not
-    into the first one. It need not be anybody's."""
-    address, number = builder.bitcast(address, ir.IntType(8).as_pointer()), ir.IntType(32)
-    kind = ir.FunctionType(ir.VoidType(), [address.type, number, number, number])
+def prefetch(builder, pointer, *, write, locality=3):
+    """Prefetch a cache line, to be written or only read; the pointer need not be valid.
+
+    `locality` 3: into all caches. 2: not into the first-level cache.
+    """
+    pointer, number = builder.bitcast(pointer, ir.IntType(8).as_pointer()), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    builder.call(function, [address, *(ir.Constant(number, n) for n in (write, locality, 1))])
+    builder.call(function, [pointer, *(ir.Constant(number, n) for n in (write, locality, 1))])
 
 
-def ask(builder, address, step, count):
-    """Asks for lines step * count to (step + 1) * count from there on: into the second cache, which
-    has room for what is needed later."""
-    first = builder.add(address, builder.mul(step, whole(count * LINE)))
+def prefetch_lines(builder, address, step, count):
+    """Prefetch the lines from step * count to (step + 1) * count after an address.
+
+    They go into the second-level cache, which is large enough for data that is needed later.
+    """
+    first = builder.add(address, builder.mul(step, index(count * LINE)))
     for line in range(count):
-        at = builder.add(first, whole(line * LINE))
+        at = builder.add(first, index(line * LINE))
         prefetch(builder, builder.inttoptr(at, ir.IntType(8).as_pointer()), write=0, locality=2)
 
 
-def total_of(builder, value):
-    """The sum of a vector's numbers: of both halves, until one is left."""
+def horizontal_sum(builder, value):
+    """Return the sum of a vector's lanes: halves are added until one lane is left."""
     count = value.type.count
     while count > 1:
         count //= 2
         halves = (
-            builder.shuffle_vector(value, value, numbers(list(range(first, first + count))))
+            builder.shuffle_vector(value, value, int_vector(list(range(first, first + count))))
             for first in (0, count)
         )
         value = builder.fadd(*halves)
     return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
 
 
-def broadcast(context, builder, kind, array, index):
-    """array[index] in every lane."""
+def broadcast(context, builder, kind, array, i):
+    """Return a vector with array[i] in every lane."""
     data = context.make_array(kind)(context, builder, array).data
-    one = builder.load(builder.gep(data, [index]))
-    nothing = ir.Constant(vector(kind), ir.Undefined)
-    first = builder.insert_element(nothing, one, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(first, nothing, numbers([0] * vector(kind).count))
+    one = builder.load(builder.gep(data, [i]))
+    undefined = ir.Constant(vector(kind), ir.Undefined)
+    first = builder.insert_element(undefined, one, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, undefined, int_vector([0] * vector(kind).count))
 
 
 def multiply_add(builder, a, b, total):
-    """a * b + total; of pairs, both products."""
+    """a * b + total; for pairs, both products are added."""
     if a.type.element == ir.IntType(32):
         return add_pairs(builder, a, b, total)
     if not FMA:
@@ -195,7 +199,7 @@ def multiply_add(builder, a, b, total):
 
 
 def add_pairs(builder, a, b, total):
-    """The two products of bfloat16 pairs, added to float32 sums."""
+    """Add the two products of bfloat16 pairs to float32 sums."""
     if BFLOAT16:
         pairs = ir.VectorType(BFloat(), 2 * a.type.count)
         function = ir.FunctionType(total.type, [total.type, pairs, pairs])
@@ -203,9 +207,9 @@ def add_pairs(builder, a, b, total):
         a, b = builder.bitcast(a, pairs), builder.bitcast(b, pairs)
         function = cgutils.get_or_insert_function(builder.module, function, name)
         return builder.call(function, [total, a, b])
-    # a product of two bfloat16 numbers is exact in float32: nothing but the time differs
-    mask = numbers([0xFFFF0000] * a.type.count)
-    for half in (upper, lambda builder, bits: builder.and_(bits, mask)):
+    # a product of two bfloat16 numbers is exact in float32: only the time differs
+    mask = int_vector([0xFFFF0000] * a.type.count)
+    for half in (shift_up, lambda builder, bits: builder.and_(bits, mask)):
         a_half, b_half = (builder.bitcast(half(builder, x), total.type) for x in (a, b))
         total = multiply_add(builder, a_half, b_half, total)
     return total

@@ -1,10 +1,9 @@
-"""Arithmetic that LLVM can vectorise: exp, a maximum, and a product and sum with one rounding.
+"""Arithmetic that LLVM can vectorise: exp, a maximum, and a fused multiply-add.
 
-A call into libm runs one number at a time; 512 x 3072 GELUs took 11 ms that way and take 0.3 ms
-like this. exp(x) = 2^n * exp(r) with n = round(x / ln 2) and |r| <= ln 2 / 2: exp(r) is a
-polynomial, 2^n is put together from the bits of its exponent. Coefficients: Taylor's, which at
-|r| <= 0.347 leaves 1e-8 (float32, degree 7) and 2e-17 (float64, degree 13). NaN stays NaN,
-exp(inf) = inf, exp(-inf) = 0; what would be subnormal becomes 0.
+A call into libm would prevent vectorization (docs/kernels.md#exp). exp(x) = 2^n * exp(r) with
+n = round(x / ln 2) and |r| <= ln 2 / 2. exp(r) is a polynomial, 2^n is made from exponent bits.
+With Taylor's coefficients, the error is 1e-8 (float32, degree 7) and 2e-17 (float64, degree 13).
+NaN stays NaN, exp(inf) = inf, exp(-inf) = 0; subnormal results are 0.
 """
 
 import math
@@ -17,7 +16,7 @@ LOG2E = 1 / math.log(2)
 
 
 def exp(x):
-    """e**x for a float32 or a float64 inside a kernel, in the type of x."""
+    """Return e**x for a float32 or float64, in the type of x."""
     raise NotImplementedError("only inside a Numba kernel")
 
 
@@ -30,7 +29,7 @@ def _overload_exp(x):
     return None
 
 
-# ln 2 in two parts: the first has few enough bits that n * HI is exact, so r loses nothing.
+# ln 2 in two parts: the first has few enough bits that n * HI is exact.
 HI32, LO32 = np.float32(0.693359375), np.float32(-2.12194440e-4)
 HI64, LO64 = 6.93147180369123816490e-01, 1.90821492927058770002e-10
 T32 = tuple(np.float32(1 / math.factorial(i)) for i in range(8))
@@ -51,7 +50,7 @@ def _exp32(x):
     p = p * r + T32[2]
     p = p * r + T32[1]
     p = p * r + T32[0]
-    # two factors, because 2^128 alone would overflow where the product still fits
+    # two factors, because 2^128 alone would overflow when the product does not
     half = np.int32(n) >> np.int32(1)
     rest = np.int32(n) - half
     a = np.int32((half + np.int32(127)) << np.int32(23)).view(np.float32)
@@ -92,34 +91,35 @@ def _exp64(x):
 
 
 def largest(x):
-    """The largest of a row, C-contiguous and not empty, inside a kernel. A NaN may be taken for the
-    largest or passed over: who subtracts the result from all of them keeps it in either case.
+    """Return the largest element of a row, C-contiguous and not empty.
 
-    Comparing floats, LLVM must ask of every one whether it is NaN, and goes one by one. The bits of
-    floats are in the order of whole numbers, but that those of negative ones count downwards.
+    A NaN may be returned or ignored: softmax subtracts the result from all elements, so that the
+    NaN stays in either case. Comparisons of floats are not vectorised, because each must check for
+    NaN. Integers are compared instead: the bits of floats have the same order, reversed for
+    negative ones.
     """
     raise NotImplementedError("only inside a Numba kernel")
 
 
 @overload(largest)
 def _overload_largest(x):
-    whole = {types.float32: np.int32, types.float64: np.int64}[x.dtype]
-    number, info = np.dtype(x.dtype.name).type, np.iinfo(whole)
-    but_sign, sign, lowest = whole(info.max), whole(info.bits - 1), whole(info.min)
+    integer = {types.float32: np.int32, types.float64: np.int64}[x.dtype]
+    number, info = np.dtype(x.dtype.name).type, np.iinfo(integer)
+    but_sign, sign, lowest = integer(info.max), integer(info.bits - 1), integer(info.min)
 
     def largest(x):
-        bits, top = x.view(whole), lowest
+        bits, top = x.view(integer), lowest
         for i in range(len(bits)):
             ordered = bits[i] ^ ((bits[i] >> sign) & but_sign)
             top = ordered if ordered > top else top
-        return whole(top ^ ((top >> sign) & but_sign)).view(number)
+        return integer(top ^ ((top >> sign) & but_sign)).view(number)
 
     return largest
 
 
 @intrinsic
 def fma(typing_context, a, b, c):
-    """a b + c with one rounding, as the processor does it."""
+    """Return a b + c with one rounding, the processor's instruction."""
     if not (isinstance(a, types.Float) and a == b == c):
         return None
 

@@ -1,9 +1,9 @@
-"""Pack operands for the microkernel (gemm_microkernel.py), in the order in which it reads them.
+"""Pack operands into panels, in the order in which the microkernel reads them.
 
-A panel holds, for every term of the sum, `width` lanes: the rows of the left operand or the columns
-of the right one. Where lanes lie side by side in the matrix they are copied (`pack_across`), where
-the terms do, they are transposed (`pack_along`), down a vector of rows at a time: so many streams
-the CPU sees coming, twice as many it does not.
+A panel holds `width` lanes for every k: the rows of the left operand, or the columns of the right
+one. Lanes that are contiguous in the matrix are copied (`pack_across`). If k is contiguous they are
+transposed (`pack_along`), a vector of rows at a time: hardware prefetchers follow that many
+streams, and not twice as many.
 """
 
 import numpy as np
@@ -11,138 +11,140 @@ from numba import types
 from numba.extending import overload
 
 from npgpt.kernels.cpu import BYTES
-from npgpt.kernels.gemm_microkernel import ROWS, VECTORS, tile
+from npgpt.kernels.gemm_microkernel import MR, VECTORS, microkernel
 from npgpt.kernels.jit import inner
-from npgpt.kernels.simd import copy, copy_pairs, fetch, transpose
+from npgpt.kernels.simd import copy, copy_pairs, prefetch_element, transpose
 
-ROWS_AHEAD = 8  # rows of single lines, which the CPU does not ask for by itself before their turn
-STRIP = 8  # rows of which all panels are made before the next ones are read; even, for pairs
+ROWS_AHEAD = 8  # of single lines, which hardware prefetchers do not recognise
+STRIP = 8  # rows that all panels read before the next rows are read; even, for pairs
 
 
 @inner
 def right_width(x):
-    """Lanes of a right panel in x's dtype."""
+    """Return NR, the lanes of a right panel, in x's dtype."""
     return VECTORS * BYTES // x.itemsize
 
 
 @inner
-def numbers_across(x, first, terms, left, lanes, width, count, packed, p, stride):
+def elements_across(x, first, K, left, lanes, width, count, packed, p, stride):
     """packed[p + i stride + k width + w] = x[first + k, left + i lanes + w]
 
-    For i < count, k < terms and w < lanes, where x has so many columns. `x` is a C-contiguous
-    matrix, `packed` flat. What follows in the lanes up to `width` is unsaid.
+    For i < count, k < K and w < lanes, as far as x has columns. `x` is a C-contiguous matrix,
+    `packed` flat. The lanes from `lanes` to `width` are undefined.
     """
     step, columns = BYTES // packed.itemsize, x.shape[1]
     flat = x.reshape(-1)
-    whole = whole_panels(columns - left, lanes, width, count)
-    for start in range(0, terms, STRIP):
-        for i in range(whole):
+    full = full_panels(columns - left, lanes, width, count)
+    for start in range(0, K, STRIP):
+        for i in range(full):
             at = (first + start) * columns + left + i * lanes
             q = p + i * stride + start * width
-            for _ in range(min(STRIP, terms - start)):
-                if count > 1:  # one panel alone is of a head, and in a cache already
+            for _ in range(min(STRIP, K - start)):
+                if count > 1:  # a single panel is a part of a head, and in a cache already
                     for line in (0, width - 1):
-                        fetch(flat, at + ROWS_AHEAD * columns + line)
+                        prefetch_element(flat, at + ROWS_AHEAD * columns + line)
                 copy(flat, at, packed, q)
                 for w in range(step, width, step):
                     copy(flat, at + w, packed, q + w)
                 at += columns
                 q += width
-    for i in range(whole, count):
+    for i in range(full, count):
         some = min(lanes, columns - left - i * lanes)
-        for k in range(terms):
+        for k in range(K):
             for w in range(some):
                 packed[p + i * stride + k * width + w] = x[first + k, left + i * lanes + w]
 
 
 @inner
-def whole_panels(columns, lanes, width, count):
-    """How many panels have all their `width` lanes, beyond `lanes` too, among so many columns."""
+def full_panels(columns, lanes, width, count):
+    """Return how many of `count` panels have all `width` lanes in a matrix of `columns`."""
     return min(count, (columns - width) // lanes + 1) if columns >= width else 0
 
 
 @inner
-def numbers_along(x, first, terms, left, lanes, width, count, packed, p, stride):
+def elements_along(x, first, K, left, lanes, width, count, packed, p, stride):
     """packed[p + i stride + k width + w] = x[left + i lanes + w, first + k]
 
-    For i < count, k < terms and w < lanes, where x has so many rows. `x` is a C-contiguous matrix,
-    `packed` flat. What follows in the lanes up to `width` is unsaid.
+    For i < count, k < K and w < lanes, as far as x has rows. `x` is a C-contiguous matrix,
+    `packed` flat. The lanes from `lanes` to `width` are undefined.
     """
     step, (rows, columns) = BYTES // packed.itemsize, x.shape
     flat = x.reshape(-1)
-    whole = terms // step * step
+    full = K // step * step
     for i in range(count):
         top, q = left + i * lanes, p + i * stride
         some = min(lanes, rows - top)
         for w in range(0, some, step):
             at = (top + w) * columns + first
-            for k in range(0, whole, step):
+            for k in range(0, full, step):
                 transpose(flat, at + k, columns, some - w, packed, q + k * width + w, width)
-        for k in range(whole, terms):
+        for k in range(full, K):
             for w in range(some):
                 packed[q + k * width + w] = x[top + w, first + k]
 
 
-# The same for panels of uint32: a term there is a pair, as bfloat16.
+# The same for panels of uint32: each step holds two values of k, as a pair of bfloat16.
 
 
 @inner
-def pairs_across(x, first, terms, left, lanes, width, count, packed, p, stride):
+def pairs_across(x, first, K, left, lanes, width, count, packed, p, stride):
     """packed[p + i stride + k width + w] = x[first + 2k, left + i lanes + w], and in its upper half
     x[first + 2k + 1, left + i lanes + w]"""
     step, columns = BYTES // packed.itemsize, x.shape[1]
     flat = x.reshape(-1)
-    whole = whole_panels(columns - left, lanes, width, count)
-    for start in range(0, terms, STRIP):
-        for i in range(whole):
+    full = full_panels(columns - left, lanes, width, count)
+    for start in range(0, K, STRIP):
+        for i in range(full):
             at = (first + start) * columns + left + i * lanes
             q = p + i * stride + start // 2 * width
-            for k in range(start, min(start + STRIP, terms), 2):
+            for k in range(start, min(start + STRIP, K), 2):
                 if count > 1:
                     for line in (0, width - 1):
-                        fetch(flat, at + ROWS_AHEAD * columns + line)
-                        fetch(flat, at + (ROWS_AHEAD + 1) * columns + line)
-                both = k + 1 < terms
+                        prefetch_element(flat, at + ROWS_AHEAD * columns + line)
+                        prefetch_element(flat, at + (ROWS_AHEAD + 1) * columns + line)
+                both = k + 1 < K
                 after = at + columns if both else at
                 copy_pairs(flat, at, after, both, packed, q)
                 for w in range(step, width, step):
                     copy_pairs(flat, at + w, after + w, both, packed, q + w)
                 at += 2 * columns
                 q += width
-    for i in range(whole, count):
+    for i in range(full, count):
         some = min(lanes, columns - left - i * lanes)
-        for k in range(0, terms, 2):
+        for k in range(0, K, 2):
             for w in range(some):
                 column = left + i * lanes + w
-                second = bits(x[first + k + 1, column]) if k + 1 < terms else np.uint32(0)
+                second = bits(x[first + k + 1, column]) if k + 1 < K else np.uint32(0)
                 pair = bits(x[first + k, column]) | second << np.uint32(16)
                 packed[p + i * stride + k // 2 * width + w] = pair
 
 
 @inner
-def pairs_along(x, first, terms, left, lanes, width, count, packed, p, stride):
+def pairs_along(x, first, K, left, lanes, width, count, packed, p, stride):
     """packed[p + i stride + k width + w] = x[left + i lanes + w, first + 2k], and in its upper half
     x[left + i lanes + w, first + 2k + 1]"""
     step, (rows, columns) = BYTES // packed.itemsize, x.shape
     flat = x.reshape(-1)
-    whole = terms // (2 * step) * (2 * step)
+    full = K // (2 * step) * (2 * step)
     for i in range(count):
         top, q = left + i * lanes, p + i * stride
         some = min(lanes, rows - top)
         for w in range(0, some, step):
             at = (top + w) * columns + first
-            for k in range(0, whole, 2 * step):
+            for k in range(0, full, 2 * step):
                 transpose(flat, at + k, columns, some - w, packed, q + k // 2 * width + w, width)
-        for k in range(whole, terms, 2):
+        for k in range(full, K, 2):
             for w in range(some):
-                second = bits(x[top + w, first + k + 1]) if k + 1 < terms else np.uint32(0)
+                second = bits(x[top + w, first + k + 1]) if k + 1 < K else np.uint32(0)
                 pair = bits(x[top + w, first + k]) | second << np.uint32(16)
                 packed[q + k // 2 * width + w] = pair
 
 
 def bits(number):
-    """A number as bfloat16, in the lower half of a uint32: float32 rounded to nearest even, int8
-    exactly, uint16 as what they are already."""
+    """Return a number as bfloat16, in the lower half of a uint32.
+
+    float32 is rounded to nearest even, int8 is exact, uint16 is bfloat16 already.
+    """
     raise NotImplementedError("only inside a Numba kernel")
 
 
@@ -161,76 +163,76 @@ def _overload_bits(number):
     return rounded
 
 
-def pack_across(x, first, terms, left, lanes, width, count, packed, p, stride):
-    """Panels of numbers, or of pairs where `packed` is of uint32."""
+def pack_across(x, first, K, left, lanes, width, count, packed, p, stride):
+    """Pack `elements_across`, or `pairs_across` if `packed` is uint32."""
     raise NotImplementedError("only inside a Numba kernel")
 
 
 @overload(pack_across)
-def _overload_pack_across(x, first, terms, left, lanes, width, count, packed, p, stride):
-    return called(pairs_across if packed.dtype == types.uint32 else numbers_across)
+def _overload_pack_across(x, first, K, left, lanes, width, count, packed, p, stride):
+    return caller_of(pairs_across if packed.dtype == types.uint32 else elements_across)
 
 
-def pack_along(x, first, terms, left, lanes, width, count, packed, p, stride):
-    """The same of transposed ones."""
+def pack_along(x, first, K, left, lanes, width, count, packed, p, stride):
+    """Pack `elements_along`, or `pairs_along` if `packed` is uint32."""
     raise NotImplementedError("only inside a Numba kernel")
 
 
 @overload(pack_along)
-def _overload_pack_along(x, first, terms, left, lanes, width, count, packed, p, stride):
-    return called(pairs_along if packed.dtype == types.uint32 else numbers_along)
+def _overload_pack_along(x, first, K, left, lanes, width, count, packed, p, stride):
+    return caller_of(pairs_along if packed.dtype == types.uint32 else elements_along)
 
 
-def called(packing):
-    """A function of the same arguments that calls this one."""
+def caller_of(function):
+    """Return a function with the parameter names of packing that calls this one."""
 
-    def call(x, first, terms, left, lanes, width, count, packed, p, stride):
-        packing(x, first, terms, left, lanes, width, count, packed, p, stride)
+    def call(x, first, K, left, lanes, width, count, packed, p, stride):
+        function(x, first, K, left, lanes, width, count, packed, p, stride)
 
     return call
 
 
 @inner
-def pack(x, transposed, first, terms, left, lanes, width, count, packed, p, stride):
-    """Whichever of both it is: transposed, terms are x's columns."""
+def pack(x, transposed, first, K, left, lanes, width, count, packed, p, stride):
+    """Pack `x`, or its transpose, of which k counts the columns."""
     if transposed:
-        pack_along(x, first, terms, left, lanes, width, count, packed, p, stride)
+        pack_along(x, first, K, left, lanes, width, count, packed, p, stride)
     else:
-        pack_across(x, first, terms, left, lanes, width, count, packed, p, stride)
+        pack_across(x, first, K, left, lanes, width, count, packed, p, stride)
 
 
-def steps_of(terms, packed):
-    """How many steps a panel of so many terms has: half as many, where it is of pairs."""
+def steps_of(K, packed):
+    """Return the number of steps in a panel of K values of k: half of K for pairs, rounded up."""
     raise NotImplementedError("only inside a Numba kernel")
 
 
 @overload(steps_of)
-def _overload_steps_of(terms, packed):
+def _overload_steps_of(K, packed):
     if packed.dtype == types.uint32:
-        return lambda terms, packed: -(-terms // 2)
-    return lambda terms, packed: terms
+        return lambda K, packed: -(-K // 2)
+    return lambda K, packed: K
 
 
 @inner
-def put(left, p, right, q, right_stride, terms, onto, t, onto_stride, adds, out, o, stride, rows,
-        columns, corner, streams):  # fmt: skip
-    """A tile into `out`, of which only so many rows and columns are there. See `tile`.
+def multiply_panels(left, p, right, q, right_stride, steps, addend, t, addend_stride, adds, out, o,
+                    stride, rows, columns, corner, streams):  # fmt: skip
+    """Run the microkernel on a tile of which `rows` rows and `columns` columns are inside `out`.
 
-    Where it is not whole it goes into `corner` first, which `tile` is told of by its distance from
-    `out`: to choose between two arrays Numba would count references to them, by instructions that
-    wait until all that was written before is in place.
+    A tile at the border is computed in `corner` first. The microkernel gets its distance from
+    `out`, not the array: Numba would count references to an array that is selected from two, with
+    locked instructions that wait for all stores before them.
     """
     width = right_width(out)
-    whole = rows == ROWS and columns == width
-    away = (corner.ctypes.data - out.ctypes.data) // out.itemsize
-    h, home_stride = (o, stride) if whole else (away, width)
-    tile(left, p, right, q, right_stride, terms, onto, t, onto_stride, adds if whole else 0,
-         out, h, home_stride, streams if whole else 0)  # fmt: skip
-    for i in range(0 if whole else rows):
-        row, place = corner[i * width :][:columns], out[o + i * stride :][:columns]
+    full = rows == MR and columns == width
+    distance = (corner.ctypes.data - out.ctypes.data) // out.itemsize
+    start, tile_stride = (o, stride) if full else (distance, width)
+    microkernel(left, p, right, q, right_stride, steps, addend, t, addend_stride,
+                adds if full else 0, out, start, tile_stride, streams if full else 0)  # fmt: skip
+    for i in range(0 if full else rows):
+        row, dst = corner[i * width :][:columns], out[o + i * stride :][:columns]
         if adds:
-            before = onto[t + i * onto_stride :][:columns]
+            before = addend[t + i * addend_stride :][:columns]
             for j in range(columns):
                 row[j] += before[j]
         for j in range(columns):
-            place[j] = row[j]
+            dst[j] = row[j]

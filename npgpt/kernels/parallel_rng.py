@@ -1,7 +1,7 @@
-"""Draws of any size, by any number of threads. What they compute: npgpt/ops/random.py.
+"""Draws of any size, by any number of threads. The formulas are in npgpt/ops/random.py.
 
-`start` is the engine as it stands, of which every thread makes a copy, `engine` what the end of the
-draw is written to; `counter` says which pieces of it are taken.
+`start` is the engine before the draw, which every thread copies. `engine` receives the state after
+it. `counter` counts the pieces that are taken.
 """
 
 import numpy as np
@@ -15,30 +15,30 @@ from npgpt.kernels.parallel import in_parallel
 from npgpt.kernels.simd import transpose
 from npgpt.kernels.work_queue import take
 
-PIECE = 24576  # words that a thread takes, a multiple of 16; they stay in its second cache
+PIECE = 24576  # words that a thread takes, a multiple of 16; they fit a second-level cache
 LOW24, UNIT24 = np.uint32(2**24 - 1), np.float32(2**-24)
 
 
 @exact_inner
-def _some_uniform32(_thread, start, engine, counter, low, span, out):
-    mine, row = begin(start, min(PIECE, out.size))
-    while _piece(mine, engine, counter, row, low, span, out).size:
+def _uniform32_pieces(_thread, start, engine, counter, low, span, out):
+    own, row = begin(start, min(PIECE, out.size))
+    while _piece(own, engine, counter, row, low, span, out).size:
         pass
 
 
 @exact_njit
 def uniform32(threads, start, engine, counter, low, span, out):
     """out (N,) float32: uniform numbers from low to low + span."""
-    in_parallel(threads, _some_uniform32, (start, engine, counter, low, span, out))
+    in_parallel(threads, _uniform32_pieces, (start, engine, counter, low, span, out))
 
 
 @exact_inner
-def _piece(mine, engine, counter, row, low, span, out):
-    """The next piece of `out`, filled; an empty one when nothing is left."""
+def _piece(own, engine, counter, row, low, span, out):
+    """Take and fill the next piece of `out`; it is empty if nothing is left."""
     task = take(counter, 0)
     piece = out[task * PIECE :][:PIECE]
     if piece.size:
-        _spread(raw_of(task, PIECE, out.size, mine, engine, row), low, span, piece)
+        _spread(raw_of(task, PIECE, out.size, own, engine, row), low, span, piece)
     return piece
 
 
@@ -49,31 +49,31 @@ def _spread(raw, low, span, out):
 
 
 @exact_inner
-def _some_normal32(_thread, start, engine, counter, mean, std, out):
-    """What is left over behind groups of 16 stays uniform."""
-    mine, row = begin(start, min(PIECE, out.size))
+def _normal32_pieces(_thread, start, engine, counter, mean, std, out):
+    """Draw pieces; elements after the last group of 16 stay uniform."""
+    own, row = begin(start, min(PIECE, out.size))
     zero, one = np.float32(0), np.float32(1)
-    piece = _piece(mine, engine, counter, row, zero, one, out)
+    piece = _piece(own, engine, counter, row, zero, one, out)
     while piece.size:
         box_muller32(mean, std, piece[: piece.size // 16 * 16])
-        piece = _piece(mine, engine, counter, row, zero, one, out)
+        piece = _piece(own, engine, counter, row, zero, one, out)
 
 
 @exact_njit
 def normal32(threads, start, engine, counter, mean, std, out):
-    """out (N,) float32: normal numbers; N % 16 at its end stay uniform ones from 0 to 1."""
-    in_parallel(threads, _some_normal32, (start, engine, counter, mean, std, out))
+    """out (N,) float32: normal numbers; the last N % 16 stay uniform ones from 0 to 1."""
+    in_parallel(threads, _normal32_pieces, (start, engine, counter, mean, std, out))
 
 
 @exact_inner
-def _some_bernoulli(_thread, start, engine, counter, threshold, out):
-    half = PIECE // 2  # each takes two words
-    mine, row = begin(start, 2 * min(half, out.size))
+def _bernoulli_pieces(_thread, start, engine, counter, threshold, out):
+    half = PIECE // 2  # each element takes two words
+    own, row = begin(start, 2 * min(half, out.size))
     words = np.empty(BLOCK, np.uint32)
     task = take(counter, 0)
     while task * half < out.size:
         piece = out[task * half :][:half]
-        raw = raw_of(task, PIECE, 2 * out.size, mine, engine, row)
+        raw = raw_of(task, PIECE, 2 * out.size, own, engine, row)
         for first in range(0, piece.size, BLOCK // 2):
             block = piece[first : first + BLOCK // 2]
             temper(raw[2 * first :], words[: 2 * block.size])
@@ -85,43 +85,43 @@ def _some_bernoulli(_thread, start, engine, counter, threshold, out):
 
 @exact_njit
 def bernoulli(threads, start, engine, counter, threshold, out):
-    """out (N,) bool: is a number of 53 random bits below the threshold?"""
-    in_parallel(threads, _some_bernoulli, (start, engine, counter, threshold, out))
+    """out (N,) bool: True if a number of 53 random bits is below the threshold."""
+    in_parallel(threads, _bernoulli_pieces, (start, engine, counter, threshold, out))
 
 
-LINES = 16  # columns of a task: so many numbers are a cache line, which is then written once
-CHUNK = 64  # numbers of a column that are made, and transposed, together
+LINES = 16  # columns of a task: 16 float32 are a cache line, which is then written once
+CHUNK = 64  # elements of a column that are drawn and transposed together
 LANES = BYTES // 4
 
 
 @exact_inner
-def _some_columns(_thread, start, engine, counter, low, span, I, O, stride, out):
-    """Row i of the (I, O) matrix begins at out[i stride]."""
-    mine, row = begin(start, LINES * I)
-    some = np.empty((LINES, CHUNK), np.float32)
-    flat = some.reshape(-1)
+def _columns_pieces(_thread, start, engine, counter, low, span, I, O, stride, out):
+    """Draw columns; row i of the (I, O) matrix begins at out[i stride]."""
+    own, row = begin(start, LINES * I)
+    chunk = np.empty((LINES, CHUNK), np.float32)
+    flat = chunk.reshape(-1)
     task = take(counter, 0)
     while task * LINES < O:
         left = task * LINES
         width = min(LINES, O - left)
-        raw = raw_of(task, LINES * I, O * I, mine, engine, row)
+        raw = raw_of(task, LINES * I, O * I, own, engine, row)
         for top in range(0, I, CHUNK):
             rows = min(CHUNK, I - top)
             for o in range(width):
-                _spread(raw[o * I + top :], low, span, some[o, :rows])
+                _spread(raw[o * I + top :], low, span, chunk[o, :rows])
             squares = rows // LANES * LANES if width == LINES else 0
             for i in range(0, squares, LANES):
                 for o in range(0, LINES, LANES):
-                    home = (top + i) * stride + left + o
-                    transpose(flat, o * CHUNK + i, CHUNK, LANES, out, home, stride)
+                    dst = (top + i) * stride + left + o
+                    transpose(flat, o * CHUNK + i, CHUNK, LANES, out, dst, stride)
             for i in range(squares, rows):
                 line = out[(top + i) * stride + left :]
                 for o in range(width):
-                    line[o] = some[o, i]
+                    line[o] = chunk[o, i]
         task = take(counter, 0)
 
 
 @exact_njit
 def columns(threads, start, engine, counter, low, span, I, O, stride, out):
-    """An (I, O) matrix, column after column; its row i begins at out[i stride]."""
-    in_parallel(threads, _some_columns, (start, engine, counter, low, span, I, O, stride, out))
+    """Draw an (I, O) matrix, column after column; its row i begins at out[i stride]."""
+    in_parallel(threads, _columns_pieces, (start, engine, counter, low, span, I, O, stride, out))

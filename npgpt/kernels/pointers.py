@@ -1,7 +1,7 @@
-"""Arrays by their addresses: how one kernel reads the parameters of any number of blocks.
+"""Arrays by their addresses: a kernel reads the parameters of any number of blocks.
 
-Numba compiles a kernel anew for every length of a tuple that it is given, and unpacking one takes
-time for every array in it. A table of addresses is one array.
+Numba compiles a kernel again for every length of a tuple, and unpacking a tuple takes time for
+every array in it. A table of addresses is one array.
 """
 
 from llvmlite import ir
@@ -14,26 +14,29 @@ from npgpt.kernels.llvm import prefetch
 
 
 def address(array: Array | None, dtype) -> int:
-    """Where it begins; 0 of None. Whoever reads there has to keep the array meanwhile."""
+    """Return the address of the array's first element, or 0 for None.
+
+    The caller must keep the array alive while the address is in use.
+    """
     if array is None:
         return 0
     if array.dtype != dtype or not array.flags.c_contiguous:
         raise ValueError(
-            f"a kernel wants contiguous {dtype} numbers, not {array.dtype} ones of strides "
-            f"{array.strides} in an array {array.shape}"
+            f"a kernel needs a contiguous array of {dtype}, not {array.dtype} of shape "
+            f"{array.shape} with strides {array.strides}"
         )
     return array.ctypes.data
 
 
 @inner
-def array_at(place, shape, like):
-    """The array there, of the dtype of `like`."""
-    return carray(pointer(place, like), shape)
+def array_at(address, shape, like):
+    """Return the array at an address, with the dtype of `like`."""
+    return carray(pointer(address, like), shape)
 
 
 @intrinsic
-def pointer(context, place, like):
-    """An address, as that of numbers like these."""
+def pointer(context, address, like):
+    """Return an address as a pointer to elements of the dtype of `like`."""
 
     def generate(context, builder, signature, values):
         kind = context.get_value_type(signature.return_type)
@@ -43,12 +46,12 @@ def pointer(context, place, like):
 
 
 @intrinsic
-def fetch_at(context, place):
-    """Asks for the cache line there, into the second cache. It need not be anybody's."""
+def prefetch_at(context, address):
+    """Prefetch the cache line at an address into the second-level cache; it need not be valid."""
 
     def generate(context, builder, signature, values):
-        where = builder.inttoptr(values[0], ir.IntType(8).as_pointer())
-        prefetch(builder, where, write=0, locality=2)
+        pointer = builder.inttoptr(values[0], ir.IntType(8).as_pointer())
+        prefetch(builder, pointer, write=0, locality=2)
         return context.get_dummy_value()
 
     return types.void(types.intp), generate

@@ -1,4 +1,4 @@
-"""Does this Numba compile with fast_compiler.py and parallel_loop.py? jit.py asks once.
+"""A test of whether this Numba compiles with fast_compiler.py and parallel_loop.py, for jit.py.
 
 Two tiny kernels use everything of both files; no thread is started for that.
 """

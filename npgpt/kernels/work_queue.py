@@ -1,15 +1,14 @@
-"""Tasks, taken by whichever thread is free.
+"""A work queue of atomic counters: a thread that has finished a task takes the next one.
 
-Numba's prange gives every thread the same share beforehand, and the slowest one is waited for: on a
-machine that has anything else to do, that is a wait at every loop. Here a thread that has finished
-a task takes the next: `in_parallel` over the threads, and in it `task = take(counters, 0)` until
-there are no more. Who makes a task changes nothing of what it computes.
+Numba's prange gives every thread an equal share in advance, and every loop waits for the slowest.
+On a machine with other work, that wait is long. Here `in_parallel` runs over the threads, and each
+calls `task = take(counters, 0)` until no task is left. The bits do not depend on which thread
+computes a task.
 
-Where tasks need what earlier ones made, whoever comes too early waits until the count of those has
-`passed` their number, which saves the end of one parallel loop and the beginning of the next: tens
-of microseconds, as long as a small product takes. It cannot come to a standstill, even where one
-thread runs everything: tasks are taken in order, so whatever is waited for has been taken by a
-thread that is at work.
+If tasks need the results of earlier ones, a thread waits until the count of finished tasks
+`has_reached` their number. This replaces the end of one parallel loop and the start of the next,
+tens of microseconds. It cannot deadlock, even with a single thread: tasks are taken in order, so a
+task that another one waits for has been taken by a thread that is running.
 """
 
 from llvmlite import ir
@@ -19,23 +18,26 @@ from numba.extending import intrinsic
 
 @intrinsic
 def take(context, counters, i):
-    """counters[i], and one more for whoever comes next; what this thread has written until now can
-    be read by whoever waits for that. `counters`: (N,) int64, 0 at first."""
+    """Return counters[i] and add 1 to it, atomically. `counters`: (N,) int64, 0 at first.
+
+    A thread for which `has_reached` then returns True can read all that this one has written.
+    """
 
     def generate(context, builder, signature, values):
         return builder.atomic_rmw(
-            "add", address(context, builder, signature, values), ONE, "acq_rel"
+            "add", pointer_to(context, builder, signature, values), ONE, "acq_rel"
         )
 
     return types.int64(counters, types.intp), generate
 
 
 @intrinsic
-def passed(context, counters, i, many):
-    """Is counters[i] `many` or more? Then what was written before that can be read."""
+def has_reached(context, counters, i, count):
+    """Return True if counters[i] >= count. Then all that was written before can be read."""
 
     def generate(context, builder, signature, values):
-        now = builder.load_atomic(address(context, builder, signature, values), "acquire", 8)
+        pointer = pointer_to(context, builder, signature, values)
+        now = builder.load_atomic(pointer, "acquire", 8)
         return builder.icmp_signed(">=", now, values[2])
 
     return types.boolean(counters, types.intp, types.int64), generate
@@ -44,7 +46,7 @@ def passed(context, counters, i, many):
 ONE = ir.Constant(ir.IntType(64), 1)
 
 
-def address(context, builder, signature, values):
-    """Of counters[i]."""
+def pointer_to(context, builder, signature, values):
+    """Return a pointer to counters[i]."""
     data = context.make_array(signature.args[0])(context, builder, values[0]).data
     return builder.gep(data, [values[1]])

@@ -1,8 +1,8 @@
-"""The bfloat16 backend: bfloat16 products with float32 sums, twice as many in the same time.
+"""The bfloat16 backend: bfloat16 products with float32 sums, at twice the rate.
 
-Same names, same signatures as `npgpt.fused`. Parameters, activations, gradients, LayerNorm, softmax
-and loss stay float32 (that is what "mixed precision" means, Micikevicius et al. 2017,
-arXiv:1710.03740); a matrix product rounds its two operands to bfloat16 as it packs them.
+The names and signatures are those of `npgpt.fused`. A matrix product rounds its two operands to
+bfloat16 as it packs them. Parameters, activations, gradients, LayerNorm, softmax and loss stay
+float32: mixed precision (Micikevicius et al. 2017, arXiv:1710.03740).
 """
 
 from npgpt.fused import adamw, dropout, gelu, layernorm, random

@@ -1,5 +1,4 @@
-"""Attention, its products of bfloat16 numbers, softmax in float32. What it is, is in
-npgpt/ops/attention.py."""
+"""Attention: bfloat16 products, float32 softmax. The formula is in npgpt/ops/attention.py."""
 
 from npgpt.arrays import Array
 from npgpt.fused.attention import Cache, backward_with, forward_with
@@ -10,10 +9,10 @@ __all__ = ["Cache", "backward", "forward"]
 
 def forward(qkv: Array, *, n_head: int, past=None, rate: float = 0.0, rng=None,
             out: Array | None = None):  # fmt: skip
-    """(B, T, 3C) -> (B, T, C). With `past`, these T positions follow the ones it remembers; if
-    there are any, their products stay float32.
+    """(B, T, 3C) -> (B, T, C). With `past`, these T positions follow the cached ones; if there are
+    any, products stay float32.
 
-    Going backward is for whole sequences: with a past that was not empty, the Cache serves nobody.
+    The Cache is for backward of complete sequences: it cannot be used if `past` was not empty.
     """
     return forward_with(PAIRS, qkv, n_head, past, rate, rng, out)
 

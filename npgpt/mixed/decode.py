@@ -1,4 +1,4 @@
-"""One new position through all blocks, of matrices in fewer bits too. See npgpt/ops/decode.py."""
+"""One new position through all blocks, quantized ones too. See npgpt/ops/decode.py."""
 
 from npgpt.arrays import Array
 from npgpt.fused import decode
@@ -12,7 +12,7 @@ def forward(x: Array, blocks, *, n_head: int, past, out: Array | None = None):
 
 
 def matrix(p) -> decode.Matrix:
-    """A linear layer's parameters as kernels take them."""
+    """Return a linear layer's parameters as a Matrix."""
     if not isinstance(p.weight, QuantizedMatrix):
         return decode.matrix(p)
     return decode.Matrix(p.weight.values, p.bias, p.weight.scale)

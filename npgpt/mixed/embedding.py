@@ -1,4 +1,4 @@
-"""Token plus position embedding, of tokens in fewer bits too. See npgpt/ops/embedding.py."""
+"""Token plus position embedding, with quantized ones too. See npgpt/ops/embedding.py."""
 
 from npgpt.arrays import Array, into
 from npgpt.fused import embedding
@@ -8,7 +8,7 @@ from npgpt.quantized_matrix import QuantizedMatrix
 
 
 def forward(tokens: Array, p: Params, *, start: int = 0, out: Array | None = None):
-    """(B, T) integers below V -> (B, T, C). Position `start` is that of the first token."""
+    """(B, T) integers below V -> (B, T, C). `start`: the position of the first token."""
     if not isinstance(p.wte, QuantizedMatrix):
         return embedding.forward(tokens, p, start=start, out=out)
     check(tokens, p, start)

@@ -1,4 +1,4 @@
-"""Linear, its products of bfloat16 numbers. What it is, is in npgpt/ops/linear.py."""
+"""Linear with bfloat16 products. The formula is in npgpt/ops/linear.py."""
 
 from npgpt.arrays import Array
 from npgpt.fused.linear import backward_with, forward_with

@@ -1,5 +1,7 @@
-"""Output head and cross-entropy, products of bfloat16 numbers, softmax and loss in float32. What it
-computes is in npgpt/ops/linear_cross_entropy.py."""
+"""Output head and cross-entropy: bfloat16 products, float32 softmax and loss.
+
+The formula is in npgpt/ops/linear_cross_entropy.py.
+"""
 
 from npgpt.arrays import Array
 from npgpt.fused.linear_cross_entropy import backward, evaluate_with, forward_with
@@ -13,12 +15,12 @@ def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 512,
             dweight: Array | None = None):  # fmt: skip
     """(..., C), (V, C), (...) integers below V -> scalar of x's dtype
 
-    `dweight`: where backward's `g` is known already, the gradient of the head goes straight there,
-    for dloss = 1; such a Cache is good for one backward.
+    `dweight`: optional output for the gradient of `weight` at dloss = 1. Passing backward's `g`
+    here avoids a second (V, C) array; the Cache can then be used once.
     """
     return forward_with(matmul, x, weight, targets, chunk, dweight)
 
 
 def evaluate(x: Array, weight: Array, targets: Array, *, chunk: int = 512):
-    """The loss alone, for whoever does not go backward: a third of the work."""
+    """Return the loss without a Cache for backward: a third of the work."""
     return evaluate_with(matmul, x, weight, targets, chunk)
