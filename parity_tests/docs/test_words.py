@@ -49,7 +49,7 @@ def tables() -> list[list[str]]:
 def pattern(phrase: str) -> str:
     words = BETWEEN.join(re.escape(word) for word in phrase.split(" "))
     before = "(?<![A-Za-z])" if phrase[0].isalpha() else ""
-    after = "(?![A-Za-z])" if phrase[-1].isalpha() else ""
+    after = "(?![A-Za-z])" if phrase[-1].isalpha() else "(?!_)"
     return f"(?{'-i' if phrase != phrase.lower() else 'i'}:{before}{words}{after})"
 
 

@@ -1,4 +1,4 @@
-"""What Numba compiles: said when it happens, kept wherever there is room, and never twice."""
+"""Compilation by Numba: announced, cached if any directory is writable, and never repeated."""
 
 import json
 import os
@@ -26,7 +26,7 @@ TEXT = "The lamp is lit at dusk, and the keeper writes the hour in the book. " *
 
 
 def test_tests_compile_as_npgpt_does():
-    """At the level that npgpt/system/env_vars.py sets, which has to be there before Numba is."""
+    """At the level of npgpt/system/env_vars.py, which must be set before Numba is imported."""
     assert int(numba.config.OPT) == int(os.environ["NUMBA_OPT"])
 
 
@@ -56,8 +56,8 @@ for run in "again", "once more":
     digests.append(hashlib.sha256(bits).hexdigest())
     print("that was", run, file=sys.stderr)
 found = {}
-packages = [(fused.__path__, "npgpt.fused."), (kernels.__path__, "npgpt.kernels.")]
-for module in [m for p in packages for m in pkgutil.iter_modules(*p)]:
+modules = [m for p in (fused, kernels) for m in pkgutil.iter_modules(p.__path__, p.__name__ + ".")]
+for module in modules:
     for name, kernel in vars(importlib.import_module(module.name)).items():
         if isinstance(kernel, Dispatcher) and kernel.py_func.__module__ == module.name:
             found[f"{module.name}.{name}"] = [
@@ -68,8 +68,8 @@ print(json.dumps([found, digests]))
 
 
 @pytest.fixture
-def sealed(tmp_path, monkeypatch):
-    """A copy of the package whose folders nobody can write to, root included: a file is in the way.
+def read_only(tmp_path, monkeypatch):
+    """A copy of the package in which no __pycache__ can be created, even by root.
 
     -> the environment of a program that finds this copy, and an empty home.
     """
@@ -97,14 +97,14 @@ def python(program, *arguments, environment):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="its cache folder is not under HOME")
-def test_kernels_are_compiled_once_and_kept_where_there_is_room(sealed):
-    found, said = python(PROGRAM, TRAIN, GENERATE, environment=sealed)
+def test_kernels_are_compiled_once_and_kept_in_a_writable_directory(read_only):
+    found, said = python(PROGRAM, TRAIN, GENERATE, environment=read_only)
     assert [line.split(";")[0] + ";" for line in said] == [
         COMPILING, COMPILING, "that was again;", "that was once more;"
     ]  # fmt: skip
     kept = {Path(line.partition("they are kept in ")[2]) for line in said[:2]}
     (folder,) = kept
-    assert folder.is_relative_to(sealed["HOME"])
+    assert folder.is_relative_to(read_only["HOME"])
     files = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
     assert len(files) > 40
 
@@ -113,7 +113,7 @@ def test_kernels_are_compiled_once_and_kept_where_there_is_room(sealed):
     twice = {name: kinds for name, kinds in kernels.items() if len(set(kinds)) < len(kinds)}
     assert twice == {}
 
-    found, said = python(PROGRAM, TRAIN, GENERATE, environment=sealed)
+    found, said = python(PROGRAM, TRAIN, GENERATE, environment=read_only)
     assert said == ["that was again", "that was once more"]
     assert len({*digests, *json.loads(found)[1]}) == 1  # not a bit depends on who compiled
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")} == files
@@ -158,7 +158,7 @@ def test_a_second_process_compiles_what_the_first_one_needs(tmp_path, monkeypatc
     assert [second.wait(600) for second in seconds] == [0, 0]
     modules, _ = python(LISTENER, TRAIN, GENERATE, environment=environment)
     shared = {name for share in precompile.SHARES.values() for name in share}
-    shared = shared - {"random"} | {"parallel_rng"}  # sampling is compiled when somebody samples
+    shared = shared - {"random"} | {"parallel_rng"}  # sampling is compiled at its first use
     assert not shared & set(modules.split())
     assert {"attention", "linear_cross_entropy"} <= set(modules.split())
 
@@ -185,13 +185,13 @@ def test_quantized_weights_are_compiled_ahead_of_time(monkeypatch, tmp_path, kin
     assert [path.name for path in tmp_path.iterdir()] == [f"generate-{kind}"]
 
 
-def test_without_any_room_everything_works_and_info_says_so(sealed, tmp_path):
+def test_without_a_directory_everything_works_and_info_says_so(read_only, tmp_path):
     (tmp_path / "home").rmdir()
     (tmp_path / "home").write_text("in the way")
     program = (
         "import npgpt; from npgpt.performance import system_info as info; "
         "print(npgpt.Generator(123).uniform(1)[0], info.numba_cache())"
     )
-    said, complaints = python(program, environment=sealed)
+    said, complaints = python(program, environment=read_only)
     assert said == "0.29611194 nowhere"
     assert complaints == []

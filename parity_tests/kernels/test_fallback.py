@@ -103,7 +103,7 @@ def test_this_numba_compiles_fast():
     assert probe.answers()
 
 
-def test_every_private_name_is_asked_for_and_missed(tmp_path):
+def test_every_private_name_is_used_and_may_be_missing(tmp_path):
     out = python(ALL, json.dumps(NAMES), NUMBA_CACHE_DIR=str(tmp_path), NUMBA_OPT="0")
     said, afterwards = json.loads(out)
     assert said == {".".join(name[1:]): [False, True] for name in NAMES}

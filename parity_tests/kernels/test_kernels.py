@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import threading
 import tracemalloc
 
 import numba
@@ -12,16 +13,16 @@ import torch
 import npgpt
 from npgpt import fused, ops
 from npgpt.kernels import buffer_pool
-from npgpt.kernels.gemm import FEW, MOST_ROWS, MOST_TERMS, STREAMED, TERMS, matmul
-from npgpt.kernels.gemm_microkernel import ROWS
+from npgpt.kernels.gemm import FEW, K_PACKED, KC, MC, STREAMED, matmul
+from npgpt.kernels.gemm_microkernel import MR
 from npgpt.model import kv_cache
 from parity_tests.support.harness import assert_parity, farthest
 
 # around the edges of a tile, a panel and a block, in every way in which a and b can lie
 SHAPES = [
     (1, 1, 1), (1, 9, 11), (1, 64, 64), (2, 5, 70), (3, 70, 600), (4, 1030, 33), (FEW, 50, 40),
-    (9, 200, 70), (FEW + 1, 1, 1), (FEW + 1, 7, 3), (ROWS + 3, 16, 32), (29, 17, 33),
-    (64, 769, 100), (100, 1600, 70), (30, MOST_TERMS + 5, 40), (MOST_ROWS + 9, 20, 40),
+    (9, 200, 70), (FEW + 1, 1, 1), (FEW + 1, 7, 3), (MR + 3, 16, 32), (29, 17, 33),
+    (64, 769, 100), (100, 1600, 70), (30, K_PACKED + 5, 40), (MC + 9, 20, 40),
     (257, 130, 1030),
 ]  # fmt: skip
 
@@ -68,18 +69,18 @@ def test_threads_change_no_bit_of_a_product(rows, rng):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("terms", [40, TERMS, TERMS + 1])
+@pytest.mark.parametrize("K", [40, KC, KC + 1])
 @pytest.mark.parametrize("biased", [True, False])
-def test_a_large_product_is_the_same_wherever_it_is_written(dtype, terms, biased, rng):
-    """Past the caches, where rows begin with cache lines; else through them: the same bits."""
-    rows, columns = 14 * ROWS + 5, 96 * 70  # of a last panel that is not whole, too
-    a, b = rng.normal(size=(rows, terms)), rng.normal(size=(terms, columns))
+def test_a_large_product_is_the_same_wherever_it_is_written(dtype, K, biased, rng):
+    """Past the caches if rows begin at cache lines, else through them: the same bits."""
+    rows, columns = 14 * MR + 5, 96 * 70  # the last panel is not full
+    a, b = rng.normal(size=(rows, K)), rng.normal(size=(K, columns))
     bias = rng.normal(size=columns).astype(dtype) if biased else None
-    home = buffer_pool.empty((rows * columns + 1,), dtype)
-    assert home[1:].nbytes >= STREAMED and home.ctypes.data % 64 == 0
+    pages = buffer_pool.empty((rows * columns + 1,), dtype)
+    assert pages[1:].nbytes >= STREAMED and pages.ctypes.data % 64 == 0
     found = []
     for shift in (0, 1):
-        out = home[shift : shift + rows * columns].reshape(rows, columns)
+        out = pages[shift : shift + rows * columns].reshape(rows, columns)
         out[...] = np.nan
         matmul(a.astype(dtype), b.astype(dtype), out=out, bias=bias)
         found.append(out.copy())
@@ -89,16 +90,16 @@ def test_a_large_product_is_the_same_wherever_it_is_written(dtype, terms, biased
         for x in (torch.float32, torch.float64)
     ]
     stray = farthest(*theirs) * (2 if dtype == np.float64 else 1)
-    assert_parity("out", found[0], theirs[1], stray, dtype=dtype, unit=terms**0.5)
+    assert_parity("out", found[0], theirs[1], stray, dtype=dtype, unit=K**0.5)
 
 
 def test_a_nan_outside_the_product_stays_outside(rng):
-    """Panels are filled up with whatever lies there; none of it may be seen."""
+    """The last lanes of a panel are undefined: none of them may reach the result."""
     a, b = np.full((40, 50), np.nan, np.float32), np.full((50, 90), np.nan, np.float32)
     a[:17, :20], b[:20, :33] = rng.normal(size=(17, 20)), rng.normal(size=(20, 33))
-    some, more = np.ascontiguousarray(a[:17, :20]), np.ascontiguousarray(b[:20, :33])
+    a_copy, b_copy = np.ascontiguousarray(a[:17, :20]), np.ascontiguousarray(b[:20, :33])
     out = np.full((17, 33), np.nan, np.float32)
-    assert np.isfinite(matmul(some, more, out=out)).all()
+    assert np.isfinite(matmul(a_copy, b_copy, out=out)).all()
     assert np.isfinite(matmul(a[:17, :20], b[:20, :33], out=out)).all()
 
 
@@ -137,58 +138,81 @@ def steps(backend, p, x, config):
 def test_a_large_array_leaves_its_pages_to_the_next_of_its_size():
     pool = buffer_pool.Pool()
     first = pool.empty((1000, 1000), np.float32)
-    place, part = first.ctypes.data, first[3:, 7]
+    address, part = first.ctypes.data, first[3:, 7]
     assert first.shape == (1000, 1000) and first.dtype == np.float32
     other = pool.empty((1000, 1000), np.float32)
-    assert pool.made == 2 and not np.shares_memory(first, other)
+    assert pool.allocations == 2 and not np.shares_memory(first, other)
     del first
     assert not np.shares_memory(part, pool.empty((1000, 1000), np.float32))  # a view keeps it
     del part
     gc.collect()
     again = pool.empty((1000, 1000), np.float32)
-    assert pool.made == 3 and place == again.ctypes.data
+    assert pool.allocations == 3 and address == again.ctypes.data
     del again, other
     three = [pool.empty((1000, 1000), np.float32) for _ in range(3)]
-    assert pool.made == 3 and len({x.ctypes.data for x in three}) == 3  # all that were made
+    assert pool.allocations == 3 and len({x.ctypes.data for x in three}) == 3  # all
 
 
-def test_pages_that_nobody_asks_for_go_back():
+def test_unused_pages_are_released():
     pool = buffer_pool.Pool()
     for size in range(1, 40):
         pool.empty((size << 20,), np.uint8)
-    assert sum(len(x) for some in pool.pages.values() for x in some) <= 2 * 40 << 20
+    unused = sum(size * len(pages) for size, pages in pool.free.items())
+    assert unused == pool.size <= 2 * 40 << 20
 
 
-def test_room_is_lent_to_one_at_a_time():
+def test_a_workspace_has_one_user_at_a_time():
     pool = buffer_pool.Pool()
-    first, other = pool.lend(1000, np.float32), pool.lend(10, np.uint32)
+    first, other = pool.acquire(1000, np.float32), pool.acquire(10, np.uint32)
     assert first.size >= 1000 and first.dtype == np.float32 and other.dtype == np.uint32
     assert not np.shares_memory(first, other) and first.ctypes.data % 64 == 0
-    pool.restore(first)
-    assert np.shares_memory(first, pool.lend(400, np.float64))
+    pool.release(first)
+    assert np.shares_memory(first, pool.acquire(400, np.float64))
 
 
-def test_there_are_as_many_rooms_as_were_lent_at_once_and_the_small_ones_go():
+def test_there_are_as_many_workspaces_as_users_at_once_and_small_ones_are_replaced():
     pool = buffer_pool.Pool()
     for size in range(1, 40):
-        pool.restore(pool.lend(size * 1000, np.float32))
-    assert [len(room) for room in pool.rooms] == [-(-39_000 * 4 // 64) * 64]
+        pool.release(pool.acquire(size * 1000, np.float32))
+    assert [len(workspace) for workspace in pool.workspaces] == [-(-39_000 * 4 // 64) * 64]
+
+
+def test_pages_come_back_from_other_threads_and_from_cycles():
+    """A finalizer runs in any thread, and also while the pool allocates."""
+    pool, cycle = buffer_pool.Pool(), []
+    cycle.append((cycle, pool.empty((1 << 20,), np.uint8)))
+    del cycle
+
+    def work():
+        for i in range(200):
+            x = pool.empty((1 << 20,), np.uint8)
+            x[::4096] = i % 256
+            assert (x[::4096] == i % 256).all()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    gc.collect()
+    assert pool.allocations <= 5
+    assert pool.size == pool.allocations << 20 == len(pool.free[1 << 20]) << 20
 
 
 def test_small_arrays_are_numpys():
     pool = buffer_pool.Pool()
-    assert pool.empty((10,), np.float64).base is None and pool.made == 0
+    assert pool.empty((10,), np.float64).base is None and pool.allocations == 0
 
 
 def test_the_pages_of_a_mask_come_back():
-    shape, rng, made = (3, 5, 211, 307), npgpt.Generator(1), buffer_pool.pool.made
+    shape, rng, made = (3, 5, 211, 307), npgpt.Generator(1), buffer_pool.pool.allocations
     for _ in range(2):
         x = buffer_pool.empty(shape, np.float32)
         _, cache = fused.dropout.forward(x, rate=0.1, rng=rng, out=x)
         assert cache.keep.nbytes > buffer_pool.LARGE and 0.89 < cache.keep.mean() < 0.91
         del x, cache
         gc.collect()
-    assert buffer_pool.pool.made == made + 2  # the numbers and their mask, once
+    assert buffer_pool.pool.allocations == made + 2  # the numbers and their mask, once
 
 
 def test_a_step_and_a_token_make_no_large_array():
@@ -206,15 +230,15 @@ def test_a_step_and_a_token_make_no_large_array():
         optimizer.step(gradients)
 
     model.next_logits(tokens[:1, :32], past=past)
-    for _ in range(2):  # a first round may send away pages that other tests have left
+    for _ in range(2):  # a first round may release pages that other tests have left
         step()
         model.next_logits(tokens[:1, :1], past=past)
-    made = buffer_pool.pool.made
+    made = buffer_pool.pool.allocations
     tracemalloc.start()
     for _ in range(3):
         step()
         model.next_logits(tokens[:1, :1], past=past)
     large = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert buffer_pool.pool.made == made
+    assert buffer_pool.pool.allocations == made
     assert large < buffer_pool.LARGE * 2, f"NumPy was asked for {large:,} bytes at once"

@@ -113,8 +113,8 @@ for M, K, N in [(3, 50, 70), (20, 7, 33), (64, 769, 100)]:
 
 @pytest.mark.skipif(not cpu.FEATURES & {"avx512f"}, reason="no wider path here to turn off")
 def test_a_cpu_without_wide_vectors_computes_the_same(tmp_path):
-    """Half the vectors, half the registers, no bfloat16 instruction: Numba is told that they are
-    not there."""
+    """Half the vectors, half the registers, no bfloat16 instruction: Numba is told that the
+    CPU has none."""
     from llvmlite import binding
 
     found = binding.get_host_cpu_features().flatten().split(",")
