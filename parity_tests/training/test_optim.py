@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -263,11 +264,23 @@ def without_key_bias(name, array):
     return np.concatenate([array[:C], array[2 * C :]])
 
 
+def drawn(dtype):
+    """Parameters and batches: the same ones in both dtypes, but for rounding."""
+    rng = np.random.default_rng(1337)
+    return parameters(CONFIG, rng, dtype), some_batches(CONFIG, rng)
+
+
+@cache
+def trained_by_torch(decay, drawn_as, dtype):
+    """What PyTorch in `dtype` makes of parameters drawn in `drawn_as`. Several tests need it."""
+    arrays, batches = drawn(drawn_as)
+    return torch_training(arrays, CONFIG, batches, decay, dtype)
+
+
 @each_dtype
 @each_decay
-def test_fifty_steps_of_training(decay, dtype, backend, rng):
-    arrays = parameters(CONFIG, rng, dtype)
-    batches = some_batches(CONFIG, rng)
+def test_fifty_steps_of_training(decay, dtype, backend):
+    arrays, batches = drawn(dtype)
     run = trainer(arrays, CONFIG, replace(TRAINING, decay=decay), backend)
     losses, norms = [], []
     for i, (tokens, targets) in enumerate(batches):
@@ -281,16 +294,13 @@ def test_fifty_steps_of_training(decay, dtype, backend, rng):
     assert max(norms[WARMUP:]) > 2 * TRAINING.grad_clip, "nothing was clipped after it"
     assert losses[-1] < 0.6 * losses[0], "nothing was learnt"
 
-    truth = torch_training(arrays, CONFIG, batches, decay, np.float64)
-    narrow = {name: a.astype(np.float32) for name, a in arrays.items()}
-    single, double = (
-        torch_training(narrow, CONFIG, batches, decay, t) for t in (np.float32, np.float64)
-    )
+    truth = trained_by_torch(decay, dtype, np.float64)
+    single, double = (trained_by_torch(decay, np.float32, t) for t in (np.float32, np.float64))
     for name, array in npgpt.named(run.model.params):
-        ours, expected, *narrow = (
+        ours, expected, *rounded = (
             without_key_bias(name, a) for a in (array, truth[name], single[name], double[name])
         )
-        assert_parity(name, ours, expected, farthest(*narrow), dtype=dtype)
+        assert_parity(name, ours, expected, farthest(*rounded), dtype=dtype)
     walked = farthest(single["losses"], double["losses"])
     assert_parity("losses", np.array(losses, dtype), truth["losses"], walked, dtype=dtype)
 
