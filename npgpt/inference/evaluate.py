@@ -1,7 +1,7 @@
 """Evaluate a model on a text: split it into windows that predict every token but the first once."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -15,7 +15,7 @@ Batch = tuple[Array, Array]  # inputs (B, T) and targets (B, n)
 
 def evaluate(
     model: GPT,
-    text: str | Array,
+    text: str | Sequence[int] | Array,
     *,
     context_length: int | None = None,
     stride: int | None = None,
@@ -27,7 +27,7 @@ def evaluate(
     Parameters
     ----------
     model : GPT
-    text : str or (N,) int array
+    text : str or (N,) int array-like
         A text, or its token ids.
     context_length : int, optional
         Tokens per window, default the model's.
@@ -51,7 +51,9 @@ def evaluate(
         If the text has fewer than two tokens, or a number is out of range.
     """
     tokens = encode_text(model, text) if isinstance(text, str) else np.asarray(text)
-    if tokens.ndim != 1 or len(tokens) < 2:
+    if tokens.ndim != 1:
+        raise InputError(f"tokens must have shape (N,), got {tokens.shape}")
+    if len(tokens) < 2:
         raise InputError(f"the text must have at least 2 tokens to predict one, got {tokens.size}")
     for name, value in dict(
         batch_size=batch_size, context_length=context_length, stride=stride

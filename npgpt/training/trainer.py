@@ -259,11 +259,11 @@ class Trainer:
             if p.order is None:
                 p.order = self.steps_data.order(self.rng)
             for tokens, targets in self.steps_data.batches(p.order, start=p.position):
-                yield from self.step_events(tokens, targets)
+                yield from self._step_events(tokens, targets)
                 if p.step == self.total_steps or p.order is None:
                     break
 
-    def step_events(self, tokens: Array, targets: Array) -> Iterator[Event]:
+    def _step_events(self, tokens: Array, targets: Array) -> Iterator[Event]:
         """Make one step on a batch (B, T) and yield its events."""
         p, index, epoch = self.progress, self.progress.step, self.progress.epoch + 1
         started = time.perf_counter()
@@ -339,7 +339,17 @@ class Trainer:
         return loss, norm
 
     def learning_rate(self, index: int) -> float:
-        """Return the learning rate of step `index`, counted from 0."""
+        """Return the learning rate of a step.
+
+        Parameters
+        ----------
+        index : int
+            Index of the step, counted from 0.
+
+        Returns
+        -------
+        lr : float
+        """
         t = self.training
         return optim.learning_rate(
             index,
@@ -363,9 +373,9 @@ class Trainer:
         if self.training.eval_rng == "separate":
             # seeded by the step, so that a checkpoint needs no second random state
             rng = Generator(self.progress.step, ops=rng.ops)
-        return self.mean_loss(self.train_data, rng), self.mean_loss(self.val_data, rng)
+        return self._mean_loss(self.train_data, rng), self._mean_loss(self.val_data, rng)
 
-    def mean_loss(self, data: Loader, rng: Generator) -> float:
+    def _mean_loss(self, data: Loader, rng: Generator) -> float:
         """Return the mean loss over the first `eval_batches` batches of one pass."""
         count = self.training.eval_batches or len(data)
         batches = zip(range(count), data.batches(data.order(rng)), strict=False)
@@ -374,7 +384,13 @@ class Trainer:
 
     @ignore_overflow
     def sample(self) -> list[int]:
-        """Return the token ids of the prompt and its greedy continuation."""
+        """Return the prompt and its greedy continuation.
+
+        Returns
+        -------
+        tokens : list of int
+            The prompt's token ids and `sample_tokens` new ones.
+        """
         new = generate(self.model, self.prompt, self.training.sample_tokens)
         return [*self.prompt, *new]
 

@@ -82,6 +82,15 @@ def test_events_come_in_order_and_say_where_they_stand():
         assert len(sample.tokens) == 3 + TRAINING.sample_tokens
 
 
+def test_without_a_prompt_there_are_no_samples():
+    tokens, training = tokens_of(), replace(TRAINING, epochs=1)
+    model = GPT(CONFIG, seed=7)
+    trainer = Trainer(model, tokens.train, tokens.val, training, Generator(7))
+    assert [type(event) for event in trainer.events()] == [Evaluation, Step, Step, Evaluation, Step]
+    assert trainer.progress.epoch == 1
+    assert trainer.progress.samples == []
+
+
 @pytest.mark.parametrize(
     ("epochs", "steps", "made", "finished"),
     [(2, None, 6, 2), (2, 4, 4, 1), (1, 7, 7, 2), (5, 1, 1, 0), (1, 3, 3, 1)],
