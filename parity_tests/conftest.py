@@ -90,7 +90,7 @@ def data() -> Path:
 
 @pytest.fixture
 def bpe():
-    """GPT-2's tokenizer, where its files are at hand."""
+    """GPT-2's tokenizer, where its files are present."""
     if not os.environ.get("TIKTOKEN_CACHE_DIR"):
         pytest.skip("TIKTOKEN_CACHE_DIR does not name a folder with GPT-2's byte-pair files")
     return npgpt.tokenizer("gpt2")

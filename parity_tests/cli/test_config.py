@@ -49,7 +49,7 @@ def test_the_books_model():
     assert training.prompt == "Every effort moves you"
 
 
-def test_every_preset_is_whole():
+def test_every_preset_is_complete():
     assert {"tiny", "book", *SIZES} <= set(PRESETS)
     for name, preset in PRESETS.items():
         settings = defaults(name)
@@ -84,7 +84,7 @@ def test_parameters_are_one_flat_array_that_begins_at_a_cache_line():
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not say")
-def test_zeros_that_nobody_has_written_to_take_no_memory():
+def test_zeros_take_no_memory_before_they_are_written():
     def resident():
         return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 

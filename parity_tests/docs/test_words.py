@@ -96,7 +96,7 @@ def summaries(text: str) -> Iterator[tuple[int, str]]:
 def gone(path: Path) -> list[tuple[int, str]]:
     """The lines of a file that have a word that is gone, and the word."""
     text, name = spoken(path), path.relative_to(ROOT)
-    found = [(0, m[0]) for m in phrases().finditer(name.as_posix().replace("lighthouse", ""))]
+    found = [(0, m[0]) for m in phrases().finditer(name.as_posix().replace("__init__.py", ""))]
     for match in phrases().finditer(text):
         found.append((text.count("\n", 0, match.start()) + 1, re.sub(r"\s+", " ", match[0])))
     if name.parts[0] == "npgpt" and name.parts[1] != "ops" and path.suffix == ".py":

@@ -1,8 +1,8 @@
 """Generation: remembering keys and values changes nothing, the window slides, every row for itself.
 
-Whoever generates without a memory reads the whole cropped window for every token. That is the
-truth here, on PyTorch's side and on npgpt's own; with it, token ids have to be equal in float64
-and logits within the measured budget in float32.
+Generation without a key/value cache reads the cropped window for every token. That is the truth
+here, on PyTorch's side and on npgpt's own. With a cache, token ids must be equal in float64, and
+logits within the measured budget in float32.
 """
 
 import codecs

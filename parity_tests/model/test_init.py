@@ -88,7 +88,7 @@ def test_the_book_begins_with_pytorchs_numbers(seed, qkv_bias, backend):
         np.testing.assert_allclose(ours[name], theirs[name], rtol=0, err_msg=name, **exact)
     for name in norms:
         np.testing.assert_array_equal(ours[name], float(name.endswith("weight")), err_msg=name)
-    np.testing.assert_array_equal(generator.state, state)  # and the stream goes on from there
+    np.testing.assert_array_equal(generator.state, state)  # and the stream continues from there
 
 
 def test_a_tied_book_has_the_same_numbers_and_no_head():

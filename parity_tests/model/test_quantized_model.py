@@ -90,7 +90,7 @@ def test_the_embedding_looks_up_rows(rng):
 
 
 @each
-def test_fewer_bits_are_not_trained(kind, tmp_path):
+def test_a_quantized_model_is_not_trained(kind, tmp_path):
     model = npgpt.GPT.from_params(CONFIG, quantize.quantize(model_of().params, kind))
     _, cache = model_of().loss(TOKENS[:, :-1], TOKENS[:, 1:])
     for use in (

@@ -114,7 +114,7 @@ def test_draws_go_where_they_are_told(draw, n, ops):
         np.testing.assert_array_equal(drawn(out=wide), drawn(dtype=np.float64))
 
 
-LARGE = 1_000_003  # so many are drawn by all threads
+LARGE = 1_000_003  # a number of draws that all threads share
 
 
 @rounds_once

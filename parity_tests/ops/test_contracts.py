@@ -1,4 +1,4 @@
-"""What every op promises, on both backends, whatever it computes."""
+"""Promises of every op, on both backends."""
 
 import inspect
 import pkgutil
@@ -130,7 +130,7 @@ def fingerprint(tree):
 
 @pytest.mark.parametrize("wrong", [-1, 5])
 def test_ids_outside_the_vocabulary_are_an_error(wrong, backend):
-    """Not the last row, and not whatever lies in memory behind it."""
+    """Neither the last row nor the memory behind it is read."""
     wte, x = np.ones((5, 3), np.float32), np.ones((1, 2, 3), np.float32)
     ids = np.array([[0, wrong]])
     with pytest.raises(IndexError, match=str(wrong)):
@@ -145,7 +145,7 @@ def test_ids_outside_the_vocabulary_are_an_error(wrong, backend):
 
 @each_op
 def test_a_nan_is_never_lost(case, backend, rng):
-    """Forward or backward: it has to reach whoever looks for it. Dropping it does not make it 0."""
+    """Forward or backward: it must reach the output. Dropping it does not make it 0."""
     drawn = draw(case, rng, np.float32)
     _, cache = forward(case, backend, drawn)
     if case.x:
@@ -216,10 +216,10 @@ def test_gradients_are_added_only_where_promised(case, backend, rng):
     expected = backward(case, backend, drawn, cache)
     again = backward(case, backend, drawn, cache, begin=1)
     for name in expected:
-        begun = name[1:] in case.adds
+        initial = name[1:] in case.adds
         # 1 + g rounds to a place of 1, g to one of its own, once per repeated token
         np.testing.assert_allclose(
-            again[name], expected[name] + begun, rtol=0, atol=2e-6 if begun else 0, err_msg=name
+            again[name], expected[name] + initial, rtol=0, atol=2e-6 if initial else 0, err_msg=name
         )
 
 

@@ -1,4 +1,4 @@
-"""The whole model on shapes nobody would choose: one token, one head, two words, a batch of one."""
+"""The whole model on extreme shapes: one token, one head, two words, a batch of one."""
 
 import numpy as np
 import pytest

@@ -104,8 +104,8 @@ sys.exit(3)
 
 @pytest.fixture
 def llm_c(tmp_path):
-    """A function that starts a program which says what llm.c's does, takes so many steps and ends
-    with code 3; it reads a file where it starts, before every tenth one."""
+    """A function that starts a program which prints what llm.c's does, takes `steps` steps and ends
+    with code 3; it reads a file at its start and before every tenth step."""
     if sys.platform == "win32":
         pytest.skip("no terminals there, and no signals that stop a process")
     started = []
@@ -123,7 +123,7 @@ def llm_c(tmp_path):
         one.close()
 
 
-def test_llm_c_is_asked_for_one_step_at_a_time(llm_c):
+def test_llm_c_takes_one_step_at_a_time(llm_c):
     asked = llm_c(14)
     assert asked.result == [11.0, 10.875, 10.75]
     steps = [asked.step()[:2] for _ in range(6)]

@@ -16,7 +16,7 @@ PUBLIC = {
 }  # fmt: skip
 
 
-def test_the_public_names_are_these_and_each_is_there():
+def test_the_public_names_are_these_and_each_exists():
     assert set(npgpt.__all__) == PUBLIC
     assert len(npgpt.__all__) == len(PUBLIC)
     for name in npgpt.__all__:

@@ -121,7 +121,7 @@ CASES = [
     norm_case(3, 100, C),
     norm_case(B, T, C, scale=dict(x=100.0), note="wide"),
     norm_case(B, T, C, scale=dict(x=1e-3), note="below-eps"),  # the variance is a tenth of eps
-    # C = 2 normalises to (-1, 1) whatever x is, C = 1 to 0: dx and dweight are what cancellation
+    # C = 2 normalises to (-1, 1) for any x, C = 1 to 0: dx and dweight are what cancellation
     # leaves of rstd * dout, in which rstd is 1 for these x, or 1 / sqrt(eps) = 316
     norm_case(1, 1, 2, values=dict(x=[[[-1.5, 0.5]]]), unit=3.0),
     norm_case(5, 1, unit=1000.0),

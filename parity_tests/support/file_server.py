@@ -9,7 +9,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-CONTENT = b"It was not so much that she was beautiful.\n" * 5000
+CONTENT = b"It was late in June, and she read a story.\n" * 5000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 PIECE = 1 << 14  # instead of a megabyte
 DATE = "Wed, 21 Oct 2015 07:28:00 GMT"

@@ -21,7 +21,7 @@ NORMS = ("ln_1.weight", "ln_2.weight", "ln_f.weight")
 
 
 def assert_parity(name, ours, truth, stray, *, dtype, unit=0.0):
-    """`stray`: how far PyTorch in float32 is from the truth. `ours` has to be of `dtype`."""
+    """`stray`: how far PyTorch in float32 is from the truth. `ours` must be of `dtype`."""
     ours, truth = np.asarray(ours), np.asarray(truth)
     assert ours.dtype == dtype, f"{name}: {ours.dtype}, expected {np.dtype(dtype)}"
     assert ours.shape == truth.shape, f"{name}: shape {ours.shape}, expected {truth.shape}"

@@ -38,7 +38,7 @@ def draw(config, rng, dtype, shape=(3, 20)):
 
 
 def ours(batch, backend, dloss=1.0):
-    """Loss and gradients by name, every gradient begun as NaN: each entry must be written."""
+    """Loss and gradients by name, every gradient starting as NaN: each entry must be written."""
     dtype = batch.arrays["wte.weight"].dtype
     tree = params.zeros(batch.config, dtype)
     for name, array in npgpt.named(tree):
