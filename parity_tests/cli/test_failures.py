@@ -56,6 +56,7 @@ sys.exit(cli.main(["train", "--resume", "run", "--epochs", "3"]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "file"), [(100, "config.json"), (2000, "metrics.jsonl"), (100_000, "checkpoint.h5")]
 )
@@ -84,6 +85,7 @@ def test_too_little_memory(refused, monkeypatch):
 GENERATE = ["-m", "npgpt", "generate", "--model", "run", "--prompt"]
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough(run):
     """npgpt generate | head -c 1: no traceback, no complaint."""
     with started(*GENERATE, "The", "--max-new-tokens", "3000") as process:
@@ -93,6 +95,7 @@ def test_a_reader_that_has_seen_enough(run):
         assert process.wait(timeout=LONG) == 0
 
 
+@pytest.mark.slow
 def test_text_that_the_terminal_cannot_show(run):
     """A prompt that is no Unicode, and an output that knows ASCII only."""
     ascii = os.environ | {"PYTHONIOENCODING": "ascii"}

@@ -64,6 +64,7 @@ def test_the_file_is_small_and_safetensors_reads_it(said):
     assert load_file("half")[name].dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 @each
 def test_the_commands_take_a_model_of_few_bits(said, kind):
     said(f"quantize model.h5 --to small --weights {kind}")

@@ -94,6 +94,7 @@ def test_init_from_takes_shape_tokenizer_and_weights_over(npgpt_, run, flag):
         np.testing.assert_array_equal(a, b, err_msg=name)
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_process_of_its_own():
     command = "-m npgpt train --data text.txt --epochs 9999 --out run".split()
     with started(*command, *TINY, text=True) as process:

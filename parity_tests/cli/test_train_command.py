@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import matplotlib.image
+import pytest
 
 import npgpt
 from parity_tests.support.runs import FILES, TINY, lines
@@ -79,6 +80,7 @@ def test_the_bundled_text_is_what_trains_by_default(npgpt_):
     assert "18,227 training tokens, 2,026 validation tokens" in said.out
 
 
+@pytest.mark.slow
 def test_both_backends_and_dtypes(npgpt_):
     seen = {}
     for backend in ("fused", "numpy"):

@@ -83,6 +83,7 @@ def test_the_books_page_prints_what_the_book_prints(bpe):
     run(ROOT / "docs" / "book.md")
 
 
+@pytest.mark.slow
 def test_getting_started_ends_in_a_trained_text():
     run(ROOT / "docs" / "getting-started.md")
 

@@ -30,9 +30,10 @@ def is_installed(module: str) -> bool:
         return False
 
 
-pytestmark = pytest.mark.skipif(
-    not all(map(is_installed, NEEDED)), reason="needs pip install '.[docs]'"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not all(map(is_installed, NEEDED)), reason="needs pip install '.[docs]'"),
+]
 
 
 class Page(HTMLParser):

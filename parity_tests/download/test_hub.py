@@ -138,6 +138,7 @@ except Exception as error:
 """
 
 
+@pytest.mark.slow
 def test_the_hubs_own_settings(server, tmp_path):
     """HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE and a proxy; the server is the proxy."""
     on_hub(server)

@@ -56,6 +56,7 @@ def copy(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_an_edited_inner_kernel_compiles_its_users_again(copy):
     assert copy("x + 1")[:2] == (2.0, 0)
     value, hits, first = copy("x + 1")
@@ -67,6 +68,7 @@ def test_an_edited_inner_kernel_compiles_its_users_again(copy):
     assert copy("x + 1")[:2] == (2.0, 1)  # the old state is still there
 
 
+@pytest.mark.slow
 def test_functions_of_a_program_are_kept_where_they_always_were(copy, tmp_path):
     given = tmp_path / "given"
     _, _, directory = copy("x", NUMBA_CACHE_DIR=str(given))
@@ -108,6 +110,7 @@ def test_directories_that_were_not_used_lately_go(tmp_path, monkeypatch):
     assert left == sorted([directory.name, "other", *(f"npgpt-{i:016x}" for i in kept)])
 
 
+@pytest.mark.slow
 def test_processes_may_create_it_at_once(tmp_path):
     program = "from npgpt.kernels import cache; print(cache.directory())"
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "new" / "place")}

@@ -110,6 +110,7 @@ def python(program, *arguments, environment):
     return run.stdout.splitlines()[-1], run.stderr.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="its cache folder is not under HOME")
 def test_kernels_are_compiled_once_and_kept_in_a_writable_directory(read_only):
     found, said = python(PROGRAM, TRAIN, GENERATE, environment=read_only)
@@ -169,6 +170,7 @@ def test_quantized_weights_are_compiled_ahead_of_time(monkeypatch, tmp_path, kin
     assert [path.name for path in tmp_path.iterdir()] == [f"generate-{kind}"]
 
 
+@pytest.mark.slow
 def test_without_a_directory_everything_works_and_info_says_so(read_only, tmp_path):
     (tmp_path / "home").rmdir()
     (tmp_path / "home").write_text("in the way")

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from npgpt.kernels import jit, probe
 
 # What fast_compiler.py and parallel_loop.py use: a class, its name, and what a later Numba might
@@ -103,6 +105,7 @@ def test_this_numba_compiles_fast():
     assert probe.answers()
 
 
+@pytest.mark.slow
 def test_every_private_name_is_used_and_may_be_missing(tmp_path):
     out = python(ALL, json.dumps(NAMES), NUMBA_CACHE_DIR=str(tmp_path), NUMBA_OPT="0")
     said, afterwards = json.loads(out)
@@ -165,6 +168,7 @@ print(sum(fused.layernorm._forward.stats.cache_hits.values()))
 )
 
 
+@pytest.mark.slow
 def test_in_plain_words_the_results_are_the_same(tmp_path):
     for hits in "01":  # compiled, then from the cache
         out = python(PLAIN, NUMBA_CACHE_DIR=str(tmp_path), NUMBA_OPT="1")

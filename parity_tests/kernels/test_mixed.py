@@ -111,6 +111,7 @@ for M, K, N in [(3, 50, 70), (20, 7, 33), (64, 769, 100)]:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not cpu.FEATURES & {"avx512f"}, reason="no wider path here to turn off")
 def test_a_cpu_without_wide_vectors_computes_the_same(tmp_path):
     """Half the vectors, half the registers, no bfloat16 instruction: Numba is told that the

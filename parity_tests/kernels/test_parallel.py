@@ -60,6 +60,7 @@ print(float(np.abs(layernorm.forward(x, p)[0]).sum()), len(layernorm._forward.st
 """
 
 
+@pytest.mark.slow
 def test_a_kernel_from_the_cache_finds_its_threads(tmp_path, monkeypatch):
     """Once it found none: the first process has _launch from the cache, compiles the kernel, and
     Numba kept it without a word about threads."""

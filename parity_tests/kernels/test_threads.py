@@ -42,6 +42,7 @@ print(numba.threading_layer(), len(done), len(wrong))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["workqueue", "omp"])
 def test_threads_work_or_wait(layer):
     run = python(TWO_CALLERS, NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS="2")
@@ -78,6 +79,7 @@ assert forward(4).shape == (4, 8)  # the parent is as before
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 @pytest.mark.parametrize(
     ("layer", "when", "says"),
@@ -127,6 +129,7 @@ def test_without_the_compiler_numpy_works_and_the_kernels_say_what_to_do():
         assert "--ops numpy" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ops", "code"), [(["--ops", "numpy"], 0), ([], 2)], ids=["numpy", "fused"]
 )

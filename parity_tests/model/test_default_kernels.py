@@ -11,6 +11,8 @@ import pytest
 from npgpt.rng import Generator
 from parity_tests.support.torch_stream import CAPABILITY
 
+pytestmark = pytest.mark.slow
+
 STREAMS = "test_random_stream.py", "test_generator.py"
 
 

@@ -57,6 +57,7 @@ def by_checkpoint_name(book, config):
     return {name: tensor.detach().numpy() for name, tensor in found.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SAME_BITS, reason="this CPU's PyTorch rounds its uniforms otherwise")
 def test_not_one_of_the_books_162_million_numbers_differs():
     config = PRESETS["book"].config

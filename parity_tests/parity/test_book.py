@@ -13,6 +13,7 @@ from npgpt.training import optim, run
 SMALL = Config(vocab_size=257, context_length=8, n_layer=1, n_head=2, n_embd=8, dropout=0.1)
 
 
+@pytest.mark.slow
 def test_every_check_holds_to_step_15(data, bpe):
     """The draws, 162 million parameters, the text, the losses, the log: as the book prints them."""
     seen = [

@@ -151,6 +151,7 @@ def transformers(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_what_transformers_saves(transformers, name):
     stored = {}
@@ -205,6 +206,7 @@ def openai(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["by TensorFlow", "by hand", "index"])
 def test_openais_folder(openai, name):
     with np.load(openai / f"{name}.npz") as found:
@@ -214,6 +216,7 @@ def test_openais_folder(openai, name):
     assert_same_model(path, numbers(), from_arrays(Config(**sizes), found))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRONG)
 def test_a_mistake_in_openais_folder_is_one_error(openai, name):
     with np.load(openai / f"{name}.npz") as found:

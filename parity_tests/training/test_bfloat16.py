@@ -44,6 +44,7 @@ def test_a_bfloat16_model_has_float32_parameters():
     assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0] - 0.1
 
 
+@pytest.mark.slow
 def test_a_run_in_bfloat16_resumes_bit_for_bit(said):
     Path("text.txt").write_text("The lamp is lit at dusk, and the keeper writes it down. " * 15)
     said(f"train {TINY} --dtype bfloat16 --steps 6 --out whole")

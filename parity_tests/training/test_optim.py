@@ -277,6 +277,7 @@ def trained_by_torch(decay, drawn_as, dtype):
     return torch_training(arrays, CONFIG, batches, decay, dtype)
 
 
+@pytest.mark.slow
 @each_dtype
 @each_decay
 def test_fifty_steps_of_training(decay, dtype, backend):

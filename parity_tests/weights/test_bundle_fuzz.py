@@ -67,6 +67,7 @@ def reader(prefix, index):
     return lambda: read_bundle(prefix)
 
 
+@pytest.mark.slow
 def test_whatever_is_changed_is_refused_or_read_within_the_files(good):
     prefix, pairs = good
     outcomes = set()

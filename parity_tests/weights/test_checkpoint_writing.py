@@ -50,6 +50,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path):
     path = tmp_path / "model.h5"
     moments = random.Random(3)
@@ -77,6 +78,7 @@ except npgpt.RunError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 100, 5000, 100_000, 296_000, "seal"])
 def test_no_room_leaves_the_old_file_and_no_litter(tmp_path, limit):
     """A limit on the size of files, met at the first byte, in the middle and near the end."""

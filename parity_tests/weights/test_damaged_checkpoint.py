@@ -56,6 +56,7 @@ def test_a_longer_file(saved):
     refused(saved, "is truncated, or not a checkpoint")
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=200, deadline=None)
 @given(places=st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), min_size=1, max_size=4))
 def test_flipped_bits_are_noticed(raw, places):
@@ -84,6 +85,7 @@ def test_flipped_bits_are_noticed(raw, places):
         assert checkpoint.read_state(path) == checkpoint.read_state(whole.path)
 
 
+@pytest.mark.slow
 def test_every_byte_is_under_a_checksum(raw):
     """One after the other, the seal's own included; every 13th of the rest."""
     content, path = raw

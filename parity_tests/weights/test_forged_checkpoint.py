@@ -17,6 +17,7 @@ from npgpt.weights import checkpoint, hdf5
 from parity_tests.support.checkpoints import SMALL, refused, resealed, unsealed
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=100, deadline=None)
 @given(data=st.data(), value=st.integers(0, 255))
 def test_forged_json_is_read_or_refused(raw, data, value):

@@ -52,7 +52,7 @@ TOKENS = np.random.default_rng(5).integers(CONFIG.vocab_size, size=(2, 3, 12))  
 
 
 @pytest.fixture(scope="module")
-def judged():
+def answers():
     """A folder of folders, and beside each what transformers computes with it."""
     if not available():
         pytest.skip("no transformers here")
@@ -92,17 +92,21 @@ def export(folder, model, dtype):
     assert main([*line, "--model", str(saved), "--out", str(folder)]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOLDERS)
-def test_logits_loss_and_every_gradient(judged, backend, name):
-    assert_same_as_judge(npgpt.load(judged / name, ops=backend), judged / f"{name}.npz")
+def test_logits_loss_and_every_gradient(answers, backend, name):
+    assert_same_as_transformers(npgpt.load(answers / name, ops=backend), answers / f"{name}.npz")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n, (_, dtype) in OURS.items() if dtype == "float32"])
-def test_what_was_exported_computes_as_the_model_before_it(judged, backend, name):
-    assert_same_as_judge(npgpt.load(judged / f"{name}.h5", ops=backend), judged / f"{name}.npz")
+def test_what_was_exported_computes_as_the_model_before_it(answers, backend, name):
+    assert_same_as_transformers(
+        npgpt.load(answers / f"{name}.h5", ops=backend), answers / f"{name}.npz"
+    )
 
 
-def assert_same_as_judge(model, path):
+def assert_same_as_transformers(model, path):
     """The same logits, loss and gradients, as far as float32 can be the same."""
     tokens, targets = TOKENS
     loss, cache = model.loss(tokens, targets)
@@ -120,13 +124,14 @@ def assert_same_as_judge(model, path):
         assert_parity(name, found[name], truth, stray, dtype=np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOLDERS)
-def test_every_number_is_the_one_in_the_file(judged, name):
+def test_every_number_is_the_one_in_the_file(answers, name):
     """As the library of the format reads it; and the files are as they are called."""
     theirs = {}
-    for path in (judged / name).glob("*.safetensors"):
+    for path in (answers / name).glob("*.safetensors"):
         theirs |= load_file(path)
-    files = sorted(path.name for path in (judged / name).glob("model*"))
+    files = sorted(path.name for path in (answers / name).glob("model*"))
     assert (len(files) > 2) == ("several" in name), files
     assert any(key.startswith("transformer.") for key in theirs) == ("without" not in name)
     dtype = next((d for d in ("bfloat16", "float16") if d in name), "float32")
@@ -134,7 +139,7 @@ def test_every_number_is_the_one_in_the_file(judged, name):
     assert {str(t.dtype) for key, t in theirs.items() if ".attn.bias" not in key} == {
         f"torch.{dtype}"
     }
-    model = npgpt.load(judged / name)
+    model = npgpt.load(answers / name)
     for key, array in named(model.params):
         stored = theirs.get(f"transformer.{key}", theirs.get(key))
         np.testing.assert_array_equal(array, stored.float().numpy(), err_msg=key)
@@ -143,8 +148,9 @@ def test_every_number_is_the_one_in_the_file(judged, name):
 # What a folder may say besides, and leave out
 
 
-def test_what_a_config_leaves_out_is_as_transformers_has_it(judged):
-    theirs = json.loads((judged / "defaults.json").read_text())
+@pytest.mark.slow
+def test_what_a_config_leaves_out_is_as_transformers_has_it(answers):
+    theirs = json.loads((answers / "defaults.json").read_text())
     for name, (default, _) in huggingface.FIXED.items():
         assert theirs[name] == default, name
     assert theirs["n_inner"] is None

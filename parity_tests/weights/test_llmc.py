@@ -203,6 +203,7 @@ def reader(path, raw):
     return lambda: read_llmc(path).tensors
 
 
+@pytest.mark.slow
 def test_whatever_is_changed_is_refused_or_read_within_the_file(tmp_path_factory):
     path, outcomes = tmp_path_factory.mktemp("changed") / "model", set()
 

@@ -307,6 +307,7 @@ def reader(path, raw):
     return lambda: read_safetensors(path)
 
 
+@pytest.mark.slow
 def test_whatever_is_changed_is_refused_or_read_as_the_library_reads_it(good):
     path, header, data = good
     outcomes = set()
@@ -348,6 +349,7 @@ HEAVY = {  # headers that would like to be large once read
 TIMES = 50  # the bytes of "[" * 900 become lists, 104 bytes the pair of brackets: 45 were measured
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", HEAVY.values(), ids=HEAVY)
 @pytest.mark.parametrize("size", [4000, MAX_TEXT - 4000])
 def test_no_header_takes_more_memory_than_a_small_multiple_of_its_size(path, make, size):

@@ -17,6 +17,8 @@ from parity_tests.support.bundle_bytes import BFLOAT16, odd, refused
 from parity_tests.support.models import draw
 from parity_tests.support.run_tensorflow import ask, available
 
+pytestmark = pytest.mark.slow
+
 TINY = npgpt.Config(vocab_size=61, context_length=16, n_layer=2, n_head=2, n_embd=8)
 
 
