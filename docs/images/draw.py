@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-ROWS, LANES, VECTORS, STACKS = 14, 16, 2, 6  # npgpt/kernels/gemm_microkernel.py, gemm.py
+MR, LANES, VECTORS, RIGHT_PANELS = 14, 16, 2, 6  # npgpt/kernels/gemm_microkernel.py, gemm.py
 
 STYLE = """
   text { font: 14px system-ui, "Segoe UI", Roboto, sans-serif; fill: #1f2933 }
@@ -132,12 +132,12 @@ def blocking() -> str:
         text(left + 175, top + 196, "out  (M, N)", "mono bold"),
         box(left, 36, 350, K), box(30, top, K, 168), box(left, top, 350, 168),
     ]  # fmt: skip
-    first = left + STACKS * tile  # the second task
-    parts += [box(first + i * tile, 36, tile, K * 0.66, "orange") for i in range(STACKS)]
+    first = left + RIGHT_PANELS * tile  # the second task
+    parts += [box(first + i * tile, 36, tile, K * 0.66, "orange") for i in range(RIGHT_PANELS)]
     parts.append(box(first + 2 * tile, 36, tile, K * 0.66, "orange2"))
     parts += [box(30, top + i * panel, K * 0.66, panel, "blue") for i in range(12)]
     parts.append(box(30, top + 5 * panel, K * 0.66, panel, "blue2"))
-    parts.append(box(first, top, STACKS * tile, 168, "green"))
+    parts.append(box(first, top, RIGHT_PANELS * tile, 168, "green"))
     parts.append(box(first + 2 * tile, top + 5 * panel, tile, panel, "green2"))
     legend = [
         ("orange", "right panels of a task, packed: 768 x (6 x 32)", "second-level cache"),
@@ -159,11 +159,11 @@ def packing() -> str:
     cell, parts = 17, []
     shades = ("blue2", "green2", "orange2")
     parts.append(text(24, 26, "14 rows of a, as they lie in memory", "bold", "start"))
-    for row in range(ROWS):
+    for row in range(MR):
         for k in range(10):
             parts.append(box(24 + k * 30, 40 + row * cell, 30, cell, shades[k] if k < 3 else "box"))
-    parts.append(text(24 + 45, 40 + ROWS * cell + 20, "k = 0, 1, 2", "small dim"))
-    parts.append(text(24 + 195, 40 + ROWS * cell + 20, "one row after the other", "small dim"))
+    parts.append(text(24 + 45, 40 + MR * cell + 20, "k = 0, 1, 2", "small dim"))
+    parts.append(text(24 + 195, 40 + MR * cell + 20, "one row after the other", "small dim"))
     parts.append(text(420, 26, "the left panel, as it is packed", "bold", "start"))
     for k in range(3):
         for lane in range(LANES):
@@ -184,17 +184,17 @@ def microkernel() -> str:
     for vector in range(VECTORS):
         x = x0 + vector * (LANES * cell + 12)
         parts += [box(x + lane * cell, 40, cell, 24, "orange") for lane in range(LANES)]
-        for row in range(ROWS):
+        for row in range(MR):
             parts.append(box(x, y0 + row * height, LANES * cell, height, "green"))
             parts.append(text(x + LANES * cell / 2, y0 + row * height + 13,
                               f"sum {2 * row + vector}", "small dim"))  # fmt: skip
-    for row in range(ROWS):
+    for row in range(MR):
         parts.append(box(140, y0 + row * height, 34, height, "blue"))
     parts += [
         text(126, y0 + 104, "left[k]:", "fw bold", "end"),
         text(126, y0 + 124, "14 numbers,", "fw", "end"),
         text(126, y0 + 142, "each broadcast", "fw", "end"),
-        text(x0 + 240, y0 + ROWS * height + 26,
+        text(x0 + 240, y0 + MR * height + 26,
              "28 sums stay in vector registers until the last k, then they are written", "dim"),
     ]  # fmt: skip
     return picture(700, 362, "The microkernel: one step of k", *parts)

@@ -1,4 +1,4 @@
-"""docs/architecture.md and the API pages say what pyproject.toml and the code say."""
+"""Architecture, kernels and API pages say what pyproject.toml and the code say."""
 
 import re
 import tomllib
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import npgpt
 from npgpt import fused, mixed, ops
+from npgpt.kernels import gemm
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
@@ -46,3 +47,16 @@ def test_every_public_name_has_an_entry_in_the_api():
     entries = {entry.rpartition(".")[2] for entry in re.findall(r"(?m)^::: (\S+)", pages)}
     modules = {"ops", "fused", "mixed"}  # one contract, one page
     assert set(npgpt.__all__) - modules - entries == set()
+
+
+def test_the_sizes_of_a_matrix_product_are_those_of_the_kernels():
+    """In docs/kernels.md and its pictures, which show AVX-512; another CPU has other ones."""
+    page = (ROOT / "docs" / "kernels.md").read_text("utf-8")
+    picture = (ROOT / "docs" / "images" / "draw.py").read_text("utf-8")
+    microkernel = (ROOT / "npgpt" / "kernels" / "gemm_microkernel.py").read_text("utf-8")
+    wide, narrow = re.findall(r"(?m)^MR = (\d+) if REGISTERS == 32 else (\d+)", microkernel)[0]
+    right = gemm.VECTORS * 16, gemm.VECTORS * 8  # of 64 and 32 bytes
+    assert f"{wide} x {right[0]} with AVX-512, {narrow} x {right[1]} with AVX2" in page
+    assert f"KC = {gemm.KC} values of k; {gemm.RIGHT_PANELS} right panels" in page
+    assert f"MC = {gemm.MC} rows" in page
+    assert f"{wide}, 16, {gemm.VECTORS}, {gemm.RIGHT_PANELS}  # npgpt/kernels" in picture
