@@ -128,7 +128,7 @@ def multiply_rows_transposed(a, b, first, last, out):
 def widen(number):
     """Return bfloat16 (its bits) and int8 as float32, other types as they are.
 
-    `llvm.widen` is the same for vectors: LLVM would not vectorise a loop that has vectors in it.
+    For the ends of rows; `llvm.widen` is the same for vectors.
     """
     raise NotImplementedError("only inside a Numba kernel")
 

@@ -14,7 +14,9 @@ def succeeds() -> bool:
     """Return True if the tiny kernels are compiled as expected and compute the right numbers."""
     try:
         return answers()
-    except Exception:  # a private name that is missing or different: Numba raises of many kinds
+    except MemoryError:
+        raise  # says nothing about Numba
+    except Exception:  # a private name is missing or different; Numba raises errors of many kinds
         return False
 
 

@@ -13,6 +13,9 @@ import torch
 import npgpt.fused
 import npgpt.mixed
 from npgpt.kernels import cpu
+from npgpt.kernels.jit import njit
+from npgpt.kernels.packing import pack_across, right_width
+from npgpt.quantized_matrix import to_bfloat16
 from parity_tests.support.cases import CASES
 from parity_tests.support.harness import backward, draw, forward, run_torch
 
@@ -91,6 +94,30 @@ def test_nan_and_infinity_keep_their_meaning():
     out = npgpt.kernels.gemm_bf16.matmul(a, b, out=np.empty((20, 33), np.float32))
     assert np.isnan(out[3]).all() and np.isposinf(out[4]).all()
     assert (np.delete(out, [3, 4], 0) == 40).all()
+
+
+@njit
+def packed_pairs(x, count, panels):
+    width = right_width(x)
+    pack_across(x, 0, len(x), 0, width, width, count, panels, 0, len(x) // 2 * width)
+
+
+def test_the_three_roundings_to_bfloat16_are_one():
+    """NumPy's, the kernels' for vectors, and theirs for the last columns: ties, NaN, infinities."""
+    upper = np.array([0, 0x3F80, 0x3F81, 0xBF80, 0xBF81, 0x7F7F, 0xFF80, 0x7FC0, 0x7FA5], np.uint32)
+    lower = np.array([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], np.uint32)
+    numbers = (upper[:, None] << 16 | lower).view(np.float32).reshape(-1)
+    if cpu.BFLOAT16:  # the CPU's instruction rounds subnormal numbers to 0
+        numbers = numbers[(numbers == 0) | ~(np.abs(numbers) < np.finfo(np.float32).tiny)]
+    lanes = 2 * cpu.BYTES // 4
+    for columns in (lanes, lanes - 1):  # a full panel, and one that is not
+        x = np.resize(numbers, (2 * len(numbers), columns))
+        panels = np.zeros(len(x) // 2 * lanes, np.uint32)
+        packed_pairs(x, 1, panels)
+        rounded = panels.reshape(-1, lanes)[:, :columns]
+        expected = to_bfloat16(x).astype(np.uint32)
+        np.testing.assert_array_equal(rounded & 0xFFFF, expected[0::2])
+        np.testing.assert_array_equal(rounded >> 16, expected[1::2])
 
 
 PRODUCTS = """
