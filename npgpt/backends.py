@@ -81,7 +81,7 @@ def check_dtype(dtype: Any) -> np.dtype:
     if isinstance(dtype, str) and dtype == "bfloat16":
         return np.dtype(np.float32)
     try:
-        found = np.dtype(dtype)
+        found = None if dtype is None else np.dtype(dtype)  # NumPy's None is float64
     except TypeError:
         found = None
     if found not in (np.float32, np.float64):

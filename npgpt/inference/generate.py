@@ -118,6 +118,8 @@ def _prompts(model: GPT, tokens: Any) -> tuple[list[Array], bool]:
         try:
             prompts = [np.asarray(row) for row in tokens]
         except (ValueError, TypeError):
+            prompts = []
+        if not prompts or any(prompt.ndim != 1 for prompt in prompts):
             raise InputError("tokens must be one prompt, or a list of prompts") from None
     if not prompts or any(prompt.size == 0 for prompt in prompts):
         raise InputError("the prompt is empty: give at least one token to continue from")
