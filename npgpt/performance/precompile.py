@@ -60,8 +60,9 @@ def compile_kernels(work: str, kind: str, scheme: str | None = None, dropout: fl
         return
     others = SHARES[work]
     command = second_process(work, kind, scheme, dropout)
-    silent = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-    with subprocess.Popen(command, **silent) as second:  # leaving the block waits for its end
+    null = subprocess.DEVNULL
+    second = subprocess.Popen(command, stdin=null, stdout=null, stderr=null)
+    with second:  # leaving the block waits for its end
         try:
             with gc_paused():
                 warm_up(work, kind, [name for name in OPS if name not in others])
@@ -115,9 +116,9 @@ def warm_up(work: str, kind: str, names, scheme: str | None = None, dropout: flo
         transformer.evaluate(tree, tokens, tokens, config, ops=backend)
         return
     tree = quantize.quantize(tree, kind) if kind in QUANTIZED else tree
-    cache = kv_cache.empty_cache(1, config, tree.wpe.weight.dtype)
+    past = kv_cache.empty_cache(1, config, tree.wpe.weight.dtype)
     for part in tokens[:, :15], tokens[:, 15:]:  # a prompt, and a token after it
-        transformer.next_logits(tree, part, config, past=cache, ops=backend)
+        transformer.next_logits(tree, part, config, past=past, ops=backend)
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ npgpt.GPT("gpt2-small")  # E: arg-type
 npgpt.GPT(config, ops=np)  # E: arg-type
 model.loss("text")  # E: call-arg arg-type
 model.loss("text", "text")  # E: arg-type arg-type
-model.loss([[0.5]], [[1]])  # E: list-item
+model.loss([[0.5]], [[1]])  # E: arg-type
 model.loss(np.zeros((1, 2), int), [[1, 2]], npgpt.Generator(1))
 loss, gradients = model.loss_and_gradients([[1, 2]], [[2, 3]])
 model.backward(gradients)  # E: arg-type
@@ -60,8 +60,8 @@ def mypy():
 def test_mistakes_in_a_users_program_are_errors_of_types(mypy, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    command = [*mypy, "--config-file", str(ROOT / "pyproject.toml"), "--no-pretty", "--no-warn-unused-configs",
-               "--show-error-codes", "--no-error-summary", str(program)]  # fmt: skip
+    options = "--no-pretty --no-warn-unused-configs --show-error-codes --no-error-summary"
+    command = [*mypy, "--config-file", str(ROOT / "pyproject.toml"), *options.split(), str(program)]
     said = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert said.stderr == ""
     found = re.findall(r"program\.py:(\d+): error: .*\[([\w-]+)\]$", said.stdout, re.MULTILINE)
