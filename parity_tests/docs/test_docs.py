@@ -166,6 +166,17 @@ def test_pages_that_the_code_names_exist(source):
 
 
 @pytest.mark.parametrize("page", PROSE, ids=name)
+def test_files_that_a_page_names_exist(page):
+    """A path in `code`, below the repository or below npgpt/; a bare name, anywhere."""
+    text = re.sub(r"(?s)<!-- gone words.*<!-- /gone words -->", "", page.read_text("utf-8"))
+    for path in re.findall(r"`((?:[\w.]+/)*\w+\.(?:py|toml|yml))`", text):
+        found = [ROOT / path, ROOT / "npgpt" / path]
+        if "/" not in path:
+            found += [ROOT / ".github" / "workflows" / path, *ROOT.glob(f"npgpt/**/{path}")]
+        assert any(one.is_file() for one in found), f"{name(page)} names {path}"
+
+
+@pytest.mark.parametrize("page", PROSE, ids=name)
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text(encoding="utf-8"))):
         if re.match(r"[a-z]+:", link):
