@@ -1,4 +1,4 @@
-"""Generation: remembering keys and values changes nothing, the window slides, every row for itself.
+"""Generation: the key/value cache changes no result, the window slides, rows are independent.
 
 Generation without a key/value cache reads the cropped window for every token. That is the truth
 here, on PyTorch's side and on npgpt's own. With a cache, token ids must be equal in float64, and
