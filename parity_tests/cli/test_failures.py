@@ -1,7 +1,9 @@
 """Failures of a command under way: NaN, full disks, little memory, closed pipes."""
 
+import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -42,35 +44,48 @@ def test_a_learning_rate_without_measure(npgpt_, backend):
     assert re.fullmatch(r"npgpt: the \S+ ?loss became (nan|inf) at step \d\. Try .*\n", said.err)
 
 
-# The second run meets the limit. The first one compiles the kernels of both: the limit applies to
-# Numba's cache as well.
+# Resumes copies of a run, each under a limit on the size of files; before that, one without a limit
+# compiles what all need, as the limit holds for the cache of kernels, too.
 FULL = """
-import resource, shutil, sys, tempfile
+import io, json, resource, shutil, sys, tempfile
+from contextlib import redirect_stderr
 from npgpt.cli import main as cli
-limit = int(sys.argv[1])
+
+def resume(folder, limit):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    with redirect_stderr(io.TextIOWrapper(io.BytesIO(), "utf-8")) as said:
+        code = cli.main(["train", "--resume", folder, "--epochs", "3"])
+        said.seek(0)
+        return code, said.read()
+
 with tempfile.TemporaryDirectory() as folder:
     shutil.copytree("run", f"{folder}/run")
-    assert cli.main(["train", "--resume", f"{folder}/run", "--epochs", "3"]) == 0
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-sys.exit(cli.main(["train", "--resume", "run", "--epochs", "3"]))
+    assert resume(f"{folder}/run", resource.RLIM_INFINITY)[0] == 0
+found = [resume(f"run-{limit}", int(limit)) for limit in sys.argv[1:]]
+print(json.dumps(found))
 """
+LIMITS = {100: "config.json", 2000: "metrics.jsonl", 100_000: "checkpoint.h5"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("limit", "file"), [(100, "config.json"), (2000, "metrics.jsonl"), (100_000, "checkpoint.h5")]
-)
-def test_a_full_disk(run, limit, file):
-    """Resume a run while no file may grow beyond `limit` bytes."""
+def test_a_full_disk(run):
+    """A run is resumed, and its first file above the limit cannot be written."""
+    for limit in LIMITS:
+        shutil.copytree("run", f"run-{limit}")
     before = on_disk()
-    with started("-c", FULL, str(limit), text=True) as process:
-        _, err = process.communicate(timeout=LONG)
-    assert process.returncode == 1, err
-    says = rf"npgpt: run/{file} could not be written: File too large.*\n"
-    assert re.fullmatch(says, unannounced(err))
+    with started("-c", FULL, *map(str, LIMITS), text=True) as process:
+        out, err = process.communicate(timeout=LONG)
+    assert process.returncode == 0, err
+    found = json.loads(out.splitlines()[-1])
+    for (limit, file), (code, said) in zip(LIMITS.items(), found, strict=True):
+        assert code == 1
+        says = rf"npgpt: run-{limit}/{file} could not be written: File too large.*\n"
+        assert re.fullmatch(says, said)
     after = on_disk()
-    assert after["run/checkpoint.h5"] == before["run/checkpoint.h5"]
     assert after.keys() == before.keys()
+    for limit in LIMITS:
+        name = f"run-{limit}/checkpoint.h5"
+        assert after[name] == before[name]
 
 
 def test_too_little_memory(refused, monkeypatch):
