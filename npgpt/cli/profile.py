@@ -112,7 +112,8 @@ def print_report(report: dict[str, Any]) -> None:
     print(
         f"\nbound: the lower bound of the roofline model, the longer of matrix products at "
         f"{peaks['operations'] / 1e9:,.0f} GFLOP/s\n(NumPy's BLAS here) and arrays read and "
-        f"written once at {peaks['bytes'] / 1e9:,.1f} GB/s. Below 1, arrays were in caches."
+        f"written once at {peaks['bytes'] / 1e9:,.1f} GB/s. Below 1: faster than BLAS, "
+        "or in caches."
     )
 
 

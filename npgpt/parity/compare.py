@@ -61,20 +61,23 @@ def compare_layers(a: GPT, b: GPT, tokens: Array) -> Iterator[Difference]:
 
 
 def trace(gpt: GPT, tokens: Array) -> Iterator[tuple[str, Array]]:
-    """(1, T) -> yield the name and the output of each layer."""
+    """(1, T) -> yield the name and the output of each layer, named as in `GPT.trace`.
+
+    One layer at a time: `GPT.trace` would hold those of all layers in memory.
+    """
     p, config, ops = gpt.params, gpt.config, gpt.ops
     x, _ = ops.embedding.forward(tokens, Embedding(p.wte.weight, p.wpe.weight))
-    yield "wte + wpe", x
+    yield "embedding", x
     for i, p_block in enumerate(p.h):
         x, c = block.forward(x, p_block, n_head=config.n_head, ops=ops)
         yield f"h.{i}.ln_1", c.c_attn.x
         yield f"h.{i}.attn.c_attn", c.attn.qkv
-        yield f"h.{i}.attn, heads", c.attn_proj.x
-        yield f"h.{i} after attention", c.ln_2.x
+        yield f"h.{i}.attn.heads", c.attn_proj.x
+        yield f"h.{i}.after_attn", c.ln_2.x
         yield f"h.{i}.ln_2", c.c_fc.x
         yield f"h.{i}.mlp.c_fc", c.gelu.x
-        yield f"h.{i}.mlp, gelu", c.mlp_proj.x
-        yield f"h.{i} after mlp", x
+        yield f"h.{i}.mlp.gelu", c.mlp_proj.x
+        yield f"h.{i}.after_mlp", x
     x, _ = ops.layernorm.forward(x, p.ln_f)
     yield "ln_f", x
     yield "logits", transformer.scores(p, x, ops=ops)

@@ -141,10 +141,10 @@ def blur(p):
 @pytest.mark.parametrize(
     "change, parameter, note, layer",
     [
-        (transpose, "h.1.attn.c_proj.weight", " (transposed)", "h.1 after attention"),
+        (transpose, "h.1.attn.c_proj.weight", " (transposed)", "h.1.after_attn"),
         (reorder, "h.0.attn.c_attn.weight", " (query, key and value in another order)",
          "h.0.attn.c_attn"),
-        (scale, "h.1.mlp.c_proj.weight", " (0.5 times the first)", "h.1 after mlp"),
+        (scale, "h.1.mlp.c_proj.weight", " (0.5 times the first)", "h.1.after_mlp"),
         (blur, "ln_f.weight", "", "ln_f"),
     ],
     ids=["transposed", "reordered", "scaled", "changed"],
@@ -167,8 +167,12 @@ def test_how_far_apart(model):
     layers = {d.name: d for d in compare.compare_layers(model, other, tokens)}
     gap = np.abs(model.logits(tokens) - other.logits(tokens)).max()
     assert layers["logits"].largest == gap > 0
-    last = [array for _, array in compare.trace(model, tokens)][-1]
-    np.testing.assert_array_equal(last, model.logits(tokens))
+    traced = model.trace(tokens)
+    outputs = dict(compare.trace(model, tokens))
+    assert set(outputs) == {name for name in traced if not name.endswith(("probs", "c_proj"))}
+    for name, array in outputs.items():
+        np.testing.assert_array_equal(array, traced[name], err_msg=name)
+    np.testing.assert_array_equal(outputs["logits"], model.logits(tokens))
 
 
 def test_nan_is_a_difference_unless_both_have_it(npgpt_, model):
