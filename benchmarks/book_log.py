@@ -33,7 +33,7 @@ COMPARED = {
 def npgpt_log(settings: RunConfig, tokens) -> Iterator[Line]:
     """Yield the log of npgpt's run; `tokens` as from npgpt.data.dataset.read_tokens."""
     from npgpt.training import run
-    from npgpt.training.trainer import Evaluation
+    from npgpt.training.events import Evaluation
 
     for event in run.start(settings, tokens).events():
         if isinstance(event, Evaluation):

@@ -181,7 +181,7 @@ class GPT:
         InputError
             If `tokens` cannot be read by the model.
         """
-        start = past[0].length if past else 0
+        start = inputs.check_past(past, self.config)
         ids = inputs.check_tokens(tokens, self.config, start=start)
         return transformer.next_logits(self.params, ids, self.config, past=past, ops=self.ops)
 
@@ -376,6 +376,7 @@ class GPT:
         from npgpt.weights import checkpoint  # here, because the HDF5 library is slow to import
 
         quantize.require_float(self.params)
+        inputs.check_path(path)
         contents = checkpoint.Contents(self.config, self.params, self.tokenizer)
         checkpoint.write(path, contents)
 

@@ -6,6 +6,7 @@ from npgpt.backends import Backend
 from npgpt.download.resolve import resolve
 from npgpt.errors import InputError
 from npgpt.gpt import GPT
+from npgpt.model.inputs import check_path
 from npgpt.quantized_matrix import KINDS
 from npgpt.weights import formats
 
@@ -40,8 +41,7 @@ def load(path: str | Path, *, weights: str | None = None, ops: Backend | str | N
     """
     if weights not in (None, *WEIGHTS):
         raise InputError(f"weights is {weights!r}, but must be {' or '.join(WEIGHTS)}")
-    if not isinstance(path, (str, Path)):
-        raise InputError(f"path is {path!r:.60}, but must be a string or a Path")
+    check_path(path)
     source = formats.open_weights(resolve(path))
     return GPT.from_params(
         source.config, source.params(weights), ops=ops, tokenizer=source.tokenizer

@@ -113,7 +113,7 @@ class Train:
         self, trainer: "Trainer", directory: "RunDir", bar: "ProgressBar", stop: "StopRequest"
     ) -> bool:
         """Show and store every event. Return True if the user asked to stop."""
-        from npgpt.training.trainer import Evaluation, Sample, Step
+        from npgpt.training.events import Evaluation, Sample, Step
 
         every, saved_at = self.settings.training.checkpoint_every, None
         for event in trainer.events():

@@ -6,6 +6,7 @@ import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.errors import InputError
+from npgpt.model.inputs import check_integer
 from npgpt.rng import Generator
 
 
@@ -61,6 +62,10 @@ class Loader:
     def __init__(
         self, inputs: Array, targets: Array, *, batch_size: int, shuffle: bool, drop_last: bool
     ):
+        for array in (inputs, targets):
+            if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape != inputs.shape:
+                raise InputError("inputs and targets must be two arrays of one shape (n, T)")
+        check_integer("batch_size", batch_size, least=1)
         self.inputs, self.targets = inputs, targets
         self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
 

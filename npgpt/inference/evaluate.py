@@ -9,6 +9,7 @@ from npgpt.arrays import Array
 from npgpt.data.tokenizer import encode, tokenizer
 from npgpt.errors import InputError
 from npgpt.gpt import GPT
+from npgpt.model.inputs import check_integer, check_kind
 
 Batch = tuple[Array, Array]  # inputs (B, T) and targets (B, n)
 
@@ -50,6 +51,7 @@ def evaluate(
     InputError
         If the text has fewer than two tokens, or a number is out of range.
     """
+    check_kind("model", model, GPT)
     tokens = encode_text(model, text) if isinstance(text, str) else np.asarray(text)
     if tokens.ndim != 1:
         raise InputError(f"tokens must have shape (N,), got {tokens.shape}")
@@ -58,8 +60,8 @@ def evaluate(
     for name, value in dict(
         batch_size=batch_size, context_length=context_length, stride=stride
     ).items():
-        if value is not None and value < 1:
-            raise InputError(f"{name} is {value}, but must be at least 1")
+        if value is not None:
+            check_integer(name, value, least=1)
     longest = model.config.context_length
     length = context_length or longest
     if length > longest:

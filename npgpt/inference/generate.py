@@ -16,9 +16,8 @@ from npgpt.data.tokenizer import token_bytes
 from npgpt.errors import InputError
 from npgpt.gpt import GPT
 from npgpt.inference import sampling
-from npgpt.inference.sampling import check_count
 from npgpt.model import kv_cache
-from npgpt.model.inputs import check_tokens
+from npgpt.model.inputs import check_integer, check_kind, check_tokens
 from npgpt.model.kv_cache import LayerCache
 from npgpt.rng import Generator
 
@@ -88,12 +87,10 @@ def generate(
         If an argument is invalid, when `generate` is called.
     """
     sampling.check(temperature, top_k, top_p)
-    if check_count("max_new_tokens", max_new_tokens) < 0:
-        raise InputError(f"max_new_tokens is {max_new_tokens}, but must be at least 0")
+    check_integer("max_new_tokens", max_new_tokens, least=0)
     if eos_id is not None:
-        check_count("eos_id", eos_id)
-    if not isinstance(model, GPT):
-        raise InputError(f"model must be an npgpt.GPT, not {model!r:.60}")
+        check_integer("eos_id", eos_id)
+    check_kind("model", model, GPT)
     prompts, single = _prompts(model, tokens)
     generators: list[Any] = list(rng) if isinstance(rng, (list, tuple)) else [rng]
     if temperature > 0 and None in generators:

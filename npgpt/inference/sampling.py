@@ -3,14 +3,13 @@
 The order is top-k, temperature, top-p, then one draw. Temperature 0 is greedy and draws nothing.
 """
 
-import operator
 from typing import Any
 
 import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.errors import InputError
-from npgpt.model.inputs import check_number
+from npgpt.model.inputs import check_integer, check_number
 from npgpt.ops.attention import softmax
 from npgpt.rng import Generator
 
@@ -19,20 +18,10 @@ def check(temperature: Any, top_k: Any, top_p: Any) -> None:
     """Raise InputError for settings that are out of range."""
     if check_number("temperature", temperature) < 0:
         raise InputError(f"temperature is {temperature}, but must be 0 (greedy) or above")
-    if top_k is not None and check_count("top_k", top_k) < 1:
-        raise InputError(f"top_k is {top_k}, but must be at least 1: one token must be left")
+    if top_k is not None:
+        check_integer("top_k", top_k, least=1)
     if top_p is not None and not 0 < check_number("top_p", top_p) <= 1:
         raise InputError(f"top_p is {top_p}, but must be in (0, 1]")
-
-
-def check_count(name: str, value: Any) -> int:
-    """Return an integer. Raise InputError for anything else."""
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise InputError(f"{name} is {value!r:.60}, but must be an integer") from None
 
 
 def next_token(

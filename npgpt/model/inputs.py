@@ -1,6 +1,8 @@
 """Checks of what a user passes to a model: tokens, targets, generators, numbers."""
 
+import operator
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,12 +10,32 @@ import numpy as np
 from npgpt.arrays import Array, TokenIds
 from npgpt.config import Config
 from npgpt.errors import ConfigError, DropoutWarning, InputError
+from npgpt.model.kv_cache import LayerCache
 
 
 def check_config(config: Any) -> None:
     """Raise ConfigError unless this is a Config."""
     if not isinstance(config, Config):
         raise ConfigError(f"config must be an npgpt.Config, not {config!r:.60}")
+
+
+def check_kind(name: str, value: Any, kind: type) -> None:
+    """Raise InputError unless `value` is an instance of a class of npgpt."""
+    if not isinstance(value, kind):
+        raise InputError(f"{name} must be an npgpt.{kind.__name__}, not {value!r:.60}")
+
+
+def check_integer(name: str, value: Any, *, least: int | None = None) -> int:
+    """Return an integer of at least `least`."""
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise InputError(f"{name} is {value!r:.60}, but must be an integer") from None
+    if least is not None and number < least:
+        raise InputError(f"{name} is {number}, but must be at least {least}")
+    return number
 
 
 def check_tokens(
@@ -42,6 +64,16 @@ def check_tokens(
     return ids.astype(np.int64, copy=False)
 
 
+def check_sequence(tokens: Any, config: Config, what: str) -> None:
+    """Raise InputError unless these are token ids (N,) of any length, in an array."""
+    if not isinstance(tokens, np.ndarray) or tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+        raise InputError(f"{what} must be an array of integers of shape (N,), not {tokens!r:.60}")
+    V = config.vocab_size
+    if tokens.size and not 0 <= tokens.min() <= tokens.max() < V:
+        wrong = tokens.min() if tokens.min() < 0 else tokens.max()
+        raise InputError(f"{what}: {wrong} is outside the vocabulary of {V} (0 to {V - 1})")
+
+
 def check_pair(tokens: TokenIds, targets: TokenIds, config: Config) -> tuple[Array, Array]:
     """Return tokens and targets as (B, T) int64, one target for each token."""
     ids, labels = check_tokens(tokens, config), check_tokens(targets, config, what="targets")
@@ -63,6 +95,23 @@ def check_last(tokens: TokenIds, targets: TokenIds, config: Config) -> tuple[Arr
             "at most as many columns"
         )
     return ids, labels
+
+
+def check_past(past: Any, config: Config) -> int:
+    """Return the number of positions in a key/value cache, one LayerCache per block, or in None."""
+    if past is None or past == []:
+        return 0
+    if not isinstance(past, list) or not all(isinstance(one, LayerCache) for one in past):
+        raise InputError(f"past must be a list of LayerCache or None, not {past!r:.60}")
+    if len(past) != config.n_layer:
+        raise InputError(f"past has {len(past)} layers, the model has {config.n_layer}")
+    return past[0].length
+
+
+def check_path(path: Any) -> None:
+    """Raise InputError unless this can be the path of a file."""
+    if not isinstance(path, (str, Path)) or "\0" in str(path):
+        raise InputError(f"path is {path!r:.60}, but must be a string or a Path")
 
 
 def check_masks(rng: Any) -> None:

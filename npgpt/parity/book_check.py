@@ -21,8 +21,8 @@ from npgpt.gpt import GPT
 from npgpt.inference.generate import generate
 from npgpt.model.params import named
 from npgpt.rng import Generator
+from npgpt.training.events import Evaluation, Step
 from npgpt.training.run import start
-from npgpt.training.trainer import Evaluation, Step
 
 SEED = 123
 PROMPT = (6109, 3626, 6100, 345)  # "Every effort moves you"

@@ -4,7 +4,7 @@ import sys
 from typing import TYPE_CHECKING, TextIO
 
 from npgpt.data.tokenizer import decode
-from npgpt.training.trainer import Evaluation, Event, Sample, Step
+from npgpt.training.events import Evaluation, Event, Sample, Step
 
 if TYPE_CHECKING:
     import tiktoken

@@ -12,7 +12,8 @@ from npgpt.errors import ConfigError, InputError, WeightFileError
 from npgpt.gpt import GPT
 from npgpt.model.params import crop
 from npgpt.rng import Generator
-from npgpt.training.trainer import Progress, Trainer
+from npgpt.training.events import Progress
+from npgpt.training.trainer import Trainer
 from npgpt.weights import checkpoint, formats
 from npgpt.weights.weight_file import WeightFile
 

@@ -16,8 +16,9 @@ from npgpt.errors import InputError, RunError
 from npgpt.model.params import named
 from npgpt.system.files import atomic_write
 from npgpt.training import run_state
+from npgpt.training.events import Evaluation, Sample
 from npgpt.training.plot import Curve, plot
-from npgpt.training.trainer import Evaluation, Sample, Trainer
+from npgpt.training.trainer import Trainer
 from npgpt.weights.formats import CHECKPOINT
 
 CONTENTS = {

@@ -15,7 +15,8 @@ from npgpt import backends
 from npgpt.config import Config, RunConfig, TrainingConfig
 from npgpt.errors import InputError, WeightFileError
 from npgpt.gpt import GPT
-from npgpt.training.trainer import Evaluation, Progress, Sample, Trainer
+from npgpt.training.events import Evaluation, Progress, Sample
+from npgpt.training.trainer import Trainer
 from npgpt.weights import checkpoint, formats, quantized_file
 
 

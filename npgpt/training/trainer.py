@@ -2,8 +2,6 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -14,141 +12,13 @@ from npgpt.errors import InputError, RunError
 from npgpt.gpt import GPT
 from npgpt.inference.generate import generate
 from npgpt.model import params
+from npgpt.model.inputs import check_kind, check_sequence
 from npgpt.rng import Generator
 from npgpt.training import optim
+from npgpt.training.events import Evaluation, Event, Progress, Sample, Step
 
 # Overflow is detected afterwards, in the loss and in the gradient's norm.
 ignore_overflow = np.errstate(over="ignore", invalid="ignore", divide="ignore")
-
-
-@dataclass
-class Evaluation:
-    """The losses of both splits after a step: one line of metrics.jsonl.
-
-    Parameters
-    ----------
-    step : int
-        The step that was just made, counted from 0.
-    epoch : int
-        The epoch it belongs to, counted from 1.
-    tokens_seen : int
-        Number of tokens trained on since the start of the run.
-    train_loss, val_loss : float
-        Mean cross-entropy without dropout, in nats per token. Its exponential is the perplexity.
-    lr : float
-        Learning rate of the step.
-    tokens_per_s : float
-        Training speed since the previous evaluation, in tokens per second. The time of evaluations
-        is not counted.
-    """
-
-    step: int
-    epoch: int
-    tokens_seen: int
-    train_loss: float
-    val_loss: float
-    lr: float
-    tokens_per_s: float
-
-
-@dataclass
-class Sample:
-    """The text that the model generates greedily after an epoch.
-
-    Parameters
-    ----------
-    step : int
-        The last step of the epoch, counted from 0.
-    epoch : int
-        The epoch, counted from 1.
-    tokens : list of int
-        Token ids: the prompt and its continuation.
-    """
-
-    step: int
-    epoch: int
-    tokens: list[int]
-
-
-@dataclass
-class Step:
-    """The end of one step. Only now may the run be saved, or the iteration be abandoned.
-
-    Parameters
-    ----------
-    step : int
-        Index of the step, counted from 0.
-    epoch : int
-        The epoch it belongs to, counted from 1.
-    loss : float
-        Mean cross-entropy of the step's batches before the update, in nats per token.
-    lr : float
-        Learning rate.
-    norm : float or None
-        Global norm of the gradient before clipping. None if gradients are not clipped.
-    tokens_seen : int
-        Number of tokens trained on since the start of the run.
-    tokens_per_s : float
-        Training speed since the previous evaluation, in tokens per second.
-    ends_epoch : bool
-        True for the last step of an epoch.
-    """
-
-    step: int
-    epoch: int
-    loss: float
-    lr: float
-    norm: float | None
-    tokens_seen: int
-    tokens_per_s: float
-    ends_epoch: bool
-
-
-Event = Evaluation | Sample | Step
-
-
-@dataclass
-class Progress:
-    """The position of a run.
-
-    Together with the parameters, AdamW's moments and the random state, it is all that a run needs
-    to resume.
-
-    Parameters
-    ----------
-    step : int, default 0
-        Number of steps made.
-    epoch : int, default 0
-        Number of epochs finished.
-    position : int, default 0
-        Number of batches of the current epoch that are done.
-    tokens_seen : int, default 0
-        Number of tokens trained on.
-    order : (n,) int64 array or None, default None
-        Order of the windows in the current epoch. None between two epochs.
-    history : list of dict
-        The fields of every Evaluation.
-    samples : list of dict
-        The fields of every Sample.
-
-    Raises
-    ------
-    InputError
-        If a count is negative or not an integer.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    position: int = 0
-    tokens_seen: int = 0
-    order: Array | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
-    samples: list[dict[str, Any]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        for name in ("step", "epoch", "position", "tokens_seen"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)!r}, but must be at least 0")
 
 
 class Trainer:
@@ -199,6 +69,13 @@ class Trainer:
         prompt: Sequence[int] = (),
         progress: Progress | None = None,
     ) -> None:
+        check_kind("model", model, GPT)
+        check_kind("training", training, TrainingConfig)
+        check_kind("rng", rng, Generator)
+        for name, ids in (("training tokens", train_tokens), ("validation tokens", val_tokens)):
+            check_sequence(ids, model.config, name)
+        if len(prompt):
+            check_sequence(np.asarray(prompt), model.config, "prompt")
         self.model, self.training, self.rng, self.prompt = model, training, rng, list(prompt)
         self.progress = Progress() if progress is None else progress
         T, per_step = model.config.context_length, training.batch_size * training.grad_accumulation

@@ -11,6 +11,7 @@ import pytest
 import npgpt
 from npgpt import ops
 from npgpt.errors import ConfigError, DropoutWarning, InputError
+from npgpt.model import kv_cache
 from npgpt.model.params import Matrix
 
 CONFIG = npgpt.Config(vocab_size=31, context_length=12, n_layer=1, n_head=2, n_embd=8)
@@ -39,6 +40,17 @@ def generator():
 
 def optimizer():
     return npgpt.AdamW(tree(), ops=ops)
+
+
+def trainer(**changes):
+    ids, rng = np.arange(40) % 31, generator()
+    chosen = dict(train_tokens=ids, val_tokens=ids, training=npgpt.TrainingConfig(), rng=rng)
+    return npgpt.Trainer(**dict(model=model()) | chosen | changes)
+
+
+def loader(**changes):
+    chosen = dict(inputs=X, targets=Y, batch_size=1, shuffle=False, drop_last=False)
+    return npgpt.Loader(**chosen | changes)
 
 
 TEXT = np.array([["a", "b"]])
@@ -191,7 +203,35 @@ MISTAKES = {
     "no file": (lambda: npgpt.load("/nowhere/at/all.h5"), "/nowhere/at/all.h5"),
     "weights": (lambda: npgpt.load("x", weights="int4"), "weights is 'int4', but must be float32"),
     "weights that are a list": (lambda: npgpt.load("x", weights=["int8"]), "weights is"),
+    "a path with a zero": (lambda: npgpt.load("a\0b"), "must be a string or a Path"),
+    "nowhere to save": (lambda: model().save(3), "path is 3, but must be a string or a Path"),
+    "no cache": (lambda: model().next_logits([[1]], past=3), "past must be a list of LayerCache"),
+    "a longer cache": (
+        lambda: model().next_logits([[1]], past=kv_cache.empty_cache(1, OTHER)),
+        "past has 2 layers, the model has 1",
+    ),
+    "a tokenizer": (lambda: npgpt.tokenizer(3), "unknown tokenizer 3"),
+    # training
+    "no model to train": (lambda: trainer(model="m"), "model must be an npgpt.GPT"),
+    "settings in a dict": (lambda: trainer(training={}), "must be an npgpt.TrainingConfig"),
+    "a seed to train": (lambda: trainer(rng=3), "rng must be an npgpt.Generator"),
+    "a text to train": (lambda: trainer(train_tokens="text"), "training tokens must be an array"),
+    "a list to train": (lambda: trainer(val_tokens=[1] * 40), "validation tokens must be an array"),
+    "numbers to train": (lambda: trainer(train_tokens=np.ones(40)), "must be an array of integers"),
+    "large tokens": (lambda: trainer(train_tokens=np.arange(40)), "39 is outside the vocabulary"),
+    "a text to continue": (lambda: trainer(prompt="text"), "prompt must be an array of integers"),
+    "too few": (lambda: trainer(train_tokens=np.arange(5)), "the training split has 5 tokens"),
+    "one array": (lambda: loader(targets=X[:1]), "two arrays of one shape"),
+    "no arrays": (lambda: loader(inputs=[[1]]), "two arrays of one shape"),
+    "a batch of none": (lambda: loader(batch_size=0), "batch_size is 0, but must be at least 1"),
+    "a batch of text": (lambda: loader(batch_size="2"), "batch_size is '2', but must"),
     # evaluation
+    "a model of text": (lambda: npgpt.evaluate("m", [1, 2]), "model must be an npgpt.GPT"),
+    "a stride of text": (lambda: npgpt.evaluate(model(), [1, 2], stride="1"), "stride is '1', but"),
+    "half a batch": (lambda: npgpt.evaluate(model(), [1, 2], batch_size=1.5), "batch_size is 1.5"),
+    "other ids": (lambda: npgpt.evaluate(model(), [1, 2, 99]), "token id 99 is outside"),
+    "text for ids": (lambda: npgpt.evaluate(model(), ["a", "b"]), "must be integers"),
+    "no text": (lambda: npgpt.evaluate(model(), None), r"must have shape \(N,\)"),
     "tokens of evaluate": (lambda: npgpt.evaluate(model(), [1]), "2 tokens"),
     "stride of evaluate": (lambda: npgpt.evaluate(model(), np.arange(9), stride=0), "stride is 0"),
 }  # fmt: skip

@@ -60,8 +60,8 @@ PACKAGES = {
     "performance", "system", "training", "weights",
 }  # fmt: skip
 MODULES = {
-    "__init__", "__main__", "arrays", "backends", "config", "errors", "gpt", "quantized_matrix",
-    "rng",
+    "__init__", "__main__", "arrays", "backends", "config", "errors", "gpt", "loading",
+    "quantized_matrix", "rng",
 }  # fmt: skip
 LAYERS = 13
 LINES = 400

@@ -14,9 +14,10 @@ from npgpt.model import params
 from npgpt.model.params import named
 from npgpt.rng import Generator
 from npgpt.training import optim, run_state
+from npgpt.training.events import Evaluation, Sample, Step
 from npgpt.training.run import resume
 from npgpt.training.run_dir import RunDir
-from npgpt.training.trainer import Evaluation, Sample, Step, Trainer
+from npgpt.training.trainer import Trainer
 
 CONFIG = Config(vocab_size=257, context_length=8, n_layer=1, n_head=2, n_embd=8, dropout=0.2)
 TEXT = "The keeper counts the ships, and writes them down; ships count no keepers. " * 2
