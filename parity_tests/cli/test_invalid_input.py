@@ -9,7 +9,7 @@ import pytest
 import npgpt
 from npgpt import ops
 from npgpt.weights import hdf5
-from parity_tests.support.checkpoints import unsealed
+from parity_tests.support.checkpoints import without_footer
 from parity_tests.support.runs import TEXT, TINY
 
 # Bad input
@@ -107,7 +107,7 @@ def broken(kind):
     if kind == "text":
         path.write_bytes(b"hello")
         return "begins with b'hello'"
-    path.write_bytes(unsealed(raw))
+    path.write_bytes(without_footer(raw))
     with h5py.File(path, "r+") as file:
         if kind == "version":
             file.attrs["version"] = 7

@@ -1,4 +1,4 @@
-"""Small tensor bundles made by hand: arrays, entries, tables, and tables that are wrong."""
+"""Small tensor bundles made by hand: arrays, entries, tables, and invalid tables."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ BFLOAT16 = ["half/brain"]
 
 
 def odd(rng):
-    """All dtypes, all kinds of shapes, names that begin alike, addresses that divide by nothing."""
+    """Return arrays of all dtypes and many shapes, with similar names and odd offsets."""
     arrays = {
         "half/brain": rng.integers(1 << 16, size=(3, 2)).astype(np.uint16),
         "half/float": rng.normal(size=7).astype(np.float16),
@@ -30,7 +30,7 @@ def odd(rng):
     return arrays
 
 
-# What is refused
+# Invalid tables
 
 DATA = bytes(range(32))
 A = entry("float32", (2, 3), DATA[:24])
@@ -42,12 +42,12 @@ BLOCK = block(GOOD)
 
 
 def headed(message):
-    """A table with another header."""
+    """Return a table with another header."""
     return table([(b"", message), *GOOD[1:]])
 
 
 def a(dtype="float32", shape=(2, 3), **changes):
-    """A table whose tensor "a" is another one."""
+    """Return a table with another entry for the tensor "a"."""
     return with_a(entry(dtype, shape, DATA[:24], **changes))
 
 
@@ -60,18 +60,18 @@ def with_c(message, key=b"c"):
 
 
 def packed(content):
-    """A table of one block with these bytes where pairs are expected."""
+    """Return a table of one block with these bytes in place of pairs."""
     return assemble([(b"b", content + bytes(4) + (1).to_bytes(4, "little"))])
 
 
 def pointed(*handles):
-    """A table whose index says that its blocks are elsewhere."""
+    """Return a table whose index has other handles."""
     pairs = [(bytes([i]), varint(at) + varint(size)) for i, (at, size) in enumerate(handles)]
     return assemble([(b"b", BLOCK)], change_index=lambda index: block(pairs))
 
 
 def key_bomb(length=900, times=9000):
-    """A long key, and many that repeat it."""
+    """Return a table of a long key and many keys that repeat it."""
     pairs = [pair(0, b"", header()), pair(0, b"x" * length + b"000", NONE)]
     pairs += [pair(length, b"%04d" % i, NONE) for i in range(1000, times)]
     return packed(b"".join(pairs))
@@ -82,7 +82,7 @@ def flipped(data, at):
 
 
 def placed(folder, index, data=DATA):
-    """A checkpoint of these bytes: its prefix."""
+    """Write a checkpoint of these bytes and return its prefix."""
     (folder / "model.ckpt.data-00000-of-00001").write_bytes(data)
     (folder / "model.ckpt.index").write_bytes(index)
     return folder / "model.ckpt"

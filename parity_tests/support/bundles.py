@@ -1,4 +1,4 @@
-"""TensorFlow's checkpoints, written without TensorFlow: small ones for tests, good and forged.
+"""Write TensorFlow's checkpoints without TensorFlow: small ones for tests, valid and forged.
 
 npgpt/weights/tensor_bundle.py explains the format; test_tensorflow.py has TensorFlow read what is
 written here.
@@ -22,7 +22,7 @@ DTYPES = {
 }  # fmt: skip
 
 
-# A folder of OpenAI's
+# OpenAI's directory
 
 
 def write_gpt2(folder, config, parameters):
@@ -37,7 +37,7 @@ def write_gpt2(folder, config, parameters):
 
 
 def write_hparams(folder, config):
-    """hparams.json, with OpenAI's words for the numbers of a Config."""
+    """Write hparams.json, with OpenAI's names for the fields of a Config."""
     values = {
         "n_vocab": config.vocab_size,
         "n_ctx": config.context_length,
@@ -62,7 +62,7 @@ def openai_name(name):
 
 
 def matrix(name):
-    """Is this one of the matrices that OpenAI stored with an axis of 1 before it?"""
+    """Return True if OpenAI stored this parameter with a leading axis of 1."""
     return re.fullmatch(r"h\..*\.c_\w+\.weight", name) is not None
 
 
@@ -70,7 +70,7 @@ def matrix(name):
 
 
 def write(prefix, arrays, *, bfloat16=(), shards=1, block_size=1 << 18):
-    """Writes arrays, one after the other, in turn into `shards` data files.
+    """Write arrays, in turn into `shards` data files.
 
     bfloat16: the names of those, uint16, that are to be taken as such.
     """
@@ -109,14 +109,14 @@ def entry(dtype, shape, raw, offset=0, shard=0, **changes):
 
 
 def field(number, value):
-    """A field of a protobuf message: a number, or bytes."""
+    """Return a field of a protobuf message: a number, or bytes."""
     if isinstance(value, bytes):
         return varint(number << 3 | 2) + varint(len(value)) + value
     return varint(number << 3) + varint(value) if value else b""
 
 
 def varint(value):
-    """A number of at most 64 bits, or a negative one as 64 bits."""
+    """Return a number of at most 64 bits as a varint, a negative one as 64 bits."""
     value, out = value % (1 << 64) if value < 0 else value, b""
     while value > 127:
         out, value = out + bytes([value & 127 | 128]), value >> 7
@@ -127,7 +127,7 @@ def varint(value):
 
 
 def table(pairs, block_size=1 << 18):
-    """A LevelDB table of sorted pairs, a new block begun when one has `block_size` bytes."""
+    """A LevelDB table of sorted pairs, with blocks of about `block_size` bytes."""
     blocks, now, size = [], [], 0
     for key, value in pairs:
         now.append((key, value))
@@ -139,7 +139,7 @@ def table(pairs, block_size=1 << 18):
 
 
 def block(pairs, interval=16):
-    """A block of sorted pairs, a whole key every `interval` of them."""
+    """A block of sorted pairs, with a complete key every `interval` pairs."""
     out, restarts, before = b"", [], b""
     for i, (key, value) in enumerate(pairs):
         shared = 0
@@ -155,12 +155,12 @@ def block(pairs, interval=16):
 
 
 def pair(shared, rest, value):
-    """A pair of a block."""
+    """Return a pair of a block."""
     return varint(shared) + varint(len(rest)) + varint(len(value)) + rest + value
 
 
 def assemble(blocks, *, change_index=bytes, kind=0):
-    """[(last key, block)] -> a table, its checksums right. `change_index`: bytes -> bytes."""
+    """[(last key, block)] -> a table, with valid checksums. `change_index`: bytes -> bytes."""
     out, pairs = b"", []
     for key, content in blocks:
         pairs.append((key, handle(len(out), content)))
@@ -173,10 +173,10 @@ def assemble(blocks, *, change_index=bytes, kind=0):
 
 
 def handle(offset, content):
-    """Where a block is."""
+    """Return the handle of a block."""
     return varint(offset) + varint(len(content))
 
 
 def trailer(content, kind=0):
-    """What stands behind a block."""
+    """Return the trailer of a block."""
     return bytes([kind]) + mask(crc32c(content + bytes([kind]))).to_bytes(4, "little")

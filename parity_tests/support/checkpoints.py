@@ -1,4 +1,4 @@
-"""Small checkpoints, good and forged."""
+"""Small checkpoints, valid and forged."""
 
 import h5py
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 
 import npgpt
 from npgpt import ops
-from npgpt.errors import InputError
+from npgpt.errors import WeightFileError
 from npgpt.model import params
 from npgpt.model.params import named
 from npgpt.weights import checkpoint, checksum, hdf5
@@ -38,23 +38,23 @@ def assert_same(tree, expected):
         assert (name, a.dtype, a.shape, a.tobytes()) == (other, b.dtype, b.shape, b.tobytes())
 
 
-def resealed(path, change):
-    """The file after `change(h5py.File)`, its seal made anew: what a forger would hand over."""
-    path.write_bytes(unsealed(path.read_bytes()))
+def with_new_footer(path, change):
+    """Apply `change(h5py.File)` to a file and write a valid footer, as a forger would."""
+    path.write_bytes(without_footer(path.read_bytes()))
     with h5py.File(path, "r+") as file:
         change(file)
     hdf5.append_footer(path)
 
 
-def unsealed(raw):
-    """What HDF5 itself wrote."""
+def without_footer(raw):
+    """Return the bytes that HDF5 wrote."""
     assert raw[-checksum.FOOTER_END :].startswith(checksum.FOOTER_MAGIC)
     blocks = int.from_bytes(raw[-12:-4], "little")
     return raw[: len(raw) - checksum.FOOTER_END - 20 * blocks]
 
 
-def refused(path, says, *, read=checkpoint.read_training):
-    with pytest.raises(InputError, match=says) as caught:
+def refused(path, says, *, read=checkpoint.read_training, error=WeightFileError):
+    with pytest.raises(error, match=says) as caught:
         read(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)

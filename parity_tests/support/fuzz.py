@@ -1,4 +1,4 @@
-"""Good files made bad: changes out of drawn bytes, and how much memory reading may take.
+"""Fuzzing: changes of valid files from drawn bytes, and the memory that reading takes.
 
 A recipe is bytes, because hypothesis draws these at a third of the cost of anything else: where to
 change something, in which of several things, and at most three changes, each a kind and two
@@ -27,7 +27,7 @@ CHANGES = "flip", "set", "cut", "end", "twice", "insert", "replace"
 
 
 def parts(recipe, places):
-    """(the place of `places`, a number for which of several, the changes) that a recipe says."""
+    """Return the place, a number to choose with, and the changes of a recipe."""
     pieces = [recipe[i : i + 5] for i in range(2, len(recipe), 5)]
     changes = [
         (CHANGES[piece[0] % len(CHANGES)], int.from_bytes(piece[1:3]), int.from_bytes(piece[3:5]))
@@ -37,7 +37,7 @@ def parts(recipe, places):
 
 
 def changed(data, changes, written):
-    """The bytes after these changes. `written`: one of NUMBERS as the format writes it."""
+    """Return the bytes after these changes. `written`: converts a number to the format's bytes."""
     for kind, at, n in changes:
         at %= len(data) + 1
         before, after = data[:at], data[at:]
@@ -59,7 +59,7 @@ def changed(data, changes, written):
 
 
 def outcome(read, path):
-    """What becomes of reading: "read", or the reason without the path, names and numbers.
+    """Return "read", or the error without the path, names and numbers.
 
     read: () -> tensors by name. What is read lies in its file, on bytes of its own.
     """
@@ -82,7 +82,7 @@ def outcome(read, path):
 
 
 def peak(read):
-    """Bytes of memory, files that are mapped left out, that it takes at most to read or refuse."""
+    """Return the peak memory in bytes of reading or refusing a file, without mapped files."""
     tracemalloc.start()
     try:
         read()

@@ -15,12 +15,12 @@ TOKENS = np.arange(12)[None] * 7 % CONFIG.vocab_size
 
 
 def model_of(config=CONFIG):
-    """A model of numbers that are not few enough for bfloat16, in float32."""
+    """Return a float32 model whose numbers bfloat16 does not represent exactly."""
     return npgpt.GPT(config, seed=7, tokenizer="byte")
 
 
 def same(one, other):
-    """Are these two parameters the same to the bit?"""
+    """Return True if two parameters are bit-identical."""
     if not isinstance(one, QuantizedMatrix):
         return not isinstance(other, QuantizedMatrix) and np.array_equal(one, other)
     return (

@@ -1,4 +1,4 @@
-"""Hugging Face's and llm.c's files, written without npgpt: small ones for tests, good and forged.
+"""Write Hugging Face's and llm.c's files without npgpt: small ones for tests, valid and forged.
 
 write_huggingface(folder, config, arrays)         config.json and model.safetensors
 pack({"a": array})                                the bytes of a safetensors file
@@ -23,7 +23,7 @@ CODES = {
 
 
 def numbers(config=CONFIG, seed=1):
-    """Parameters by name, float32, of so few digits that float16 and bfloat16 hold them too."""
+    """Return parameters by name, float32, that float16 and bfloat16 represent exactly."""
     rng, arrays = np.random.default_rng(seed), {}
     for name, shape in named(shapes(config)):
         norm = name.endswith(("ln_1.weight", "ln_2.weight", "ln_f.weight"))
@@ -36,18 +36,18 @@ def numbers(config=CONFIG, seed=1):
 
 
 class Brain(np.ndarray):
-    """uint16 that is to be taken as bfloat16."""
+    """A uint16 array that represents bfloat16."""
 
 
 def brain(array):
-    """float32 -> bfloat16, which has to hold it exactly."""
+    """Convert float32 to bfloat16, which must represent it exactly."""
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
     assert not (bits & 0xFFFF).any()
     return (bits >> 16).astype(np.uint16).view(Brain)
 
 
 def converted(array, dtype):
-    """An array in a dtype that holds it exactly."""
+    """Convert an array to a dtype that represents it exactly."""
     if dtype == "bfloat16":
         return brain(array)
     found = array.astype(dtype)
@@ -56,13 +56,13 @@ def converted(array, dtype):
 
 
 def pack(arrays):
-    """A safetensors file of these arrays, its numbers at addresses that divide by 8."""
+    """Return a safetensors file of these arrays, with numbers aligned to 8 bytes."""
     header, data = parts(arrays)
     return assemble(header, data, length=-(-len(json.dumps(header)) // 8) * 8)
 
 
 def parts(arrays):
-    """Header, as an object, and numbers."""
+    """Return the header, as an object, and the numbers."""
     header, data = {}, b""
     for name, array in arrays.items():
         code = "BF16" if isinstance(array, Brain) else CODES[array.dtype.name]
@@ -73,21 +73,21 @@ def parts(arrays):
 
 
 def assemble(header, data=b"", *, length=None):
-    """A safetensors file of any header, an object or bytes, filled up to `length`."""
+    """Return a safetensors file with any header, an object or bytes, padded to `length`."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     text = text.ljust(length or 0)
     assert length in (None, len(text))
     return len(text).to_bytes(8, "little") + text + data
 
 
-# A folder of Hugging Face's
+# Hugging Face's directory
 
 
 def write_huggingface(
     folder, config, arrays, *, dtype="float32", prefix="", extra=None, shards=1, **changes
 ):
-    """The files of a model. `extra`: more arrays. `changes`: what config.json says otherwise; what
-    is None is left out."""
+    """Write the files of a model. `extra`: more arrays. `changes`: fields of config.json; None
+    omits one."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {
@@ -102,7 +102,7 @@ def write_huggingface(
 
 
 def write_shards(folder, arrays, shards):
-    """The tensors in turn into so many files, and the index."""
+    """Write the tensors, in turn, into `shards` files, and the index."""
     files = [f"model-{i + 1:05}-of-{shards:05}.safetensors" for i in range(shards)]
     places = {name: files[i % shards] for i, name in enumerate(arrays)}
     for file in files:
@@ -113,7 +113,7 @@ def write_shards(folder, arrays, shards):
 
 
 def write_config(folder, config, **changes):
-    """config.json, as transformers writes it for GPT-2."""
+    """Write config.json as transformers does for GPT-2."""
     values = {
         "activation_function": "gelu_new",
         "architectures": ["GPT2LMHeadModel"],
@@ -138,7 +138,7 @@ def write_config(folder, config, **changes):
 
 
 def llmc(config, arrays, *, version=3, rows=None, **header):
-    """llm.c's file. `rows`: those of wte, padding included. `header`: other numbers in it.
+    """Return llm.c's file. `rows`: of wte, padding included. `header`: other numbers in the header.
 
     256 int32 and then the numbers, in float32 (version 3) or bfloat16 (5): the token embedding,
     zeros below it; the positions; then kind by kind what the blocks have, that of all blocks

@@ -16,8 +16,8 @@ def saved(tmp_path):
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    """The bytes of a checkpoint, and a place for damaged copies."""
-    folder = tmp_path_factory.mktemp("damaged")
+    """The bytes of a checkpoint, and a path for damaged copies."""
+    directory = tmp_path_factory.mktemp("damaged")
     model = model_of()
-    checkpoint.write(folder / "whole.h5", model, training_of(model))
-    return (folder / "whole.h5").read_bytes(), folder / "damaged.h5"
+    checkpoint.write(directory / "whole.h5", model, training_of(model))
+    return (directory / "whole.h5").read_bytes(), directory / "damaged.h5"

@@ -28,7 +28,7 @@ from parity_tests.support.bundles import assemble, block, entry, field, header, 
 BAD = {
     "empty": (b"", "its 0 bytes end with , not 57fb808b247547db"),
     "cut": (table(GOOD)[:-1], r"is truncated, damaged or not a LevelDB table: its \d+ bytes end"),
-    "begun": (table(GOOD)[-20:], "its 20 bytes end with 57fb808b247547db"),
+    "start cut": (table(GOOD)[-20:], "its 20 bytes end with 57fb808b247547db"),
     "magic": (flipped(table(GOOD), -2), "end with 57fb808b247546db, not 57fb808b247547db"),
     "large": (bytes(leveldb.MAX_BYTES + 1), "has 1,048,577 bytes; at most 1,048,576 are read"),
     "pointer": (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
@@ -108,16 +108,16 @@ def test_bad_data_is_refused_and_says_why(tmp_path):
 
 
 @pytest.mark.parametrize("at, name", [(0, "a"), (23, "a"), (24, "b"), (31, "b")])
-def test_damaged_numbers_are_found_when_asked_for(tmp_path, at, name):
+def test_verify_finds_damaged_numbers(tmp_path, at, name):
     prefix = placed(tmp_path, table(GOOD), flipped(DATA, at) if at else b"\x01" + DATA[1:])
     assert list(read_bundle(prefix)) == ["a", "b"]
     refused(prefix, f"is damaged: '{name}' has the checksum .{{8}}, expected .{{8}}", verify=True)
 
 
-# What is not refused
+# Valid files
 
 
-def test_the_example_in_the_docstring_is_one():
+def test_the_example_in_the_docstring():
     line = next(line for line in tensor_bundle.__doc__.splitlines() if line.startswith("    08 01"))
     message = bytes.fromhex(line)
     assert message == entry("float32", (1, 2, 6), bytes(48), offset=64)
@@ -150,7 +150,7 @@ def test_the_example_in_the_docstring_is_one():
         "empty",
     ],
 )
-def test_what_protobuf_and_leveldb_allow_is_read(tmp_path, index):
+def test_unusual_valid_files_are_read(tmp_path, index):
     found = read_bundle(placed(tmp_path, index), verify=True)
     assert list(found) == ["a", "b"]
     assert found["a"].raw().tobytes() == DATA[:24]

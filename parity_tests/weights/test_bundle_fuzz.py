@@ -13,13 +13,11 @@ from parity_tests.support import bundles, fuzz
 from parity_tests.support.bundle_bytes import BFLOAT16, GOOD, NONE, A, key_bomb, odd, placed, with_a
 from parity_tests.support.bundles import assemble, block, entry, field, table, varint
 
-# What nobody thought of
-
 WHERE = "file", "block", "index", "value", "key", "field"
 
 
 def forged(pairs, recipe):
-    """The table of `pairs`, something in it changed as fuzz.py says and its checksums made anew."""
+    """Return the table of `pairs` with the changes of a recipe of fuzz.py and valid checksums."""
     where, which, changes = fuzz.parts(recipe, WHERE)
     pairs, i = list(pairs), which % len(pairs)
     groups = [pairs[j : j + 4] for j in range(0, len(pairs), 4)]
@@ -48,13 +46,13 @@ def forged(pairs, recipe):
 
 
 def changed(data, changes):
-    """The bytes after these changes, numbers in them written as varints."""
+    """Return the bytes after these changes, with numbers as varints."""
     return fuzz.changed(data, changes, varint)
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    """A good checkpoint of two data files: its prefix and its pairs."""
+    """The prefix and pairs of a valid checkpoint of two data files."""
     prefix = tmp_path_factory.mktemp("good") / "model.ckpt"
     arrays = dict(list(odd(np.random.default_rng(1)).items())[:9])
     bundles.write(prefix, arrays, bfloat16=BFLOAT16, shards=2)
@@ -62,13 +60,13 @@ def good(tmp_path_factory):
 
 
 def reader(prefix, index):
-    """What reads these bytes as a checkpoint's index."""
+    """Return a function that reads these bytes as the index of a checkpoint."""
     Path(f"{prefix}.index").write_bytes(index)
     return lambda: read_bundle(prefix)
 
 
 @pytest.mark.slow
-def test_whatever_is_changed_is_refused_or_read_within_the_files(good):
+def test_changed_tables_are_refused_or_read_within_the_files(good):
     prefix, pairs = good
     outcomes = set()
 
@@ -81,7 +79,7 @@ def test_whatever_is_changed_is_refused_or_read_within_the_files(good):
     assert len(outcomes) >= 25, sorted(outcomes)
 
 
-HEAVY = {  # tables that would like to be large once read
+HEAVY = {  # tables that are large once parsed
     "keys": lambda: key_bomb(900, 4000),
     "empty tensors": lambda: table([GOOD[0], *((b"%04d" % i, NONE) for i in range(4000))]),
     "unknown fields": lambda: with_a(

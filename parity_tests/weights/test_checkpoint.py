@@ -1,4 +1,4 @@
-"""Checkpoints: every bit comes back."""
+"""A checkpoint restores a model and a run bit for bit."""
 
 import json
 
@@ -11,13 +11,11 @@ from npgpt import ops
 from npgpt.weights import checkpoint
 from parity_tests.support.checkpoints import SMALL, assert_same, model_of, training_of
 
-# There and back
-
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("qkv_bias", [True, False])
-def test_a_model_comes_back_bit_by_bit(tmp_path, dtype, tied, qkv_bias):
+def test_a_model_is_restored_bit_for_bit(tmp_path, dtype, tied, qkv_bias):
     model = model_of(dtype, tied=tied, qkv_bias=qkv_bias, dropout=0.1)
     model.params.ln_f.bias[:] = [-0.0, np.finfo(dtype).smallest_subnormal, np.nan, np.inf]
     model.save(tmp_path / "model.h5")
@@ -34,7 +32,7 @@ def test_a_model_without_a_tokenizer_has_none(tmp_path):
 
 
 @pytest.mark.parametrize("order", [range(7), range(0)], ids=["mid-epoch", "between epochs"])
-def test_a_run_comes_back_bit_by_bit(tmp_path, order):
+def test_a_run_is_restored_bit_for_bit(tmp_path, order):
     model = model_of(np.float64, tied=False)
     state, path = training_of(model, order=order), tmp_path / "run.h5"
     checkpoint.write(path, model, state)
@@ -54,8 +52,8 @@ def test_a_run_comes_back_bit_by_bit(tmp_path, order):
     assert_same(source.params(), model.params)
 
 
-def test_hdf5_itself_reads_the_file(saved):
-    """Another program needs no npgpt: the names are the released checkpoint's."""
+def test_h5py_reads_the_file(saved):
+    """Other programs do not need npgpt: the names are those of the released checkpoint."""
     with h5py.File(saved) as file:
         assert file["parameters/h.1.mlp.c_fc.weight"].shape == (4, 16)
         assert json.loads(file.attrs["config"])["n_embd"] == 4

@@ -1,4 +1,4 @@
-"""A checkpoint is complete at any moment, or the file before it is left."""
+"""Writing a checkpoint is atomic: a failure leaves the previous file."""
 
 import os
 import random
@@ -18,7 +18,7 @@ from parity_tests.support.processes import started
 
 
 def test_a_file_that_is_replaced_while_it_is_read(saved, monkeypatch):
-    """As a run does with its checkpoint: what was begun with is read to its end."""
+    """As a run replaces its checkpoint: the opened file is read to its end."""
     model, check = npgpt.load(saved), hdf5.check_footer
 
     def slowly(file):
@@ -32,8 +32,6 @@ def test_a_file_that_is_replaced_while_it_is_read(saved, monkeypatch):
     assert_same(source.params(), model.params)
     assert checkpoint.read_checkpoint(saved).config.n_embd == 8
 
-
-# Whole at any moment
 
 SAVER = """
 import sys, numpy as np, npgpt
@@ -51,12 +49,12 @@ while True:
 
 
 @pytest.mark.slow
-def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path):
+def test_a_kill_at_any_moment_leaves_a_complete_file(tmp_path):
     path = tmp_path / "model.h5"
     moments = random.Random(3)
     for _ in range(5):
         with started("-c", SAVER, path) as saver:
-            assert saver.stdout.readline()  # the first file is there
+            assert saver.stdout.readline()  # the first file is written
             time.sleep(moments.uniform(0, 0.05))
         model = npgpt.load(path)
         values = {float(a.min()) for _, a in named(model.params)}
@@ -79,11 +77,11 @@ except npgpt.RunError as error:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("limit", [0, 100, 5000, 100_000, 296_000, "seal"])
-def test_no_room_leaves_the_old_file_and_no_litter(tmp_path, limit):
-    """A limit on the size of files, met at the first byte, in the middle and near the end."""
+@pytest.mark.parametrize("limit", [0, 100, 5000, 100_000, 296_000, "footer"])
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, limit):
+    """A limit on the size of files, reached at the first byte, in the middle and near the end."""
     path = tmp_path / "model.h5"
-    if limit == "seal":  # all of HDF5 has room, the last bytes have not
+    if limit == "footer":  # HDF5's bytes are within the limit, the footer is not
         config = npgpt.Config(vocab_size=9000, context_length=8, n_layer=1, n_head=1, n_embd=8)
         npgpt.GPT(config, ops=ops).save(path)
         limit = path.stat().st_size - 8
@@ -101,7 +99,7 @@ def test_no_room_leaves_the_old_file_and_no_litter(tmp_path, limit):
     assert [p.name for p in tmp_path.iterdir()] == ["model.h5"]
 
 
-def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_writing(tmp_path, monkeypatch):
     import shutil
 
     usage = shutil.disk_usage(tmp_path)
@@ -111,13 +109,13 @@ def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_a_missing_directory(tmp_path):
     with pytest.raises(RunError, match=r"model\.h5 could not be written: No such file"):
         model_of().save(tmp_path / "no" / "model.h5")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_saving_over_a_file_leaves_it_to_who_reads_it(saved):
+def test_saving_does_not_change_an_open_file(saved):
     """The old file is replaced, not written into."""
     before = os.stat(saved).st_ino
     with open(saved, "rb") as reader:

@@ -5,8 +5,6 @@ import pytest
 
 from npgpt.weights.crc32c import WIDTHS, crc32c
 
-# The checksum
-
 
 @pytest.mark.parametrize(
     "data, expected",
@@ -19,7 +17,7 @@ from npgpt.weights.crc32c import WIDTHS, crc32c
         (bytes(range(31, -1, -1)), 0x113FDB5C),
     ],
 )
-def test_checksums_that_others_published(data, expected):
+def test_published_checksums(data, expected):
     assert crc32c(data) == expected
     assert crc32c(np.frombuffer(data, np.uint8)) == expected
 

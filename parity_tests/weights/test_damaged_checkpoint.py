@@ -1,4 +1,4 @@
-"""Damaged, cut and strange files are refused."""
+"""Damaged, truncated and foreign files are refused."""
 
 import dataclasses
 import re
@@ -15,17 +15,15 @@ from parity_tests.support.checkpoints import (
     model_of,
     read_and_verify,
     refused,
-    resealed,
     training_of,
-    unsealed,
+    with_new_footer,
+    without_footer,
 )
 
-# What is no checkpoint
 
-
-def test_a_file_that_is_not_there(tmp_path):
-    refused(tmp_path / "no.h5", "there is no file")
-    refused(tmp_path, "cannot be read: it is not a file")
+def test_a_missing_file(tmp_path):
+    refused(tmp_path / "no.h5", "there is no file", error=InputError)
+    refused(tmp_path, "cannot be read: it is not a file", error=InputError)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello, world\n" * 9, b"\x80\x04K\x01.", b"\x89HDF"])
@@ -36,7 +34,7 @@ def test_a_file_of_another_kind(tmp_path, content):
 
 
 @pytest.mark.parametrize("share", [0.0003, 0.01, 0.1, 0.5, 0.9, 0.99, 0.9999])
-def test_a_cut_file(saved, share):
+def test_a_truncated_file(saved, share):
     raw = saved.read_bytes()
     saved.write_bytes(raw[: max(9, int(share * len(raw)))])
     refused(saved, "is truncated, or not a checkpoint")
@@ -58,11 +56,11 @@ def test_a_longer_file(saved):
 
 @pytest.mark.slow
 @hypothesis_settings(max_examples=200, deadline=None)
-@given(places=st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), min_size=1, max_size=4))
-def test_flipped_bits_are_noticed(raw, places):
-    """Without the seal, HDF5 crashes on some of these files and hangs on others."""
+@given(changes=st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), min_size=1, max_size=4))
+def test_flipped_bits_are_found(raw, changes):
+    """Without the footer, HDF5 crashes on some of these files and hangs on others."""
     content, path = bytearray(raw[0]), raw[1]
-    for where, change in places:
+    for where, change in changes:
         content[int(where * (len(content) - 1))] ^= change
     path.write_bytes(content)
     if bytes(content) == raw[0]:
@@ -70,29 +68,29 @@ def test_flipped_bits_are_noticed(raw, places):
         return
     refused(path, "damaged|truncated|not an HDF5 file")
     refused(path, "damaged|truncated|not an HDF5 file", read=read_and_verify)
-    try:  # without the checksums of the numbers, nothing but numbers may be other ones
+    try:  # without the checksums of the numbers, only numbers may differ
         found = checkpoint.read_checkpoint(path)
     except InputError as error:
         assert re.search("damaged|truncated|not an HDF5 file", str(error))
     else:
-        whole = checkpoint.read_checkpoint(path.with_name("whole.h5"))
-        assert (found.config, found.tokenizer) == (whole.config, whole.tokenizer)
-        places = (
+        good = checkpoint.read_checkpoint(path.with_name("whole.h5"))
+        assert (found.config, found.tokenizer) == (good.config, good.tokenizer)
+        tensors = (
             {n: dataclasses.replace(t, file=None) for n, t in s.parameters.items()}
-            for s in (found, whole)
+            for s in (found, good)
         )
-        assert next(places) == next(places)
-        assert checkpoint.read_state(path) == checkpoint.read_state(whole.path)
+        assert next(tensors) == next(tensors)
+        assert checkpoint.read_state(path) == checkpoint.read_state(good.path)
 
 
 @pytest.mark.slow
-def test_every_byte_is_under_a_checksum(raw):
-    """One after the other, the seal's own included; every 13th of the rest."""
+def test_a_checksum_covers_every_byte(raw):
+    """Every byte of the footer, and every 13th of the rest."""
     content, path = raw
-    seal = len(unsealed(content))
+    end = len(without_footer(content))
     path.write_bytes(content)
     with open(path, "r+b", buffering=0) as file:
-        for at in [*range(0, seal, 13), *range(seal, len(content))]:
+        for at in [*range(0, end, 13), *range(end, len(content))]:
             file.seek(at)
             file.write(bytes([content[at] ^ 16]))
             refused(path, "damaged|truncated|not an HDF5 file", read=read_and_verify)
@@ -102,7 +100,7 @@ def test_every_byte_is_under_a_checksum(raw):
 
 
 def test_damaged_numbers_are_found_when_all_are_read(saved):
-    """By whoever trains with them, and by whoever asks."""
+    """On resuming a run, and with `verify`."""
     content = saved.read_bytes()
     number = npgpt.load(saved).params.wte.weight[2, 1]
     at = content.index(number.tobytes())
@@ -111,12 +109,12 @@ def test_damaged_numbers_are_found_when_all_are_read(saved):
     says = r"is damaged: its bytes [\d,]+ to [\d,]+ have the checksum .{8}, expected .{8}"
     refused(saved, says)
     refused(saved, says, read=read_and_verify)
-    resealed(saved, lambda file: None)
+    with_new_footer(saved, lambda file: None)
     checkpoint.read_training(saved)
 
 
-def test_more_arrays_than_a_seal_may_list(saved, monkeypatch):
-    """The others are under the checksum of all the rest."""
+def test_more_arrays_than_a_footer_lists(saved, monkeypatch):
+    """The last checksum covers the others."""
     monkeypatch.setattr(checksum, "MAX_BLOCKS", 5)
     path = saved.with_name("other.h5")
     model = model_of()
@@ -130,16 +128,16 @@ def test_more_arrays_than_a_seal_may_list(saved, monkeypatch):
     refused(saved, r"is damaged: its checksum footer cannot have 84 blocks")
 
 
-def test_blocks_that_overlap_or_lie_elsewhere(saved):
+def test_invalid_blocks_in_the_footer(saved):
     content = saved.read_bytes()
-    seal = len(unsealed(content))
+    end = len(without_footer(content))
     for start, size in [
         (0, 1 << 63),
         (1 << 63, 0),
-        (seal, 1),
+        (end, 1),
         ((1 << 64) - 1, 1),
-        (seal - 1, 1),
+        (end - 1, 1),
     ]:
         block = start.to_bytes(8, "little") + size.to_bytes(8, "little")
-        saved.write_bytes(content[:seal] + block + content[seal + 16 :])
+        saved.write_bytes(content[:end] + block + content[end + 16 :])
         refused(saved, "is damaged: .* has an invalid block of [\\d,]+ bytes at [\\d,]+$")

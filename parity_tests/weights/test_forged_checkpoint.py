@@ -14,15 +14,15 @@ from npgpt.errors import InputError
 from npgpt.model import params
 from npgpt.model.params import named
 from npgpt.weights import checkpoint, hdf5
-from parity_tests.support.checkpoints import SMALL, refused, resealed, unsealed
+from parity_tests.support.checkpoints import SMALL, refused, with_new_footer, without_footer
 
 
 @pytest.mark.slow
 @hypothesis_settings(max_examples=100, deadline=None)
 @given(data=st.data(), value=st.integers(0, 255))
 def test_forged_json_is_read_or_refused(raw, data, value):
-    """One byte changed under a valid seal, in what npgpt itself interprets."""
-    content, path = bytearray(unsealed(raw[0])), raw[1]
+    """One byte of the JSON is changed and the footer is valid."""
+    content, path = bytearray(without_footer(raw[0])), raw[1]
     begin = data.draw(st.sampled_from([b'{"step"', b'{"vocab_size"']))
     start = content.index(begin)
     end = content.index({b'{"step"': b'"}', b'{"vocab_size"': b"}"}[begin], start)
@@ -35,7 +35,7 @@ def test_forged_json_is_read_or_refused(raw, data, value):
         assert "\n" not in str(error)
 
 
-# What is one, but not as it should be
+# Checkpoints with wrong contents
 
 
 def with_attribute(name, value):
@@ -50,7 +50,7 @@ def with_config(**changes):
 
 
 def replaced(name, make):
-    """`name` deleted, and what `make(group, last name)` makes in its place."""
+    """Replace `name` by the result of `make(group, last part of the name)`."""
 
     def change(file):
         group, last = name.rsplit("/", 1)
@@ -177,12 +177,12 @@ FORGERIES = {
 @pytest.mark.parametrize("kind", FORGERIES)
 def test_a_forged_file_is_refused(saved, kind):
     change, says = FORGERIES[kind]
-    resealed(saved, change)
+    with_new_footer(saved, change)
     refused(saved, says)
 
 
 def test_arrays_that_claim_more_than_the_file_take_no_memory(saved):
-    """A config and a dataset of 8 TB that agree with each other; the bytes are not there."""
+    """A config and a dataset of 8 TB that fit each other, without the bytes."""
 
     def change(file):
         with_config(vocab_size=2**39)(file)
@@ -192,12 +192,12 @@ def test_arrays_that_claim_more_than_the_file_take_no_memory(saved):
         del file[WTE]
         h5py.h5d.create(file["parameters"].id, b"wte.weight", h5py.h5t.IEEE_F32LE, space, plist)
 
-    resealed(saved, change)
+    with_new_footer(saved, change)
     refused(saved, "wte.weight is not contiguous: 0 bytes for shape .549755813888, 4")
 
 
 def test_parameters_that_share_their_bytes_take_no_memory(tmp_path):
-    """Hard links to one array cost nothing in the file, but each would be read by itself."""
+    """Hard links to one array take no space in the file, but each would be read separately."""
     path = tmp_path / "model.h5"
     config = npgpt.Config(**SMALL | dict(n_embd=64, n_layer=40))
     names = dict(named(params.shapes(config)))

@@ -1,4 +1,4 @@
-"""Every format gives the same model, is told by its bytes, and is refused in the same words."""
+"""Every format gives the same model, is recognized by its contents, and has the same errors."""
 
 import os
 import shutil
@@ -23,19 +23,19 @@ from parity_tests.support.weight_files import CONFIG, llmc, numbers, write_huggi
 
 
 def checkpoint(path, config, arrays):
-    """npgpt's own file."""
+    """Write npgpt's checkpoint."""
     each = iter(arrays.values())
     tree = map_leaves(shapes(config), lambda _: next(each))
     npgpt.GPT.from_params(config, tree, ops=ops, tokenizer="byte").save(path)
 
 
 def folder(**options):
-    """A writer of Hugging Face's folders."""
+    """Return a function that writes Hugging Face's directory."""
     return lambda path, *model: write_huggingface(path, *model, **options)
 
 
 def file(version):
-    """A writer of llm.c's file."""
+    """Return a function that writes llm.c's file."""
     return lambda path, *model: path.write_bytes(llmc(*model, version=version))
 
 
@@ -55,23 +55,23 @@ each = pytest.mark.parametrize("name", WRITERS)
 
 
 @pytest.fixture
-def there(tmp_path):
-    """`there("openai")`: where a small model of that format is."""
+def written(tmp_path):
+    """A function: `written("openai")` writes a small model in that format and returns its path."""
 
-    def written(name, config=CONFIG):
+    def write(name, config=CONFIG):
         path = tmp_path / "there"
         WRITERS[name](path, config, numbers(config))
         return path
 
-    return written
+    return write
 
 
-# The same model
+# Equal models
 
 
 @each
-def test_every_format_gives_the_same_tree_of_the_same_arrays(there, name):
-    model = npgpt.load(there(name))
+def test_every_format_gives_the_same_parameters(written, name):
+    model = npgpt.load(written(name))
     assert (model.config, model.tokenizer) == (CONFIG, "byte")
     found, expected = dict(named(model.params)), numbers()
     assert list(found) == list(expected)
@@ -82,8 +82,8 @@ def test_every_format_gives_the_same_tree_of_the_same_arrays(there, name):
 
 
 @each
-def test_training_leaves_the_file_alone(there, name):
-    path = there(name)
+def test_training_does_not_change_the_file(written, name):
+    path = written(name)
     files = [path] if path.is_file() else sorted(path.iterdir())
     before = [file.read_bytes() for file in files]
     model = npgpt.load(path, ops=ops)
@@ -100,23 +100,23 @@ WIDE = npgpt.Config(vocab_size=257, context_length=8, n_layer=3, n_head=2, n_emb
 
 
 @pytest.mark.parametrize("name", MAPPED)
-def test_opening_takes_no_memory_for_the_numbers(there, name):
-    path = there(name, WIDE)
+def test_opening_takes_no_memory_for_the_numbers(written, name):
+    path = written(name, WIDE)
     npgpt.load(path)  # imports are not counted
     tracemalloc.start()
     model = npgpt.load(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert model.size * 4 > 5_000_000
-    assert peak < 200_000  # the tree, and what is known of each array
+    assert peak < 200_000  # the tree, and the description of each array
 
 
 @pytest.mark.parametrize("name", MAPPED)
-def test_pages_are_shared_until_somebody_writes(there, name):
-    """Linux says of each page of a mapping whether it is the file's or a copy of our own."""
+def test_pages_are_shared_until_they_are_written(written, name):
+    """Linux reports which pages of a mapping are private copies."""
     if not os.path.exists("/proc/self/smaps"):
-        pytest.skip("this platform does not say which pages are shared")
-    path = there(name, WIDE)
+        pytest.skip("this platform does not report shared pages")
+    path = written(name, WIDE)
     model = npgpt.load(path)
     assert sum(float(array.sum()) for _, array in named(model.params))  # all of it is read
     assert copied(path) == 0
@@ -126,7 +126,7 @@ def test_pages_are_shared_until_somebody_writes(there, name):
 
 
 def copied(path):
-    """Bytes of memory that are copies of pages of the files at `path`."""
+    """Return the bytes of private copies of the pages of the files at `path`."""
     total, inside = 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if not line.split()[0].endswith(":"):  # a mapping begins; its numbers follow
@@ -136,10 +136,10 @@ def copied(path):
     return total
 
 
-# Told by its bytes
+# The format is recognized by the contents
 
 
-def test_a_file_is_told_by_what_is_in_it(tmp_path):
+def test_the_name_of_a_file_is_ignored(tmp_path):
     for name, path in {"npgpt": "gpt2_124M.bin", "llm.c, version 3": "model.safetensors"}.items():
         WRITERS[name](tmp_path / path, CONFIG, numbers())
         assert formats.open_weights(tmp_path / path).format == name.split(",")[0]
@@ -150,12 +150,12 @@ def test_a_file_is_told_by_what_is_in_it(tmp_path):
 
 
 @each
-def test_a_link_is_as_good_as_the_file(there, tmp_path, name):
-    (tmp_path / "link").symlink_to(there(name))
+def test_a_link_to_a_file(written, tmp_path, name):
+    (tmp_path / "link").symlink_to(written(name))
     assert npgpt.load(tmp_path / "link").config == CONFIG
 
 
-# What is not there
+# Missing and wrong files
 
 
 @pytest.mark.parametrize(
@@ -175,13 +175,13 @@ def test_a_link_is_as_good_as_the_file(there, tmp_path, name):
     ],
     ids=["nothing", "dead link", "loop", "empty folder", "pipe", "device", "empty", "text"],
 )
-def test_what_is_no_model(tmp_path, unreadable, make, says):
+def test_a_path_without_a_model(tmp_path, unreadable, make, says):
     path = tmp_path / "path"
     make(path)
     unreadable(path, says)
 
 
-FILES = {  # the files that a model is, one by one
+FILES = {  # the files of a model in each format
     "npgpt": ["checkpoint.h5"],
     "openai": ["hparams.json", "model.ckpt.index", "model.ckpt.data-00000-of-00001"],
     "huggingface": ["config.json", "model.safetensors"],
@@ -198,7 +198,7 @@ each_file = pytest.mark.parametrize(
 
 
 def put(folder, name):
-    """A small model of a format in a folder, and what to call it by."""
+    """Write a small model and return the path to open."""
     folder.mkdir(exist_ok=True)
     single = len(FILES[name]) == 1
     WRITERS[name](folder / FILES[name][0] if single else folder, CONFIG, numbers())
@@ -229,14 +229,14 @@ def test_a_pipe_or_a_folder_in_place_of_a_file(tmp_path, unreadable, name, file)
         (tmp_path / "model" / file).unlink()
         make(tmp_path / "model" / file)
         if path.is_dir() and path.name == file:
-            continue  # the folder of a model without a model, which is above
+            continue  # a directory without a model is tested above
         unreadable(path, f"{file} cannot be read: it is not a file$")
         shutil.rmtree(tmp_path / "model")
 
 
 @contextmanager
-def somebody_else():
-    """Without the rights of root, who may read everything."""
+def without_root():
+    """Without the rights of root, which may read every file."""
     if os.geteuid() != 0:
         yield
         return
@@ -249,29 +249,29 @@ def somebody_else():
 
 @pytest.fixture
 def open_folder():
-    """A folder that everybody may enter; those that pytest makes belong to one user."""
+    """A directory that all users may enter; pytest's belong to one user."""
     with tempfile.TemporaryDirectory() as path:
         os.chmod(path, 0o755)
         yield Path(path)
 
 
 @each_file
-def test_a_file_that_may_not_be_read(open_folder, unreadable, name, file):
+def test_a_file_without_permission_to_read(open_folder, unreadable, name, file):
     path = put(open_folder / "model", name)
-    with somebody_else():
+    with without_root():
         npgpt.load(path)
     (open_folder / "model" / file).chmod(0)
-    with somebody_else():
+    with without_root():
         unreadable(path, f"{file} cannot be read: Permission denied$")
 
 
 @pytest.mark.parametrize("rights", [0, 0o444])
 @pytest.mark.parametrize("name", FILES)
-def test_a_folder_that_may_not_be_looked_into(open_folder, unreadable, name, rights):
+def test_a_directory_without_permission_to_read(open_folder, unreadable, name, rights):
     path = put(open_folder / "model", name)
     (open_folder / "model").chmod(rights)
     try:
-        with somebody_else():
+        with without_root():
             unreadable(path, "cannot be read: Permission denied$")
     finally:
         (open_folder / "model").chmod(0o755)
@@ -298,8 +298,8 @@ def test_a_pickle_is_refused_and_never_run(tmp_path, unreadable, file, legacy):
     assert not (tmp_path / "it was run").exists()
 
 
-def test_the_way_to_convert_a_pickle_is_one(tmp_path, capsys):
-    """What the message says is done, the output head being the embedding itself."""
+def test_the_advice_to_convert_a_pickle_works(tmp_path, capsys):
+    """The command of the message is run; the output head is the embedding itself."""
     state = {name: torch.tensor(array) for name, array in numbers().items()}
     state["lm_head.weight"] = state["wte.weight"]
     torch.save(state, tmp_path / "model.pt")
@@ -315,7 +315,7 @@ def test_the_way_to_convert_a_pickle_is_one(tmp_path, capsys):
         np.testing.assert_array_equal(array, numbers()[name], err_msg=name)
 
 
-# No room
+# Failed writes
 
 LIMITED = """
 import resource, sys
@@ -327,11 +327,11 @@ sys.exit(cli.main(sys.argv[2:]))
 
 @pytest.mark.parametrize("limit", [0, 100, 10_000])
 @pytest.mark.parametrize("to", ["huggingface", "llm.c", "npgpt"])
-def test_no_room_for_what_is_exported(tmp_path, there, to, limit):
-    """A limit on the size of files, met at the first byte and in the middle."""
+def test_an_export_beyond_the_limit_of_file_sizes(tmp_path, written, to, limit):
+    """The limit is reached at the first byte and in the middle."""
     out = tmp_path / "out" / "model"
     out.parent.mkdir()
-    line = ["export", "--model", there("huggingface"), "--to", to, "--out", out]
+    line = ["export", "--model", written("huggingface"), "--to", to, "--out", out]
     said = subprocess.run(
         [sys.executable, "-c", LIMITED, str(limit), *line], capture_output=True, text=True
     )
@@ -343,11 +343,11 @@ def test_no_room_for_what_is_exported(tmp_path, there, to, limit):
 
 @pytest.mark.parametrize("rights", [0o555, 0])
 @pytest.mark.parametrize("to", ["huggingface", "llm.c", "npgpt"])
-def test_no_right_to_write_what_is_exported(open_folder, capsys, to, rights):
+def test_an_export_without_permission_to_write(open_folder, capsys, to, rights):
     path, out = put(open_folder / "model", "huggingface"), open_folder / "closed" / "x"
     out.parent.mkdir()
     out.parent.chmod(rights)
-    with somebody_else():
+    with without_root():
         assert main(["export", "--model", str(path), "--to", to, "--out", str(out)]) == 1
     said = capsys.readouterr()
     assert said.out == ""

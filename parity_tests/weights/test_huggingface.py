@@ -1,8 +1,9 @@
-"""Hugging Face's folders: npgpt and transformers read each other's, and compute the same.
+"""Hugging Face's format: npgpt and transformers read each other's files and compute the same.
 
 transformers saves and computes once, in a process of its own (run_transformers.py).
 """
 
+import dataclasses
 import json
 import tempfile
 from pathlib import Path
@@ -21,7 +22,7 @@ from parity_tests.support.harness import assert_parity, farthest
 from parity_tests.support.run_transformers import ask, available
 from parity_tests.support.weight_files import CONFIG, brain, numbers, write_huggingface
 
-THEIRS = {  # what the judge is to save: dtype, without a head, how large a file may be
+THEIRS = {  # what transformers saves: dtype, without a head, the maximal size of a file
     "float32": ("float32", False, "5GB"),
     "float16": ("float16", False, "5GB"),
     "bfloat16": ("bfloat16", False, "5GB"),
@@ -30,13 +31,13 @@ THEIRS = {  # what the judge is to save: dtype, without a head, how large a file
     "without the prefix, in several files": ("bfloat16", True, "2KB"),
     "an output head of its own": ("float32", False, "5GB"),
 }
-OURS = {  # what npgpt is to export: changes of the config, dtype
+OURS = {  # what npgpt exports: changes of the config, dtype
     "exported": ({}, "float32"),
     "exported as float16": ({}, "float16"),
     "exported as bfloat16": ({}, "bfloat16"),
     "the book's model, exported": ({"tied": False, "qkv_bias": False}, "float32"),
 }
-OLDER = {  # what older versions, and other programs, left in a file besides the parameters
+OLDER = {  # what older versions and other programs saved besides the parameters
     "masks": lambda arrays: {
         f"transformer.h.{i}.attn.{name}": mask
         for i in range(CONFIG.n_layer)
@@ -53,7 +54,7 @@ TOKENS = np.random.default_rng(5).integers(CONFIG.vocab_size, size=(2, 3, 12))  
 
 @pytest.fixture(scope="module")
 def answers():
-    """A folder of folders, and beside each what transformers computes with it."""
+    """A directory of models, each beside what transformers computes with it."""
     if not available():
         pytest.skip("no transformers here")
     with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +77,7 @@ def answers():
 
 
 def model_of(**changes):
-    """A model of which no number is 0 or 1."""
+    """Return a model without a 0 or 1 among its numbers."""
     config = npgpt.Config(**vars(CONFIG) | changes)
     model, rng = npgpt.GPT(config, seed=3, ops=ops, tokenizer="byte"), np.random.default_rng(3)
     for _, array in named(model.params):
@@ -85,7 +86,7 @@ def model_of(**changes):
 
 
 def export(folder, model, dtype):
-    """What the command makes of a model."""
+    """Export a model with the command."""
     saved = folder.with_suffix(".h5")
     model.save(saved)
     line = ["export", "--to", "huggingface", "--dtype", dtype]
@@ -100,23 +101,25 @@ def test_logits_loss_and_every_gradient(answers, backend, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n, (_, dtype) in OURS.items() if dtype == "float32"])
-def test_what_was_exported_computes_as_the_model_before_it(answers, backend, name):
+def test_an_exported_model_computes_the_same(answers, backend, name):
     assert_same_as_transformers(
         npgpt.load(answers / f"{name}.h5", ops=backend), answers / f"{name}.npz"
     )
 
 
 def assert_same_as_transformers(model, path):
-    """The same logits, loss and gradients, as far as float32 can be the same."""
+    """Compare logits, loss and gradients within the accuracy of float32."""
     tokens, targets = TOKENS
+    config = dataclasses.replace(model.config, dropout=0.0)  # transformers evaluates
+    model = npgpt.GPT.from_params(config, model.params, ops=model.ops)
     loss, cache = model.loss(tokens, targets)
     found = {"logits": model.logits(tokens), "loss": loss} | dict(named(model.backward(cache)))
-    with np.load(path) as judge:
+    with np.load(path) as transformers:
         single, double = (
-            {name.removeprefix(f"{dtype} "): a for name, a in judge.items() if dtype in name}
+            {name.removeprefix(f"{dtype} "): a for name, a in transformers.items() if dtype in name}
             for dtype in ("float32", "float64")
         )
-    if not model.config.qkv_bias:  # there it is a bias of zeros, and has a gradient
+    if not model.config.qkv_bias:  # transformers has a bias of zeros, with a gradient
         double = {name: a for name, a in double.items() if not name.endswith("c_attn.bias")}
     assert found.keys() == double.keys()
     for name, truth in double.items():
@@ -127,7 +130,7 @@ def assert_same_as_transformers(model, path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FOLDERS)
 def test_every_number_is_the_one_in_the_file(answers, name):
-    """As the library of the format reads it; and the files are as they are called."""
+    """As the format's own library reads it; the names of the cases describe the files."""
     theirs = {}
     for path in (answers / name).glob("*.safetensors"):
         theirs |= load_file(path)
@@ -145,11 +148,11 @@ def test_every_number_is_the_one_in_the_file(answers, name):
         np.testing.assert_array_equal(array, stored.float().numpy(), err_msg=key)
 
 
-# What a folder may say besides, and leave out
+# Optional parts of the config
 
 
 @pytest.mark.slow
-def test_what_a_config_leaves_out_is_as_transformers_has_it(answers):
+def test_defaults_of_a_config_are_those_of_transformers(answers):
     theirs = json.loads((answers / "defaults.json").read_text())
     for name, (default, _) in huggingface.FIXED.items():
         assert theirs[name] == default, name
@@ -159,7 +162,7 @@ def test_what_a_config_leaves_out_is_as_transformers_has_it(answers):
     assert found == npgpt.Config(dropout=0.1, qkv_bias=False)
 
 
-def test_three_rates_of_dropout_are_one_or_none(tmp_path):
+def test_three_dropout_rates_become_one_or_zero(tmp_path):
     config = npgpt.Config(**vars(CONFIG) | {"dropout": 0.25})
     write_huggingface(tmp_path, config, numbers())
     assert npgpt.load(tmp_path).config == config
@@ -178,13 +181,13 @@ def test_the_tokenizer(tmp_path, says, tokenizer):
 
 
 def untied(**changes):
-    """The arrays of a model whose output head is its own, and what write_huggingface is to say."""
+    """Return the arrays of a model with its own output head, and changes of its config."""
     head = numbers()["wte.weight"] + np.float32(0.25)
     return {"extra": {"lm_head.weight": head}} | changes
 
 
 C = CONFIG.n_embd
-FORGERIES = {  # what write_huggingface is told, and what npgpt says of it
+FORGERIES = {  # the arguments of write_huggingface, and the error
     "another model": ({"model_type": "llama"}, "model_type is 'llama'; npgpt supports gpt2$"),
     "another activation": (
         {"activation_function": "gelu"},
@@ -198,9 +201,9 @@ FORGERIES = {  # what write_huggingface is told, and what npgpt says of it
     "a word for a number": ({"n_embd": "8"}, "config.json: n_embd is '8', expected a number$"),
     "a half layer": (
         {"n_layer": 1.5},
-        "config.json: n_layer is 1.5, but has to be a whole number$",
+        "config.json: n_layer is 1.5, but must be an integer$",
     ),
-    "no layers": ({"n_layer": 0}, "n_layer is 0, but has to be at least 1$"),
+    "no layers": ({"n_layer": 0}, "n_layer is 0, but must be at least 1$"),
     "three heads": ({"n_head": 3}, "n_embd is 8 and n_head is 3"),
     "a word for a rate": (dict.fromkeys(huggingface.RATES, "1"), "dropout is '1', expected a num"),
     "tied perhaps": (
@@ -267,7 +270,7 @@ FORGERIES = {  # what write_huggingface is told, and what npgpt says of it
 
 
 @pytest.mark.parametrize("name", FORGERIES)
-def test_a_folder_that_contradicts_itself(tmp_path, unreadable, name):
+def test_a_model_that_contradicts_its_config(tmp_path, unreadable, name):
     options, says = FORGERIES[name]
     options = dict(options)
     arrays = numbers()
@@ -276,7 +279,7 @@ def test_a_folder_that_contradicts_itself(tmp_path, unreadable, name):
     unreadable(tmp_path, says)
 
 
-def test_an_output_head_of_its_own_is_read_where_the_config_says_so(tmp_path):
+def test_an_untied_output_head_is_read(tmp_path):
     more = untied(tie_word_embeddings=False)
     write_huggingface(tmp_path, CONFIG, numbers(), **more)
     model = npgpt.load(tmp_path)
@@ -299,7 +302,7 @@ def test_an_output_head_of_its_own_is_read_where_the_config_says_so(tmp_path):
     ],
     ids=["none", "empty", "python", "cut", "utf-16", "deep", "list", "twice", "long", "large"],
 )
-def test_a_config_that_is_none(tmp_path, unreadable, text, says):
+def test_an_invalid_config(tmp_path, unreadable, text, says):
     write_huggingface(tmp_path, CONFIG, numbers())
     (tmp_path / "config.json").unlink()
     if text is not None:
@@ -307,7 +310,7 @@ def test_a_config_that_is_none(tmp_path, unreadable, text, says):
     unreadable(tmp_path, says)
 
 
-def test_whatever_a_config_says_is_refused_or_read(tmp_path):
+def test_random_configs_are_read_or_refused(tmp_path):
     write_huggingface(tmp_path, CONFIG, numbers())
     path, outcomes = tmp_path / "config.json", set()
     values = json.loads(path.read_text())
@@ -322,7 +325,7 @@ def test_whatever_a_config_says_is_refused_or_read(tmp_path):
 
 
 @pytest.mark.parametrize("shards", [2, 5])
-def test_an_index_or_its_folder_may_be_named(tmp_path, shards):
+def test_an_index_or_its_directory_can_be_given(tmp_path, shards):
     write_huggingface(tmp_path, CONFIG, numbers(), shards=shards)
     for path in (tmp_path, tmp_path / "model.safetensors.index.json"):
         for name, array in named(npgpt.load(path).params):
@@ -332,7 +335,7 @@ def test_an_index_or_its_folder_may_be_named(tmp_path, shards):
 
 
 def first(index):
-    """The tensor that is named first, which stands in the first of two files."""
+    """Return the first tensor, which is in the first of two files."""
     return next(iter(index["weight_map"]))
 
 
@@ -357,7 +360,7 @@ INDICES = {
     "a line break": (placed("a\nb"), r"is in 'a\\nb', expected a file beside it$"),
     "a zero": (placed("a\0"), r"is in 'a\\x00', expected a file beside it$"),
     "a long name": (placed("a" * 300), "is in 'a+..., expected a file beside it$"),
-    "a file that is not there": (placed("no.safetensors"), "there is no file .*no.safetensors$"),
+    "a missing file": (placed("no.safetensors"), "there is no file .*no.safetensors$"),
     "another file": (
         placed("model-00002-of-00002.safetensors"),
         "00002-of-00002.safetensors has no 'wte.weight', which model.safetensors.index.json puts",

@@ -1,4 +1,4 @@
-"""llm.c's file: read and written to the byte, and whatever else is in one, refused."""
+"""llm.c's file is read and written byte for byte; other contents are refused."""
 
 import random
 from dataclasses import replace
@@ -22,7 +22,7 @@ FULL = 384  # 257 filled up to a multiple of 128
 
 @pytest.fixture
 def path(tmp_path):
-    """Where the file is, its name saying nothing of what is in it."""
+    """The path of the file, with a name that does not tell its format."""
     return tmp_path / "model"
 
 
@@ -42,7 +42,7 @@ def test_every_number_is_the_one_in_the_file(path, version, dtype, rows):
 
 
 def assert_same(model, arrays):
-    """The model's parameters are these, float32, bit for bit."""
+    """Assert that the model has these parameters in float32, bit for bit."""
     found = dict(named(model.params))
     assert found.keys() == arrays.keys()
     for name, array in arrays.items():
@@ -50,7 +50,7 @@ def assert_same(model, arrays):
         np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
-def test_what_stands_in_the_padding_is_nobodys(path):
+def test_the_padding_is_ignored(path):
     raw = bytearray(llmc(CONFIG, numbers()))
     begin = 4 * (256 + 257 * 8)
     assert not any(raw[begin : begin + 4 * 127 * 8])
@@ -63,8 +63,8 @@ def test_what_stands_in_the_padding_is_nobodys(path):
 
 
 @pytest.mark.parametrize("version, dtype", [(3, "float32"), (5, "bfloat16")])
-def test_every_byte_that_is_written(path, tmp_path, version, dtype):
-    """As the command writes it, the source of another format."""
+def test_every_written_byte(path, tmp_path, version, dtype):
+    """Exported by the command from another format."""
     model = npgpt.GPT.from_params(CONFIG, tree(CONFIG, numbers()), ops=ops)
     model.save(tmp_path / "model.h5")
     line = ["export", "--model", str(tmp_path / "model.h5"), "--to", "llm.c", "--dtype", dtype]
@@ -73,7 +73,7 @@ def test_every_byte_that_is_written(path, tmp_path, version, dtype):
 
 
 def tree(config, arrays):
-    """Parameters by name as the tree that a model has."""
+    """Return the parameter tree of these arrays."""
     found = npgpt.GPT(config, ops=ops).params
     for name, array in named(found):
         array[...] = arrays[name]
@@ -81,7 +81,7 @@ def tree(config, arrays):
 
 
 @pytest.mark.parametrize("vocab_size, rows", [(1, 128), (128, 128), (129, 256), (50257, 50304)])
-def test_the_embedding_is_filled_up(path, tmp_path, vocab_size, rows):
+def test_the_embedding_is_padded(path, tmp_path, vocab_size, rows):
     config = replace(CONFIG, vocab_size=vocab_size, n_layer=1)
     npgpt.GPT(config, ops=ops).save(tmp_path / "model.h5")
     line = ["export", "--model", str(tmp_path / "model.h5"), "--to", "llm.c"]
@@ -91,7 +91,7 @@ def test_the_embedding_is_filled_up(path, tmp_path, vocab_size, rows):
     assert npgpt.load(path).config == config
 
 
-def test_biases_that_a_model_does_without_are_zeros(path, tmp_path):
+def test_missing_biases_are_written_as_zeros(path, tmp_path):
     config, arrays = replace(CONFIG, qkv_bias=False), numbers()
     for name in arrays:
         if name.endswith("c_attn.bias"):
@@ -109,7 +109,7 @@ def test_biases_that_a_model_does_without_are_zeros(path, tmp_path):
         ({}, "float16", "llm.c's file holds float32 or bfloat16, not float16"),
     ],
 )
-def test_what_the_format_cannot_hold(path, tmp_path, capsys, changes, dtype, says):
+def test_models_that_the_format_cannot_represent(path, tmp_path, capsys, changes, dtype, says):
     npgpt.GPT(replace(CONFIG, **changes), ops=ops).save(tmp_path / "model.h5")
     line = ["export", "--model", str(tmp_path / "model.h5"), "--to", "llm.c", "--dtype", dtype]
     assert main([*line, "--out", str(path)]) == 2
@@ -117,11 +117,11 @@ def test_what_the_format_cannot_hold(path, tmp_path, capsys, changes, dtype, say
     assert [p.name for p in tmp_path.iterdir()] == ["model.h5"]
 
 
-# What is none
+# Invalid files
 
 
 def forged(**header):
-    """A file whose header says something else."""
+    """Return a file with other numbers in its header."""
     return llmc(CONFIG, numbers(), **header)
 
 
@@ -139,9 +139,9 @@ FORGERIES = {
         forged()[:4] + b"\5\0\0\0" + forged()[8:],
         ": other bytes follow the weights$",
     ),
-    "no vocabulary": (forged(vocab_size=0), "vocab_size is 0, but has to be at least 1$"),
-    "negative layers": (forged(n_layer=-2), "n_layer is -2, but has to be at least 1$"),
-    "no heads": (forged(n_head=0), "n_head is 0, but has to be at least 1$"),
+    "no vocabulary": (forged(vocab_size=0), "vocab_size is 0, but must be at least 1$"),
+    "negative layers": (forged(n_layer=-2), "n_layer is -2, but must be at least 1$"),
+    "no heads": (forged(n_head=0), "n_head is 0, but must be at least 1$"),
     "three heads": (forged(n_head=3), "n_embd is 8 and n_head is 3"),
     "no rows": (forged() [:28] + b"\0" * 4 + forged()[32:], ": 0 rows of wte for a vocabulary of"),
     "too few rows": (forged(vocab_size=385), ": 384 rows of wte for a vocabulary of 385$"),
@@ -170,13 +170,13 @@ def test_a_file_that_contradicts_itself(path, unreadable, name):
     unreadable(path, says)
 
 
-# What nobody thought of
+# Fuzzing
 
-FIELDS = 8  # numbers in the header that mean something
+FIELDS = 8  # numbers of the header that are used
 
 
 def changed(recipe):
-    """A small model's file, something in it changed as fuzz.py says."""
+    """Return a small model's file with the changes of a recipe of fuzz.py."""
     config = replace(CONFIG, vocab_size=3, n_embd=2, context_length=2)
     version = 5 if recipe[1] % 2 else 3
     raw = llmc(config, numbers(config), version=version, rows=4)
@@ -193,18 +193,18 @@ def changed(recipe):
 
 
 def as_int32(number):
-    """As the header has it."""
+    """Return a number as the header stores it."""
     return (number % (1 << 32)).to_bytes(4, "little")
 
 
 def reader(path, raw):
-    """What reads these bytes as a file."""
+    """Return a function that reads these bytes as a file."""
     path.write_bytes(raw)
     return lambda: read_llmc(path).tensors
 
 
 @pytest.mark.slow
-def test_whatever_is_changed_is_refused_or_read_within_the_file(tmp_path_factory):
+def test_changed_files_are_refused_or_read_within_their_bounds(tmp_path_factory):
     path, outcomes = tmp_path_factory.mktemp("changed") / "model", set()
 
     @settings(max_examples=2000, derandomize=True, database=None, deadline=None)
@@ -226,15 +226,15 @@ def test_whatever_is_changed_is_refused_or_read_within_the_file(tmp_path_factory
 
 
 def test_no_changed_file_takes_more_memory_than_a_small_constant(path):
-    """Whatever its header asks for: only where the numbers would be is looked at."""
+    """Independent of the header: only the positions of the numbers are computed."""
     rng = random.Random(1)
     for _ in range(300):
         assert fuzz.peak(reader(path, changed(rng.randbytes(12)))) < 1 << 16
 
 
 @pytest.mark.parametrize("version", [3, 5])
-def test_the_most_layers_take_a_few_megabytes(path, version):
-    """12 parameters each, of which name, place and shape are kept: 470 bytes were measured."""
+def test_the_maximal_number_of_layers_takes_a_few_megabytes(path, version):
+    """12 parameters each, with name, offset and shape: 470 bytes per parameter were measured."""
     config = replace(CONFIG, n_layer=MAX_LAYERS, n_embd=1, n_head=1)
     raw = llmc(config, numbers(config), version=version)
     assert fuzz.peak(reader(path, raw)) < 12 * MAX_LAYERS * 1000

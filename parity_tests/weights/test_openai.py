@@ -1,6 +1,6 @@
-"""OpenAI's folder: what hparams.json says and what the checkpoint holds have to fit each other.
+"""OpenAI's directory: hparams.json and the checkpoint must fit each other.
 
-The checkpoint itself, and TensorFlow as its judge: test_tensorflow.py.
+The checkpoint itself is compared with TensorFlow in test_tensor_bundle.py.
 """
 
 import json
@@ -18,13 +18,13 @@ from parity_tests.support.weight_files import CONFIG, numbers
 
 @pytest.fixture
 def folder(tmp_path):
-    """A small model's."""
+    """The directory of a small model."""
     bundles.write_gpt2(tmp_path / "124M", CONFIG, numbers())
     return tmp_path / "124M"
 
 
 def changed(folder, tensors=None, **hparams):
-    """Writes the folder again. `tensors`: OpenAI's, by name; None for what is to be left out."""
+    """Write the directory again. `tensors`: by OpenAI's names; None to omit one."""
     values = json.loads((folder / "hparams.json").read_text()) | hparams
     values = {name: value for name, value in values.items() if value is not None}
     (folder / "hparams.json").write_text(json.dumps(values))
@@ -33,7 +33,7 @@ def changed(folder, tensors=None, **hparams):
     bundles.write(folder / "model.ckpt", arrays)
 
 
-def test_a_folder_or_its_index_may_be_named(folder):
+def test_a_directory_or_its_index_can_be_given(folder):
     for path in folder, folder / "model.ckpt.index":
         source = formats.open_weights(path)
         assert (source.format, source.config, source.tokenizer) == ("openai", CONFIG, "byte")
@@ -42,12 +42,12 @@ def test_a_folder_or_its_index_may_be_named(folder):
             np.testing.assert_array_equal(array, numbers()[name], err_msg=name)
 
 
-def test_names_there_and_back():
+def test_names_are_converted_back():
     for name in numbers():
         assert parameter_name(bundles.openai_name(name)) == name
 
 
-def test_what_is_not_the_models_is_left_alone(folder):
+def test_other_variables_are_ignored(folder):
     extra = {"global_step": np.int64(7), "optimizer/wte": np.zeros(3, np.float32)}
     changed(folder, extra)
     source = formats.open_weights(folder)
@@ -57,13 +57,13 @@ def test_what_is_not_the_models_is_left_alone(folder):
 
 
 ZEROS = np.zeros((1, 8, 32), np.float32)
-FORGERIES = {  # hparams, tensors, and what npgpt says
+FORGERIES = {  # hparams, tensors, and the error
     "no context": ({"n_ctx": None}, {}, "hparams.json has no n_ctx$"),
     "a word": ({"n_embd": "8"}, {}, "hparams.json: n_embd is '8', expected a number$"),
     "a list": ({"n_layer": [2]}, {}, r"hparams.json: n_layer is \[2\], expected a number$"),
-    "a half head": ({"n_head": 0.5}, {}, "n_head is 0.5, but has to be a whole number$"),
+    "a half head": ({"n_head": 0.5}, {}, "n_head is 0.5, but must be an integer$"),
     "three heads": ({"n_head": 3}, {}, "hparams.json: n_embd is 8 and n_head is 3"),
-    "no layers": ({"n_layer": 0}, {}, "n_layer is 0, but has to be at least 1$"),
+    "no layers": ({"n_layer": 0}, {}, "n_layer is 0, but must be at least 1$"),
     "fewer layers": (
         {"n_layer": 1}, {},
         "ckpt.index has 'model/h1/attn/c_attn/b', which its config does not have$",
@@ -108,13 +108,13 @@ FORGERIES = {  # hparams, tensors, and what npgpt says
 
 
 @pytest.mark.parametrize("name", FORGERIES)
-def test_a_folder_that_contradicts_itself(folder, unreadable, name):
+def test_a_model_that_contradicts_its_config(folder, unreadable, name):
     hparams, tensors, says = FORGERIES[name]
     changed(folder, tensors, **hparams)
     unreadable(folder, says)
 
 
-def test_a_folder_that_lacks_something(folder, unreadable):
+def test_a_directory_with_missing_files(folder, unreadable):
     (folder / "hparams.json").rename(folder / "config.json")
     unreadable(folder, "there is no file .*hparams.json$")
     (folder / "hparams.json").write_text("{'n_layer': 2}")

@@ -1,4 +1,4 @@
-"""OpenAI's GPT-2 writes and scores what the book prints, where its weights are at hand."""
+"""OpenAI's GPT-2 generates and scores what the book prints, if its weights are present."""
 
 import os
 from pathlib import Path
@@ -24,7 +24,7 @@ def small():
 
 
 def pretrained(name):
-    """The model in NPGPT_GPT2, or in its folder `name`; the small one may be in it directly."""
+    """Return the model in NPGPT_GPT2 or its subdirectory `name`; the small one may be in either."""
     folder = os.environ.get("NPGPT_GPT2")
     if not folder:
         pytest.skip("NPGPT_GPT2 does not name a folder with GPT-2's weights")
@@ -69,7 +69,7 @@ def test_a_drawn_continuation(small, bpe):
 
 
 def written(model, bpe, prompt, count, **options):
-    """What the model adds to a prompt."""
+    """Return the text that the model adds to a prompt."""
     ids = list(npgpt.generate(model, encode(bpe, prompt), count, **options))
     return bpe.decode(ids)
 
@@ -80,7 +80,7 @@ def test_the_losses_on_the_verdict(name, data, bpe):
     both = text.split(text.read(str(data / "the-verdict.txt")), 0.9)
     for part, expected in zip(both, LOSSES[name], strict=True):
         tokens = np.asarray(encode(bpe, part), np.int64)
-        whole = (len(tokens) - 1) // 256 * 256 + 1  # the book has no shorter windows
+        whole = (len(tokens) - 1) // 256 * 256 + 1  # the book has complete windows only
         losses = [float(model.evaluate(*batch)) for batch in batches(tokens[:whole], 256, 2)]
         # float32 sums in another order than PyTorch's: the last digits of a mean of losses near 10
         assert np.mean(losses) == pytest.approx(expected, abs=1e-5)

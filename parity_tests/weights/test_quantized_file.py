@@ -16,7 +16,7 @@ from parity_tests.support.quantized import each, same
 from parity_tests.support.weight_files import CONFIG, brain, llmc, numbers, parts, write_huggingface
 
 
-def test_a_bfloat16_file_is_mapped_as_it_lies(tmp_path):
+def test_a_bfloat16_file_is_mapped(tmp_path):
     write_huggingface(tmp_path, CONFIG, numbers(), dtype="bfloat16")
     model = npgpt.load(tmp_path, weights="bfloat16")
     for name, leaf in params.named(model.params):
@@ -25,12 +25,12 @@ def test_a_bfloat16_file_is_mapped_as_it_lies(tmp_path):
             np.testing.assert_array_equal(leaf.values, brain(numbers()[name]), err_msg=name)
             leaf = leaf.widen()
         np.testing.assert_array_equal(leaf, numbers()[name], err_msg=name)
-    assert npgpt.load(tmp_path).ops is fused  # nobody asked for fewer bits: widened as ever
+    assert npgpt.load(tmp_path).ops is fused  # float32 by default: widened
 
 
 @each
 @pytest.mark.parametrize("version", [3, 5])
-def test_matrices_that_lie_transposed(tmp_path, kind, version):
+def test_transposed_matrices(tmp_path, kind, version):
     path = tmp_path / "llmc.bin"
     path.write_bytes(llmc(CONFIG, numbers(), version=version))
     each = iter(numbers().values())
@@ -43,11 +43,11 @@ def test_matrices_that_lie_transposed(tmp_path, kind, version):
     assert all(one == other and same(a, b) for (one, a), (other, b) in pairs)
 
 
-# What is refused
+# Invalid files
 
 
 def forged(path, change):
-    """The int8 file of `model.h5` with its metadata and tensors changed by `change`."""
+    """Write the int8 file of `model.h5` with metadata and tensors changed by `change`."""
     tensors, about = read_file("int8")
     arrays = {name: tensor.raw().copy() for name, tensor in tensors.items()}
     change(arrays, about)
@@ -74,7 +74,7 @@ BAD_FILES = {
     "no version": (lambda a, m: m.pop("version"), "format version None"),
     "unknown weights": (lambda a, m: m.update(weights="int4"), "weights is 'int4', expected int8"),
     "a list of weights": (lambda a, m: m.update(weights=["int8"]), r"weights is \['int8'\]"),
-    "a tokenizer nobody knows": (lambda a, m: m.update(tokenizer="x"), "its tokenizer is 'x'"),
+    "an unknown tokenizer": (lambda a, m: m.update(tokenizer="x"), "its tokenizer is 'x'"),
     "no config": (lambda a, m: m.pop("config"), "its config is not JSON"),
     "a config of too few": (lambda a, m: m.update(config="{}"), "its config must have the fields"),
     "a scale of zero": (scaled(0), r"c_fc.weight.scale\[3\] is 0.0, but a scale must be"),
@@ -98,22 +98,22 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_a_damaged_file_of_few_bits(said, unreadable, name):
+def test_a_damaged_quantized_file(said, unreadable, name):
     said("quantize model.h5 --to int8")
     change, says = BAD_FILES[name]
     forged("bad", change)
     unreadable(Path("bad"), says)
 
 
-def test_what_is_not_forged_is_read(said):
+def test_an_unchanged_file_is_read(said):
     said("quantize model.h5 --to int8")
     forged("good", lambda arrays, about: None)
     pairs = zip(*(params.named(npgpt.load(p).params) for p in ("int8", "good")), strict=True)
     assert all(same(a, b) for (_, a), (_, b) in pairs)
 
 
-def test_a_quantised_file_leads_nowhere_else(said):
-    """It is told by its metadata: in a folder beside a config.json it would be Hugging Face's."""
+def test_a_quantized_file_is_not_hugging_faces(said):
+    """It is recognized by its metadata, also beside a config.json."""
     said("quantize model.h5 --to int8")
     assert formats.open_weights("int8").format == "quantized"
     with pytest.raises(InputError, match=r"there is no .*config\.json"):

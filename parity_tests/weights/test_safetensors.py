@@ -1,5 +1,4 @@
-"""safetensors: read and written as the format's own library does, and whatever else is in a file,
-refused."""
+"""safetensors is read and written as by the format's own library; other contents are refused."""
 
 import json
 import random
@@ -29,7 +28,7 @@ def path(tmp_path):
 
 
 def odd(rng):
-    """All dtypes, all kinds of shapes."""
+    """Return arrays of all dtypes and several kinds of shapes."""
     arrays = {
         "brain": brain(np.float32([[1.5, -2], [np.inf, 0]])),
         "bool": np.array([True, False]),
@@ -48,7 +47,7 @@ def odd(rng):
 # The library
 
 
-def test_what_the_library_writes_is_read(path, rng):
+def test_the_librarys_files_are_read(path, rng):
     arrays = odd(rng)
     theirs = {name: torch.tensor(np.asarray(array)) for name, array in arrays.items()}
     theirs["brain"] = theirs["brain"].view(torch.bfloat16)
@@ -65,7 +64,7 @@ def assert_read(path, arrays):
         assert found[name].dtype == ("bfloat16" if name == "brain" else array.dtype.name)
 
 
-def test_what_is_written_is_read_by_the_library(path, rng):
+def test_the_library_reads_written_files(path, rng):
     arrays = odd(rng)
     write_safetensors(
         path,
@@ -92,8 +91,8 @@ def test_what_is_written_is_read_by_the_library(path, rng):
     assert begin % 64 == 0
 
 
-def test_every_dtype_is_in_it(rng):
-    """Otherwise the tests above would not say what they are there to say."""
+def test_every_dtype_is_tested(rng):
+    """The tests above depend on it."""
     dtypes = {"bfloat16" if name == "brain" else a.dtype.name for name, a in odd(rng).items()}
     assert dtypes == set(DTYPES.values())
 
@@ -102,7 +101,7 @@ def test_every_dtype_is_in_it(rng):
 def test_a_header_whose_length_looks_like_a_pickle(tmp_path, length):
     """Its first bytes are those of a pickle of version 2, 3, 4 and 5."""
     config = npgpt.Config(vocab_size=3, context_length=2, n_layer=1, n_head=1, n_embd=1)
-    names = "wte.weight", "wpe.weight"  # a whole model's header is longer: it would be said so
+    names = "wte.weight", "wpe.weight"  # a complete model's header is longer and has another error
     raw = assemble(*parts({name: numbers(config)[name] for name in names}), length=length)
     assert raw[0] == 0x80 and raw[1] in range(2, 6)
     (tmp_path / "model.safetensors").write_bytes(raw)
@@ -118,19 +117,19 @@ def test_a_header_whose_length_looks_like_a_pickle(tmp_path, length):
     ],
     ids=["metadata", "spaces", "no numbers"],
 )
-def test_a_file_of_no_numbers(path, raw):
+def test_a_file_without_numbers(path, raw):
     path.write_bytes(raw)
     assert all(tensor.raw().size == 0 for tensor in read_safetensors(path).values())
     assert read_safetensors(path).keys() == safetensors.numpy.load_file(path).keys()
 
 
-# What is refused
+# Invalid files
 
 DATA = bytes(range(32))
 
 
 def entry(dtype="F32", shape=(2, 3), offsets=(0, 24)):
-    """What a header says of a tensor."""
+    """Return the entry of a tensor in a header."""
     return {"dtype": dtype, "shape": [*shape], "data_offsets": [*offsets]}
 
 
@@ -139,18 +138,18 @@ WHOLE = assemble(GOOD, DATA)
 
 
 def a(**changes):
-    """A file whose tensor "a" is said to be another one; what is None is not said."""
+    """Return a file with another entry for the tensor "a"; a field that is None is omitted."""
     about = {name: value for name, value in (entry() | changes).items() if value is not None}
     return assemble(GOOD | {"a": about}, DATA)
 
 
 def with_c(**about):
-    """A file of one more tensor."""
+    """Return a file with one more tensor."""
     return assemble(GOOD | {"c": entry(**about)}, DATA)
 
 
 def headed(length):
-    """A file that says its header had so many bytes."""
+    """Return a file with another length of its header."""
     return length.to_bytes(8, "little") + WHOLE[8:]
 
 
@@ -234,7 +233,7 @@ BAD = {
         a(shape=[2, 2], data_offsets=[0, 16]), "has 32 bytes of numbers, its header describes 24: ",
     ),
 }  # fmt: skip
-OWN_LIMITS = "a larger header than any", "many axes"  # all else the library refuses too
+OWN_LIMITS = "a larger header than any", "many axes"  # the library refuses the others too
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -248,14 +247,14 @@ def test_a_bad_file_is_refused_and_says_why(path, unreadable, name):
             safetensors.numpy.load_file(path)
 
 
-# What nobody thought of
+# Fuzzing
 
 WHERE = "file", "length", "header", "entry", "numbers"
 KEYS = "dtype", "shape", "data_offsets"
 
 
 def forged(header, data, recipe):
-    """The file, something in it changed as fuzz.py says."""
+    """Return the file with the changes of a recipe of fuzz.py."""
     where, which, changes = fuzz.parts(recipe, WHERE)
     name = list(header)[which % len(header)]
     match where:
@@ -280,35 +279,35 @@ def forged(header, data, recipe):
 
 
 def as_text(number):
-    """As JSON has it."""
+    """Return a number as JSON."""
     return str(number).encode()
 
 
 def as_word(number):
-    """As the length of the header is."""
+    """Return a number in the form of the header's length."""
     return (number % (1 << 64)).to_bytes(8, "little")
 
 
 def changed(data, changes, written=as_word):
-    """The bytes after these changes."""
+    """Return the bytes after these changes."""
     return fuzz.changed(data, changes, written)
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    """Where the damaged files are put, and a good one's header and numbers."""
+    """A path for damaged files, and the header and numbers of a valid one."""
     path = tmp_path_factory.mktemp("good") / "model.safetensors"
     return path, *parts(odd(np.random.default_rng(1)))
 
 
 def reader(path, raw):
-    """What reads these bytes as a file."""
+    """Return a function that reads these bytes as a file."""
     path.write_bytes(raw)
     return lambda: read_safetensors(path)
 
 
 @pytest.mark.slow
-def test_whatever_is_changed_is_refused_or_read_as_the_library_reads_it(good):
+def test_changed_files_are_refused_or_read_as_by_the_library(good):
     path, header, data = good
     outcomes = set()
 
@@ -327,17 +326,17 @@ def test_whatever_is_changed_is_refused_or_read_as_the_library_reads_it(good):
 
 
 def repeated(piece, size, before=b'{"a":[', after=b"]}"):
-    """A file whose header has about `size` bytes: `piece` again and again."""
+    """Return a file with a header of about `size` bytes: `piece`, repeated."""
     return assemble(before + b",".join([piece] * (size // (len(piece) + 1))) + after)
 
 
 def of_many(size):
-    """A file of as many tensors, all of them empty, as its header can name."""
+    """Return a file with as many empty tensors as fit into its header."""
     about = '"%06x":{"dtype":"I8","shape":[0],"data_offsets":[0,0]}'
     return assemble(f"{{{','.join(about % i for i in range(size // 60))}}}".encode())
 
 
-HEAVY = {  # headers that would like to be large once read
+HEAVY = {  # headers that are large once parsed
     "lists in lists": lambda size: repeated(b"[" * 900 + b"]" * 900, size),
     "objects in objects": lambda size: repeated(b'{"":' * 300 + b"0" + b"}" * 300, size),
     "objects": lambda size: repeated(b'{"":{}}', size),
@@ -353,7 +352,7 @@ TIMES = 50  # the bytes of "[" * 900 become lists, 104 bytes the pair of bracket
 @pytest.mark.parametrize("make", HEAVY.values(), ids=HEAVY)
 @pytest.mark.parametrize("size", [4000, MAX_TEXT - 4000])
 def test_no_header_takes_more_memory_than_a_small_multiple_of_its_size(path, make, size):
-    """And there is none above MAX_TEXT: 50 MB, however large the file is."""
+    """At most 50 MB for any file, because MAX_TEXT limits the header."""
     raw = make(size)
     assert size // 3 < len(raw) <= MAX_TEXT
     bounded(path, raw)

@@ -1,4 +1,4 @@
-"""Tensors in a mapped file: shared until somebody writes, widened and narrowed as PyTorch does."""
+"""Tensors in a mapped file: copied on write, converted as by PyTorch."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def path(tmp_path):
     return tmp_path / "numbers"
 
 
-def test_writing_into_a_view_leaves_the_file_and_other_mappings_alone(path, rng):
+def test_writing_into_a_view_changes_neither_the_file_nor_other_mappings(path, rng):
     numbers = rng.normal(size=3000).astype(np.float32)
     path.write_bytes(numbers.tobytes())
     mine, other = (MappedTensor(MappedFile(path), 0, (3000,), "float32").array() for _ in range(2))
@@ -39,8 +39,8 @@ def test_numbers_at_any_address(path, rng, start):
         assert [piece.size for piece in pieces] == [4] * 8 + [3]
 
 
-def test_pieces_are_all_of_it_once(path, rng):
-    numbers = rng.normal(size=20_000).astype(np.float32)  # 20 pages, begun amidst one
+def test_chunks_are_all_elements_once(path, rng):
+    numbers = rng.normal(size=20_000).astype(np.float32)  # 20 pages, not aligned to one
     path.write_bytes(bytes(12) + numbers.tobytes())
     found = MappedTensor(MappedFile(path), 12, (20_000,), "float32")
     for size in (1000, 1024, 7777, 20_000, CHUNK):
@@ -61,15 +61,15 @@ def test_a_file_that_has_shrunk(path):
 
 
 def every_half():
-    """All float32 whose lower half is nothing, next to nothing, about a half of the upper's last
-    bit, or next to all of it."""
+    """Return all float32 whose lower half is 0, 1, about half of the upper half's last bit, or the
+    largest."""
     upper = np.arange(1 << 16, dtype=np.uint32) << 16
     lower = np.array([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], np.uint32)
     return (upper[:, None] | lower).reshape(-1).view(np.float32)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_narrowed_as_pytorch_does(dtype):
+def test_rounding_is_pytorchs(dtype):
     numbers = every_half()
     theirs = torch.tensor(numbers).to(getattr(torch, dtype)).float().numpy()
     fits = np.isinf(numbers) | ~np.isinf(theirs)
@@ -81,7 +81,7 @@ def test_narrowed_as_pytorch_does(dtype):
             list(round_chunks(np.float32([1, number, 1]), dtype, "x"))
 
 
-def test_widened_as_pytorch_does():
+def test_widening_is_pytorchs():
     bits = np.arange(1 << 16, dtype=np.uint16)
     for dtype, array in {"float16": bits.view(np.float16), "bfloat16": bits}.items():
         theirs = torch.tensor(bits.view(np.int16)).view(getattr(torch, dtype)).float().numpy()
@@ -96,7 +96,7 @@ def test_the_largest_number_of_each_dtype():
         list(round_chunks(np.float32([torch.finfo(getattr(torch, dtype)).max]), dtype, "x"))
 
 
-def test_float64_narrowed_to_float32():
+def test_float64_rounded_to_float32():
     (found,) = round_chunks(np.array([0.1, -0.0, np.inf, np.nan]), "float32", "x")
     np.testing.assert_array_equal(found, np.float32([0.1, -0.0, np.inf, np.nan]))
     with pytest.raises(

@@ -23,14 +23,14 @@ TINY = npgpt.Config(vocab_size=61, context_length=16, n_layer=2, n_head=2, n_emb
 
 
 def many(rng):
-    """So many and so long names that they need several blocks of TensorFlow's size."""
+    """Return arrays with names that need several blocks of TensorFlow's size."""
     letters = list("abcdefghijklmnopqrstuvwxyz/_0123456789")
     names = {"n" + "".join(rng.choice(letters, size=900)) for _ in range(600)}
     return {name: rng.normal(size=rng.integers(4)).astype(np.float32) for name in sorted(names)}
 
 
 def small(rng):
-    """The parameters of the 124M model: random bits."""
+    """Return the parameters of the 124M model: random bits."""
     shapes = dict(params.named(params.shapes(npgpt.Config())))
     arrays = {
         name: rng.integers(1 << 32, size=shape, dtype=np.uint32).view(np.float32)
@@ -40,7 +40,7 @@ def small(rng):
 
 
 def unreadable(rng):
-    """What npgpt does not read, one a checkpoint."""
+    """Return variables that npgpt does not support, for one checkpoint each."""
     return {
         "strings": np.array([b"a", b"bc"]),
         "booleans": np.array([True]),
@@ -50,7 +50,7 @@ def unreadable(rng):
 
 @pytest.fixture(scope="module")
 def tensorflow_files():
-    """(a folder with what TensorFlow wrote and read, the arrays that it was given by file name)."""
+    """A directory of what TensorFlow wrote and read, and the arrays by file name."""
     if not available():
         pytest.skip("no TensorFlow here, and NPGPT_TENSORFLOW_PYTHON names no Python that has it")
     rng, jobs = np.random.default_rng(1337), []
@@ -80,7 +80,7 @@ def tensorflow_files():
 
 
 def same(found, expected):
-    """Bit by bit: NaNs and zeros too."""
+    """Return True if they are equal bit for bit, NaN and zeros included."""
     assert (found.shape, found.dtype) == (np.shape(expected), expected.dtype)
     assert np.array_equal(
         np.ascontiguousarray(found).reshape(-1).view(np.uint8),
@@ -92,7 +92,7 @@ def same(found, expected):
 
 
 @pytest.mark.parametrize("name", ["odd", "two", "many", "124M"])
-def test_what_tensorflow_wrote_is_read_bit_by_bit(tensorflow_files, name):
+def test_tensorflows_files_are_read_bit_for_bit(tensorflow_files, name):
     folder, written = tensorflow_files
     found, expected = read_bundle(folder / name, verify=True), written[name]
     assert list(found) == sorted(expected)
@@ -103,7 +103,7 @@ def test_what_tensorflow_wrote_is_read_bit_by_bit(tensorflow_files, name):
 
 
 def test_many_variables_take_several_blocks(tensorflow_files):
-    """Otherwise the test above would not say what it is there to say."""
+    """The test above depends on it."""
     folder, _ = tensorflow_files
     data = (folder / "many.index").read_bytes()
     index, _ = leveldb.read_block(data, data[-48 + leveldb.parse_handle(data[-48:])[1] :])
@@ -139,12 +139,12 @@ def test_tensorflow_reads_what_the_tests_write(tensorflow_files, name):
         ("pieces", r"wide.*: this is part of a partitioned variable, .* save it in one part"),
     ],
 )
-def test_what_tensorflow_wrote_and_npgpt_does_not_read_is_named(tensorflow_files, name, says):
+def test_unsupported_variables_are_named(tensorflow_files, name, says):
     refused(tensorflow_files[0] / name, says)
 
 
 def by_name(tensors):
-    """OpenAI's arrays by checkpoint name, put in order by hand."""
+    """Return OpenAI's arrays by checkpoint name, sorted by hand."""
     found = {
         "wte.weight": tensors["model/wte"],
         "wpe.weight": tensors["model/wpe"],
@@ -162,8 +162,8 @@ def by_name(tensors):
     return found
 
 
-def test_a_folder_of_the_tests_is_openais(tensorflow_files, tmp_path, rng):
-    """The same files, the same names and shapes, and npgpt's parameters in them."""
+def test_a_directory_of_the_tests_is_like_openais(tensorflow_files, tmp_path, rng):
+    """Equal files, names and shapes, with npgpt's parameters."""
     folder, written = tensorflow_files
     arrays = draw(TINY, rng, np.float32).arrays
     bundles.write_gpt2(tmp_path / "124M", TINY, arrays)
