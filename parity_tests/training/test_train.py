@@ -1,6 +1,6 @@
 """The training loop: the order of events, and bit-identical results of interrupted runs."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -326,11 +326,3 @@ def test_a_split_that_is_too_short_is_named(text, val, changes, says):
     cut = len(ids) - val
     with pytest.raises(InputError, match=says):
         begin(replace(TRAINING, **changes), tokens=Tokens(ids[:cut], ids[cut:], ""))
-
-
-def test_settings_survive_the_json_of_a_checkpoint():
-    settings = RunConfig(config=CONFIG, training=TRAINING)
-    values = asdict(settings)
-    again = RunConfig(**{**values, "config": Config(**values["config"]),
-                        "training": TrainingConfig(**values["training"])})  # fmt: skip
-    assert again == settings
