@@ -14,6 +14,7 @@ from npgpt.cli.common import (
     track_progress,
 )
 from npgpt.errors import InputError
+from npgpt.system.terminal import printable_text
 
 
 # Optional[X] is X | None, for which tyro would import a type checker: 0.08 s before the first token
@@ -92,14 +93,15 @@ class Generate:
             for i in np.flatnonzero(~ended):
                 texts[i] += (piece := streams[i].feed(ids[i]))
                 if self.num_samples == 1:
-                    print(pending + piece, end="", flush=True)
+                    print(printable_text(pending + piece, sys.stdout), end="", flush=True)
                     pending = ""
         tails = [stream.end() for stream in streams]
         if self.num_samples == 1:
-            print(pending + tails[0])
+            print(printable_text(pending + tails[0], sys.stdout))
         else:
             for number, (text, tail) in enumerate(zip(texts, tails, strict=True), 1):
-                print(f"--- sample {number} of {self.num_samples}\n{text}{tail}")
+                print(f"--- sample {number} of {self.num_samples}")
+                print(printable_text(text + tail, sys.stdout))
         if sys.stderr.isatty() and count:
             rate = count * self.num_samples / (time.perf_counter() - started)
             print(f"[{count * self.num_samples} tokens, {rate:,.1f} tokens/s]", file=sys.stderr)

@@ -10,7 +10,9 @@ import tyro
 
 from npgpt.cli.common import track_progress
 from npgpt.download.resolve import resolve
+from npgpt.system.terminal import printable_line
 
+MAX_NAME = 200  # characters of a name shown
 COLUMNS = ("mean", "std", "min", "max")
 
 
@@ -51,7 +53,8 @@ class Inspect:
             "parameters": size(source.config),
         }
         if self.json:
-            print(json.dumps(replace_nan(report | {"tensors": tensors}), indent=2))
+            text = json.dumps(replace_nan(report | {"tensors": tensors}), indent=2)
+            print(text.replace("\x7f", "\\u007f"))  # the only control character JSON may contain
         else:
             print_report(report, tensors)
         return 0
@@ -60,8 +63,12 @@ class Inspect:
 def print_report(report: dict[str, Any], tensors: dict[str, dict[str, Any]]) -> None:
     """Print the report as text and a table."""
     config = ", ".join(f"{name} {value}" for name, value in report["config"].items())
-    print(f"{report['path']}: {report['format']}, {report['parameters']:,} parameters")
-    print(f"config: {config}; tokenizer {report['tokenizer'] or 'unknown'}\n")
+    tokenizer = printable_line(report["tokenizer"] or "unknown", MAX_NAME)
+    tensors = {printable_line(name, MAX_NAME): tensor for name, tensor in tensors.items()}
+    print(
+        f"{printable_line(report['path'])}: {report['format']}, {report['parameters']:,} parameters"
+    )
+    print(f"config: {config}; tokenizer {tokenizer}\n")
     shapes = {name: " x ".join(map(str, tensor["shape"])) for name, tensor in tensors.items()}
     name_width = max(map(len, tensors), default=0)
     shape_width = max(map(len, shapes.values()), default=0)

@@ -23,6 +23,7 @@ from npgpt.cli.quantize import Quantize
 from npgpt.cli.train import INTERRUPTED, Train
 from npgpt.cli.train_flags import RunFlags, check_flags, train_defaults
 from npgpt.errors import InputError, RunError
+from npgpt.system.terminal import MAX_ERROR, printable_line
 
 COMMANDS = {
     "train": Train,
@@ -64,8 +65,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def fail(error: Exception | str, status: int) -> int:
-    """Print an error as one line and return the exit status."""
-    print(f"npgpt: {error}", file=sys.stderr)
+    """Print an error as one printable line and return the exit status."""
+    print(printable_line(f"npgpt: {error}", MAX_ERROR), file=sys.stderr)
     return status
 
 

@@ -4,6 +4,7 @@ import sys
 from typing import TYPE_CHECKING, TextIO
 
 from npgpt.data.tokenizer import decode
+from npgpt.system.terminal import printable_text
 from npgpt.training.events import Evaluation, Event, Sample, Step
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class ProgressBar:
     def print(self, line: str) -> None:
         """Print a line above the bar."""
         if self.console.is_terminal:
-            self.console.print(line, soft_wrap=True)
+            self.console.print(printable_text(line), soft_wrap=True)
         else:
             print(line, file=self.console.file, flush=True)
 
