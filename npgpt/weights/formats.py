@@ -40,9 +40,9 @@ def open_weights(path: str | Path, *, verify: bool = False) -> WeightFile:
     Raises
     ------
     InputError
-        If there is no such file, or if it cannot be read.
+        If there is no such file or directory.
     WeightFileError
-        If it is damaged, incomplete, or in none of the formats.
+        If it cannot be read, is damaged, incomplete, or in none of the formats.
     """
     path = Path(path)
     try:
@@ -51,7 +51,7 @@ def open_weights(path: str | Path, *, verify: bool = False) -> WeightFile:
     except FileNotFoundError:
         raise InputError(f"there is no file or directory {path}") from None
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+        raise WeightFileError(f"{path} cannot be read: {error.strerror}") from None
     file = MappedFile(path)
     head, tail = file.data[:64].tobytes(), file.data[-8:].tobytes()
     refuse_pickle(file)

@@ -41,10 +41,8 @@ class MappedFile:
 
     Raises
     ------
-    InputError
-        If there is no such file, or if it cannot be read.
     WeightFileError
-        If the file is a Git LFS pointer.
+        If the file does not exist, cannot be read, or is a Git LFS pointer.
     """
 
     def __init__(self, path: str | Path):
@@ -56,9 +54,9 @@ class MappedFile:
                 size = os.fstat(file.fileno()).st_size
                 pages: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if size else b""
         except FileNotFoundError:
-            raise InputError(f"there is no file {path}") from None
+            raise WeightFileError(f"there is no file {path}") from None
         except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from None
+            raise WeightFileError(f"{path} cannot be read: {error.strerror}") from None
         self.pages = pages
         self.data = np.frombuffer(pages, np.uint8)
         if self.data[: len(LFS)].tobytes() == LFS:

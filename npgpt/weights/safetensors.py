@@ -146,14 +146,14 @@ def read_shards(index: str | Path) -> dict[str, MappedTensor]:
             shards[shard] = read_safetensors(index.parent / shard)
         if name not in shards[shard]:
             raise WeightFileError(
-                f"{index.parent / shard} has no {short(name)}, which {index.name} puts there"
+                f"{index.parent / shard} has no {short(name)}, which {index.name} assigns to it"
             )
     for shard, tensors in shards.items():
         for name in tensors:
             if weight_map.get(name) != shard:
                 raise WeightFileError(
-                    f"{index.parent / shard} has {short(name)}, which {index.name} does not put "
-                    "there"
+                    f"{index.parent / shard} has {short(name)}, which {index.name} does not "
+                    "assign to it"
                 )
     return {name: shards[shard][name] for name, shard in weight_map.items()}
 

@@ -167,7 +167,7 @@ def parse_entry(message: bytes, shards: int) -> Entry:
         )
     dtype, shape = DTYPES[kind], parse_shape(submessage(found, 0x12))
     if not 0 <= shard < shards:
-        raise WeightFileError(f"its data file is number {shard} of {shards}")
+        raise WeightFileError(f"its data file is number {shard}; expected 0 to {shards - 1}")
     start, size = integer(found, 0x20), integer(found, 0x28)
     if start < 0 or size != math.prod(shape) * itemsize(dtype):
         raise WeightFileError(f"{size} bytes at {start} cannot be {shape} numbers of {dtype}")

@@ -70,7 +70,7 @@ class WeightFile:
         try:
             found = quantize.quantize_parameter(name, self.array(name), weights)
         except InputError as error:
-            raise InputError(f"{self.path}: {name} is {error}") from None
+            raise InputError(f"{self.path}: {name}: {error}") from None
         stored.file.drop_pages(stored.start, stored.start + stored.nbytes)
         return found
 

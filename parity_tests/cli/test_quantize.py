@@ -97,7 +97,7 @@ BAD_LINES = {
     "quantize none.h5 --to new": "there is no file or directory none.h5",
     "quantize int8 --to new --weights bfloat16": "round a second time: use the model",
     "evaluate --model int8 --data text.txt --weights bfloat16": "round a second time",
-    "quantize nan.h5 --to new": "nan.h5: wte.weight is a matrix (257, 8) has numbers that are nan",
+    "quantize nan.h5 --to new": "nan.h5: wte.weight: a matrix (257, 8) has numbers that are nan",
     "train --dtype bfloat16 --ops numpy": "dtype is 'bfloat16', which NumPy does not multiply",
 }
 

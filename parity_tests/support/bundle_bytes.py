@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from npgpt.errors import InputError
+from npgpt.errors import WeightFileError
 from npgpt.weights.tensor_bundle import read_bundle
 from parity_tests.support.bundles import assemble, block, entry, header, pair, table, varint
 
@@ -89,7 +89,7 @@ def placed(folder, index, data=DATA):
 
 
 def refused(prefix, says, *, verify=False):
-    with pytest.raises(InputError, match=says) as caught:
+    with pytest.raises(WeightFileError, match=says) as caught:
         read_bundle(prefix, verify=verify)
     said = str(caught.value)
     assert said.count(str(prefix)) == 1

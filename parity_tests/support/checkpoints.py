@@ -53,8 +53,8 @@ def without_footer(raw):
     return raw[: len(raw) - checksum.FOOTER_END - 20 * blocks]
 
 
-def refused(path, says, *, read=checkpoint.read_training, error=WeightFileError):
-    with pytest.raises(error, match=says) as caught:
+def refused(path, says, *, read=checkpoint.read_training):
+    with pytest.raises(WeightFileError, match=says) as caught:
         read(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)

@@ -16,6 +16,7 @@ import torch
 import npgpt
 from npgpt import ops
 from npgpt.cli.main import main
+from npgpt.errors import InputError, WeightFileError
 from npgpt.model.params import map_leaves, named, shapes
 from npgpt.weights import formats
 from parity_tests.support import bundles
@@ -153,6 +154,21 @@ def test_the_name_of_a_file_is_ignored(tmp_path):
 def test_a_link_to_a_file(written, tmp_path, name):
     (tmp_path / "link").symlink_to(written(name))
     assert npgpt.load(tmp_path / "link").config == CONFIG
+
+
+def test_errors_by_kind(tmp_path):
+    """A path without a file is invalid input; a file without a model is an invalid weight file."""
+    with pytest.raises(InputError) as missing:
+        npgpt.load(tmp_path / "none")
+    assert missing.type is InputError
+    write_huggingface(tmp_path / "model", CONFIG, numbers())
+    for change in (Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1])):
+        for file in "config.json", "model.safetensors":
+            shutil.copytree(tmp_path / "model", tmp_path / "copy")
+            change(tmp_path / "copy" / file)
+            with pytest.raises(WeightFileError):
+                npgpt.load(tmp_path / "copy")
+            shutil.rmtree(tmp_path / "copy")
 
 
 # Missing and wrong files

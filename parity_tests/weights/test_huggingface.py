@@ -363,11 +363,11 @@ INDICES = {
     "a missing file": (placed("no.safetensors"), "there is no file .*no.safetensors$"),
     "another file": (
         placed("model-00002-of-00002.safetensors"),
-        "00002-of-00002.safetensors has no 'wte.weight', which model.safetensors.index.json puts",
+        "00002-of-00002.safetensors has no 'wte.weight', which model.safetensors.index.json as",
     ),
     "a tensor left out": (
         lambda index: index["weight_map"].pop(first(index)),
-        "00001-of-00002.safetensors has 'wte.weight', which .*index.json does not put there$",
+        "00001-of-00002.safetensors has 'wte.weight', which .*index.json does not assign to it$",
     ),
     "the index itself": (placed("model.safetensors.index.json"), "is truncated, or not a saf"),
 }  # fmt: skip
