@@ -57,6 +57,7 @@ def mypy():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_mistakes_in_a_users_program_are_errors_of_types(mypy, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)

@@ -56,6 +56,7 @@ def test_dloss_scales_every_gradient(config, backend, rng):
         np.testing.assert_array_equal(quarter[name], whole[name] / 4, err_msg=name)
 
 
+@pytest.mark.filterwarnings("ignore::npgpt.DropoutWarning")  # both are without dropout
 @each_dtype
 @each_config
 def test_logits_and_evaluation(config, dtype, backend, rng):

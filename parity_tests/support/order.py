@@ -7,7 +7,7 @@ kernel that the other one is compiling.
 
 import random
 
-FRONT = "kernels", "ops", "model", "training", "inference", "performance", "parity", "cli"
+FRONT = "kernels", "ops", "model", "api", "training", "inference", "performance", "parity", "cli"
 BACK = "data", "docs", "project", "download", "reference", "weights"
 FOLDERS = {name: i for i, name in enumerate((*FRONT, "", *BACK))}
 
