@@ -6,7 +6,6 @@ The same by hand:
 
     python parity_tests/docs/test_words.py              # list every line that has one
     python parity_tests/docs/test_words.py npgpt/cli    # the same below a path
-    python parity_tests/docs/test_words.py --write      # write words_left.txt anew
 """
 
 import ast
@@ -23,7 +22,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 GLOSSARY = ROOT / "docs" / "glossary.md"
-LEFT = Path(__file__).with_name("words_left.txt")  # files that are still to be rewritten
 FOLDERS = "npgpt", "reference", "parity_tests", "benchmarks", "docs", ".github"
 TOP = "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "pyproject.toml", "mkdocs.yml"
 SUFFIXES = {".py", ".pyi", ".md", ".yml", ".yaml", ".toml", ".css"}
@@ -106,10 +104,6 @@ def gone(path: Path) -> list[tuple[int, str]]:
     return sorted(found)
 
 
-def left() -> list[str]:
-    return LEFT.read_text("utf-8").split() if LEFT.exists() else []
-
-
 def test_the_tables_are_read():
     """Both tables have entries, and the pattern finds them as they are written."""
     first, second = tables()
@@ -129,24 +123,14 @@ def test_the_tables_are_read():
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_words_that_are_gone(path):
-    name, found = path.relative_to(ROOT).as_posix(), gone(path)
-    if name in left():
-        assert found, f"{name} has no such word any more: take it out of {LEFT.name}"
-    else:
-        shown = "\n".join(f"{name}:{line}: {word}" for line, word in found)
-        assert not found, f"see docs/glossary.md, Words that are gone:\n{shown}"
-
-
-def test_files_that_are_left_exist():
-    missing = [name for name in left() if not (ROOT / name).is_file()]
-    assert missing == [], f"take them out of {LEFT.name}"
+    name = path.relative_to(ROOT).as_posix()
+    shown = "\n".join(f"{name}:{line}: {word}" for line, word in gone(path))
+    assert not shown, f"see docs/glossary.md, Words that are gone:\n{shown}"
 
 
 def main(arguments: list[str]) -> None:
     found = {path.relative_to(ROOT).as_posix(): gone(path) for path in sources()}
-    if arguments == ["--write"]:
-        LEFT.write_text("".join(f"{name}\n" for name in found if found[name]), "utf-8")
-    chosen = [a.rstrip("/") for a in arguments if not a.startswith("-")]
+    chosen = [argument.rstrip("/") for argument in arguments]
     shown = 0
     for name, lines in found.items():
         if not chosen or any(name == one or name.startswith(one + "/") for one in chosen):
