@@ -5,7 +5,7 @@ A backend is imported when it is chosen, because importing Numba takes most of a
 
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -93,3 +93,22 @@ def _import(name: str) -> Backend:
     if name not in MODULES:
         raise InputError(f"ops is {name!r}, but must be one of {', '.join(MODULES)}")
     return import_module(MODULES[name])
+
+
+if TYPE_CHECKING:  # mypy compares every op of the three backends with its protocol
+    from npgpt import fused, mixed, ops
+    from npgpt.model import backend
+
+    ADAMW: tuple[backend.AdamW, ...] = ops.adamw, fused.adamw, mixed.adamw
+    ATTENTION: tuple[backend.Attention, ...] = ops.attention, fused.attention, mixed.attention
+    DECODE: tuple[backend.Decode, ...] = ops.decode, fused.decode, mixed.decode
+    DROPOUT: tuple[backend.Dropout, ...] = ops.dropout, fused.dropout, mixed.dropout
+    EMBEDDING: tuple[backend.Embedding, ...] = ops.embedding, fused.embedding, mixed.embedding
+    GELU: tuple[backend.GELU, ...] = ops.gelu, fused.gelu, mixed.gelu
+    LAYERNORM: tuple[backend.LayerNorm, ...] = ops.layernorm, fused.layernorm, mixed.layernorm
+    LINEAR: tuple[backend.Linear, ...] = ops.linear, fused.linear, mixed.linear
+    HEAD: tuple[backend.LinearCrossEntropy, ...] = (
+        ops.linear_cross_entropy, fused.linear_cross_entropy, mixed.linear_cross_entropy,
+    )  # fmt: skip
+    RANDOM: tuple[backend.RandomStream, ...] = ops.random, fused.random, mixed.random
+    ALL: tuple[Backend, ...] = ops, fused, mixed
