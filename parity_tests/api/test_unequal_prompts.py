@@ -53,6 +53,20 @@ def test_sampled_with_a_generator_for_each(model):
     assert [rng.state.tobytes() for rng in rngs] == [rng.state.tobytes() for rng in again]
 
 
+def test_a_prompt_that_has_ended_draws_no_more(model):
+    settings = dict(temperature=0.9, eos_id=3)
+    rngs, again = generators(model), generators(model)
+    together = np.array(list(npgpt.generate(model, PROMPTS, 30, **settings, rng=rngs))).T
+    lengths = []
+    for row, prompt, rng, other in zip(together.tolist(), PROMPTS, rngs, again, strict=True):
+        alone = list(npgpt.generate(model, prompt, 30, **settings, rng=other))
+        assert row[: len(alone)] == alone
+        assert set(row[len(alone) :]) <= {3}
+        assert rng.state.tobytes() == other.state.tobytes()
+        lengths.append(len(alone))
+    assert len(set(lengths)) > 1
+
+
 def test_sampled_with_one_generator(model):
     """It draws for the rows in turn, step by step, as it does for rows of one length."""
     rng, once = (npgpt.Generator(3, ops=model.ops) for _ in range(2))
