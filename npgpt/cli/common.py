@@ -84,8 +84,8 @@ def announce_compilation(ops: str = "fused") -> Iterator[None]:
                 from npgpt.kernels import cache
 
                 self.said, folder = True, cache.directory()
-                kept = f"they are kept in {folder}" if folder else "they cannot be kept: npgpt info"
-                print(COMPILING, kept, file=sys.stderr, flush=True)
+                note = f"they are cached in {folder}" if folder else "no cache: see npgpt info"
+                print(COMPILING, note, file=sys.stderr, flush=True)
 
         def on_end(self, event: Any) -> None:
             pass

@@ -116,7 +116,7 @@ def test_kernels_are_compiled_once_and_kept_in_a_writable_directory(read_only):
     assert [line.split(";")[0] + ";" for line in said] == [
         COMPILING, COMPILING, "that was again;", "that was once more;"
     ]  # fmt: skip
-    kept = {Path(line.partition("they are kept in ")[2]) for line in said[:2]}
+    kept = {Path(line.partition("they are cached in ")[2]) for line in said[:2]}
     (folder,) = kept
     assert folder.is_relative_to(read_only["HOME"])
     files = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
