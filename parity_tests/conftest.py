@@ -122,7 +122,8 @@ def npgpt_(capsys):
         capsys.readouterr()
         assert main([*line.split(), *more]) == code, capsys.readouterr().err
         said = capsys.readouterr()
-        said = said._replace(err=unannounced(said.err))
+        out, err = (text.replace(os.sep, "/") for text in (said.out, unannounced(said.err)))
+        said = said._replace(out=out, err=err)
         assert "\x1b" not in said.out + said.err  # no terminal
         assert "Traceback" not in said.out + said.err
         return said

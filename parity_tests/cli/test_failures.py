@@ -11,7 +11,7 @@ import pytest
 
 from npgpt.system.files import atomic_write
 from parity_tests.support.processes import LONG, started
-from parity_tests.support.runs import TEXT, TINY, final, on_disk, unannounced
+from parity_tests.support.runs import POSIX_ONLY, TEXT, TINY, final, on_disk, unannounced
 
 
 def test_a_loss_that_becomes_nan_keeps_the_last_good_checkpoint(npgpt_, monkeypatch):
@@ -67,6 +67,7 @@ print(json.dumps(found))
 LIMITS = {100: "config.json", 2000: "metrics.jsonl", 100_000: "checkpoint.h5"}
 
 
+@POSIX_ONLY
 @pytest.mark.slow
 def test_a_full_disk(run):
     """A run is resumed, and its first file above the limit cannot be written."""
@@ -110,6 +111,7 @@ def test_a_reader_that_has_seen_enough(run):
         assert process.wait(timeout=LONG) == 0
 
 
+@POSIX_ONLY
 @pytest.mark.slow
 def test_text_that_the_terminal_cannot_show(run):
     """A prompt that is no Unicode, and an output that knows ASCII only."""

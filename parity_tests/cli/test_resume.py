@@ -1,6 +1,5 @@
 """Runs that are interrupted and resumed."""
 
-import os
 import signal
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import npgpt
 from npgpt.cli.main import main
 from npgpt.model.params import named
 from parity_tests.support.processes import LONG, started
-from parity_tests.support.runs import FILES, TINY, final, lines, unannounced
+from parity_tests.support.runs import FILES, POSIX_ONLY, TINY, final, lines, unannounced
 
 
 def interrupt_after(monkeypatch, step):
@@ -22,7 +21,7 @@ def interrupt_after(monkeypatch, step):
 
     def with_ctrl_c(self, *batch):
         if self.progress.step == step:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return update(self, *batch)
 
     monkeypatch.setattr(Trainer, "update", with_ctrl_c)
@@ -94,6 +93,7 @@ def test_init_from_takes_shape_tokenizer_and_weights_over(npgpt_, run, flag):
         np.testing.assert_array_equal(a, b, err_msg=name)
 
 
+@POSIX_ONLY
 @pytest.mark.slow
 def test_ctrl_c_in_a_process_of_its_own():
     command = "-m npgpt train --data text.txt --epochs 9999 --out run".split()

@@ -2,7 +2,10 @@
 
 import json
 import re
+import sys
 from pathlib import Path
+
+import pytest
 
 from npgpt.cli.common import COMPILING
 from npgpt.model.params import named
@@ -14,6 +17,11 @@ TINY = (
 ).split()
 FILES = {"config.json", "metrics.jsonl", "samples.txt", "loss.png", "checkpoint.h5"}
 TEXT = "The lamp is lit at dusk, and the keeper writes the hour in the book. " * 12  # 828 bytes
+
+
+POSIX_ONLY = pytest.mark.skipif(
+    sys.platform == "win32", reason="signals, file size limits and arguments of bytes are POSIX"
+)
 
 
 def unannounced(stderr: str) -> str:
