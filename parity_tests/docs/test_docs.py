@@ -79,10 +79,12 @@ def test_page_runs_and_prints_what_it_shows(page):
     run(page)
 
 
+@pytest.mark.slow
 def test_the_books_page_prints_what_the_book_prints(bpe):
     run(ROOT / "docs" / "book.md")
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_getting_started_ends_in_a_trained_text():
     run(ROOT / "docs" / "getting-started.md")
