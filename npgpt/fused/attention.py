@@ -1,8 +1,9 @@
 """Attention, head by head, a strip of rows at a time. The formula is in npgpt/ops/attention.py.
 
-The T x T probabilities never exist as a whole. Forward computes a few rows of scores, against the
-keys up to them, and keeps two numbers per row: row_max, and inv_sum, one over the sum by which
-softmax divides. Backward computes the same rows again, exp(scale * (score - row_max)) * inv_sum.
+The T x T probabilities never exist as a whole. Forward computes MR rows of scores at a time,
+against the keys up to them. It keeps two numbers per row: row_max, and inv_sum, one over the sum by
+which softmax divides. Backward computes the same rows again:
+exp(scale * (score - row_max)) * inv_sum.
 
 This is the trade-off of FlashAttention (Dao et al. 2022, arXiv:2205.14135): memory for a second
 product. A row of scores fits into a core's cache, so no running maximum is needed. FlashAttention
@@ -119,7 +120,7 @@ def acquire(panels, qkv: Array, n_head: int) -> list[Array]:
 # h * D, its keys from C + h * D, its values from 2C + h * D. Right panels are stored one after the
 # other. `scores`, `probs` and their gradients have S columns. Row r belongs to query first + r, and
 # its first `n_keys` columns are used. S is T rounded up to an odd number of panels: rows that are a
-# multiple of a page apart would compete for a few sets of the first-level cache.
+# multiple of a page apart would compete for the same sets of the first-level cache.
 
 
 @inner

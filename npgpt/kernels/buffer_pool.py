@@ -1,8 +1,8 @@
 """A caching allocator for large arrays.
 
 Allocating a large array costs one page fault per page, tens of milliseconds in every training step.
-When the last view of a large array is deleted, its pages return to the pool, and the next array of
-that size gets them, as with PyTorch's caching allocator. Callers use `empty` as they would use
+When the last view of a large array is deleted, its pages return to the pool. The next array of that
+size gets them, as with PyTorch's caching allocator. Callers use `empty` as they would use
 `np.empty`: no buffer is passed around, and none is freed by hand.
 """
 

@@ -2,7 +2,7 @@
 
 Numba compiles a kernel again when the file of that kernel has changed, but not when a file of its
 inner kernels has. Here the directory's name is a hash of all sources that kernels are compiled
-from, so an edit can never meet machine code of the code before.
+from. Machine code of an earlier state is never loaded.
 """
 
 import contextlib

@@ -4,8 +4,8 @@ The algorithm is Goto's (Goto and van de Geijn 2008, "Anatomy of high-performanc
 multiplication"), with the names of BLIS, around the microkernel of gemm_microkernel.py:
 
 1. All threads pack `a` into left panels of MR rows: at most MC rows and K_PACKED values of k.
-2. A task computes a few columns of `out`, KC values of k at a time. It packs that part of `b` into
-   at most RIGHT_PANELS right panels, which stay in the core's second-level cache.
+2. A task computes the columns of at most RIGHT_PANELS right panels, KC values of k at a time. It
+   packs that part of `b` into right panels, which stay in the core's second-level cache.
 3. One left panel after the other meets all right panels, tile by tile.
 4. The bias is added with the first KC values of k, later ones are added to `out`. One long sum
    would lose digits.
@@ -13,7 +13,7 @@ multiplication"), with the names of BLIS, around the microkernel of gemm_microke
    full cache line: its lines need not be read first, and evict nothing.
 
 Every sum adds its terms in the same order, so the bits do not depend on the number of threads. A
-product with a few rows, as in generation, is bound by reading `b` once: nothing is packed.
+product with at most FEW rows, as in generation, is bound by reading `b`: nothing is packed.
 """
 
 import numba
@@ -35,7 +35,7 @@ RIGHT_PANELS = 6  # of a task: 768 x 6 x 32 float32 are 590 KB
 GROUP = 16  # left panels that one thread packs together, if there are enough
 MC, K_PACKED = 3066, 4 * KC  # of `a`, packed at once: at most 38 MB; 512 x 3072 are 7 MB
 STREAMED = 1 << 21  # bytes of `out`: a smaller one may still be in a cache when it is read
-PARTS = 16  # partial sums of a product with a few rows
+PARTS = 16  # partial sums of a product with at most FEW rows
 FEW = 15  # rows of `a` for which packing costs more than it saves
 
 
@@ -116,7 +116,7 @@ def _multiply(
     thread, top, rows, b, b_transposed, first, K, bias, adds, most, across, down, counter, left,
     rights, out, N,
 ):  # fmt: skip
-    """Run one thread: task after task, each a few right panels times a range of left ones."""
+    """Run one thread: task after task, each a range of right panels times a range of left ones."""
     width, right = right_width(out), rights[thread]
     panels, right_panels = -(-rows // MR), -(-N // width)
     corner = np.empty(MR * width, out.dtype)
@@ -158,8 +158,8 @@ def can_stream(out, columns):
     return BYTES == LINE and parts[0] % LINE == 0 and parts[1] % LINE == 0
 
 
-# A few rows (gemv.py). Each task has its own rows of b, and the partial sums are added up. For a
-# transposed b, it has its own columns of the result.
+# At most FEW rows (gemv.py). Each task has its own rows of b, and the partial sums are added up.
+# For a transposed b, it has its own columns of the result.
 
 
 @njit

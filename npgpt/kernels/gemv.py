@@ -1,4 +1,4 @@
-"""Skinny matrix products: a few rows times a matrix, as in generation.
+"""Skinny matrix products: at most gemm.FEW rows times a matrix, as in generation.
 
 They are bound by reading the matrix, which is read once, in the order in which it is stored, and
 not packed. A quantized matrix, bfloat16 (its bits in uint16) or int8, is widened as it is read.

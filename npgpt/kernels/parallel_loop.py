@@ -23,7 +23,7 @@ def loop_of(runner, prepare):
     """Return `in_parallel` for kernels: body(task, *args) for every task < tasks.
 
     `runner(function, args, tasks)` is a compiled kernel that calls the function at an address for
-    every task, `prepare()` what must happen in a process before it may.
+    every task. `prepare()` is called in every process before the first loop.
     """
 
     @intrinsic

@@ -1,8 +1,8 @@
 """Compile the kernels in two processes when the Numba cache is empty.
 
-Numba compiles on one core, and compilation dominates a first run. Each process runs one step (or
-generates one token) of a tiny model that uses compiled kernels for its share of the ops and NumPy
-for the rest. The results meet in the cache.
+Numba compiles on one core, and compilation dominates a first run. Each process runs one step of a
+tiny model, or generates one token. It uses compiled kernels for its share of the ops and NumPy for
+the rest. The results meet in the cache.
 """
 
 import contextlib
