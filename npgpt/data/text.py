@@ -72,7 +72,9 @@ def read_file(path: Path) -> str:
 
 
 def split(text: str, train_fraction: float) -> tuple[str, str]:
-    """Split a text into its first `train_fraction` of characters, for training, and the rest, for
-    validation."""
+    """Split a text into training and validation text.
+
+    The first `train_fraction` of the characters is for training, the rest for validation.
+    """
     cut = int(train_fraction * len(text))
     return text[:cut], text[cut:]

@@ -92,8 +92,10 @@ def parse_merges(file: bytes) -> list[bytes]:
 
 
 def encode(encoding: tiktoken.Encoding, text: str) -> list[int]:
-    """Return the token ids of a text. <|endoftext|> is encoded as one token; no other special token
-    is recognized."""
+    """Return the token ids of a text.
+
+    <|endoftext|> is encoded as one token. No other special token is recognized.
+    """
     return encoding.encode(text, allowed_special={END_OF_TEXT}, disallowed_special=())
 
 

@@ -3,12 +3,11 @@
 A message is a polynomial over the bits, its checksum the remainder modulo POLY. Byte by byte, a
 table of 256 products computes it: `state = table[(state ^ byte) & 255] ^ state >> 8`.
 
-The remainder is unchanged if a word (32 bits) is removed from the message and added (xor) to a
-later word, multiplied by x^32 for each word in between. So a long message is folded: it is cut
-into rows of `width` words, and each row is added to the next, until one row is left. The factor is
-always x^(32 width), and multiplication by it is linear: the product of a word is the product of its
-low half xor the product of its high half, from two tables of 65,536 products. Each row takes a few
-calls of NumPy.
+A word (32 bits) can be moved k words towards the end: multiplied by x^(32 k), it is added (xor) to
+the word there, and the remainder is unchanged. So a long message is folded. It is cut into rows of
+`width` words, and each row is added to the next, until one row is left. The factor is always
+x^(32 width), and multiplication by it is linear. The product of a word is that of its low half xor
+that of its high half, each from a table of 65,536 products. Each row takes a few calls of NumPy.
 
 Castagnoli, Braeuer, Herrmann 1993 (the polynomial); RFC 3720, B.4 (examples).
 """
@@ -41,8 +40,10 @@ def crc32c(data: bytes | Array) -> int:
 
 
 def fold(words: Array, width: int, state: int) -> Array:
-    """Fold (n,) uint32 into (width,) uint32, whose remainder from 0 is that of `words` from
-    `state`."""
+    """Fold words (n,) into (width,), both uint32, with an equal remainder.
+
+    `state`: the initial state for `words`. That of the result is 0.
+    """
     first = (words.size - 1) % width + 1  # words of the first row, which may be shorter
     row = np.zeros(width, np.uint32)  # zeros before a message do not change its remainder
     row[width - first :] = words[:first]
@@ -79,6 +80,8 @@ def byte_products() -> list[int]:
 
 
 def mask(crc: int) -> int:
-    """Return a checksum as it is stored. The CRC of bytes that include their own CRC is constant,
-    so LevelDB rotates and shifts it."""
+    """Return a checksum as LevelDB stores it: rotated, plus a constant.
+
+    The CRC of bytes that end with their own plain CRC would be constant.
+    """
     return (crc >> 15 | crc << 17 & 0xFFFFFFFF) + MASK & 0xFFFFFFFF

@@ -52,8 +52,10 @@ def prefix_of(path: Path) -> Path:
 
 
 def names_in_file(tensors: dict[str, MappedTensor], index: Path) -> dict[str, str]:
-    """Return OpenAI's name of each parameter by npgpt's name. Other variables are skipped, such as
-    a step count or the state of an optimizer."""
+    """Return OpenAI's name of each parameter by npgpt's name.
+
+    Other variables are skipped, such as a step count or the state of an optimizer.
+    """
     names: dict[str, str] = {}
     for name in tensors:
         if name.startswith("model/"):
