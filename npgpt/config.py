@@ -218,6 +218,10 @@ def at_least(config: Any, name: str, smallest: float) -> None:
     value = getattr(config, name)
     integral = "int" in str(next(f.type for f in fields(config) if f.name == name))
     kind = int if integral else (int, float)
+    if isinstance(value, int) and value.bit_length() > 64:  # no float; its digits may be thousands
+        raise ConfigError(
+            f"{name} is an integer of {value.bit_length()} bits, but must be below 2**64"
+        )
     if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
         sort = "an integer" if integral else "a number"
         raise ConfigError(f"{name} is {value!r}, but must be {sort}")

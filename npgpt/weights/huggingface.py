@@ -23,11 +23,11 @@ from npgpt.weights.safetensors import (
     INDEX,
     TensorStream,
     is_index,
-    read_json_object,
     read_safetensors,
     read_shards,
     write_safetensors,
 )
+from npgpt.weights.strict_json import read_json_object
 from npgpt.weights.weight_file import WeightFile, guess_tokenizer, make_config, match_parameters
 
 PREFIX = "transformer."

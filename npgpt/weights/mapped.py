@@ -78,8 +78,9 @@ class MappedFile:
 
 def refuse_pickle(file: MappedFile) -> None:
     """Raise WeightFileError if the file is a pickle, as written by torch.save."""
-    head = file.data[:9].tobytes()
-    if head.startswith(PICKLES) and head[8:] != b"{":  # safetensors with a header of 640 bytes
+    head = file.data[:64].tobytes()
+    header = head[7:8] == b"\0" and head[8:].lstrip()[:1] == b"{"  # safetensors: 640 bytes of it
+    if head.startswith(PICKLES) and not header:
         raise WeightFileError(
             f"{file.path} is a pickle, as torch.save writes it, and is refused: loading a pickle "
             "runs any code in it. Convert it where you trust it: safetensors.torch.save_file("

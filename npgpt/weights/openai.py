@@ -6,7 +6,7 @@ from pathlib import Path
 
 from npgpt.errors import WeightFileError
 from npgpt.weights.mapped import MappedTensor, short
-from npgpt.weights.safetensors import read_json_object
+from npgpt.weights.strict_json import read_json_object
 from npgpt.weights.tensor_bundle import read_bundle
 from npgpt.weights.weight_file import WeightFile, guess_tokenizer, make_config, match_parameters
 

@@ -25,6 +25,7 @@ from npgpt.arrays import Array
 from npgpt.errors import WeightFileError
 from npgpt.system.files import atomic_write
 from npgpt.weights.mapped import BFLOAT16, MappedFile, MappedTensor, itemsize, refuse_pickle, short
+from npgpt.weights.strict_json import MAX_TABLE, parse_json_object, read_json_object
 
 INDEX = "model.safetensors.index.json"
 DTYPES = {
@@ -32,8 +33,6 @@ DTYPES = {
     "I32": "int32", "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32",
     "U16": "uint16", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
-MAX_TEXT = 1 << 20  # bytes of JSON; the header of the largest GPT-2 has 60,000
-MAX_DIGITS = 20  # of a number in the header
 MAX_AXES = 64  # NumPy's limit
 MAX_NAME = 255  # characters of a file name
 ALIGNMENT = 64  # bytes: written numbers begin at a cache line
@@ -44,7 +43,7 @@ def read_safetensors(path: str | Path) -> dict[str, MappedTensor]:
     return read_file(path)[0]
 
 
-def read_file(path: str | Path) -> tuple[dict[str, MappedTensor], dict[str, Any]]:
+def read_file(path: str | Path) -> tuple[dict[str, MappedTensor], dict[str, str]]:
     """Map every tensor, by its name, in the order of the header; also return the metadata.
 
     Raises WeightFileError if the file is incomplete or damaged, or if tensors overlap.
@@ -62,12 +61,12 @@ def read_file(path: str | Path) -> tuple[dict[str, MappedTensor], dict[str, Any]
             f"{path} is truncated, or not a safetensors file: a header of {length:,} bytes, "
             f"{file.data.size - 8:,} are left"
         )
-    if length > MAX_TEXT:
+    if length > MAX_TABLE:
         raise WeightFileError(
-            f"{path}: a header of {length:,} bytes; at most {MAX_TEXT:,} are read"
+            f"{path}: a header of {length:,} bytes; at most {MAX_TABLE:,} are read"
         )
     header = parse_json_object(file.data[8:begin].tobytes(), f"{path}: its header")
-    metadata = header.pop("__metadata__", None)
+    metadata = parse_metadata(header.pop("__metadata__", None), file)
     tensors = {name: parse_entry(name, entry, file, begin) for name, entry in header.items()}
     taken = sorted((t.start, t.start + t.nbytes, name) for name, t in tensors.items() if t.nbytes)
     for one, other in pairwise(taken):
@@ -81,17 +80,33 @@ def read_file(path: str | Path) -> tuple[dict[str, MappedTensor], dict[str, Any]
         raise WeightFileError(
             f"{path} has {left:,} bytes of numbers, its header describes {numbers:,}: it is damaged"
         )
-    return tensors, metadata if isinstance(metadata, dict) else {}
+    end = begin
+    for start, stop, name in sorted((t.start, t.start + t.nbytes, n) for n, t in tensors.items()):
+        if start != end:  # only of an empty tensor
+            raise WeightFileError(
+                f"{path}: {short(name)} begins at {start}, inside of another tensor"
+            )
+        end = stop
+    return tensors, metadata
 
 
 def is_safetensors(head: bytes) -> bool:
-    """Return True if the first bytes of a file look like safetensors: JSON has no zero byte."""
-    return head[7:9] == b"\0{"
+    """Return True if the first 64 bytes of a file look like safetensors: JSON has no zero byte."""
+    return head[7:8] == b"\0" and head[8:].lstrip(b" \t\r\n")[:1] in (b"{", b"")
 
 
 def is_index(head: bytes) -> bool:
     """Return True if the first bytes of a file look like the index of several files."""
     return head.lstrip()[:1] == b"{" and not is_safetensors(head)
+
+
+def parse_metadata(found: Any, file: MappedFile) -> dict[str, str]:
+    """Return the metadata in a header. Raises WeightFileError unless it consists of strings."""
+    if found is None:
+        return {}
+    if not isinstance(found, dict) or {type(text) for text in found.values()} - {str}:
+        raise WeightFileError(f"{file.path}: its __metadata__ is {short(found)}, expected strings")
+    return found
 
 
 def parse_entry(name: str, entry: Any, file: MappedFile, begin: int) -> MappedTensor:
@@ -133,7 +148,7 @@ def read_shards(index: str | Path) -> dict[str, MappedTensor]:
     Raises WeightFileError if the index and the files do not agree.
     """
     index = Path(index)
-    weight_map = read_json_object(index).get("weight_map")
+    weight_map = read_json_object(index, MAX_TABLE).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise WeightFileError(f"{index} has no weight_map with the file of each tensor")
     shards: dict[str, dict[str, MappedTensor]] = {}
@@ -201,42 +216,6 @@ def write_safetensors(
         for tensor in tensors.values():
             for array in tensor.arrays:
                 file.write(np.ascontiguousarray(array).data)
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file. Raises WeightFileError if it is invalid or too large."""
-    data = MappedFile(path).data
-    if data.size > MAX_TEXT:
-        raise WeightFileError(
-            f"{path} has {data.size:,} bytes; at most {MAX_TEXT:,} of JSON are read"
-        )
-    return parse_json_object(data.tobytes(), str(path))
-
-
-def parse_json_object(text: bytes, about: str) -> dict[str, Any]:
-    """Return the JSON object in a text. Raises WeightFileError if it is invalid.
-
-    Repeated names and integers of more than MAX_DIGITS digits are refused.
-    """
-
-    def parse_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            raise ValueError("a name occurs twice")
-        return found
-
-    def parse_int(digits: str) -> int:
-        if len(digits) > MAX_DIGITS:
-            raise ValueError(f"a number of {len(digits):,} digits")
-        return int(digits)
-
-    try:
-        found = json.loads(text, object_pairs_hook=parse_pairs, parse_int=parse_int)
-    except (ValueError, RecursionError) as error:
-        raise WeightFileError(f"{about} is not JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise WeightFileError(f"{about} is not a JSON object: {short(found)}")
-    return found
 
 
 def is_sizes(values: Any) -> TypeGuard[list[int]]:

@@ -1,7 +1,6 @@
 """The common result of every reader: a config and the location of each parameter in a file."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from npgpt.errors import InputError, WeightFileError
 from npgpt.model import params, quantize
 from npgpt.model.params import Params
 from npgpt.quantized_matrix import QuantizedMatrix
+from npgpt.weights import strict_json
 from npgpt.weights.mapped import BFLOAT16, MappedTensor, short
 
 ROWS = 64  # of a matrix, transposed at once
@@ -162,10 +162,7 @@ def parse_config(text: Any, path: str | Path) -> Config:
 
 def parse_json(text: Any, what: str, path: str | Path) -> Any:
     """Return the value of a JSON text. Raises WeightFileError if it is not JSON."""
-    try:
-        return json.loads(text)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise WeightFileError(f"{path}: its {what} is not JSON ({error})") from None
+    return strict_json.parse_json(text, f"{path}: its {what}")
 
 
 def guess_tokenizer(vocab_size: int) -> str | None:

@@ -194,7 +194,10 @@ FORGERIES = {  # the arguments of write_huggingface, and the error
         "activation_function is 'gelu'; npgpt supports gelu_new or gelu_pytorch_tanh$",
     ),
     "another epsilon": ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-06; npgpt suppo"),
-    "no number for epsilon": ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon is nan"),
+    "no number for epsilon": (
+        {"layer_norm_epsilon": float("nan")},
+        "config.json is not JSON .it contains NaN",
+    ),
     "a list for epsilon": ({"layer_norm_epsilon": [1e-5]}, r"layer_norm_epsilon is \[1e-05\]; np"),
     "another scale": ({"scale_attn_weights": False}, "scale_attn_weights is False; npgpt supp"),
     "another width inside": ({"n_inner": 24}, r"n_inner is 24; npgpt supports 4 x n_embd = 32$"),
