@@ -83,6 +83,6 @@ def test_info_says_which_path_it_is(features):
         [sys.executable, "-c", program], capture_output=True, text=True, env=environment
     )
     assert found.stderr == ""
-    expected = "by AVX512_BF16" if "bf16" in features else "no AVX512_BF16 in this CPU"
+    expected = "by AVX512_BF16" if "bf16" in features else "this CPU has no AVX512_BF16"
     assert expected in found.stdout
     assert "bfloat16" in system_info.gather().facts
