@@ -154,7 +154,7 @@ def test_rates_are_numbers_from_0(name):
             "decay is 'some', but must be \"all\" or \"matrices\"",
         ),
         (TrainingConfig, {"seed": -1}, "seed is -1, but must be in [0, 2**64)"),
-        (TrainingConfig, {"seed": 2**64}, "but must be in [0, 2**64)"),
+        (TrainingConfig, {"seed": 2**64}, "seed is an integer of 65 bits, but must be below 2**64"),
         (RunConfig, {"ops": "torch"}, "ops is 'torch', but must be fused or numpy"),
         (RunConfig, {"dtype": "float16"}, "dtype is 'float16', but must be float32 or float64"),
         (RunConfig, {"preset": "huge"}, "preset is 'huge', but must be tiny or book or"),
