@@ -1,7 +1,8 @@
 """The events of a training run, and the position of a run."""
 
+import sys
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from npgpt.arrays import Array
 from npgpt.errors import InputError
@@ -120,7 +121,7 @@ class Progress:
     Raises
     ------
     InputError
-        If a count is negative or not an integer.
+        If a count is negative or not an integer, or too large.
     """
 
     step: int = 0
@@ -133,5 +134,17 @@ class Progress:
 
     def __post_init__(self) -> None:
         for name in ("step", "epoch", "position", "tokens_seen"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)!r}, but must be at least 0")
+            if not is_count(getattr(self, name)):
+                raise InputError(
+                    f"{name} is {getattr(self, name)!r:.40}, but must be an integer of at least 0"
+                )
+
+
+def is_count(value: Any) -> TypeGuard[int]:
+    """Return True if this is an integer from 0 to 2**63 - 1."""
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Return True if this is a finite number that float64 can represent."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max

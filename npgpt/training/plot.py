@@ -8,6 +8,7 @@ from typing import Any
 
 from npgpt.errors import InputError
 from npgpt.system.files import atomic_write
+from npgpt.training.events import is_count, is_number
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,13 @@ def read_curve(path: Path) -> Curve:
     """Read the losses of the run in a directory. Raise InputError for invalid files."""
     config = parse(path / "config.json", json.loads)
     scale = config.get("tokens_per_epoch") if isinstance(config, dict) else None
-    if not isinstance(scale, int) or scale < 1:
+    if not is_count(scale) or scale == 0:
         raise InputError(f"{path / 'config.json'} has no tokens_per_epoch: not the config of a run")
     file = path / "metrics.jsonl"
     history = parse(file, lambda text: [json.loads(line) for line in text.splitlines()])
     needed = ("tokens_seen", "train_loss", "val_loss")
     for number, point in enumerate(history, 1):
-        if not isinstance(point, dict) or any(
-            not isinstance(point.get(key), (int, float)) for key in needed
-        ):
+        if not isinstance(point, dict) or any(not is_number(point.get(key)) for key in needed):
             raise InputError(f"{file}, line {number}: expected numbers for {', '.join(needed)}")
     if not history:
         raise InputError(f"{file} is empty: the run has no evaluation yet")
@@ -44,7 +43,7 @@ def parse(file: Path, parser: Callable[[str], Any]) -> Any:
         return parser(file.read_text("utf-8"))
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror or error}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is not JSON: {error}") from None
 
 

@@ -5,7 +5,7 @@ progress     the Progress, except for the order of windows, which is an array of
 data_sha256  digest of the tokens, so that a run resumes only on the text it was started with
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from npgpt import backends
 from npgpt.config import Config, RunConfig, TrainingConfig
 from npgpt.errors import InputError, WeightFileError
 from npgpt.gpt import GPT
-from npgpt.training.events import Evaluation, Progress, Sample
+from npgpt.training.events import Evaluation, Progress, Sample, is_count, is_number
 from npgpt.training.trainer import Trainer
 from npgpt.weights import checkpoint, formats, quantized_file
+from npgpt.weights.mapped import short
 
 
 def write(path: Path, trainer: Trainer, settings: RunConfig, data_sha256: str) -> None:
@@ -76,13 +77,32 @@ def from_json(state: dict[str, Any], path: Path) -> RunConfig:
         values = dict(state["settings"])
         config, training = Config(**values.pop("config")), TrainingConfig(**values.pop("training"))
         settings = RunConfig(**values, config=config, training=training)
-        progress, digest = Progress(**state["progress"]), state["data_sha256"]
-        for evaluation in progress.history:
-            Evaluation(**evaluation)
-        for sample in progress.samples:
-            [int(token) for token in Sample(**sample).tokens]
-        if not isinstance(digest, str):
-            raise TypeError(f"data_sha256 is {digest!r}")
-    except (KeyError, TypeError, ValueError) as error:
+        progress = Progress(**state["progress"])
+        require(progress.order is None, "order", progress.order)
+        for name, kind in (("history", Evaluation), ("samples", Sample)):
+            records = getattr(progress, name)
+            require(isinstance(records, list), name, records)
+            for record in records:
+                require_fields(record, kind)
+        digest = state["data_sha256"]
+        require(isinstance(digest, str), "data_sha256", digest)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise WeightFileError(f"{path}: its training state is invalid ({error})") from None
     return settings
+
+
+def require_fields(record: Any, kind: type[Evaluation | Sample]) -> None:
+    """Raise TypeError or ValueError unless these are the fields of `kind`, each of its type."""
+    found = vars(kind(**record))
+    for item in fields(kind):
+        value = found[item.name]
+        if item.name == "tokens":
+            require(isinstance(value, list) and all(map(is_count, value)), "tokens", value)
+        else:
+            require((is_count if item.type is int else is_number)(value), item.name, value)
+
+
+def require(valid: bool, name: str, value: Any) -> None:
+    """Raise ValueError, naming a value of the state, unless it is valid."""
+    if not valid:
+        raise ValueError(f"{name} is {short(value)}")

@@ -5,17 +5,18 @@
     /training    only with a run: datasets `state` (JSON), `random_state` and `order`,
                  and the groups /training/m and /training/v, AdamW's moments by the same names
 
-Everything is validated before an array is read. No more memory is used than the file has bytes.
-hdf5.py describes how the file is written and verified.
+Everything is validated before an array is read: hdf5.py validates the structure of the file, and
+weight_file.py its JSON. hdf5_writer.py writes it. Only there the HDF5 library is imported.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import h5py
 import numpy as np
 
 from npgpt.arrays import Array
@@ -23,13 +24,18 @@ from npgpt.config import Config
 from npgpt.errors import WeightFileError
 from npgpt.model import params
 from npgpt.model.params import Params
-from npgpt.weights import hdf5
-from npgpt.weights.hdf5 import get_child, get_dataset, is_scalar, open_hdf5, read_vector
-from npgpt.weights.mapped import MappedFile, MappedTensor
-from npgpt.weights.weight_file import WeightFile, parse_config, parse_json
+from npgpt.weights.hdf5 import Contents as Stored
+from npgpt.weights.hdf5 import read_hdf5
+from npgpt.weights.mapped import MappedTensor, short
+from npgpt.weights.strict_json import parse_json
+from npgpt.weights.weight_file import WeightFile, match_parameters, parse_config
+
+if TYPE_CHECKING:
+    import h5py
 
 FORMAT, VERSION = "npgpt", 1
-MAX_TEXT = 1 << 26  # bytes of JSON: a history of a million evaluations is smaller
+MAX_TEXT, MAX_VALUES, MAX_CONTAINERS = 1 << 24, 1 << 20, 1 << 17  # of 100,000 evaluations
+GROUPS = "parameters", "training/m", "training/v"
 
 
 class Model(Protocol):
@@ -68,9 +74,11 @@ def write(path: str | Path, model: Model, training: TrainingState | None = None)
     Raises RunError if the disk is full or the file cannot be written; an existing file is then
     unchanged.
     """
+    from npgpt.weights import hdf5_writer  # imports the HDF5 library: 13 MB
+
     copies = 1 if training is None else 3
     size = copies * sum(array.nbytes for _, array in params.named(model.params))
-    hdf5.write(path, lambda file: fill(file, model, training), size=size)
+    hdf5_writer.write(path, lambda file: fill(file, model, training), size=size)
 
 
 def fill(file: h5py.File, model: Model, training: TrainingState | None) -> None:
@@ -82,6 +90,7 @@ def fill(file: h5py.File, model: Model, training: TrainingState | None) -> None:
     if training is not None:
         group = file.create_group("training")
         text = json.dumps(training.state).encode()
+        require_small(text)
         group.create_dataset("state", data=np.frombuffer(text, np.uint8))
         group.create_dataset("random_state", data=training.random_state)
         group.create_dataset("order", data=training.order)
@@ -101,17 +110,17 @@ def read_checkpoint(path: str | Path, *, verify: bool = False) -> WeightFile:
     Raises WeightFileError if the file is not a complete checkpoint of this version.
     """
     path = Path(path)
-    with open_hdf5(path, verify=verify) as (file, mapped):
-        config, dtype, tokenizer = read_header(file, path)
-        found = map_tree(file, "parameters", config, dtype, mapped)
+    stored = read_hdf5(path, verify=verify)
+    config, tokenizer = parse_header(stored, path)
+    found = map_tree(stored, "parameters", config, path)
     return WeightFile("npgpt", path, config, tokenizer, found, found)
 
 
 def read_state(path: str | Path) -> dict[str, Any]:
     """Return `TrainingState.state` of the run in a checkpoint, without reading its arrays."""
-    with open_hdf5(path) as (file, _):
-        read_header(file, path)
-        return parse_state(training_group(file, path), path)
+    stored = read_hdf5(path)
+    parse_header(stored, path)
+    return parse_state(stored, path)
 
 
 def read_training(path: str | Path) -> tuple[Contents, TrainingState]:
@@ -119,106 +128,105 @@ def read_training(path: str | Path) -> tuple[Contents, TrainingState]:
 
     Raises WeightFileError as `read_checkpoint`, or if the checkpoint has no run.
     """
-    with open_hdf5(path, verify=True) as (file, mapped):
-        config, dtype, tokenizer = read_header(file, path)
-        parameters = read_tree(file, "parameters", config, dtype, mapped)
-        group = training_group(file, path)
-        state = parse_state(group, path)
-        random_state = read_vector(group, "random_state", np.uint8, 1 << 16, path)
-        order = read_vector(group, "order", np.int64, 1 << 32, path)
-        if order.size and (np.sort(order) != np.arange(order.size)).any():
-            raise WeightFileError(f"{path}: the order of the windows is not a permutation")
-        m, v = (read_tree(group, name, config, dtype, mapped) for name in "mv")
+    stored = read_hdf5(path, verify=True)
+    config, tokenizer = parse_header(stored, path)
+    state = parse_state(stored, path)
+    trees = [map_tree(stored, group, config, path) for group in GROUPS]
+    if len({tree["wte.weight"].dtype for tree in trees}) > 1:
+        raise WeightFileError(f"{path}: AdamW's moments must have the dtype of the parameters")
+    random_state = read_vector(stored, "training/random_state", "uint8", 1 << 16, path).copy()
+    order = read_vector(stored, "training/order", "int64", 1 << 32, path).copy()
+    if order.size and (np.sort(order) != np.arange(order.size)).any():
+        raise WeightFileError(f"{path}: the order of the windows is not a permutation")
+    parameters, m, v = (read_tree(tree, config) for tree in trees)
     saved = TrainingState(state, random_state, order, m, v)
     return Contents(config, parameters, tokenizer), saved
 
 
-def read_header(file: h5py.File, path: str | Path) -> tuple[Config, np.dtype, str | None]:
-    """Return config, dtype and tokenizer of the model."""
-    if not is_scalar(file.attrs.get("format"), FORMAT):
+def parse_header(stored: Stored, path: str | Path) -> tuple[Config, str | None]:
+    """Return the config and the tokenizer of the model."""
+    attributes = stored.attributes
+    if attributes.get("format") != FORMAT:
         raise WeightFileError(f"{path} is an HDF5 file, but not a checkpoint of npgpt")
-    version = file.attrs.get("version")
-    if not is_scalar(version, VERSION):
-        raise WeightFileError(f"{path} has format version {version}; this npgpt reads {VERSION}")
-    config = parse_config(file.attrs.get("config"), path)
-    dtype = parameter_dtype(file, path)
-    tokenizer = file.attrs.get("tokenizer")
-    if not isinstance(tokenizer, str):
-        raise WeightFileError(f"{path}: its tokenizer is {tokenizer!r}, expected a name")
-    return config, dtype, tokenizer or None
+    version = attributes.get("version")
+    if version != VERSION:
+        raise WeightFileError(
+            f"{path} has format version {short(version)}; this npgpt reads {VERSION}"
+        )
+    config = parse_config(attributes.get("config"), path)
+    tokenizer = attributes.get("tokenizer")
+    if not isinstance(tokenizer, str) or not (tokenizer.isprintable() and len(tokenizer) <= 80):
+        raise WeightFileError(f"{path}: its tokenizer is {short(tokenizer)}, expected a name")
+    return config, tokenizer or None
 
 
-def training_group(file: h5py.File, path: str | Path) -> h5py.Group:
-    """Return the group of the run. Raises WeightFileError if the checkpoint has no run."""
-    if "training" not in file:
+def parse_state(stored: Stored, path: str | Path) -> dict[str, Any]:
+    """Return the state of a run from its JSON."""
+    if not any(name.startswith("training/") for name in stored.tensors):
         raise WeightFileError(
             f"{path} has a model but no training run: use --init-from to start a run from it"
         )
-    return get_child(file, "training", h5py.Group, path)
-
-
-def parse_state(group: h5py.Group, path: str | Path) -> dict[str, Any]:
-    """Return the state of a run from its JSON."""
-    text = bytes(read_vector(group, "state", np.uint8, MAX_TEXT, path))
-    state = parse_json(text, "state", path)
+    text = read_vector(stored, "training/state", "uint8", MAX_TEXT, path).tobytes()
+    try:
+        require_small(text)
+    except ValueError as error:
+        raise WeightFileError(f"{path}: {error}") from None
+    state = parse_json(text, f"{path}: its state", any_text=True)  # its paths may be any bytes
     if not isinstance(state, dict):
         raise WeightFileError(f"{path}: the training state is not a JSON object")
     return state
 
 
-def parameter_dtype(file: h5py.File, path: str | Path) -> np.dtype:
-    """Return the dtype of the token embedding, float32 or float64."""
-    parameters = get_child(file, "parameters", h5py.Group, path)
-    dtype = get_dataset(parameters, "wte.weight", path).dtype
-    if dtype not in (np.float32, np.float64):
-        raise WeightFileError(f"{path}: wte.weight is {dtype}, expected float32 or float64")
-    return dtype
+def require_small(text: bytes) -> None:
+    """Raise ValueError if the state of a run, as JSON, would take more than 110 MB of memory."""
+    containers = text.count(b"{") + text.count(b"[")
+    if len(text) > MAX_TEXT or text.count(b",") > MAX_VALUES or containers > MAX_CONTAINERS:
+        raise ValueError(
+            f"a training state of {len(text):,} bytes, {text.count(b','):,} values and "
+            f"{containers:,} lists and objects is too large: at most {MAX_TEXT:,}, {MAX_VALUES:,} "
+            f"and {MAX_CONTAINERS:,}"
+        )
 
 
-def read_tree(
-    parent: h5py.Group, name: str, config: Config, dtype: np.dtype, file: MappedFile
-) -> Params:
-    """Read the parameters in the group `name` into memory, independent of the file."""
-    stored = map_tree(parent, name, config, dtype, file)
-    tree = params.zeros(config, dtype)
-    for key, array in params.named(tree):
-        array[...] = stored[key].raw()
-        file.drop_pages(stored[key].start, stored[key].start + array.nbytes)
-    return tree
+def read_vector(stored: Stored, name: str, dtype: str, max_size: int, path: str | Path) -> Array:
+    """Return a one-dimensional dataset: a view of the file.
+
+    Raises WeightFileError for another dtype or shape.
+    """
+    found = stored.tensors.get(name)
+    if found is None:
+        raise WeightFileError(f"{path} has no {name!r}")
+    if found.dtype != dtype or len(found.shape) != 1 or found.shape[0] > max_size:
+        raise WeightFileError(
+            f"{path}: {name} is {found.dtype} of shape {found.shape}, "
+            f"expected a vector of {dtype} of at most {max_size:,} entries"
+        )
+    return found.raw()
 
 
 def map_tree(
-    parent: h5py.Group, name: str, config: Config, dtype: np.dtype, file: MappedFile
+    stored: Stored, group: str, config: Config, path: str | Path
 ) -> dict[str, MappedTensor]:
-    """Return the parameters in the group `name`, mapped, by their names."""
-    group, found = check_tree(parent, name, config, dtype, file.path), {}
-    for key, shape in params.named(params.shapes(config)):
-        start = group[key].id.get_offset()  # not None: check_tree requires contiguous storage
-        found[key] = MappedTensor(file, start or 0, tuple(shape), dtype.name)
-    return found
+    """Return the parameters in a group, mapped, by their names.
+
+    Raises WeightFileError unless they are those of the config, all float32 or all float64.
+    """
+    prefix = f"{group}/"
+    found = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in stored.tensors.items()
+        if name.startswith(prefix)
+    }
+    return match_parameters(
+        config, found, Path(path), name_in_file=lambda name: prefix + name, dtypes=("float32",)
+    )
 
 
-def check_tree(
-    parent: h5py.Group, name: str, config: Config, dtype: np.dtype, path: str | Path
-) -> h5py.Group:
-    """Return the group `name`. Raises WeightFileError unless its arrays are those of the config."""
-    group = get_child(parent, name, h5py.Group, path)
-    if config.n_layer > len(group):  # before a name per layer is listed
-        raise WeightFileError(
-            f"{path}: {name} has {len(group)} arrays, too few for {config.n_layer} layers"
-        )
-    expected = dict(params.named(params.shapes(config)))
-    if surplus := sorted(set(group) - set(expected)):
-        raise WeightFileError(f"{path}: {name} has {surplus[0]!r}, which its config does not have")
-    for key, shape in expected.items():
-        found = get_dataset(group, key, path)
-        if found.shape != shape:
-            raise WeightFileError(
-                f"{path}: {key} has shape {found.shape}, its config requires {shape}"
-            )
-        if found.dtype != dtype:
-            raise WeightFileError(f"{path}: {key} is {found.dtype}, the other parameters {dtype}")
-    size = params.size(config) * dtype.itemsize
-    if size > group.file.id.get_filesize():
-        raise WeightFileError(f"{path}: its {name} overlap: they need {size:,} bytes")
-    return group
+def read_tree(stored: dict[str, MappedTensor], config: Config) -> Params:
+    """Read parameters into memory, independent of the file."""
+    tree = params.zeros(config, stored["wte.weight"].dtype)
+    for name, array in params.named(tree):
+        tensor = stored[name]
+        array[...] = tensor.raw()
+        tensor.file.drop_pages(tensor.start, tensor.start + tensor.nbytes)
+    return tree

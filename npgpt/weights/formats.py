@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 
 from npgpt.errors import InputError, WeightFileError
-from npgpt.weights import huggingface, llmc, openai, quantized_file
+from npgpt.weights import checkpoint, huggingface, llmc, openai, quantized_file
 from npgpt.weights.checksum import MAGIC as HDF5
 from npgpt.weights.leveldb import MAGIC as LEVELDB
 from npgpt.weights.mapped import MappedFile, refuse_pickle
@@ -56,7 +56,7 @@ def open_weights(path: str | Path, *, verify: bool = False) -> WeightFile:
     head, tail = file.data[:64].tobytes(), file.data[-8:].tobytes()
     refuse_pickle(file)
     if head.startswith(HDF5):
-        return read_checkpoint(path, verify=verify)
+        return checkpoint.read_checkpoint(path, verify=verify)
     if head[:4] == llmc.MAGIC.to_bytes(4, "little"):
         return llmc.read_llmc(path)
     if tail == LEVELDB:
@@ -75,7 +75,7 @@ def open_directory(directory: Path, *, verify: bool) -> WeightFile:
     """Open the model in a directory."""
     names = {entry.name for entry in os.scandir(directory)}
     if CHECKPOINT in names:
-        return read_checkpoint(directory / CHECKPOINT, verify=verify)
+        return checkpoint.read_checkpoint(directory / CHECKPOINT, verify=verify)
     if names & {huggingface.WEIGHTS, huggingface.INDEX}:
         return huggingface.read_huggingface(directory)
     if any(name.endswith(".index") for name in names):
@@ -89,13 +89,3 @@ def open_directory(directory: Path, *, verify: bool) -> WeightFile:
 def checkpoint_file(path: Path) -> Path:
     """Return the path of the checkpoint in the directory of a run; return other paths unchanged."""
     return path / CHECKPOINT if path.is_dir() else path
-
-
-def read_checkpoint(path: Path, *, verify: bool) -> WeightFile:
-    """Map the model in npgpt's checkpoint.
-
-    The HDF5 library is imported here: it takes 13 MB, a tenth of GPT-2 small in int8.
-    """
-    from npgpt.weights import checkpoint
-
-    return checkpoint.read_checkpoint(path, verify=verify)

@@ -38,11 +38,12 @@ def parse_json_object(text: bytes, about: str) -> dict[str, Any]:
     return found
 
 
-def parse_json(text: Any, about: str) -> Any:
+def parse_json(text: Any, about: str, *, any_text: bool = False) -> Any:
     """Return the value of a JSON text. Raises WeightFileError if it is invalid.
 
     Repeated names, integers of more than MAX_DIGITS digits, numbers that are not finite and text
-    that is not UTF-8 are refused.
+    that is not UTF-8 are refused. `any_text`: accept halves of surrogate pairs, by which Python
+    represents file names that are not UTF-8.
     """
     try:
         raw = text.encode() if isinstance(text, str) else text
@@ -51,7 +52,7 @@ def parse_json(text: Any, about: str) -> Any:
             raise ValueError(f"{len(raw):,} bytes with too many brackets or commas")
         return json.loads(
             raw.decode("utf-8"),  # json itself would accept a byte order mark, and UTF-16
-            object_pairs_hook=parse_pairs,
+            object_pairs_hook=unique_pairs if any_text else parse_pairs,
             parse_int=parse_int,
             parse_float=parse_float,
             parse_constant=parse_constant,
@@ -60,11 +61,17 @@ def parse_json(text: Any, about: str) -> Any:
         raise WeightFileError(f"{about} is not JSON ({error})") from None
 
 
-def parse_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a name occurs twice")
+    return found
+
+
+def parse_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object of Unicode text."""
+    found = unique_pairs(pairs)
     for text in (*found, *(value for value in found.values() if isinstance(value, str))):
         if not text.isascii():
             text.encode()  # raises UnicodeEncodeError for half of a surrogate pair

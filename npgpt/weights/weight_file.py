@@ -14,8 +14,8 @@ from npgpt.errors import InputError, WeightFileError
 from npgpt.model import params, quantize
 from npgpt.model.params import Params
 from npgpt.quantized_matrix import QuantizedMatrix
-from npgpt.weights import strict_json
 from npgpt.weights.mapped import BFLOAT16, MappedTensor, short
+from npgpt.weights.strict_json import parse_json
 
 ROWS = 64  # of a matrix, transposed at once
 FLOATS = ("float32", "float16", "bfloat16")  # or float64 for all parameters
@@ -148,7 +148,7 @@ def make_config(path: Path, **values: Any) -> Config:
 
 def parse_config(text: Any, path: str | Path) -> Config:
     """Return the Config in a JSON text. Raises WeightFileError if it is invalid."""
-    values = parse_json(text, "config", path)
+    values = parse_json(text, f"{path}: its config")
     known = {item.name for item in dataclasses.fields(Config)}
     if not isinstance(values, dict) or values.keys() != known:
         raise WeightFileError(
@@ -158,11 +158,6 @@ def parse_config(text: Any, path: str | Path) -> Config:
         return Config(**values)
     except InputError as error:
         raise WeightFileError(f"{path}: in its config, {error}") from None
-
-
-def parse_json(text: Any, what: str, path: str | Path) -> Any:
-    """Return the value of a JSON text. Raises WeightFileError if it is not JSON."""
-    return strict_json.parse_json(text, f"{path}: its {what}")
 
 
 def guess_tokenizer(vocab_size: int) -> str | None:

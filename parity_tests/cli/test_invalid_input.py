@@ -8,8 +8,7 @@ import pytest
 
 import npgpt
 from npgpt import ops
-from npgpt.weights import hdf5
-from parity_tests.support.checkpoints import without_footer
+from parity_tests.support.checkpoints import add_footer, without_footer
 from parity_tests.support.runs import TEXT, TINY
 
 # Bad input
@@ -114,7 +113,7 @@ def broken(kind):
         else:
             del file["parameters/wpe.weight"]
             file["parameters/wpe.weight"] = np.zeros((2, 16), np.float32)
-    hdf5.append_footer(path)
+    add_footer(path)
     if kind == "version":
         return "has format version 7; this npgpt reads 1"
     return "wpe.weight has shape (2, 16), its config requires (16, 16)"

@@ -9,7 +9,7 @@ from npgpt import ops
 from npgpt.errors import WeightFileError
 from npgpt.model import params
 from npgpt.model.params import named
-from npgpt.weights import checkpoint, checksum, hdf5
+from npgpt.weights import checkpoint, checksum
 
 SMALL = dict(vocab_size=5, context_length=3, n_layer=2, n_head=2, n_embd=4)
 
@@ -43,7 +43,23 @@ def with_new_footer(path, change):
     path.write_bytes(without_footer(path.read_bytes()))
     with h5py.File(path, "r+") as file:
         change(file)
-    hdf5.append_footer(path)
+    add_footer(path)
+
+
+def add_footer(path):
+    """Append a valid footer to any HDF5 file, also to one that npgpt would not write."""
+    blocks = []
+
+    def add(_, node):
+        if isinstance(node, h5py.Dataset) and node.dtype.kind == "f":
+            start, size = node.id.get_offset(), node.id.get_storage_size()
+            if start is not None and size:
+                blocks.append((start, size))
+
+    with h5py.File(path) as file:
+        file.visititems(add)
+    content = np.frombuffer(path.read_bytes(), np.uint8)
+    path.write_bytes(content.tobytes() + checksum.make_footer(content, blocks))
 
 
 def without_footer(raw):
