@@ -116,10 +116,10 @@ FORGERIES = {
         with_config(n_embd=[]), r"in its config, n_embd is \[\], but must be an integer",
     ),
     "a width of 401 digits": (with_config(n_embd=10**400), "not JSON .a number of 401 digits"),
-    "a width of 20 digits": (with_config(n_embd=10**19 * 9), "n_embd is an integer of 67 bits, but must"),
+    "a width of 20 digits": (with_config(n_embd=10**19 * 9), "n_embd is an integer of 67 bits"),
     "a width below 0": (with_config(n_embd=-4), "n_embd is -4, but must be at least 1"),
-    "no end of a rate": (with_config(dropout=np.inf), "config is not JSON .it contains Infinity"),
-    "a rate that is none": (with_config(dropout=np.nan), "config is not JSON .it contains NaN"),
+    "no end of a rate": (with_config(dropout=np.inf), "not JSON .it contains Infinity"),
+    "a rate that is none": (with_config(dropout=np.nan), "not JSON .it contains NaN"),
     "three heads": (with_config(n_head=3), "in its config, n_embd is 4 and n_head is 3"),
     "a word for a number": (with_config(n_embd="4"), "in its config, n_embd is '4'"),
     "another width": (
