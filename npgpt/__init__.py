@@ -24,6 +24,7 @@ _MODULES = {
     "DropoutWarning": "npgpt.errors",
     "GPT": "npgpt.gpt",
     "Generator": "npgpt.rng",
+    "IgnoredTensorsWarning": "npgpt.errors",
     "InputError": "npgpt.errors",
     "Loader": "npgpt.data.loader",
     "Preset": "npgpt.config",

@@ -10,6 +10,7 @@ from npgpt.data.tokenizer import tokenizer as tokenizer
 from npgpt.errors import ConfigError as ConfigError
 from npgpt.errors import DownloadError as DownloadError
 from npgpt.errors import DropoutWarning as DropoutWarning
+from npgpt.errors import IgnoredTensorsWarning as IgnoredTensorsWarning
 from npgpt.errors import InputError as InputError
 from npgpt.errors import RunError as RunError
 from npgpt.errors import WeightFileError as WeightFileError

@@ -21,5 +21,9 @@ class DownloadError(RunError):
     """Raised when a download fails, or when the downloaded file is not the expected one."""
 
 
+class IgnoredTensorsWarning(UserWarning):
+    """Issued when a weight file has tensors that are no part of the model: another head, say."""
+
+
 class DropoutWarning(UserWarning):
     """Issued once per model whose config has dropout, when a loss is given no generator."""

@@ -51,6 +51,7 @@ class Inspect:
             "config": asdict(source.config),
             "tokenizer": source.tokenizer,
             "parameters": size(source.config),
+            "ignored": list(source.ignored),
         }
         if self.json:
             text = json.dumps(replace_nan(report | {"tensors": tensors}), indent=2)

@@ -1,9 +1,11 @@
 """The command line: parse the arguments, run a command and return its exit status."""
 
 import errno
+import functools
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Union
 
 import tyro
@@ -22,7 +24,7 @@ from npgpt.cli.profile import Profile
 from npgpt.cli.quantize import Quantize
 from npgpt.cli.train import INTERRUPTED, Train
 from npgpt.cli.train_flags import RunFlags, check_flags, train_defaults
-from npgpt.errors import InputError, RunError
+from npgpt.errors import IgnoredTensorsWarning, InputError, RunError
 from npgpt.system.terminal import MAX_ERROR, printable_line
 
 COMMANDS = {
@@ -48,7 +50,10 @@ def main(arguments: Sequence[str]) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # characters that a terminal cannot show
     try:
-        return parse(arguments).run()
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", IgnoredTensorsWarning)
+            warnings.showwarning = functools.partial(show_warning, warnings.showwarning)
+            return parse(arguments).run()
     except InputError as error:
         return fail(error, 2)
     except RunError as error:
@@ -68,6 +73,16 @@ def fail(error: Exception | str, status: int) -> int:
     """Print an error as one printable line and return the exit status."""
     print(printable_line(f"npgpt: {error}", MAX_ERROR), file=sys.stderr)
     return status
+
+
+def show_warning(
+    show: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any
+) -> None:
+    """Print a warning about a file as one printable line; pass others to `show`."""
+    if issubclass(category, IgnoredTensorsWarning):
+        fail(str(message), 0)
+    else:
+        show(message, category, *where)
 
 
 def is_broken_pipe(error: OSError) -> bool:

@@ -2,13 +2,14 @@
 
 import os
 import stat
+import warnings
 from pathlib import Path
 
-from npgpt.errors import InputError, WeightFileError
+from npgpt.errors import IgnoredTensorsWarning, InputError, WeightFileError
 from npgpt.weights import checkpoint, huggingface, llmc, openai, quantized_file
 from npgpt.weights.checksum import MAGIC as HDF5
 from npgpt.weights.leveldb import MAGIC as LEVELDB
-from npgpt.weights.mapped import MappedFile, refuse_pickle
+from npgpt.weights.mapped import MappedFile, refuse_pickle, short
 from npgpt.weights.safetensors import is_index, is_safetensors
 from npgpt.weights.weight_file import WeightFile
 
@@ -43,8 +44,23 @@ def open_weights(path: str | Path, *, verify: bool = False) -> WeightFile:
         If there is no such file or directory.
     WeightFileError
         If it cannot be read, is damaged, incomplete, or in none of the formats.
+
+    Warns
+    -----
+    IgnoredTensorsWarning
+        If it has tensors that are no part of the model. Attention masks are not mentioned.
     """
-    path = Path(path)
+    found = open_by_contents(Path(path), verify=verify)
+    if found.ignored:
+        count, names = len(found.ignored), ", ".join(map(short, found.ignored[:5]))
+        more = ", ..." if count > 5 else ""
+        text = f"{found.path}: {count} tensors are no part of the model and ignored: {names}{more}"
+        warnings.warn(text, IgnoredTensorsWarning, stacklevel=2)
+    return found
+
+
+def open_by_contents(path: Path, *, verify: bool) -> WeightFile:
+    """Open a weight file or a directory in the format that its contents have."""
     try:
         if stat.S_ISDIR(os.stat(path).st_mode):
             return open_directory(path, verify=verify)

@@ -1,7 +1,8 @@
 """GPT-2 in Hugging Face's format: config.json beside model.safetensors, in one file or several.
 
-Names and layout are GPT-2's own, (in, out), with or without the prefix "transformer.". Attention
-masks, which older versions saved too, are ignored.
+Names and layout are GPT-2's own, (in, out), with or without the prefix "transformer.". As in
+transformers, tensors that GPT-2 does not have are ignored: attention masks, which older versions
+saved too, or another head. The prefixes that torch.compile and DataParallel add are removed.
 """
 
 import json
@@ -28,11 +29,25 @@ from npgpt.weights.safetensors import (
     write_safetensors,
 )
 from npgpt.weights.strict_json import read_json_object
-from npgpt.weights.weight_file import WeightFile, guess_tokenizer, make_config, match_parameters
+from npgpt.weights.weight_file import (
+    WeightFile,
+    guess_tokenizer,
+    make_config,
+    match_parameters,
+    split_ignored,
+)
 
 PREFIX = "transformer."
 WEIGHTS = "model.safetensors"
+QKV_BIAS = re.compile(r"h\.\d+\.attn\.c_attn\.bias")
 MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
+WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")  # of DataParallel and DDP, and torch.compile
+ALIASES = {  # of fields in config.json, by transformers' GPT2Config
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
 # fields of config.json besides sizes: the default, and the values that npgpt computes
 FIXED: dict[str, tuple[Any, tuple]] = {
     "model_type": ("gpt2", ("gpt2",)),
@@ -54,13 +69,16 @@ def read_huggingface(path: str | Path) -> WeightFile:
     start = MappedFile(path).data[:64].tobytes()
     tensors = read_shards(path) if is_index(start) else read_safetensors(path)
     values = read_config(path.parent / "config.json")
-    found = strip_prefix(tensors, path)
+    names = names_in_file(tensors, path)
+    found = {name: tensors[own] for name, own in names.items() if not MASK.fullmatch(name)}
     config = parse_config(values, found, path.parent / "config.json")
     if config.tied and (head := found.pop("lm_head.weight", None)):
-        check_head(head, found.get("wte.weight"), path)
-
-    def name_in_file(name: str) -> str:
-        return name if name in tensors else PREFIX + name if PREFIX + name in tensors else name
+        if "wte.weight" in found:
+            check_head(head, found["wte.weight"], path)
+        else:  # safetensors' save_model writes tied matrices once, by the first of their names
+            found["wte.weight"] = head
+            names["wte.weight"] = names["lm_head.weight"]
+    found, ignored = split_ignored(config, found)
 
     tokenizer = values.get("npgpt_tokenizer", guess_tokenizer(config.vocab_size))
     known = isinstance(tokenizer, str) and tokenizer in VOCABULARIES
@@ -70,7 +88,8 @@ def read_huggingface(path: str | Path) -> WeightFile:
         config,
         tokenizer if known else None,
         tensors,
-        match_parameters(config, found, path, name_in_file=name_in_file),
+        match_parameters(config, found, path, name_in_file=lambda name: names.get(name, name)),
+        ignored=[names[name] for name in ignored],
     )
 
 
@@ -95,6 +114,7 @@ def read_config(path: Path) -> dict[str, Any]:
         if value not in allowed:
             supported = " or ".join(map(str, allowed))
             raise WeightFileError(f"{path}: {name} is {short(value)}; npgpt supports {supported}")
+    values |= {ours: values[name] for name, ours in ALIASES.items() if name in values}
     width, inner = values.get("n_embd", 768), values.get("n_inner")
     if isinstance(width, int) and inner not in (None, 4 * width):
         raise WeightFileError(
@@ -103,17 +123,16 @@ def read_config(path: Path) -> dict[str, Any]:
     return values
 
 
-def strip_prefix(tensors: dict[str, MappedTensor], path: Path) -> dict[str, MappedTensor]:
-    """Return the tensors by npgpt's names, without attention masks."""
-    found: dict[str, MappedTensor] = {}
-    for name, tensor in tensors.items():
-        key = name.removeprefix(PREFIX)
-        if key in found:
+def names_in_file(tensors: dict[str, MappedTensor], path: Path) -> dict[str, str]:
+    """Return the name in the file of each tensor by npgpt's name."""
+    names: dict[str, str] = {}
+    for own in tensors:
+        name = WRAPPERS.sub("", own).replace("._orig_mod.", ".").removeprefix(PREFIX)
+        if names.setdefault(name, own) != own:
             raise WeightFileError(
-                f"{path} has {short(key)} twice, with and without the prefix {PREFIX!r}"
+                f"{path} has {short(name)} twice, as {short(names[name])} and as {short(own)}"
             )
-        found[key] = tensor
-    return {key: tensor for key, tensor in found.items() if not MASK.fullmatch(key)}
+    return names
 
 
 def parse_config(values: dict[str, Any], found: dict[str, MappedTensor], path: Path) -> Config:
@@ -133,15 +152,13 @@ def parse_config(values: dict[str, Any], found: dict[str, MappedTensor], path: P
         n_embd=values.get("n_embd", 768),
         # npgpt has one rate for three; if they differ, it must be given for training
         dropout=rates[0] if rates == rates[:1] * 3 else 0.0,
-        qkv_bias="h.0.attn.c_attn.bias" in found,
+        qkv_bias=any(QKV_BIAS.fullmatch(name) for name in found),
         tied=tied,
     )
 
 
-def check_head(head: MappedTensor, wte: MappedTensor | None, path: Path) -> None:
+def check_head(head: MappedTensor, wte: MappedTensor, path: Path) -> None:
     """Raise WeightFileError unless the output head equals the token embedding."""
-    if wte is None:
-        return  # match_parameters reports it
     pairs = zip(head.chunks(), wte.chunks(), strict=True)
     alike = (head.shape, head.dtype) == (wte.shape, wte.dtype)
     if not alike or not all(np.array_equal(a, b, equal_nan=True) for a, b in pairs):

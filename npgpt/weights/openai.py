@@ -8,7 +8,13 @@ from npgpt.errors import WeightFileError
 from npgpt.weights.mapped import MappedTensor, short
 from npgpt.weights.strict_json import read_json_object
 from npgpt.weights.tensor_bundle import read_bundle
-from npgpt.weights.weight_file import WeightFile, guess_tokenizer, make_config, match_parameters
+from npgpt.weights.weight_file import (
+    WeightFile,
+    guess_tokenizer,
+    make_config,
+    match_parameters,
+    split_ignored,
+)
 
 HPARAMS = "hparams.json"
 FIELDS = {
@@ -36,9 +42,12 @@ def read_openai(path: str | Path, *, verify: bool = False) -> WeightFile:
     index = prefix.with_name(prefix.name + ".index")
     names = names_in_file(tensors, index)
     found = {ours: drop_width(tensors[name]) for ours, name in names.items()}
+    found, _ = split_ignored(config, found)
     tokenizer = guess_tokenizer(config.vocab_size)
     parameters = match_parameters(config, found, index, name_in_file=lambda n: names.get(n, n))
-    return WeightFile("openai", index, config, tokenizer, tensors, parameters)
+    used = {names[name] for name in parameters}
+    ignored = [name for name in tensors if name not in used]
+    return WeightFile("openai", index, config, tokenizer, tensors, parameters, ignored=ignored)
 
 
 def prefix_of(path: Path) -> Path:

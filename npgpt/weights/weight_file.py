@@ -1,7 +1,7 @@
 """The common result of every reader: a config and the location of each parameter in a file."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ class WeightFile:
     transposed: frozenset[str] = frozenset()  # the parameters stored as (out, in)
     weights: str = "float32"  # the dtype of the matrices once loaded
     scales: Mapping[str, Array] = field(default_factory=dict)  # of the parameters stored as int8
+    ignored: Sequence[
+        str
+    ] = ()  # the tensors that are no part of the model, by the names in the file
 
     @property
     def dtype(self) -> np.dtype:
@@ -86,6 +89,22 @@ class WeightFile:
             out[:, done : done + len(rows)] = rows.T
             done += len(rows)
         return out
+
+
+def split_ignored(
+    config: Config, found: Mapping[str, MappedTensor]
+) -> tuple[dict[str, MappedTensor], list[str]]:
+    """Return the tensors that are parameters of `config`, and the names of the others.
+
+    If a parameter is missing, all are returned as parameters: `match_parameters` reports it, and
+    the tensor that may be meant by it.
+    """
+    if config.n_layer > len(found):
+        return dict(found), []
+    expected = {name for name, _ in params.named(params.shapes(config))}
+    if not expected <= found.keys():
+        return dict(found), []
+    return {n: found[n] for n in expected}, [n for n in found if n not in expected]
 
 
 def match_parameters(

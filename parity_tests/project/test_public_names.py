@@ -11,8 +11,9 @@ from parity_tests.support.sources import ROOT, SOURCES, named, parsed
 
 PUBLIC = {
     "AdamW", "Config", "ConfigError", "DownloadError", "DropoutWarning", "GPT", "Generator",
-    "InputError", "Loader", "Preset", "RunError", "Trainer", "TrainingConfig", "WeightFileError",
-    "evaluate", "generate", "load", "named", "presets", "tokenizer", "zeros_like",
+    "IgnoredTensorsWarning", "InputError", "Loader", "Preset", "RunError", "Trainer",
+    "TrainingConfig", "WeightFileError", "evaluate", "generate", "load", "named",
+    "presets", "tokenizer", "zeros_like",
 }  # fmt: skip
 
 

@@ -79,6 +79,30 @@ def run(folder, tokens, found):
     np.savez(found, **out)
 
 
+def save_tied(folder, config):
+    """Save a new model with safetensors' save_model, which writes tied matrices once."""
+    import torch
+    from safetensors.torch import save_model
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(1)
+    model = GPT2LMHeadModel(GPT2Config(**config))
+    model.config.save_pretrained(folder)
+    save_model(model, os.path.join(folder, "model.safetensors"))
+
+
+def read(folder, found):
+    """Write the parameters of a model, and the names of the tensors that are not used."""
+    from transformers import GPT2LMHeadModel
+
+    model, about = GPT2LMHeadModel.from_pretrained(folder, output_loading_info=True)
+    unexpected = sorted(about.pop("unexpected_keys"))
+    assert not any(about.values()), about
+    arrays = {n.removeprefix("transformer."): p for n, p in model.named_parameters()}
+    arrays = {name: array.detach().numpy() for name, array in arrays.items()}
+    np.savez(found, unexpected=np.array(unexpected, str), **arrays)
+
+
 def defaults(file):
     """Write the values that a GPT-2's config.json may leave out."""
     from transformers import GPT2Config
@@ -89,4 +113,4 @@ def defaults(file):
 
 if __name__ == "__main__":
     for job, *arguments in json.load(sys.stdin):
-        {f.__name__: f for f in (save, run, defaults)}[job](*arguments)
+        {f.__name__: f for f in (save, save_tied, run, read, defaults)}[job](*arguments)

@@ -50,10 +50,13 @@ def test_names_are_converted_back():
 def test_other_variables_are_ignored(folder):
     extra = {"global_step": np.int64(7), "optimizer/wte": np.zeros(3, np.float32)}
     changed(folder, extra)
-    source = formats.open_weights(folder)
+    with pytest.warns(npgpt.IgnoredTensorsWarning, match="2 tensors .*'global_step', 'optimizer/"):
+        source = formats.open_weights(folder)
     assert extra.keys() <= source.tensors.keys()
     assert len(source.parameters) == len(numbers())
-    assert npgpt.load(folder).size == sum(array.size for array in numbers().values())
+    with pytest.warns(npgpt.IgnoredTensorsWarning):
+        model = npgpt.load(folder)
+    assert model.size == sum(array.size for array in numbers().values())
 
 
 ZEROS = np.zeros((1, 8, 32), np.float32)
@@ -64,10 +67,6 @@ FORGERIES = {  # hparams, tensors, and the error
     "a half head": ({"n_head": 0.5}, {}, "n_head is 0.5, but must be an integer$"),
     "three heads": ({"n_head": 3}, {}, "hparams.json: n_embd is 8 and n_head is 3"),
     "no layers": ({"n_layer": 0}, {}, "n_layer is 0, but must be at least 1$"),
-    "fewer layers": (
-        {"n_layer": 1}, {},
-        "ckpt.index has 'model/h1/attn/c_attn/b', which its config does not have$",
-    ),
     "more layers": (
         {"n_layer": 3}, {}, "ckpt.index has no h.2.ln_1.weight, which its config requires$",
     ),
@@ -81,9 +80,9 @@ FORGERIES = {  # hparams, tensors, and the error
     "a missing tensor": (
         {}, {"model/h1/ln_2/b": None}, "index has no h.1.ln_2.bias, which its config requires$",
     ),
-    "a surplus tensor": (
-        {}, {"model/h0/attn/rotary": ZEROS},
-        "ckpt.index has 'model/h0/attn/rotary', which its config does not have$",
+    "a misspelt tensor": (
+        {}, {"model/h1/ln_2/b": None, "model/h1/ln_2/bias": ZEROS[0, 0]},
+        "ckpt.index has 'model/h1/ln_2/bias', which its config does not have$",
     ),
     "a wrong shape": (
         {}, {"model/h0/ln_1/b": np.zeros(7, np.float32)},
