@@ -9,7 +9,7 @@ import numpy as np
 from npgpt import arrays
 from npgpt.arrays import Array
 from npgpt.errors import InputError
-from npgpt.model.params import Params, Shape, head, map_leaves, named, total, views
+from npgpt.model.params import Params, Shape, head, leaves, map_leaves, named, total, views
 from npgpt.model.quantize import require_float
 
 SPARE_TREES = 2  # one that the caller still holds, and one to write into
@@ -92,7 +92,7 @@ class Workspace:
     def __init__(self, parameters: Params):
         require_float(parameters)
         self.parameters = parameters
-        self.samples = Samples([leaf for _, leaf in named(parameters)])
+        self.samples = Samples(leaves(parameters))
         self.shapes = map_leaves(parameters, lambda leaf: Shape(leaf.shape))
         self.dtype = parameters.wte.weight.dtype
         self.spare: list[tuple[memoryview, weakref.ref]] = []
@@ -120,9 +120,9 @@ class Workspace:
     def check(self, out: Params) -> Params:
         """Return `out`. Raise InputError unless it is a gradient tree of these parameters."""
         check_gradients(out, self.parameters, "out")
-        for name, leaf in named(out):
-            if not (leaf.flags.writeable and leaf.flags.c_contiguous):
-                raise InputError(f"out: {name} must be writable and C-contiguous")
+        if not all(leaf.flags.carray for leaf in leaves(out)):
+            name = next(name for name, leaf in named(out) if not leaf.flags.carray)
+            raise InputError(f"out: {name} must be writable and C-contiguous")
         if np.may_share_memory(out.wte.weight, self.parameters.wte.weight):
             raise InputError("out shares memory with the parameters: it must be a tree of its own")
         return out
@@ -133,6 +133,10 @@ def check_gradients(tree: Params, parameters: Params, what: str) -> None:
     how = "make it with npgpt.zeros_like(model.params)"
     if not isinstance(tree, Params):
         raise InputError(f"{what} must be a tree like model.params, not {tree!r:.60}: {how}")
+    pairs = leaves(parameters), leaves(tree)
+    signatures = [[(leaf.shape, leaf.dtype) for leaf in some] for some in pairs]
+    if signatures[0] == signatures[1]:
+        return
     expected, found = list(named(parameters)), list(named(tree))
     if [name for name, _ in expected] != [name for name, _ in found]:
         raise InputError(f"{what} has not the names of the parameters: {how}")

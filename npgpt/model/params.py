@@ -236,6 +236,18 @@ def named(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield from named(child, f"{prefix}.{name}" if prefix else str(name))
 
 
+def leaves(tree: Params) -> list[Array]:
+    """Return the leaves in the order of `named`, faster than that finds their names."""
+    found, stack = [], [tree]
+    while stack:
+        node: Any = stack.pop()
+        if isinstance(node, tuple) and not isinstance(node, Shape):
+            stack.extend(reversed(node))
+        elif node is not None:
+            found.append(node)
+    return found
+
+
 def is_leaf(node: Any) -> bool:
     """Return True for an array, a Shape or a quantized matrix."""
     return isinstance(node, (np.ndarray, Shape, QuantizedMatrix))

@@ -83,6 +83,7 @@ class AdamW:
         self.parameters, self.decays, self.ops = parameters, decays, backends.get(ops)
         self._set(lr, betas, eps, weight_decay)
         self.m, self.v = params.zeros_like(parameters), params.zeros_like(parameters)
+        self._named = list(params.named(parameters))
         self.steps = 0
 
     def _set(self, lr: Any, betas: Any, eps: Any, weight_decay: Any) -> None:
@@ -130,12 +131,13 @@ class AdamW:
         scale = check_number("scale", scale)
         check_gradients(gradients, self.parameters, "gradients")
         self.steps += 1
-        trees = self.parameters, gradients, self.m, self.v
-        for leaves in zip(*map(params.named, trees), strict=True):
-            name, p = leaves[0]
+        others = [params.leaves(tree) for tree in (gradients, self.m, self.v)]
+        for (name, p), grad, m, v in zip(self._named, *others, strict=True):
             self.ops.adamw.update(
                 p,
-                *(array for _, array in leaves[1:]),
+                grad,
+                m,
+                v,
                 step=self.steps,
                 lr=lr,
                 betas=self.betas,

@@ -255,7 +255,7 @@ CONFIGS = {
     "grad_clip": (npgpt.TrainingConfig, ["x", 0, np.nan]),
     "steps": (npgpt.TrainingConfig, ["x", 0, 1.5]),
     "decay": (npgpt.TrainingConfig, ["x", ["all"], None]),
-    "seed": (npgpt.TrainingConfig, ["x", -1, 1.5, 2**64]),
+    "seed": (npgpt.TrainingConfig, ["x", -1, 1.5]),
     "prompt": (npgpt.TrainingConfig, [3, None]),
 }
 
