@@ -8,16 +8,19 @@ if a body has raised, and in a forked process that has lost its threads.
 import numba
 
 from npgpt.kernels.jit import inner, is_fast, njit
+from npgpt.kernels.launch import start_threads
 
 WORTH = 1 << 14  # numbers: fewer are done before another thread has started
 
 if is_fast():
-    from npgpt.kernels.launch import start_threads
     from npgpt.kernels.parallel_loop import loop_of, run_tasks
 
     in_parallel = loop_of(njit(run_tasks, parallel=True), start_threads)
 else:
     from npgpt.kernels.plain_loop import in_parallel
+
+    # a loop from the cache of Numba 0.61 does not start them, and crashes
+    start_threads()
 
 __all__ = ["WORTH", "in_parallel", "part", "tasks_for"]
 

@@ -128,6 +128,9 @@ from npgpt.errors import RunError
 from npgpt.kernels.parallel import in_parallel
 from npgpt.performance import system_info
 
+import numba
+numba.threading_layer()  # raises unless threads run: Numba 0.61 crashes if a cached loop finds none
+
 class Pair(NamedTuple):
     x: np.ndarray
     y: np.ndarray
