@@ -13,6 +13,9 @@ from npgpt.kernels.launch import FAILED, FORKED, acquire, release
 
 OPTIONS = {"nogil": True, "error_model": "numpy"}
 SOURCE = """
+def flag():  # a function of its own: in `loop`, np.zeros would be a parallel loop
+    return np.zeros(1, np.int64)
+
 def guarded(task, failed, {names}):
     try:
         run(task, {values})
@@ -22,7 +25,7 @@ def guarded(task, failed, {names}):
 def loop(tasks, args):
     {wholes}, = args
     {unpacked}
-    failed = np.zeros(1, np.int64)
+    failed = flag()
     if tasks == 1:
         guarded(0, failed, {names})
     elif tasks > 1:
@@ -65,7 +68,8 @@ def loop_of(run, kinds):
         "FAILED": FAILED,
     }
     exec(source_of(kinds, known), known)
-    known["guarded"] = numba.njit(**OPTIONS)(known["guarded"])
+    for name in ("flag", "guarded"):
+        known[name] = numba.njit(**OPTIONS)(known[name])
     return numba.njit(parallel=True, **OPTIONS)(known["loop"])
 
 

@@ -97,6 +97,23 @@ def test_a_fork_after_use_raises_or_works(layer, when, says):
     assert says in run.stdout
 
 
+PLAIN = "from npgpt.kernels import cache; (cache.directory() / 'compiler').write_text('plain')"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only GNU's OpenMP loses its threads")
+def test_without_the_fast_compiler_the_guards_are_the_same(tmp_path):
+    """prange around each body: Numba must neither move the lock nor start a loop outside of it."""
+    settings = {"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_OPT": "1", "NUMBA_NUM_THREADS": "2"}
+    assert python(PLAIN, **settings).returncode == 0
+    run = python(TWO_CALLERS, NUMBA_THREADING_LAYER="workqueue", **settings)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["workqueue", "3", "0"]
+    run = python(FORK, "before", NUMBA_THREADING_LAYER="omp", **settings)
+    assert run.returncode == 0, run.stderr
+    assert "get_context('spawn')" in run.stdout
+
+
 NUMPY_ONLY = """
 import sys
 import numpy as np
