@@ -5,8 +5,17 @@ from pathlib import Path
 
 from npgpt.data.tokenizer import END_OF_TEXT
 from npgpt.errors import InputError
+from npgpt.system.files import read_regular
 
 BUNDLED = "lighthouse.txt"
+MAX_SIZE = 1 << 31  # bytes of all files: as tokens, 2 GB of text take about 20 GB of memory
+WIDE = {  # encodings of more than one byte per character: the places of the zeros in ASCII text
+    "UTF-32LE": {1, 2, 3}, "UTF-32BE": {0, 1, 2}, "UTF-16LE": {1, 3}, "UTF-16BE": {0, 2},
+}  # fmt: skip
+MARKS = {  # byte order marks; that of UTF-16LE begins like that of UTF-32LE
+    b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}  # fmt: skip
 
 
 def read(source: str | Path) -> str:
@@ -22,12 +31,13 @@ def read(source: str | Path) -> str:
     Returns
     -------
     str
-        Lines end in \\n.
+        Lines end in \\n, whether they end in \\n, \\r\\n or \\r in the file.
 
     Raises
     ------
     InputError
-        If a file does not exist, cannot be read, is empty, binary or not UTF-8.
+        If a file does not exist, cannot be read, is empty, binary or not UTF-8, or if the files
+        have more than 2 GiB.
     DownloadError
         If The Verdict cannot be downloaded.
     """
@@ -42,6 +52,8 @@ def read(source: str | Path) -> str:
         files = sorted(file for file in path.rglob("*.txt") if file.is_file())
         if not files:
             raise InputError(f"the directory {path} has no .txt files")
+        if sum(file.stat().st_size for file in files) > MAX_SIZE:
+            raise InputError(f"the files in {path} have more than {MAX_SIZE:,} bytes: choose some")
         return END_OF_TEXT.join(read_file(file) for file in files)
     return read_file(path)
 
@@ -52,11 +64,16 @@ def read_file(path: Path) -> str:
     Raises InputError as `read`.
     """
     try:
-        raw = path.read_bytes()
+        raw = read_regular(path, MAX_SIZE)
     except FileNotFoundError:
         raise InputError(f"there is no text file {path}") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if encoding := wide_encoding(raw):
+        raise InputError(
+            f"{path} is {encoding}, not UTF-8: convert it, for example with "
+            f"iconv -f {encoding} -t UTF-8"
+        )
     if b"\0" in raw:
         raise InputError(f"{path} is not text: byte {raw.index(bytes(1))} is zero")
     try:
@@ -68,7 +85,17 @@ def read_file(path: Path) -> str:
         ) from None
     if not text.strip():
         raise InputError(f"{path} is empty: choose a file that has a text")
-    return text.replace("\r\n", "\n")
+    return text.replace("\r\n", "\n").replace("\r", "\n")  # as Python reads text files
+
+
+def wide_encoding(raw: bytes) -> str | None:
+    """Return the name of the encoding if the bytes look like UTF-16 or UTF-32, else None."""
+    for mark, name in MARKS.items():
+        if raw.startswith(mark):
+            return name
+    head = raw[: min(len(raw), 1024) // 4 * 4]
+    zeros = {i for i in range(4) if head and not any(head[i::4])}
+    return next((name for name, places in WIDE.items() if zeros == places), None)
 
 
 def split(text: str, train_fraction: float) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from npgpt.download.http import RemoteFile, no_progress
 from npgpt.download.hub import find_in_hub_cache, hub_files
 from npgpt.download.resumable import fetch
 from npgpt.errors import DownloadError, InputError
-from npgpt.system.files import file_lock, sync
+from npgpt.system.files import file_lock, read_regular, sync
 
 Check = Callable[[Path], Any]  # raises InputError if the model in a directory is damaged
 FileProgress = Callable[[str, int, int], Any]  # file name, bytes received so far, total
@@ -227,11 +227,12 @@ def check_shape(directory: Path, name: str, source: str) -> None:
     path = directory / FILES[source][-1]
     keys = ", ".join(SHAPE)
     try:
-        with open(path, "rb") as file:
-            found = json.loads(file.read(1 << 20))
+        found = json.loads(read_regular(path, 1 << 20))
         shape = [found[key] for key in SHAPE]
     except (ValueError, TypeError, KeyError, RecursionError):
         raise InputError(f"{path} must be a JSON object with {keys}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
     expected = [getattr(PRESETS[name].config, key) for key in SHAPE]
     if shape != expected:
         raise InputError(f"{path} has {keys} = {shape}, but {name} has {expected}")

@@ -32,7 +32,7 @@ from npgpt.download.http import (
     verify,
 )
 from npgpt.errors import DownloadError
-from npgpt.system.files import require_space, sync
+from npgpt.system.files import read_regular, require_space, sync
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def load_origin(part: Path, url: str, has_digest: bool) -> Origin | None:
     the server must name the version of the file.
     """
     try:
-        found = json.loads(origin_path(part).read_text("utf-8"))
+        found = json.loads(read_regular(origin_path(part), 1 << 20))
         digests = tuple(Digest(str(name), str(value)) for name, value in found["digests"])
         origin = Origin(str(found["url"]), int(found["size"]), str(found["validator"]), digests)
     except (OSError, ValueError, ArithmeticError, TypeError, KeyError, RecursionError):

@@ -1,14 +1,53 @@
-"""Replace files atomically, lock them, and check the space on the disk."""
+"""Read regular files, replace files atomically, lock them, and check the space on the disk."""
 
 import errno
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from npgpt.errors import RunError
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a regular file for reading, without waiting. Raise OSError for anything else.
+
+    A pipe would wait for its other end, and a device may never end. The check is repeated after
+    opening, because the path may name another file by then.
+    """
+    require_regular(os.stat(path))
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    handle = os.open(path, flags | getattr(os, "O_BINARY", 0))
+    try:
+        require_regular(os.fstat(handle))
+        return open(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def require_regular(status: os.stat_result) -> None:
+    """Raise OSError unless this is the status of a regular file."""
+    kinds = {
+        stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket",
+    }  # fmt: skip
+    kind = stat.S_IFMT(status.st_mode)
+    if kind != stat.S_IFREG:
+        raise OSError(errno.EINVAL, f"it is {kinds.get(kind, 'of an unknown kind')}, not a file")
+
+
+def read_regular(path: str | Path, max_size: int) -> bytes:
+    """Return the bytes of a regular file. Raise OSError for more than `max_size` of them."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_size:
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes; at most {max_size:,} are read")
+        return file.read(size)
 
 
 @contextmanager

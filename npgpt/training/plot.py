@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.errors import InputError
-from npgpt.system.files import atomic_write
+from npgpt.system.files import atomic_write, read_regular
 from npgpt.training.events import is_count, is_number
+
+MAX_TEXT = 1 << 26  # bytes: a million evaluations
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def read_curve(path: Path) -> Curve:
 def parse(file: Path, parser: Callable[[str], Any]) -> Any:
     """Return `parser` of a file's text. Raise InputError if it cannot be read or parsed."""
     try:
-        return parser(file.read_text("utf-8"))
+        return parser(read_regular(file, MAX_TEXT).decode())
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:

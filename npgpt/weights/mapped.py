@@ -5,11 +5,10 @@ they are shared with every other process that maps the file, and dropped when me
 write, as in training, creates a private copy of the page. The file never changes.
 """
 
-import errno
 import math
 import mmap
 import os
-import stat
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,12 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.errors import InputError, WeightFileError
 from npgpt.quantized_matrix import from_bfloat16, to_bfloat16
+from npgpt.system.files import open_regular
 
 BFLOAT16 = "bfloat16"  # not a NumPy dtype: the upper half of a float32
 LFS = b"version https://git-lfs.github.com/spec/"
-PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+ZIP, NPY = b"PK\x03\x04", b"\x93NUMPY"
+PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 CHUNK = 1 << 22  # numbers converted at once
 LARGEST = {"float16": 65504.0, BFLOAT16: 3.39e38, "float32": 3.403e38}
 
@@ -48,11 +49,8 @@ class MappedFile:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         try:
-            if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would block
-                raise OSError(errno.EINVAL, "it is not a file")
-            with open(path, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                pages: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if size else b""
+            with open_regular(path) as file:
+                pages = map_copy_on_write(file.fileno())
         except FileNotFoundError:
             raise WeightFileError(f"there is no file {path}") from None
         except OSError as error:
@@ -76,17 +74,43 @@ class MappedFile:
             self.pages.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
 
+def map_copy_on_write(handle: int) -> Any:
+    """Map an open file, b"" if it is empty. Memory is needed for the pages that are written to.
+
+    Without MAP_NORESERVE, Linux refuses to map a file that is larger than the memory.
+    """
+    if not os.fstat(handle).st_size:
+        return b""
+    if sys.platform == "win32":
+        return mmap.mmap(handle, 0, access=mmap.ACCESS_COPY)
+    common = sys.platform == "linux" and os.uname().machine in ("x86_64", "aarch64", "riscv64")
+    no_reserve = getattr(mmap, "MAP_NORESERVE", 0x4000 if common else 0)  # named since Python 3.13
+    flags = mmap.MAP_PRIVATE | no_reserve
+    return mmap.mmap(handle, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+
+
 def refuse_pickle(file: MappedFile) -> None:
-    """Raise WeightFileError if the file is a pickle, as written by torch.save."""
+    """Raise WeightFileError if the file is a pickle, as written by torch.save, or NumPy's."""
     head = file.data[:64].tobytes()
     header = head[7:8] == b"\0" and head[8:].lstrip()[:1] == b"{"  # safetensors: 640 bytes of it
-    if head.startswith(PICKLES) and not header:
+    if head.startswith(NPY) or is_npz(file.data[:1024].tobytes()):
         raise WeightFileError(
-            f"{file.path} is a pickle, as torch.save writes it, and is refused: loading a pickle "
-            "runs any code in it. Convert it where you trust it: safetensors.torch.save_file("
-            "{n: t.clone() for n, t in torch.load(FILE, weights_only=True).items()}, "
-            "'model.safetensors')"
+            f"{file.path} holds NumPy's arrays, which have no config. Save them by GPT-2's names "
+            "with safetensors.numpy.save_file, as model.safetensors beside a config.json"
         )
+    if head.startswith((ZIP, *PICKLES)) and not header:
+        raise WeightFileError(
+            f"{file.path} is a pickle, as torch.save writes it, and is refused: loading it runs "
+            "any code in it. Where you trust it: import torch, safetensors.torch; "
+            "safetensors.torch.save_file({n: t.clone().contiguous() for n, t in "
+            "torch.load(FILE, 'cpu', weights_only=True).items()}, 'model.safetensors')"
+        )
+
+
+def is_npz(head: bytes) -> bool:
+    """Return True if the first bytes are those of a ZIP archive whose first file is an .npy."""
+    length = int.from_bytes(head[26:28], "little")  # of the file's name
+    return head.startswith(ZIP) and head[30 : 30 + length].endswith(b".npy")
 
 
 @dataclass(frozen=True)
