@@ -53,31 +53,50 @@ class Train:
 
     def train(self) -> int:
         """Start or resume a run; train to its end or to Ctrl-C. Return the exit status."""
-        from npgpt.data import dataset
-        from npgpt.data.tokenizer import tokenizer
         from npgpt.performance import system_info
-        from npgpt.training import run, run_dir, run_state
-        from npgpt.training.progress_bar import ProgressBar
+        from npgpt.training import run_dir
 
         if self.settings.dtype == "bfloat16" and not system_info.multiplies_bfloat16():
             print(f"{system_info.NO_BFLOAT16}: training in bfloat16 will be slow", file=sys.stderr)
         resumed = self.resume and run_dir.run_dir_of(self.resume)
-        path = self.out or resumed or run_dir.next_run_dir(self.settings.preset)
-        directory = run_dir.RunDir(path)
-        if path != resumed:
-            directory.require_unused()
-        if self.resume is None:
-            tokens = dataset.read_tokens(self.settings)
-            if self.settings.init_from is None:  # the first kernels to run draw the parameters
-                self.compile(self.settings.init)
-            trainer = run.start(self.settings, tokens)
-        else:
+        with contextlib.ExitStack() as lock:
+            if resumed and self.out in (None, resumed):
+                directory = lock.enter_context(run_dir.RunDir(resumed).locked())
+                tokens, trainer = self.start()
+            else:
+                if self.out:
+                    run_dir.RunDir(self.out).require_unused()
+                tokens, trainer = self.start()  # an error in the settings leaves no directory
+                new = run_dir.new_run_dir(self.out, self.settings.preset)
+                directory = lock.enter_context(new)
+            directory.open(self.settings, tokens, trainer)
+            self.compile()
+            return self.finish(directory, tokens, trainer)
+
+    def start(self) -> "tuple[Tokens, Trainer]":
+        """Read the text and draw, load or resume the model."""
+        from npgpt.data import dataset
+        from npgpt.training import run, run_dir, run_state
+
+        resumed = self.resume and run_dir.run_dir_of(self.resume)
+        if self.resume and (not resumed or run_dir.RunDir(resumed).has_checkpoint):
             _, model, saved = run_state.read(self.resume)
             tokens = dataset.read_tokens(self.settings)
-            trainer = run.resume(self.settings, tokens, model, saved)
-        directory.open(self.settings, tokens, trainer)
-        self.compile()
+            return tokens, run.resume(self.settings, tokens, model, saved)
+        tokens = dataset.read_tokens(self.settings)
+        if self.settings.init_from is None:  # the first kernels to run draw the parameters
+            self.compile(self.settings.init)
+        if self.resume:
+            print(f"{resumed} has no checkpoint: its run starts from the beginning")
+        return tokens, run.start(self.settings, tokens)
 
+    def finish(self, directory: "RunDir", tokens: "Tokens", trainer: "Trainer") -> int:
+        """Train to the end or to a signal, and say where the files are. Return the exit status."""
+        from npgpt.data.tokenizer import tokenizer
+        from npgpt.training import run_dir
+        from npgpt.training.progress_bar import ProgressBar
+
+        path = directory.path
         encoding = tokenizer(self.settings.tokenizer)
         progress = trainer.progress
         with (

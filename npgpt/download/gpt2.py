@@ -105,7 +105,8 @@ def download_model(
         if source == "huggingface" and to is None and (cached := in_hub_cache(name)):
             return cached
         directory.mkdir(parents=True, exist_ok=True)
-        with file_lock(directory / ".npgpt.lock"):
+        busy = f"another process is downloading into {directory}: run this again when it is done"
+        with file_lock(directory / ".npgpt.lock", busy):
             # another process may have completed it before the lock was acquired
             if not is_complete(directory, name, source):
                 install(directory, name, source, check, progress)

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import re
+import secrets
 import shutil
 import stat
 import sys
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from npgpt.errors import RunError
+
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.part")  # the name that atomic_write gives for \1
 
 
 def open_regular(path: str | Path) -> BinaryIO:
@@ -58,7 +62,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     power failure leaves either the old file or the new one. If the block raises, the old one stays.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(16)}.part")
     try:
         yield temporary
         sync(temporary)
@@ -94,15 +98,15 @@ def format_mb(count: int) -> str:
 
 
 @contextmanager
-def file_lock(path: Path) -> Iterator[None]:
+def file_lock(path: Path, busy: str) -> Iterator[None]:
     """Hold a lock file at `path`. The system releases it when this process ends in any way.
 
-    Raises RunError if another process holds it. On a file system without locks nothing is locked.
+    Raises RunError(busy) if it is held already. On a file system without locks nothing is locked.
     """
     while True:
         file = open(path, "ab")
         try:
-            lock(file.fileno(), path)
+            lock(file.fileno(), busy)
             # Its last holder may have removed it between our opening and our locking.
             if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 break
@@ -113,13 +117,15 @@ def file_lock(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        if sys.platform == "win32":
+            file.close()  # Windows removes no open file, be it opened by another process
         with suppress(OSError):
-            os.unlink(path)  # Windows keeps it, empty, because it is open
+            os.unlink(path)
         file.close()
 
 
-def lock(handle: int, path: Path) -> None:
-    """Lock an open file without waiting. Raise RunError if another process holds the lock."""
+def lock(handle: int, busy: str) -> None:
+    """Lock an open file without waiting. Raise RunError(busy) if the lock is held already."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -131,6 +137,4 @@ def lock(handle: int, path: Path) -> None:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
-            raise RunError(
-                f"another process is downloading into {path.parent}: run this again when it is done"
-            ) from None
+            raise RunError(busy) from None

@@ -1,8 +1,9 @@
 """Read and write the output directory of a training run."""
 
+import itertools
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from npgpt.data.dataset import Tokens
 from npgpt.data.tokenizer import decode, tokenizer
 from npgpt.errors import InputError, RunError
 from npgpt.model.params import named
-from npgpt.system.files import atomic_write
+from npgpt.system.files import TEMPORARY, atomic_write, file_lock
 from npgpt.training import run_state
 from npgpt.training.events import Evaluation, Sample
 from npgpt.training.plot import Curve, plot
@@ -28,6 +29,7 @@ CONTENTS = {
     "loss.png": "plot of both losses",
     CHECKPOINT: "model and training state, to generate or to resume",
 }
+LOCK = ".npgpt.lock"  # held while the run is under way
 
 
 class RunDir:
@@ -44,19 +46,32 @@ class RunDir:
                 f"or resume it with --resume {self.path}"
             )
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Return True if the run has been saved."""
+        return (self.path / CHECKPOINT).exists()
+
+    @contextmanager
+    def locked(self) -> Iterator["RunDir"]:
+        """Hold the lock of the directory. Raise RunError if another process holds it."""
+        busy = (
+            f"another process is training in {self.path}: wait for its end, or choose another --out"
+        )
+        with ExitStack() as stack:
+            with creation_errors(self.path):
+                stack.enter_context(file_lock(self.path / LOCK, busy))
+                for part in self.path.glob(".*.part"):
+                    found = TEMPORARY.fullmatch(part.name)
+                    # Nobody else writes these files: a process that was killed has left it.
+                    if found and found[1] in CONTENTS:
+                        part.unlink(missing_ok=True)
+            yield self
+
     def open(self, settings: RunConfig, tokens: Tokens, trainer: Trainer) -> None:
-        """Create the directory and write the files as of the trainer's progress.
+        """Write the files as of the trainer's progress.
 
         For a resumed run this removes lines that were written after its last checkpoint.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            for part in self.path.glob(".*.part"):  # left by a process that was killed
-                part.unlink(missing_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"the run directory {self.path} cannot be created: {error.strerror or error}"
-            ) from None
         self.settings, self.tokens = settings, tokens
         derived: dict[str, Any] = {
             "parameters": trainer.model.size,
@@ -117,12 +132,42 @@ class RunDir:
             raise RunError(f"{self.path / name} could not be written: {reason}") from None
 
 
-def next_run_dir(preset: str, *, parent: Path = Path("runs")) -> Path:
-    """Return the first of runs/PRESET-1, runs/PRESET-2, ... that does not exist."""
-    number = 1
-    while (parent / f"{preset}-{number}").exists():
-        number += 1
-    return parent / f"{preset}-{number}"
+@contextmanager
+def new_run_dir(path: Path | None, preset: str, *, parent: Path = Path("runs")) -> Iterator[RunDir]:
+    """Create the directory of a new run and hold its lock.
+
+    Without `path`, it is the first of runs/PRESET-1, runs/PRESET-2, ... that does not exist.
+    Raises InputError if `path` already holds a run.
+    """
+    with creation_errors(path or parent):
+        if path is None:
+            path = create_numbered(parent, preset)
+        path.mkdir(parents=True, exist_ok=True)
+    with RunDir(path).locked() as directory:
+        directory.require_unused()
+        yield directory
+
+
+def create_numbered(parent: Path, preset: str) -> Path:
+    """Create the first directory of parent/PRESET-1, parent/PRESET-2, ... that does not exist."""
+    for number in itertools.count(1):
+        path = parent / f"{preset}-{number}"
+        # Looking and creating are one step: another run may be looking for a name, too.
+        with suppress(FileExistsError):
+            path.mkdir(parents=True)
+            return path
+    raise AssertionError("there is always a next number")
+
+
+@contextmanager
+def creation_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError into an InputError that names the directory."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"the run directory {path} cannot be created: {error.strerror or error}"
+        ) from None
 
 
 def latest_checkpoint(parent: Path = Path("runs")) -> Path:

@@ -19,6 +19,10 @@ from npgpt.training.events import Evaluation, Progress, Sample, is_count, is_num
 from npgpt.training.trainer import Trainer
 from npgpt.weights import checkpoint, formats, quantized_file
 from npgpt.weights.mapped import short
+from npgpt.weights.strict_json import read_json_object
+
+CONFIG = "config.json"
+DERIVED = ("parameters", "tokens_per_epoch", "total_steps", "data_sha256")  # in config.json too
 
 
 def write(path: Path, trainer: Trainer, settings: RunConfig, data_sha256: str) -> None:
@@ -53,6 +57,8 @@ def read(path: Path) -> tuple[RunConfig, GPT, checkpoint.TrainingState]:
 
 def read_settings(path: Path) -> RunConfig:
     """Read only the settings of a run from its directory or checkpoint."""
+    if not (path / formats.CHECKPOINT).exists() and (path / CONFIG).is_file():
+        return read_config(path / CONFIG)  # a run that was killed before its first checkpoint
     path = formats.checkpoint_file(path)
     if quantized_file.is_quantized(path):
         raise InputError(
@@ -60,6 +66,25 @@ def read_settings(path: Path) -> RunConfig:
             "resume the run that the model came from"
         )
     return from_json(checkpoint.read_state(path), path)
+
+
+def read_config(file: Path) -> RunConfig:
+    """Return the settings in the config.json of a run, in which derived numbers follow them."""
+    found = read_json_object(file)
+    values = {key: value for key, value in found.items() if key not in DERIVED}
+    try:
+        return to_settings(values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightFileError(
+            f"{file.parent} has no {formats.CHECKPOINT}, and {file} does not hold the settings of "
+            f"a run ({error})"
+        ) from None
+
+
+def to_settings(values: dict[str, Any]) -> RunConfig:
+    """Return the settings that `dataclasses.asdict` gave."""
+    parts = {"config": Config(**values["config"]), "training": TrainingConfig(**values["training"])}
+    return RunConfig(**values | parts)
 
 
 def to_json(settings: RunConfig, progress: Progress, data_sha256: str) -> dict[str, Any]:
@@ -74,9 +99,7 @@ def from_json(state: dict[str, Any], path: Path) -> RunConfig:
     The rest is validated as well. Raises WeightFileError naming `path` if anything is invalid.
     """
     try:
-        values = dict(state["settings"])
-        config, training = Config(**values.pop("config")), TrainingConfig(**values.pop("training"))
-        settings = RunConfig(**values, config=config, training=training)
+        settings = to_settings(dict(state["settings"]))
         progress = Progress(**state["progress"])
         require(progress.order is None, "order", progress.order)
         for name, kind in (("history", Evaluation), ("samples", Sample)):

@@ -38,7 +38,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(npgpt_, run, monkeypatch, step):
         f"Stopped after step {step}; the checkpoint is saved in cut",
         "Resume with: npgpt train --resume cut",
     ]
-    Path("cut/.checkpoint.h5.1.part").write_bytes(b"what a kill would leave")
+    Path(f"cut/.checkpoint.h5.{'0' * 32}.part").write_bytes(b"what a kill would leave")
     with open("cut/metrics.jsonl", "a") as file:
         file.write('{"step": 99}\n')  # of steps after the last checkpoint
     npgpt_("train --resume cut")

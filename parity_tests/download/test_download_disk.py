@@ -103,17 +103,17 @@ def test_a_file_system_without_locks(openai, monkeypatch):
 def test_a_removed_lock_file_is_locked_again(tmp_path, monkeypatch):
     hold, path = files.lock, tmp_path / "lock"
 
-    def late(handle, at):
+    def late(handle, busy):
         """Remove the file between opening and locking, as another process does that finishes."""
         if seen.append(handle) is None and len(seen) == 1:
             path.unlink()
-        hold(handle, at)
+        hold(handle, busy)
 
     seen = []
     monkeypatch.setattr(files, "lock", late)
-    with files.file_lock(path):
+    with files.file_lock(path, "it is held"):
         assert path.exists()
-        with pytest.raises(RunError, match="another process"), files.file_lock(path):
+        with pytest.raises(RunError, match="is mine"), files.file_lock(path, "it is mine"):
             pass
         assert path.exists()
     assert not path.exists()

@@ -1,0 +1,107 @@
+"""Several runs at once, and runs that were killed: every one has a directory of its own."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from npgpt.errors import RunError
+from npgpt.training.run_dir import LOCK, RunDir, new_run_dir
+from parity_tests.support.processes import LONG, started
+from parity_tests.support.runs import FILES, POSIX_ONLY, TINY, final, on_disk
+
+NUMPY = [*"train --data text.txt --ops numpy".split(), *TINY]
+
+# Starts pairs of runs in forked processes; both of a pair wait for the same barrier first.
+PAIRS = """
+import multiprocessing, sys
+import npgpt.inference.evaluate, npgpt.training.run, npgpt.training.progress_bar
+from npgpt.cli.main import main
+
+def train(barrier, number):
+    barrier.wait()
+    sys.exit(main([*sys.argv[2:], "--seed", str(number)]))
+
+fork = multiprocessing.get_context("fork")
+for pair in range(int(sys.argv[1])):
+    barrier = fork.Barrier(2)
+    both = [fork.Process(target=train, args=(barrier, 2 * pair + i)) for i in range(2)]
+    [process.start() for process in both]
+    [process.join() for process in both]
+    assert [process.exitcode for process in both] == [0, 0]
+"""
+
+
+@POSIX_ONLY
+@pytest.mark.parametrize("pairs", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_pairs_of_runs_that_start_at_once(pairs):
+    with started("-c", PAIRS, str(pairs), *NUMPY, "--steps", "1", text=True) as process:
+        _, err = process.communicate(timeout=LONG)
+    assert process.returncode == 0, err
+    names = {path.name for path in Path("runs").iterdir()}
+    assert names == {f"tiny-{number}" for number in range(1, 2 * pairs + 1)}
+    seeds = set()
+    for directory in Path("runs").iterdir():
+        assert {path.name for path in directory.iterdir()} == FILES
+        assert final(directory)[1]["step"] == 1
+        seeds.add(json.loads((directory / "config.json").read_text())["training"]["seed"])
+    assert seeds == set(range(2 * pairs))
+
+
+def test_a_run_under_way_is_not_resumed(refused, run):
+    with RunDir(Path("run")).locked():
+        says = "another process is training in run: wait for its end, or choose another --out"
+        part = Path(f"run/.checkpoint.h5.{'0' * 32}.part")
+        part.write_bytes(b"what it is writing")
+        refused("train --resume run --epochs 3", says=says, code=1)
+        shutil.copytree("run", "copy")
+        assert part.exists()
+    assert not Path("run", LOCK).exists()
+
+
+def test_two_new_runs_in_one_directory():
+    with new_run_dir(Path("run"), "tiny"), pytest.raises(RunError, match="another process"):
+        new_run_dir(Path("run"), "tiny").__enter__()
+
+
+def test_only_temporary_files_of_a_killed_run_are_removed(npgpt_):
+    Path("run").mkdir()
+    kept = [".notes.part", ".checkpoint.h5.1.part", f".theirs.{'0' * 32}.part", "x.part"]
+    for name in kept:
+        Path("run", name).write_text("somebody's")
+    Path(f"run/.checkpoint.h5.{'0' * 32}.part").write_text("half")
+    Path("run", LOCK).write_text("")  # the system released it when its holder was killed
+    npgpt_("--out run --steps 1 --sample-tokens 0".join(["train --ops numpy ", ""]), *TINY)
+    assert {path.name for path in Path("run").iterdir()} == FILES | set(kept)
+
+
+def killed_before_the_first_checkpoint(*flags):
+    """A run that dies as soon as it has written its settings."""
+    dies = "from npgpt.training.trainer import Trainer; import os, sys; "
+    dies += "Trainer.events = lambda self: os._exit(9); from npgpt.cli.main import main; "
+    command = [sys.executable, "-c", f"{dies} main(sys.argv[1:])", *NUMPY, *flags]
+    assert subprocess.run(command, timeout=LONG, capture_output=True).returncode == 9
+    assert "checkpoint.h5" not in {path.name for path in Path("run").iterdir()}
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(npgpt_, refused):
+    npgpt_(" ".join(NUMPY), "--out", "whole", "--steps", "3", "--seed", "7")
+    killed_before_the_first_checkpoint("--out", "run", "--steps", "3", "--seed", "7")
+    refused("train --data text.txt --out run", says="resume it with --resume run")
+    refused("train --resume run --lr 1", says="--lr 1.0 does not fit: run was made with")
+    said = npgpt_("train --resume run")
+    assert said.out.startswith("run has no checkpoint: its run starts from the beginning\n")
+    assert final("run") == final("whole")
+    assert {path.name for path in Path("run").iterdir()} == FILES
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"config": 1}', '{"config": {}, "x": 1}'])
+def test_a_config_that_is_none_of_a_run(refused, content):
+    Path("other").mkdir()
+    Path("other/config.json").write_text(content)
+    before = on_disk()
+    refused("train --resume other", says="other")
+    assert on_disk() == before
