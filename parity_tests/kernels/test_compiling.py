@@ -160,6 +160,7 @@ def test_nothing_is_compiled_twice_ahead_of_time(monkeypatch, tmp_path):
         assert done.exists() == (compiled == 2)  # kept only once both have succeeded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_quantized_weights_are_compiled_ahead_of_time(monkeypatch, tmp_path, kind):
     """In one process: the NumPy ops, which the other one's share would leave, take none."""

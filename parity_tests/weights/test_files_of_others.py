@@ -116,6 +116,7 @@ def test_blocks_that_are_compiled_by_themselves(tmp_path):
     assert npgpt.load(tmp_path).size == sum(array.size for array in numbers().values())
 
 
+@pytest.mark.slow
 def test_the_prefixes_are_those_of_torch():
     linear = torch.nn.Linear(1, 1)
     assert [*torch.nn.DataParallel(linear).state_dict()] == ["module.weight", "module.bias"]

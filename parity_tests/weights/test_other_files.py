@@ -37,6 +37,7 @@ def test_a_pickle_is_refused_and_never_run(tmp_path, unreadable, file, legacy):
     assert not (tmp_path / "it was run").exists()
 
 
+@pytest.mark.slow
 def test_the_advice_to_convert_a_pickle_works(tmp_path, capsys):
     """The code of the message is run. The output head is the embedding itself, and matrices are not
     contiguous."""

@@ -113,6 +113,7 @@ HEAVY = {  # what could take much more memory than its text
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEAVY)
 def test_a_long_text_takes_a_small_multiple_of_its_size(name):
     """A table of tensors may be long; a long text of anything smaller is refused."""
