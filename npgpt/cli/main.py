@@ -22,7 +22,8 @@ from npgpt.cli.inspect import Inspect
 from npgpt.cli.plot import Plot
 from npgpt.cli.profile import Profile
 from npgpt.cli.quantize import Quantize
-from npgpt.cli.train import INTERRUPTED, Train
+from npgpt.cli.signals import INTERRUPTED
+from npgpt.cli.train import Train
 from npgpt.cli.train_flags import RunFlags, check_flags, train_defaults
 from npgpt.errors import IgnoredTensorsWarning, InputError, RunError
 from npgpt.system.terminal import MAX_ERROR, printable_line

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from npgpt.cli.common import announce_compilation, default
+from npgpt.cli.signals import StopRequest
 from npgpt.cli.train_flags import RunFlags
 from npgpt.config import RunConfig
 from npgpt.errors import RunError
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from npgpt.training.progress_bar import ProgressBar
     from npgpt.training.run_dir import RunDir
     from npgpt.training.trainer import Trainer
-
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 @dataclass(kw_only=True)
@@ -52,7 +50,7 @@ class Train:
             return self.train()
 
     def train(self) -> int:
-        """Start or resume a run; train to its end or to Ctrl-C. Return the exit status."""
+        """Start or resume a run; train to its end or to a signal. Return the exit status."""
         from npgpt.performance import system_info
         from npgpt.training import run_dir
 
@@ -71,7 +69,8 @@ class Train:
                 directory = lock.enter_context(new)
             directory.open(self.settings, tokens, trainer)
             self.compile()
-            return self.finish(directory, tokens, trainer)
+            with StopRequest() as stop:
+                return self.finish(directory, tokens, trainer, stop)
 
     def start(self) -> "tuple[Tokens, Trainer]":
         """Read the text and draw, load or resume the model."""
@@ -90,7 +89,9 @@ class Train:
             print(f"{resumed} has no checkpoint: its run starts from the beginning")
         return tokens, run.start(self.settings, tokens)
 
-    def finish(self, directory: "RunDir", tokens: "Tokens", trainer: "Trainer") -> int:
+    def finish(
+        self, directory: "RunDir", tokens: "Tokens", trainer: "Trainer", stop: StopRequest
+    ) -> int:
         """Train to the end or to a signal, and say where the files are. Return the exit status."""
         from npgpt.data.tokenizer import tokenizer
         from npgpt.training import run_dir
@@ -99,10 +100,7 @@ class Train:
         path = directory.path
         encoding = tokenizer(self.settings.tokenizer)
         progress = trainer.progress
-        with (
-            ProgressBar(trainer.total_steps, encoding, done=progress.step) as bar,
-            StopRequest() as stop,
-        ):
+        with ProgressBar(trainer.total_steps, encoding, done=progress.step) as bar:
             bar.print(describe(trainer, tokens, path))
             try:
                 interrupted = self.follow(trainer, directory, bar, stop)
@@ -114,7 +112,7 @@ class Train:
         if interrupted:
             print(f"Stopped after step {progress.step - 1}; the checkpoint is saved in {path}")
             print(f"Resume with: npgpt train --resume {path}")
-            return INTERRUPTED
+            return stop.exit_status
         for name, content in run_dir.CONTENTS.items():
             print(f"{path / name!s:<32} {content}")
         print(f'Next: npgpt generate --model {path} --prompt "{self.settings.training.prompt}"')
@@ -129,9 +127,9 @@ class Train:
             precompile.compile_kernels("train", self.settings.dtype, scheme, dropout)
 
     def follow(
-        self, trainer: "Trainer", directory: "RunDir", bar: "ProgressBar", stop: "StopRequest"
+        self, trainer: "Trainer", directory: "RunDir", bar: "ProgressBar", stop: StopRequest
     ) -> bool:
-        """Show and store every event. Return True if the user asked to stop."""
+        """Show and store every event. Return True if a signal asked to stop."""
         from npgpt.training.events import Evaluation, Sample, Step
 
         every, saved_at = self.settings.training.checkpoint_every, None
@@ -144,39 +142,15 @@ class Train:
                     directory.add_sample(event)
                 case Step(step=step, ends_epoch=ends_epoch):
                     due = (step + 1) % every == 0 if every else ends_epoch
-                    if due or stop.requested:
+                    stopping = stop.number is not None  # once: it may change meanwhile
+                    if due or stopping:
                         directory.save(trainer)
                         saved_at = step
-                    if stop.requested:
+                    if stopping:
                         return True
         if saved_at != trainer.progress.step - 1 and trainer.progress.step:
             directory.save(trainer)
         return False
-
-
-class StopRequest:
-    """`with StopRequest() as stop`: the first Ctrl-C sets `stop.requested`, the second interrupts.
-
-    SIGTERM counts as Ctrl-C.
-    """
-
-    requested = False
-
-    def __enter__(self) -> "StopRequest":
-        signals = (signal.SIGINT, signal.SIGTERM)
-        self.before = {number: signal.signal(number, self.handle) for number in signals}
-        return self
-
-    def handle(self, number: int, frame: object) -> None:
-        """Handle a signal."""
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-        print("\nFinishing this step, then saving ...", file=sys.stderr)
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
 
 
 def describe(trainer: "Trainer", tokens: "Tokens", path: Path) -> str:
