@@ -66,7 +66,7 @@ def plot(curves: list[Curve], path: Path) -> None:
         epochs = [point["tokens_seen"] / curve.tokens_per_epoch for point in curve.history]
         label = f"{curve.name}: " if len(curves) > 1 else ""
         for key, split, line in (("train_loss", "training", "-"), ("val_loss", "validation", "--")):
-            values = [point[key] for point in curve.history]
+            values = [float(point[key]) for point in curve.history]
             marker = "o" if len(curve.history) < 3 else None  # one point makes no line
             axes.plot(epochs, values, line, color=f"C{i}", label=label + split, marker=marker)
     axes.set_xlabel("epochs")

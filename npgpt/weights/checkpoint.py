@@ -153,7 +153,7 @@ def parse_header(stored: Stored, path: str | Path) -> tuple[Config, str | None]:
         raise WeightFileError(
             f"{path} has format version {short(version)}; this npgpt reads {VERSION}"
         )
-    config = parse_config(attributes.get("config"), path)
+    config = parse_config(attributes.get("config", ""), path)
     tokenizer = attributes.get("tokenizer")
     if not isinstance(tokenizer, str) or not (tokenizer.isprintable() and len(tokenizer) <= 80):
         raise WeightFileError(f"{path}: its tokenizer is {short(tokenizer)}, expected a name")

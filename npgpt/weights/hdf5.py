@@ -176,7 +176,8 @@ class Reader:
                 elif kind not in (NIL, FILL_VALUE):
                     found.setdefault(kind, []).append(block[begin:at])
             self.require(at == length, f"a message of {path!r} is longer than its block")
-        self.require(count == 0, f"the header of {path!r} has another number of messages")
+            self.require(count >= 0, f"{path!r} has more messages than its header says")
+        self.require(count == 0, f"{path!r} has fewer messages than its header says")
         return found
 
     # Groups

@@ -1,6 +1,7 @@
 """The state of a run: what is written is read, and anything else is refused."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +50,23 @@ INVALID = {
     "an evaluation without a loss": lambda s: s["progress"]["history"][0].pop("val_loss"),
     "an evaluation that is a number": lambda s: s["progress"].update(history=[3]),
     "a sample of words": lambda s: s["progress"]["samples"][0].update(tokens=["lamp"]),
+    "a step without end": lambda s: s["progress"].update(step=10**400),
+    "a step that is true": lambda s: s["progress"].update(step=True),
+    "an order": lambda s: s["progress"].update(order=[1, 0]),
+    "a history that is an object": lambda s: s["progress"].update(history={}),
+    "a history of lists": lambda s: s["progress"].update(history=[[[]]]),
+    "samples that are a text": lambda s: s["progress"].update(samples=""),
+    "a loss that is a text": lambda s: s["progress"]["history"][0].update(val_loss="low"),
+    "a loss that is infinite": lambda s: s["progress"]["history"][0].update(val_loss=math.inf),
+    "a loss without end": lambda s: s["progress"]["history"][0].update(val_loss=10**400),
+    "a loss that is none": lambda s: s["progress"]["history"][0].update(val_loss=math.nan),
+    "an epoch that is a fraction": lambda s: s["progress"]["history"][0].update(epoch=1.5),
+    "an evaluation of more": lambda s: s["progress"]["history"][0].update(accuracy=1),
+    "a token that is infinite": lambda s: s["progress"]["samples"][0].update(tokens=[math.inf]),
+    "a token below 0": lambda s: s["progress"]["samples"][0].update(tokens=[-1]),
+    "a token without end": lambda s: s["progress"]["samples"][0].update(tokens=[10**400]),
+    "tokens that are a number": lambda s: s["progress"]["samples"][0].update(tokens=7),
+    "a rate without end": lambda s: s["settings"]["training"].update(lr=10**400),
     "samples without tokens": lambda s: s["progress"]["samples"][0].pop("tokens"),
 }
 
