@@ -94,10 +94,11 @@ def with_token(text, rng):
 
 
 def change_field(content, base, rng):
-    """Replace one field, aligned to its width, of a structure."""
+    """Replace one field of a structure."""
     structure = rng.choice(base.structures)
     width = rng.choice([1, 1, 2, 4, 8, 8])
-    at = structure.start + rng.randrange(len(structure)) // width * width
+    step = rng.choice([width, 2, 1])  # the addresses in some messages are not aligned
+    at = structure.start + rng.randrange(len(structure)) // step * step
     old = int.from_bytes(content[at : at + width], "little")
     other = rng.choice(base.structures)
     new = rng.choice([
