@@ -62,6 +62,7 @@ def test_a_run_in_bfloat16_resumes_bit_for_bit(said):
     assert "--dtype float64 does not fit" in error
 
 
+@pytest.mark.slow
 def test_training_says_where_bfloat16_will_be_slow(said, monkeypatch):
     Path("text.txt").write_text("The lamp is lit at dusk, and the keeper writes it down. " * 15)
     for able, lines in ((True, 0), (False, 1)):
