@@ -4,13 +4,16 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from npgpt.cli.common import track_progress
 from npgpt.download.resolve import resolve
 from npgpt.system.terminal import printable_line
+
+if TYPE_CHECKING:
+    from npgpt.weights.mapped import MappedTensor
 
 MAX_NAME = 200  # characters of a name shown
 COLUMNS = ("mean", "std", "min", "max")
@@ -35,16 +38,24 @@ class Inspect:
     verify: tyro.conf.FlagCreatePairsOff[bool] = False
 
     def run(self) -> int:
-        """Print the report; return the exit status."""
+        """Print the report; return the exit status.
+
+        The tensors are also shown if they are not a model that npgpt computes.
+        """
+        from npgpt.errors import WeightFileError
         from npgpt.model.params import size
         from npgpt.weights import formats
-        from npgpt.weights.statistics import statistics
 
-        source = formats.open_weights(resolve(self.path), verify=self.verify)
-        tensors = {}
-        for name, tensor in track_progress(source.tensors.items(), len(source.tensors)):
-            layout = {"shape": list(tensor.shape), "dtype": tensor.dtype}
-            tensors[name] = layout | statistics(tensor)._asdict()
+        path = resolve(self.path)
+        try:
+            source = formats.open_weights(path, verify=self.verify)
+        except WeightFileError as error:
+            try:
+                tensors = formats.open_tensors(path, verify=self.verify)
+            except (WeightFileError, OSError):
+                raise error from None
+            self.show({"path": str(path), "error": str(error)}, tensors)
+            raise
         report = {
             "format": source.format,
             "path": str(source.path),
@@ -53,25 +64,42 @@ class Inspect:
             "parameters": size(source.config),
             "ignored": list(source.ignored),
         }
+        self.show(report, source.tensors)
+        return 0
+
+    def show(self, report: dict[str, Any], stored: "dict[str, MappedTensor]") -> None:
+        """Print the report and the statistics of the tensors."""
+        from npgpt.weights.statistics import statistics
+
+        tensors = {}
+        for name, tensor in track_progress(stored.items(), len(stored)):
+            layout = {"shape": list(tensor.shape), "dtype": tensor.dtype}
+            tensors[name] = layout | statistics(tensor)._asdict()
         if self.json:
             text = json.dumps(replace_nan(report | {"tensors": tensors}), indent=2)
             print(text.replace("\x7f", "\\u007f"))  # the only control character JSON may contain
         else:
-            print_report(report, tensors)
-        return 0
+            print_report(report)
+            print_tensors(tensors)
 
 
-def print_report(report: dict[str, Any], tensors: dict[str, dict[str, Any]]) -> None:
-    """Print the report as text and a table."""
+def print_report(report: dict[str, Any]) -> None:
+    """Print the lines above the table."""
+    path = printable_line(report["path"])
+    if "error" in report:
+        print(f"{path}: not a model that npgpt reads; its tensors are\n")
+        return
     config = ", ".join(f"{name} {value}" for name, value in report["config"].items())
     tokenizer = printable_line(report["tokenizer"] or "unknown", MAX_NAME)
-    tensors = {printable_line(name, MAX_NAME): tensor for name, tensor in tensors.items()}
-    print(
-        f"{printable_line(report['path'])}: {report['format']}, {report['parameters']:,} parameters"
-    )
+    print(f"{path}: {report['format']}, {report['parameters']:,} parameters")
     print(f"config: {config}; tokenizer {tokenizer}\n")
+
+
+def print_tensors(tensors: dict[str, dict[str, Any]]) -> None:
+    """Print the tensors as a table."""
+    names = {name: printable_line(name, MAX_NAME) for name in tensors}
     shapes = {name: " x ".join(map(str, tensor["shape"])) for name, tensor in tensors.items()}
-    name_width = max(map(len, tensors), default=0)
+    name_width = max(map(len, names.values()), default=0)
     shape_width = max(map(len, shapes.values()), default=0)
     head = "".join(f"{name:>11}" for name in COLUMNS)
     print(f"{'tensor':<{name_width}}  {'shape':<{shape_width}}  {'dtype':<8} {head}")
@@ -79,8 +107,8 @@ def print_report(report: dict[str, Any], tensors: dict[str, dict[str, Any]]) -> 
         numbers = "".join(f"{tensor[key]:>11.4g}" for key in COLUMNS)
         marks = "".join(f"  {tensor[key]:,} {key}!" for key in ("nan", "inf") if tensor[key])
         layout = f"{shapes[name]:<{shape_width}}  {tensor['dtype']:<8}"
-        print(f"{name:<{name_width}}  {layout} {numbers}{marks}")
-    bad = [name for name, tensor in tensors.items() if tensor["nan"] or tensor["inf"]]
+        print(f"{names[name]:<{name_width}}  {layout} {numbers}{marks}")
+    bad = [names[name] for name, tensor in tensors.items() if tensor["nan"] or tensor["inf"]]
     print(f"\n{len(tensors)} tensors, " + (f"{len(bad)} of them with nan or inf: {', '.join(bad)}"
                                            if bad else "all numbers finite"))  # fmt: skip
 

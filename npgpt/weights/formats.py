@@ -9,8 +9,9 @@ from npgpt.errors import IgnoredTensorsWarning, InputError, WeightFileError
 from npgpt.weights import checkpoint, huggingface, llmc, openai, quantized_file
 from npgpt.weights.checksum import MAGIC as HDF5
 from npgpt.weights.leveldb import MAGIC as LEVELDB
-from npgpt.weights.mapped import MappedFile, refuse_pickle, short
-from npgpt.weights.safetensors import is_index, is_safetensors
+from npgpt.weights.mapped import MappedFile, MappedTensor, refuse_pickle, short
+from npgpt.weights.safetensors import is_index, is_safetensors, read_safetensors, read_shards
+from npgpt.weights.tensor_bundle import read_bundle
 from npgpt.weights.weight_file import WeightFile
 
 FORMATS = (
@@ -100,6 +101,27 @@ def open_directory(directory: Path, *, verify: bool) -> WeightFile:
         for path in filter(Path.is_file, sorted(directory.glob(pattern))):
             refuse_pickle(MappedFile(path))
     raise WeightFileError(f"the directory {directory} has no model; {FORMATS}")
+
+
+def open_tensors(path: str | Path, *, verify: bool = False) -> dict[str, MappedTensor]:
+    """Map the tensors of a safetensors file or a TensorFlow checkpoint, whatever model they are of.
+
+    Raises WeightFileError if it is neither, or damaged.
+    """
+    path = Path(path)
+    if path.is_dir():
+        names = {entry.name for entry in os.scandir(path)}
+        if names & {huggingface.WEIGHTS, huggingface.INDEX}:
+            path = huggingface.weights_file(path)
+        else:
+            prefix = openai.prefix_of(path)
+            path = prefix.with_name(prefix.name + ".index")
+    file = MappedFile(path)
+    if file.data[-8:].tobytes() == LEVELDB:
+        return read_bundle(path.with_suffix(""), verify=verify)
+    if is_index(file.data[:64].tobytes()):
+        return read_shards(path)
+    return read_safetensors(path)
 
 
 def checkpoint_file(path: Path) -> Path:
