@@ -69,7 +69,9 @@ class Config:
             )
         for name in ("qkv_bias", "tied"):
             if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} is {getattr(self, name)!r}, but must be true or false")
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)!r:.60}, but must be true or false"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,9 +184,11 @@ class TrainingConfig:
             if getattr(self, name) >= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be in [0, 1)")
         if self.decay not in ("all", "matrices"):
-            raise ConfigError(f'decay is {self.decay!r}, but must be "all" or "matrices"')
+            raise ConfigError(f'decay is {self.decay!r:.60}, but must be "all" or "matrices"')
         if self.eval_rng not in ("shared", "separate"):
-            raise ConfigError(f'eval_rng is {self.eval_rng!r}, but must be "shared" or "separate"')
+            raise ConfigError(
+                f'eval_rng is {self.eval_rng!r:.60}, but must be "shared" or "separate"'
+            )
         if not isinstance(self.prompt, str):
             raise ConfigError(f"prompt is {self.prompt!r:.60}, but must be a string")
         if not 0 <= self.seed < 2**64:
@@ -224,7 +228,7 @@ def at_least(config: Any, name: str, smallest: float) -> None:
         )
     if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
         sort = "an integer" if integral else "a number"
-        raise ConfigError(f"{name} is {value!r}, but must be {sort}")
+        raise ConfigError(f"{name} is {value!r:.60}, but must be {sort}")
     if value < smallest:
         raise ConfigError(f"{name} is {value}, but must be at least {smallest}")
 
@@ -325,7 +329,7 @@ class RunConfig:
             fits = value in allowed if get_origin(kind) is Literal else isinstance(value, allowed)
             if not fits:
                 names = " or ".join(getattr(one, "__name__", one) for one in allowed)
-                raise ConfigError(f"{name} is {value!r}, but must be {names}")
+                raise ConfigError(f"{name} is {value!r:.60}, but must be {names}")
         if (self.dtype, self.ops) == ("bfloat16", "numpy"):
             raise ConfigError("dtype is 'bfloat16', which NumPy does not multiply: leave out --ops")
 
