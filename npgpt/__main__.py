@@ -8,7 +8,9 @@ def main() -> int:
     """Run the command named by the arguments and return the exit status."""
     gc.set_threshold(50_000)  # imports create no cycles, but collections take a tenth of a start
     from npgpt.system import env_vars
+    from npgpt.system.streams import reserve_descriptors
 
+    reserve_descriptors()
     env_vars.set_defaults()  # before NumPy is imported: OpenBLAS reads its own then
     from npgpt.cli.main import main as run
 

@@ -1,8 +1,6 @@
 """The command line: parse the arguments, run a command and return its exit status."""
 
-import errno
 import functools
-import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -26,6 +24,7 @@ from npgpt.cli.signals import INTERRUPTED
 from npgpt.cli.train import Train
 from npgpt.cli.train_flags import RunFlags, check_flags, train_defaults
 from npgpt.errors import IgnoredTensorsWarning, InputError, RunError
+from npgpt.system.streams import OutputError, checked_output
 from npgpt.system.terminal import MAX_ERROR, printable_line
 
 COMMANDS = {
@@ -47,9 +46,20 @@ COMMANDS = {
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command and return the exit status: 1 if it failed, 2 for invalid input."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # characters that a terminal cannot show
+    with checked_output() as output:
+        try:
+            try:
+                return run(arguments)
+            finally:
+                output.flush()
+        except OutputError as error:
+            if error.is_broken_pipe:  # the reader has seen enough, as in npgpt generate | head
+                return 0
+            return fail(f"standard output could not be written: {error}", 1)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return the exit status. Print its error."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("default", IgnoredTensorsWarning)
@@ -63,11 +73,6 @@ def main(arguments: Sequence[str]) -> int:
         return fail(f"not enough memory: {error or 'smaller numbers need less'}", 1)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except OSError as error:
-        if not is_broken_pipe(error):
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def fail(error: Exception | str, status: int) -> int:
@@ -84,13 +89,6 @@ def show_warning(
         fail(str(message), 0)
     else:
         show(message, category, *where)
-
-
-def is_broken_pipe(error: OSError) -> bool:
-    """Return True if the reader has closed the pipe, as in npgpt generate | head."""
-    if sys.platform == "win32":
-        return error.errno == errno.EINVAL
-    return isinstance(error, BrokenPipeError)
 
 
 def parse(arguments: Sequence[str]) -> Any:

@@ -14,6 +14,7 @@ from npgpt.cli.signals import StopRequest
 from npgpt.cli.train_flags import RunFlags
 from npgpt.config import RunConfig
 from npgpt.errors import RunError
+from npgpt.system.streams import keep_unshown
 
 if TYPE_CHECKING:
     from npgpt.data.dataset import Tokens
@@ -45,7 +46,8 @@ class Train:
         return self.flags.validated()
 
     def run(self) -> int:
-        """Train and return the exit status."""
+        """Train and return the exit status. The run goes on if its output cannot be shown."""
+        self.unshown = keep_unshown()
         with announce_compilation(self.settings.ops):
             return self.train()
 
@@ -67,6 +69,7 @@ class Train:
                 tokens, trainer = self.start()  # an error in the settings leaves no directory
                 new = run_dir.new_run_dir(self.out, self.settings.preset)
                 directory = lock.enter_context(new)
+            self.unshown.write_to(directory.log)
             directory.open(self.settings, tokens, trainer)
             self.compile()
             with StopRequest() as stop:

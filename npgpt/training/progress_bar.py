@@ -58,8 +58,10 @@ class ProgressBar:
         """Print a line above the bar."""
         if self.console.is_terminal:
             self.console.print(printable_text(line), soft_wrap=True)
-        else:
-            print(line, file=self.console.file, flush=True)
+            if self.console.is_terminal:
+                return
+            # The terminal was closed meanwhile: the line goes where unshown lines are kept.
+        print(line, file=self.console.file, flush=True)
 
     def show(self, event: Event) -> None:
         """Print the line of an Evaluation or a Sample; move the bar after a Step."""

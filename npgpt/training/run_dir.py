@@ -29,6 +29,7 @@ CONTENTS = {
     "loss.png": "plot of both losses",
     CHECKPOINT: "model and training state, to generate or to resume",
 }
+LOG = "train.log"  # only in a run whose output could not be shown
 LOCK = ".npgpt.lock"  # held while the run is under way
 
 
@@ -96,6 +97,11 @@ class RunDir:
     def add_sample(self, sample: Sample) -> None:
         """Append an entry to samples.txt."""
         self._append("samples.txt", self.sample_text(**vars(sample)))
+
+    def log(self, text: str) -> None:
+        """Append a text that could not be shown to train.log. Nothing is raised."""
+        with suppress(OSError), open(self.path / LOG, "a", encoding="utf-8") as file:
+            file.write(text)
 
     def save(self, trainer: Trainer) -> None:
         """Write the checkpoint. Raise RunError if a parameter is not finite."""

@@ -1,0 +1,206 @@
+"""Standard output and error that are closed, full, broken, dead, None, or no file at all."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from npgpt.cli.main import main
+from npgpt.system.streams import Log, Output, OutputError
+from parity_tests.support.processes import LONG
+from parity_tests.support.quantized import model_of
+from parity_tests.support.runs import FILES, POSIX_ONLY, TINY, final
+
+NUMPY = [*"train --data text.txt --ops numpy --steps 6 --out".split()]
+
+# A run that closes its terminal, if it has one, and sends itself a signal, in the middle of a step.
+RUN = """
+import os, signal, sys
+from npgpt.training.trainer import Trainer
+
+number, terminal, *command = sys.argv[1:]
+update = Trainer.update
+
+def interrupted(self, *batch):
+    if self.progress.step == 2 and terminal != "none":
+        os.close(int(terminal))
+    if self.progress.step == 3 and number != "0":
+        signal.raise_signal(int(number))
+    return update(self, *batch)
+
+Trainer.update = interrupted
+if number == "2":  # ignored, where a shell runs the tests behind itself
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv[1:] = command
+from npgpt.__main__ import main
+
+sys.exit(main())
+"""
+
+
+def start(stack, kind, command):
+    """Start a process whose output is of a kind; return it."""
+    options = {"env": os.environ | {"TERM": "xterm"}}
+    terminal = "none"
+    if kind == "closed":
+        shell = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh"]
+    elif kind == "full":
+        shell = []
+        options["stdout"] = options["stderr"] = stack.enter_context(open("/dev/full", "w"))
+    elif kind == "broken":
+        shell, (reader, writer) = [], os.pipe()
+        os.close(reader)
+        stack.callback(os.close, writer)
+        options["stdout"] = options["stderr"] = writer
+    else:
+        shell, (master, slave) = [], os.openpty()
+        stack.callback(os.close, slave)
+        stack.callback(os.close, master)
+        options |= {"stdout": slave, "stderr": slave, "pass_fds": [master]}
+        terminal = str(master)
+    return subprocess.Popen([*shell, *command(terminal)], **options)
+
+
+SIGNALS = {"0": 0, **{str(int(n)): 128 + n for n in (signal.SIGINT, signal.SIGTERM)}}
+if hasattr(signal, "SIGHUP"):
+    SIGNALS[str(int(signal.SIGHUP))] = 128 + signal.SIGHUP
+
+
+@POSIX_ONLY
+@pytest.mark.parametrize("kind", ["closed", "full", "broken", "dead"])
+def test_a_run_that_cannot_be_shown_goes_on(kind):
+    for number, status in SIGNALS.items():
+        folder = f"run-{number}"
+
+        def command(terminal, number=number, folder=folder):
+            return [sys.executable, "-c", RUN, number, terminal, *NUMPY, folder, *TINY]
+
+        with ExitStack() as stack:  # at its end the run alone holds the other end of a terminal
+            process = start(stack, kind, command)
+        try:
+            assert process.wait(timeout=LONG) == status
+        finally:
+            process.kill()
+        step = final(folder)[1]["step"]
+        assert step == (4 if status else 6)
+        assert {path.name for path in Path(folder).iterdir()} == FILES | {"train.log"}
+        said = Path(folder, "train.log").read_text()
+        assert "[standard output could not be written: " in said
+        assert "Ep 1 (Step 000004)" in said or status
+        assert "\x1b" not in said
+        if status:
+            assert f"Stopped after step {step - 1}; the checkpoint is saved in {folder}\n" in said
+            assert "Finishing this step, then saving ..." in said
+        else:
+            assert f"Next: npgpt generate --model {folder}" in said
+
+
+@POSIX_ONLY
+@pytest.mark.parametrize("kind, status", [("closed", 1), ("full", 1), ("broken", 0)])
+@pytest.mark.parametrize("arguments", ["--help", "inspect model.h5"])
+def test_a_command_that_cannot_be_shown_fails_quietly(kind, status, arguments):
+    model_of().save("model.h5")
+    target = {"closed": ">&-", "full": "> /dev/full", "broken": "| true"}[kind]
+    script = f'set -o pipefail; "$@" {target}'
+    command = ["bash", "-c", script, "bash", sys.executable, "-m", "npgpt", *arguments.split()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONG)
+    assert done.returncode == status
+    assert done.stdout == ""
+    if status:
+        assert done.stderr.startswith("npgpt: standard output could not be written: ")
+    assert done.stderr.count("\n") == status
+
+
+@POSIX_ONLY
+def test_an_error_that_cannot_be_shown_keeps_its_exit_status():
+    for target in (">&- 2>&-", "> /dev/full 2>&1"):
+        script = f'"$@" {target}'
+        command = ["sh", "-c", script, "sh", sys.executable, "-m", "npgpt", "inspect", "none.h5"]
+        assert subprocess.run(command, timeout=LONG).returncode == 2
+
+
+class Notebook:
+    """A stream with no reconfigure, no descriptor, no encoding."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Notebook])
+def test_streams_that_are_no_files(monkeypatch, kind):
+    model_of().save("model.h5")
+    stream = kind()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        patch.setattr(sys, "stderr", kind())
+        assert main(["inspect", "model.h5"]) == 0
+        assert main([*NUMPY, "run", *TINY]) == 0
+    text = stream.text if kind is Notebook else stream.getvalue()
+    assert "Ep 1 (Step 000004)" in text
+    assert {path.name for path in Path("run").iterdir()} == FILES
+
+
+def closed():
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize("make", [lambda: None, closed], ids=["None", "closed"])
+def test_streams_that_are_missing(monkeypatch, make):
+    model_of().save("model.h5")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", make())
+        patch.setattr(sys, "stderr", make())
+        before = sys.stdout
+        assert main(["inspect", "model.h5"]) == 1
+        assert main(["inspect", "none.h5"]) == 2
+        assert main([*NUMPY, "run", *TINY]) == 0
+        assert sys.stdout is before
+    assert "Ep 1 (Step 000004)" in Path("run/train.log").read_text()
+
+
+class Failing(io.StringIO):
+    """A stream that fails once it has been given 4 characters."""
+
+    def write(self, text):
+        if len(self.getvalue()) + len(text) > 4:
+            raise OSError(28, "No space left on device")
+        return super().write(text)
+
+
+def test_an_output_fails_once_or_writes_a_log():
+    stream = Output(Failing(), "it")
+    assert stream.write("1234") == 4
+    with pytest.raises(OutputError, match="No space left on device"):
+        stream.write("5")
+    assert stream.write("6") == 1
+    stream.flush()
+    log, found = Log(), []
+    stream = Output(Failing(), "it", log)
+    for text in ("1234", "5", "\x1b[1m", "6"):
+        stream.write(text)
+    log.write_to(found.append)
+    stream.write("7")
+    reason = "[it could not be written: No space left on device. What follows was not shown.]\n"
+    assert found == [reason, "5", "6", "7"]
+
+
+def test_characters_that_an_encoding_lacks():
+    raw = io.BytesIO()
+    stream = Output(io.TextIOWrapper(raw, "ascii"), "it")
+    stream.stream.reconfigure(errors="strict")
+    stream.write("é")
+    stream.flush()
+    assert raw.getvalue() == b"?"
