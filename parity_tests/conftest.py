@@ -27,8 +27,15 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    if config.option.shuffle == -1:  # here, so that all processes have the same order
+    if hasattr(config, "workerinput"):  # one of several processes: all have the same order
+        config.option.shuffle = config.workerinput["shuffle"]
+    elif config.option.shuffle == -1:
         config.option.shuffle = random.randrange(1 << 16)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    node.workerinput["shuffle"] = node.config.option.shuffle
 
 
 def pytest_terminal_summary(terminalreporter, config):
