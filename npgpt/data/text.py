@@ -9,7 +9,7 @@ from npgpt.system.files import read_regular
 
 BUNDLED = "lighthouse.txt"
 MAX_SIZE = 1 << 31  # bytes of all files: as tokens, 2 GB of text take about 20 GB of memory
-WIDE = {  # encodings of more than one byte per character: the places of the zeros in ASCII text
+WIDE = {  # encodings of two or four bytes per character: the zeros in four bytes of ASCII text
     "UTF-32LE": {1, 2, 3}, "UTF-32BE": {0, 1, 2}, "UTF-16LE": {1, 3}, "UTF-16BE": {0, 2},
 }  # fmt: skip
 MARKS = {  # byte order marks; that of UTF-16LE begins like that of UTF-32LE
@@ -95,7 +95,7 @@ def wide_encoding(raw: bytes) -> str | None:
             return name
     head = raw[: min(len(raw), 1024) // 4 * 4]
     zeros = {i for i in range(4) if head and not any(head[i::4])}
-    return next((name for name, places in WIDE.items() if zeros == places), None)
+    return next((name for name, offsets in WIDE.items() if zeros == offsets), None)
 
 
 def split(text: str, train_fraction: float) -> tuple[str, str]:

@@ -55,7 +55,8 @@ def open_weights(path: str | Path, *, verify: bool = False) -> WeightFile:
     if found.ignored:
         count, names = len(found.ignored), ", ".join(map(short, found.ignored[:5]))
         more = ", ..." if count > 5 else ""
-        text = f"{found.path}: {count} tensors are no part of the model and ignored: {names}{more}"
+        kind = "tensor that is" if count == 1 else "tensors that are"
+        text = f"{found.path}: ignored {count} {kind} no part of the model: {names}{more}"
         warnings.warn(text, IgnoredTensorsWarning, stacklevel=2)
     return found
 
@@ -104,7 +105,7 @@ def open_directory(directory: Path, *, verify: bool) -> WeightFile:
 
 
 def open_tensors(path: str | Path, *, verify: bool = False) -> dict[str, MappedTensor]:
-    """Map the tensors of a safetensors file or a TensorFlow checkpoint, whatever model they are of.
+    """Map the tensors of a safetensors file or a TensorFlow checkpoint, of any model or none.
 
     Raises WeightFileError if it is neither, or damaged.
     """

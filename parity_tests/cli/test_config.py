@@ -123,6 +123,13 @@ def test_whole_numbers_have_a_least(kind, name, least):
             kind(**{name: wrong})
 
 
+@pytest.mark.parametrize("value", [10**20, 10**400, -(10**5000), 1 << 65], ids="abcd")
+@pytest.mark.parametrize("name", ["n_layer", "vocab_size", "dropout"])
+def test_an_integer_that_no_float_holds(name, value):
+    with pytest.raises(InputError, match=rf"{name} is an integer of \d+ bits, but must be below 2"):
+        Config(**{name: value})
+
+
 @pytest.mark.parametrize("name", ["lr", "weight_decay", "initial_lr", "eps", "min_lr"])
 def test_rates_are_numbers_from_0(name):
     TrainingConfig(**{name: 0})

@@ -93,7 +93,7 @@ def test_names_in_a_file(npgpt_):
     write_huggingface("model", CONFIG, numbers(CONFIG), extra=extra)
     said = npgpt_("inspect model")
     assert harmful(said.out + said.err) == []
-    assert r"ignored: '\x1b]52;c;aGVsbG8=\x07" in said.err
+    assert r"no part of the model: '\x1b]52;c;aGVsbG8=\x07" in said.err
     assert r"\x1b]52;c;aGVsbG8=\x07\x9b2J\x7f\r  1 x 1" in said.out
     said = npgpt_("inspect model --json")
     assert harmful(said.out) == []
