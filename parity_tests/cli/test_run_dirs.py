@@ -51,6 +51,14 @@ def test_pairs_of_runs_that_start_at_once(pairs):
     assert seeds == set(range(2 * pairs))
 
 
+def test_a_name_is_not_looked_up_before_it_is_taken(monkeypatch):
+    """Another run takes it in between: what is on the disk is seen too late."""
+    Path("runs/tiny-1").mkdir(parents=True)
+    monkeypatch.setattr(Path, "exists", lambda self: False)
+    with new_run_dir(None, "tiny") as directory:
+        assert directory.path == Path("runs/tiny-2")
+
+
 def test_a_run_under_way_is_not_resumed(refused, run):
     with RunDir(Path("run")).locked():
         says = "another process is training in run: wait for its end, or choose another --out"

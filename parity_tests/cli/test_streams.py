@@ -180,6 +180,14 @@ class Failing(io.StringIO):
         return super().write(text)
 
 
+@POSIX_ONLY
+def test_no_file_takes_the_place_of_a_closed_stream():
+    code = "import sys; from npgpt.system.streams import reserve_descriptors as reserve; "
+    code += "reserve(); sys.exit(open('file', 'w').fileno())"
+    command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", code]
+    assert subprocess.run(command, timeout=LONG).returncode == 3
+
+
 def test_an_output_fails_once_or_writes_a_log():
     stream = Output(Failing(), "it")
     assert stream.write("1234") == 4
