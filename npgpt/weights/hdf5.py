@@ -125,7 +125,7 @@ class Reader:
         for path, address in queue:  # grows by the members of each group
             messages = self.messages(address, path)
             if not path:
-                contents.attributes.update(map(self.attribute, messages.pop(ATTRIBUTE, [])))
+                contents.attributes.update(self.attributes(messages.pop(ATTRIBUTE, [])))
             if SYMBOL_TABLE in messages:
                 queue += self.members(path, messages)
             else:
@@ -258,6 +258,12 @@ class Reader:
         return Struct(f"<{rank}Q").unpack_from(space, DATASPACE_MESSAGE.size)
 
     # Attributes
+
+    def attributes(self, messages: list[bytes]) -> dict[str, int | str]:
+        """Return the values of attributes by their names."""
+        found = dict(map(self.attribute, messages))
+        self.require(len(found) == len(messages), "it has an attribute twice")
+        return found
 
     def attribute(self, message: bytes) -> tuple[str, int | str]:
         """Return the name and the value of an attribute."""

@@ -2,8 +2,8 @@
 
     python -m parity_tests.support.fuzz_hdf5 100000 --seed 0
 
-reads so many forged files in this process, which may take one second of CPU time and 100 MB of
-memory for each, and prints how often each outcome occurred. A file that fails is kept.
+reads 100,000 forged files, each within one second of CPU time and 100 MB of memory, and prints how
+often each outcome occurred. A file that fails is kept.
 """
 
 import argparse
