@@ -46,7 +46,7 @@ class Train:
         return self.flags.validated()
 
     def run(self) -> int:
-        """Train and return the exit status. The run goes on if its output cannot be shown."""
+        """Train and return the exit status. The run continues if its output cannot be shown."""
         self.unshown = keep_unshown()
         with announce_compilation(self.settings.ops):
             return self.train()

@@ -1,6 +1,6 @@
 """Standard output and error that may be closed, full, broken or missing.
 
-A command that prints results fails when they cannot be written. A training run goes on, and a log
+A command that prints results fails when they cannot be written. A training run continues, and a log
 keeps the text that could not be shown. A stream may be None, as without a console.
 """
 
@@ -96,7 +96,7 @@ class Output:
             except RuntimeError:  # a signal handler that prints while its thread is printing
                 if self.log is None:
                     raise
-            except Exception as error:  # whatever a stream of a notebook raises
+            except Exception as error:  # a notebook's stream may raise anything
                 self.fail(error)
         # What moves a cursor or sets colours is for a terminal only.
         if self.log is not None and text and "\x1b" not in text:

@@ -63,7 +63,7 @@ class RunDir:
                 stack.enter_context(file_lock(self.path / LOCK, busy))
                 for part in self.path.glob(".*.part"):
                     found = TEMPORARY.fullmatch(part.name)
-                    # Nobody else writes these files: a process that was killed has left it.
+                    # Only the holder of the lock writes these: a process that was killed left it.
                     if found and found[1] in CONTENTS:
                         part.unlink(missing_ok=True)
             yield self

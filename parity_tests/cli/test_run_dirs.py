@@ -79,7 +79,7 @@ def test_only_temporary_files_of_a_killed_run_are_removed(npgpt_):
     Path("run").mkdir()
     kept = [".notes.part", ".checkpoint.h5.1.part", f".theirs.{'0' * 32}.part", "x.part"]
     for name in kept:
-        Path("run", name).write_text("somebody's")
+        Path("run", name).write_text("another program's")
     Path(f"run/.checkpoint.h5.{'0' * 32}.part").write_text("half")
     Path("run", LOCK).write_text("")  # the system released it when its holder was killed
     npgpt_("--out run --steps 1 --sample-tokens 0".join(["train --ops numpy ", ""]), *TINY)

@@ -73,7 +73,7 @@ if hasattr(signal, "SIGHUP"):
 
 @POSIX_ONLY
 @pytest.mark.parametrize("kind", ["closed", "full", "broken", "dead"])
-def test_a_run_that_cannot_be_shown_goes_on(kind):
+def test_a_run_that_cannot_be_shown_continues(kind):
     for number, status in SIGNALS.items():
         folder = f"run-{number}"
 
