@@ -249,7 +249,7 @@ def test_a_bad_file_is_refused_and_says_why(path, unreadable, name):
 
 # Fuzzing
 
-WHERE = "file", "length", "header", "entry", "numbers"
+WHERE = "file", "length", "header", "entry", "numbers", "metadata"
 KEYS = "dtype", "shape", "data_offsets"
 
 
@@ -267,6 +267,10 @@ def forged(header, data, recipe):
             return assemble(changed(json.dumps(header).encode(), changes, as_text), data)
         case "numbers":
             return assemble(header, changed(data, changes))
+        case "metadata":
+            value = fuzz.VALUES[which % len(fuzz.VALUES)]
+            metadata = {"format": value} if len(changes) > 1 else value
+            return assemble(header | {"__metadata__": metadata}, data)
     about = dict(header[name])
     for _, at, n in changes:
         key, value = KEYS[at % 3], fuzz.VALUES[n % len(fuzz.VALUES)]
