@@ -113,5 +113,5 @@ def token_bytes(encoding: tiktoken.Encoding, token: int) -> bytes:
     """Return the bytes of one token id, U+FFFD if it is outside the tokenizer's vocabulary."""
     try:
         return encoding.decode_single_token_bytes(int(token))
-    except KeyError:
+    except (KeyError, OverflowError):  # tiktoken's ids have 32 bits
         return "\ufffd".encode()
