@@ -203,6 +203,7 @@ POINT = '{"tokens_seen": 3, "train_loss": 1.5, "val_loss": %s}'
         ("metrics.jsonl", POINT % "Infinity", "run/metrics.jsonl, line 1: expected numbers"),
         ("metrics.jsonl", POINT % "NaN", "run/metrics.jsonl, line 1: expected numbers"),
         ("metrics.jsonl", POINT % (10**400), "run/metrics.jsonl, line 1: expected numbers"),
+        ("metrics.jsonl", POINT % "1e308", "run/metrics.jsonl, line 1: expected numbers"),
         ("metrics.jsonl", POINT % "true", "run/metrics.jsonl, line 1: expected numbers"),
     ],
 )

@@ -58,6 +58,7 @@ INVALID = {
     "samples that are a text": lambda s: s["progress"].update(samples=""),
     "a loss that is a text": lambda s: s["progress"]["history"][0].update(val_loss="low"),
     "a loss that is infinite": lambda s: s["progress"]["history"][0].update(val_loss=math.inf),
+    "a loss too large to draw": lambda s: s["progress"]["history"][0].update(val_loss=1e308),
     "a loss without end": lambda s: s["progress"]["history"][0].update(val_loss=10**400),
     "a loss that is none": lambda s: s["progress"]["history"][0].update(val_loss=math.nan),
     "an epoch that is a fraction": lambda s: s["progress"]["history"][0].update(epoch=1.5),
