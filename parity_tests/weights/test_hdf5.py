@@ -204,6 +204,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
 def test_a_state_takes_at_most_110_mb(saved, bomb):
     def change(file):

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 def test_500_forged_checkpoints_are_read_or_refused():
     """By hand: python -m parity_tests.support.fuzz_hdf5 100000."""
     said = subprocess.run(
