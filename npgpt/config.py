@@ -65,7 +65,7 @@ class Config:
         if self.n_embd % self.n_head:
             raise ConfigError(
                 f"n_embd is {self.n_embd} and n_head is {self.n_head}: "
-                "the width must be a multiple of the number of heads"
+                "n_embd must be a multiple of n_head"
             )
         for name in ("qkv_bias", "tied"):
             if not isinstance(getattr(self, name), bool):
@@ -85,7 +85,7 @@ class TrainingConfig:
     steps : int or None, default None
         Number of steps, in place of epochs. None: as many as the epochs take.
     batch_size : int, default 2
-        Windows, sequences of context_length tokens, per batch.
+        Number of windows per batch. A window is a sequence of context_length tokens.
     stride : int or None, default None
         Tokens from the start of one window to the start of the next. None: the context length, so
         that windows do not overlap.

@@ -17,9 +17,9 @@ class ModelFlags:
     Parameters
     ----------
     preset
-        Source of every value that is not given.
+        Preset that gives the values of all other flags.
     batch_size
-        Windows, sequences of context_length tokens, per batch.
+        Number of windows per batch. A window is a sequence of context_length tokens.
     context_length
         Maximum number of tokens in a sequence.
     vocab_size

@@ -55,8 +55,8 @@ def tokenizer(name: str) -> tiktoken.Encoding:
         except (OSError, ValueError) as error:  # of `requests` without a network, or a wrong hash
             raise DownloadError(
                 "GPT-2's tokenizer file could not be downloaded "
-                f"({type(error).__name__}). Set TIKTOKEN_CACHE_DIR to a directory that has it, or "
-                "use --tokenizer byte, which needs no file"
+                f"({type(error).__name__}). Set TIKTOKEN_CACHE_DIR to a directory that has it. "
+                'The tokenizer "byte" needs no file'
             ) from error
     raise InputError(f"unknown tokenizer {name!r}; expected one of {', '.join(VOCABULARIES)}")
 

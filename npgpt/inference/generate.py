@@ -60,18 +60,19 @@ def generate(
     model : GPT
         The model. Only the last `context_length` tokens are read.
     tokens : (T,) int, (B, T) int, or B sequences of int
-        One prompt or several. Prompts of unequal length are read in groups of one length, each as
-        if it were alone; every group takes the time of a batch of its own.
+        One prompt or several. Prompts of equal length form a group. Each group is a batch of its
+        own and takes the time of one.
     max_new_tokens : int
         Number of tokens to generate per prompt, at most.
     temperature : float, default 0.0
-        0 chooses the most likely token. Above it, tokens are drawn, more evenly if it is higher.
+        0 chooses the most likely token. Above 0, tokens are sampled; higher values make the
+        distribution more even.
     top_k : int or None, default None
         Choose among the k most likely tokens.
     top_p : float or None, default None
         Choose among the most likely tokens that together have this probability, in (0, 1].
     eos_id : int or None, default None
-        A prompt ends with this token. It is repeated until all prompts have ended.
+        A sequence stops at this token, which is repeated until all sequences have stopped.
     rng : Generator, B generators, or None, default None
         Draws the tokens; required if `temperature` is above 0. One generator draws for all prompts
         in turn. With one generator each, a prompt's tokens do not depend on the other prompts.

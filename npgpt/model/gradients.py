@@ -132,7 +132,10 @@ def check_gradients(tree: Params, parameters: Params, what: str) -> None:
     """Raise InputError unless `tree` has the names, shapes and dtype of the parameters."""
     how = "make it with npgpt.zeros_like(model.params)"
     if not isinstance(tree, Params):
-        raise InputError(f"{what} must be a tree like model.params, not {tree!r:.60}: {how}")
+        kind = type(tree).__name__
+        if kind == "tuple":
+            how = "loss, gradients = model.loss_and_gradients(...)"
+        raise InputError(f"{what} must be a tree like model.params, not a {kind}: {how}")
     pairs = leaves(parameters), leaves(tree)
     signatures = [[(leaf.shape, leaf.dtype) for leaf in some] for some in pairs]
     if signatures[0] == signatures[1]:

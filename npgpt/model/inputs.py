@@ -49,10 +49,13 @@ def check_tokens(
         ids = np.asarray(tokens)
     except (ValueError, TypeError):
         raise InputError(f"{what} must be of shape (B, T): all rows of one length") from None
-    if ids.ndim != 2 or ids.size == 0 or not np.issubdtype(ids.dtype, np.integer):
+    if ids.dtype.kind in "US":
+        raise InputError(f"{what} must be token ids, not text: encode it with npgpt.tokenizer(...)")
+    if ids.ndim == 2 and ids.size == 0:
+        raise InputError(f"{what} of shape {ids.shape} are empty: B and T must be at least 1")
+    if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
         raise InputError(
-            f"{what} must be integers of shape (B, T), both at least 1; "
-            f"these are {ids.dtype} of shape {ids.shape}"
+            f"{what} must be integers of shape (B, T); these are {ids.dtype} of shape {ids.shape}"
         )
     T, T_max = start + ids.shape[1], config.context_length
     if T > T_max:
@@ -123,8 +126,8 @@ def check_masks(rng: Any) -> None:
 def warn_of_dropout(config: Config, *, stacklevel: int) -> None:
     """Warn that a model with dropout is trained without a generator."""
     warnings.warn(
-        f"the config has dropout={config.dropout}, but no generator was given: this model is "
-        "trained without dropout. Pass rng=npgpt.Generator(seed), or set dropout=0",
+        f"the config has dropout={config.dropout}, but this call has no generator, so nothing is "
+        "dropped. To train with dropout, pass rng=npgpt.Generator(seed); else set dropout=0",
         DropoutWarning,
         stacklevel=stacklevel,
     )

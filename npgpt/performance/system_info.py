@@ -131,11 +131,14 @@ def multiplies_bfloat16() -> bool:
     return cpu.BFLOAT16
 
 
+HALF = "generate --weights bfloat16 reads half the memory"
+
+
 def bfloat16(multiplied: bool) -> str:
     """Return how --dtype bfloat16 and --weights are computed, as text."""
     if multiplied:
-        return "products of bfloat16 numbers by AVX512_BF16; --weights reads less memory"
-    return f"{NO_BFLOAT16}: float32 products of rounded numbers; --weights reads less memory"
+        return f"products of bfloat16 numbers by AVX512_BF16; {HALF}"
+    return f"{NO_BFLOAT16}: float32 products of rounded numbers; {HALF}"
 
 
 def idle_settings() -> dict[str, str]:

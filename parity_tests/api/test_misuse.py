@@ -55,14 +55,14 @@ def loader(**changes):
 
 TEXT = np.array([["a", "b"]])
 TOKENS = {
-    "text": "tokens must be integers",
-    "a list of text": "tokens must be integers",
+    "text": "must be token ids, not text",
+    "a list of text": "must be token ids, not text",
     "numbers": "tokens must be integers",
     "booleans": "tokens must be integers",
     "None": "tokens must be integers",
     "objects": "tokens must be integers",
     "one row": r"tokens must be integers of shape \(B, T\)",
-    "nothing": "both at least 1",
+    "nothing": "are empty: B and T must be at least 1",
     "ragged": "all rows of one length",
     "too long": "13 tokens are longer than the context of 12; crop them",
     "too large": "token id 31 is outside the vocabulary of 31",
@@ -177,7 +177,7 @@ MISTAKES = {
     "no gradients": (lambda: optimizer().step(3), "gradients must be a tree like model.params"),
     # generation
     "no model": (lambda: npgpt.generate("gpt2", [1], 3), "model must be an npgpt.GPT"),
-    "a prompt of text": (lambda: npgpt.generate(model(), "text", 3), "tokens must be integers"),
+    "a prompt of text": (lambda: npgpt.generate(model(), "text", 3), "tokens must be token ids"),
     "no prompt": (lambda: npgpt.generate(model(), None, 3), "tokens must be integers"),
     "a negative count": (lambda: npgpt.generate(model(), [1], -1), "max_new_tokens is -1"),
     "a count of text": (lambda: npgpt.generate(model(), [1], "3"), "max_new_tokens is '3', but"),
@@ -230,7 +230,7 @@ MISTAKES = {
     "a stride of text": (lambda: npgpt.evaluate(model(), [1, 2], stride="1"), "stride is '1', but"),
     "half a batch": (lambda: npgpt.evaluate(model(), [1, 2], batch_size=1.5), "batch_size is 1.5"),
     "other ids": (lambda: npgpt.evaluate(model(), [1, 2, 99]), "token id 99 is outside"),
-    "text for ids": (lambda: npgpt.evaluate(model(), ["a", "b"]), "must be integers"),
+    "text for ids": (lambda: npgpt.evaluate(model(), ["a", "b"]), "must be token ids"),
     "no text": (lambda: npgpt.evaluate(model(), None), r"must have shape \(N,\)"),
     "tokens of evaluate": (lambda: npgpt.evaluate(model(), [1]), "2 tokens"),
     "stride of evaluate": (lambda: npgpt.evaluate(model(), np.arange(9), stride=0), "stride is 0"),
@@ -288,7 +288,7 @@ def test_dropout_without_a_generator_is_said_once():
             model.trace(X, Y)
             list(npgpt.generate(model, [1], 2))
             getattr(model, name)(X, Y, generator())
-        with pytest.warns(DropoutWarning, match=r"dropout=0.1, .* Pass rng=npgpt") as caught:
+        with pytest.warns(DropoutWarning, match=r"dropout=0.1, .* pass rng=npgpt") as caught:
             getattr(model, name)(X, Y)
             line = inspect.currentframe().f_lineno - 1
         assert [(one.filename, one.lineno) for one in caught] == [(__file__, line)]

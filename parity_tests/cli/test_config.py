@@ -146,7 +146,7 @@ def test_rates_are_numbers_from_0(name):
     [
         (Config, {"dropout": 1.0}, "dropout is 1.0, but must be in [0, 1)"),
         (Config, {"dropout": -0.1}, "dropout is -0.1, but must be at least 0"),
-        (Config, {"n_embd": 10, "n_head": 4}, "n_embd is 10 and n_head is 4: the width must be"),
+        (Config, {"n_embd": 10, "n_head": 4}, "n_embd is 10 and n_head is 4: n_embd must be a"),
         (Config, {"tied": 1}, "tied is 1, but must be true or false"),
         (Config, {"qkv_bias": "no"}, "qkv_bias is 'no', but must be true or false"),
         (TrainingConfig, {"train_fraction": 0}, "train_fraction is 0, but must be in (0, 1]"),
