@@ -182,11 +182,11 @@ def test_two_models_do_not_share_their_parts(openai, server, tmp_path):
 def test_another_process_completed_the_download(openai, server, tmp_path, monkeypatch):
     locked = gpt2.file_lock
 
-    def late(path):
+    def late(path, busy):
         monkeypatch.setattr(gpt2, "file_lock", locked)
         openai(to=tmp_path / "to")
         server.asked.clear()
-        return locked(path)
+        return locked(path, busy)
 
     monkeypatch.setattr(gpt2, "file_lock", late)
     assert contents(openai(to=tmp_path / "to")) == CHECKPOINT

@@ -208,6 +208,7 @@ def openai(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["by TensorFlow", "by hand", "index"])
+@pytest.mark.filterwarnings("ignore::npgpt.IgnoredTensorsWarning")  # of global_step
 def test_openais_folder(openai, name):
     with np.load(openai / f"{name}.npz") as found:
         found = dict(found)

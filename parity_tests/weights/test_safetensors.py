@@ -310,6 +310,16 @@ def reader(path, raw):
     return lambda: read_safetensors(path)
 
 
+# The reader's own answers, which the changes must reach; how often they reach each of the JSON
+# parser's differs between versions of Hypothesis.
+KINDS = (
+    "read", "bytes to cannot numbers of", "has bytes of numbers its header describes",
+    "has dtype expected one of", "has the expected two", "has the shape expected list of sizes",
+    "is truncated bytes are too few", "is truncated or not safetensors", "its header is not",
+    "it contains", "name occurs twice", "its is expected strings", "its shape is larger than any",
+)  # fmt: skip
+
+
 @pytest.mark.slow
 def test_changed_files_are_refused_or_read_as_by_the_library(good):
     path, header, data = good
@@ -326,7 +336,8 @@ def test_changed_files_are_refused_or_read_as_by_the_library(good):
             assert mine == {name: bytes(t["data"]) for name, t in safetensors.deserialize(raw)}
 
     check()
-    assert len(outcomes) >= 25, sorted(outcomes)
+    missed = [kind for kind in KINDS if not any(kind in outcome for outcome in outcomes)]
+    assert missed == [], sorted(outcomes)
 
 
 def repeated(piece, size, before=b'{"a":[', after=b"]}"):
