@@ -1,6 +1,11 @@
 """Every format gives the same model, is recognized by its contents, and has the same errors."""
 
+import contextlib
+import functools
+import importlib
+import io
 import os
+import pkgutil
 import shutil
 import subprocess
 import sys
@@ -14,6 +19,7 @@ import pytest
 
 import npgpt
 from npgpt import ops
+from npgpt.cli.common import track_progress
 from npgpt.cli.main import main
 from npgpt.errors import InputError, WeightFileError
 from npgpt.model.params import map_leaves, named, shapes
@@ -249,12 +255,24 @@ def test_a_pipe_or_a_folder_in_place_of_a_file(tmp_path, unreadable, name, file)
         shutil.rmtree(tmp_path / "model")
 
 
+@functools.cache
+def import_everything():
+    """Import what a command imports: the packages of an environment may be open to root alone."""
+    for module in pkgutil.walk_packages(npgpt.__path__, "npgpt."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    list(track_progress([], 0))
+    with contextlib.redirect_stderr(io.StringIO()):
+        main(["inspect", "nothing"])
+
+
 @contextmanager
 def without_root():
     """Without the rights of root, which may read every file."""
     if os.geteuid() != 0:
         yield
         return
+    import_everything()
     os.seteuid(65534)
     try:
         yield
