@@ -8,9 +8,9 @@ HDF5 ignores bytes after its own last byte. There the footer is appended, little
     number of blocks        8 bytes
     CRC-32                  4 bytes: of every preceding byte outside the blocks
 
-The last checksum is always verified, because the HDF5 library crashes or hangs on some damaged
-files. It takes no time. The blocks are verified where all numbers are read anyway (`verify`). The
-footer detects corruption, not tampering.
+The last checksum is always verified: it covers all that says where the numbers are, and takes no
+time. The blocks are verified where all numbers are read anyway (`verify`). The footer detects
+corruption, not tampering.
 """
 
 import zlib
