@@ -1,5 +1,6 @@
 """npgpt plot."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +8,10 @@ from typing import Annotated
 import tyro
 
 from npgpt.cli.common import default
-from npgpt.errors import InputError, RunError
+from npgpt.errors import InputError
+from npgpt.system.terminal import printable_line
+
+MAX_RUNS = 100  # each has a line in the legend
 
 
 @dataclass(kw_only=True)
@@ -32,16 +36,16 @@ class Plot:
 
     def run(self) -> int:
         """Write the figure; return the exit status."""
-        from npgpt.training.plot import plot, read_curve
+        from npgpt.training.curve import read_curve
+        from npgpt.training.plot import plot
 
         if not self.runs:
             raise InputError("no run given: name at least one run directory, such as runs/tiny-1")
-        directory = self.runs[0] if len(self.runs) == 1 else Path()
+        runs = {os.path.abspath(path): path for path in self.runs}  # each once
+        if len(runs) > MAX_RUNS:
+            raise InputError(f"{len(runs)} runs are given, but one figure has at most {MAX_RUNS}")
+        directory = self.runs[0] if len(runs) == 1 else Path()
         out = self.out or directory / "loss.png"
-        curves = [read_curve(path) for path in self.runs]
-        try:
-            plot(curves, out)
-        except OSError as error:
-            raise RunError(f"{out} could not be written: {error.strerror or error}") from None
-        print(out)
+        plot([read_curve(path) for path in runs.values()], out)
+        print(printable_line(str(out)))
         return 0

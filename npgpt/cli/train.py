@@ -15,6 +15,7 @@ from npgpt.cli.train_flags import RunFlags
 from npgpt.config import RunConfig
 from npgpt.errors import RunError
 from npgpt.system.streams import keep_unshown
+from npgpt.system.terminal import MAX_ERROR, printable_line
 
 if TYPE_CHECKING:
     from npgpt.data.dataset import Tokens
@@ -108,10 +109,9 @@ class Train:
             try:
                 interrupted = self.follow(trainer, directory, bar, stop)
             except RunError as error:
-                with contextlib.suppress(RunError):
-                    directory.plot(trainer)
+                plot(directory, trainer)
                 raise RunError(f"{error}{last_checkpoint(path)}") from None
-        directory.plot(trainer)
+        plot(directory, trainer)
         if interrupted:
             print(f"Stopped after step {progress.step - 1}; the checkpoint is saved in {path}")
             print(f"Resume with: npgpt train --resume {path}")
@@ -154,6 +154,16 @@ class Train:
         if saved_at != trainer.progress.step - 1 and trainer.progress.step:
             directory.save(trainer)
         return False
+
+
+def plot(directory: "RunDir", trainer: "Trainer") -> None:
+    """Write loss.png. A failure is printed and written to the run's log, and costs no run."""
+    try:
+        directory.plot(trainer)
+    except RunError as error:
+        line = printable_line(f"npgpt: {error}", MAX_ERROR)
+        print(line, file=sys.stderr)
+        directory.log(f"{line}\n")
 
 
 def describe(trainer: "Trainer", tokens: "Tokens", path: Path) -> str:

@@ -27,10 +27,15 @@ def printable_line(text: str, limit: int | None = None) -> str:
     `limit`: the most characters returned. The middle of a longer text is replaced by dots.
     """
     found = "".join(char if char.isprintable() else escape(char) for char in text)
-    if limit is None or len(found) <= limit:
-        return found
+    return found if limit is None else shorten(found, limit)
+
+
+def shorten(text: str, limit: int) -> str:
+    """Return at most `limit` characters. The middle of a longer text is replaced by dots."""
+    if len(text) <= limit:
+        return text
     half = (limit - 5) // 2
-    return f"{found[:half]} ... {found[-half:]}"
+    return f"{text[:half]} ... {text[-half:]}"
 
 
 def escape(char: str) -> str:

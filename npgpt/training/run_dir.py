@@ -17,8 +17,9 @@ from npgpt.errors import InputError, RunError
 from npgpt.model.params import named
 from npgpt.system.files import TEMPORARY, atomic_write, file_lock
 from npgpt.training import run_state
+from npgpt.training.curve import make_curve
 from npgpt.training.events import Evaluation, Sample
-from npgpt.training.plot import Curve, plot
+from npgpt.training.plot import plot
 from npgpt.training.trainer import Trainer
 from npgpt.weights.formats import CHECKPOINT
 
@@ -114,11 +115,10 @@ class RunDir:
         run_state.write(self.path / CHECKPOINT, trainer, self.settings, self.tokens.sha256)
 
     def plot(self, trainer: Trainer) -> None:
-        """Write loss.png if the run has been evaluated at least once."""
-        curve = Curve(self.path.name, trainer.progress.history, trainer.tokens_per_epoch)
-        if curve.history:
-            with self._named_errors("loss.png"):
-                plot([curve], self.path / "loss.png")
+        """Write loss.png if the run has been evaluated at least once. Raise RunError on failure."""
+        if history := trainer.progress.history:
+            curve = make_curve(self.path, trainer.tokens_per_epoch, history)
+            plot([curve], self.path / "loss.png")
 
     def _replace(self, name: str, content: str) -> None:
         with self._named_errors(name), atomic_write(self.path / name) as temporary:

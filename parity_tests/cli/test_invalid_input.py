@@ -183,30 +183,3 @@ def test_weights_that_do_not_fit_are_not_started_from(refused, run):
     npgpt.load("run/checkpoint.h5").save("model.h5")
     says = "model.h5 has a model but no training run: use --init-from to start a run from it"
     refused("train --data text.txt --resume model.h5", says=says)
-
-
-POINT = '{"tokens_seen": 3, "train_loss": 1.5, "val_loss": %s}'
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "says"),
-    [
-        ("config.json", "{", "run/config.json is not JSON"),
-        ("config.json", "[]", "run/config.json has no tokens_per_epoch"),
-        ("config.json", '{"tokens_per_epoch": 0}', "run/config.json has no tokens_per_epoch"),
-        ("metrics.jsonl", "", "run/metrics.jsonl is empty"),
-        ("metrics.jsonl", "{}\n", "run/metrics.jsonl, line 1: expected numbers"),
-        ("metrics.jsonl", "\xff\n", "run/metrics.jsonl is not JSON"),
-        ("metrics.jsonl", "[" * 100_000, "run/metrics.jsonl is not JSON"),
-        ("config.json", "[" * 100_000, "run/config.json is not JSON"),
-        ("config.json", f'{{"tokens_per_epoch": {10**400}}}', "config.json has no tokens_per_"),
-        ("metrics.jsonl", POINT % "Infinity", "run/metrics.jsonl, line 1: expected numbers"),
-        ("metrics.jsonl", POINT % "NaN", "run/metrics.jsonl, line 1: expected numbers"),
-        ("metrics.jsonl", POINT % (10**400), "run/metrics.jsonl, line 1: expected numbers"),
-        ("metrics.jsonl", POINT % "1e308", "run/metrics.jsonl, line 1: expected numbers"),
-        ("metrics.jsonl", POINT % "true", "run/metrics.jsonl, line 1: expected numbers"),
-    ],
-)
-def test_a_run_that_cannot_be_plotted(refused, run, name, content, says):
-    Path("run", name).write_text(content, encoding="latin1")
-    refused("plot run", says=says)

@@ -8,7 +8,7 @@ import pytest
 from npgpt.data import text
 from npgpt.errors import InputError
 from npgpt.system.files import open_regular, read_regular
-from npgpt.training.plot import read_curve
+from npgpt.training.curve import read_curve
 
 
 @pytest.fixture
