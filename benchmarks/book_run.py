@@ -65,7 +65,7 @@ def step(dropout: float):
     batch = tokens[:, :-1], tokens[:, 1:]
     run = stepping(model, batch, rng, BOOK_ADAMW)
     run()
-    return float(model.evaluate(*batch)), lambda: {"step": once(run)}
+    return model.evaluate(*batch), lambda: {"step": once(run)}
 
 
 IMPLEMENTATIONS = {

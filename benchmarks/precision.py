@@ -45,7 +45,7 @@ def evaluated(path: str, weights: str, data: str) -> dict:
     tokens = evaluate.encode_text(model, text.read(data))[:MOST_TOKENS]
     total = count = 0
     for inputs, targets in evaluate.batches(tokens, length, 4):
-        total += float(model.evaluate(inputs, targets)) * targets.size
+        total += model.evaluate(inputs, targets) * targets.size
         count += targets.size
     texts = []
     for start in np.linspace(0, len(tokens) - PROMPT, PLACES).astype(int):

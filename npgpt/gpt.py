@@ -193,7 +193,7 @@ class GPT:
         *,
         out: Params | None = None,
         dloss: float = 1.0,
-    ) -> tuple[np.floating, Params]:
+    ) -> tuple[float, Params]:
         """Return the mean cross-entropy and its gradient with respect to every parameter.
 
         **Without `out`, every call overwrites the gradients that the previous call returned**: the
@@ -202,7 +202,8 @@ class GPT:
         Parameters
         ----------
         tokens, targets : (B, T) int
-            Token ids, and the token that follows each of them.
+            Token ids, and the token that follows each of them. Targets of -100 are ignored: the
+            mean is over the others.
         rng : Generator or None, default None
             Draws the dropout masks. None: no dropout.
         out : Params or None, default None
@@ -212,8 +213,8 @@ class GPT:
 
         Returns
         -------
-        loss : scalar
-            Mean cross-entropy, in nats per token.
+        loss : float
+            Mean cross-entropy, in nats per token. nan or inf if the model computes that.
         gradients : Params
             The same tree as `params`: `out`, or the model's own.
 
@@ -237,7 +238,7 @@ class GPT:
         rng: Random | None = None,
         *,
         out: Params | None = None,
-    ) -> tuple[np.floating, LossCache]:
+    ) -> tuple[float, LossCache]:
         """Return the mean cross-entropy and a cache for `backward`.
 
         The first half of `loss_and_gradients`, to see the two passes one by one.
@@ -245,7 +246,8 @@ class GPT:
         Parameters
         ----------
         tokens, targets : (B, T) int
-            Token ids, and the token that follows each of them.
+            Token ids, and the token that follows each of them. Targets of -100 are ignored: the
+            mean is over the others.
         rng : Generator or None, default None
             Draws the dropout masks. None: no dropout.
         out : Params or None, default None
@@ -253,8 +255,8 @@ class GPT:
 
         Returns
         -------
-        loss : scalar
-            Mean cross-entropy, in nats per token.
+        loss : float
+            Mean cross-entropy, in nats per token. nan or inf if the model computes that.
         cache : LossCache
             Valid for one `backward`, as long as neither the parameters nor `out` change.
 
@@ -305,7 +307,7 @@ class GPT:
         transformer.backward(activations, gradients, dloss=dloss, ops=self.ops)
         return gradients
 
-    def evaluate(self, tokens: TokenIds, targets: TokenIds) -> np.floating:
+    def evaluate(self, tokens: TokenIds, targets: TokenIds) -> float:
         """Return the mean cross-entropy without dropout, keeping no cache for `backward`.
 
         Parameters
@@ -313,11 +315,12 @@ class GPT:
         tokens : (B, T) int
             Token ids.
         targets : (B, n) int, n <= T
-            The tokens that follow the last n positions. Only these are scored.
+            The tokens that follow the last n positions. Only these are scored. Targets of -100 are
+            ignored.
 
         Returns
         -------
-        scalar
+        float
             Mean cross-entropy, in nats per token.
 
         Raises
@@ -326,7 +329,7 @@ class GPT:
             If `tokens` or `targets` cannot be read by the model.
         """
         ids, labels = inputs.check_last(tokens, targets, self.config)
-        return transformer.evaluate(self.params, ids, labels, self.config, ops=self.ops)
+        return float(transformer.evaluate(self.params, ids, labels, self.config, ops=self.ops))
 
     def trace(self, tokens: TokenIds, targets: TokenIds | None = None) -> dict[str, Array]:
         """Return every activation by name, without dropout; with targets, its gradient too.
@@ -338,8 +341,9 @@ class GPT:
         tokens : (B, T) int
             Token ids.
         targets : (B, T) int or None, default None
-            The token that follows each of them. With targets, "loss" is included, and the gradient
-            of the loss with respect to each activation, as "h.0.attn.probs.grad".
+            The token that follows each of them, or -100 to ignore it. With targets, "loss" is
+            included, and the gradient of the loss with respect to each activation, as
+            "h.0.attn.probs.grad".
 
         Returns
         -------
@@ -388,13 +392,14 @@ class GPT:
 
     def _forward(
         self, tokens: TokenIds, targets: TokenIds, rng: Random | None, gradients: Params
-    ) -> tuple[np.floating, transformer.Cache]:
+    ) -> tuple[float, transformer.Cache]:
         """Return the loss and the activations; write the head's gradient into `gradients`."""
         ids, labels = inputs.check_pair(tokens, targets, self.config)
         inputs.check_masks(rng)
         if rng is None and self.config.dropout and not self._has_warned:
             self._has_warned = True
             inputs.warn_of_dropout(self.config, stacklevel=4)
-        return transformer.loss(
+        value, activations = transformer.loss(
             self.params, ids, labels, self.config, rng=rng, g=gradients, ops=self.ops
         )
+        return float(value), activations

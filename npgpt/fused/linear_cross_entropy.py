@@ -9,12 +9,12 @@ from npgpt.kernels.jit import inner, njit
 from npgpt.kernels.math import exp, largest
 from npgpt.kernels.parallel import in_parallel, part, tasks_for
 from npgpt.kernels.row_ops import softmax_row
-from npgpt.ops.linear_cross_entropy import Cache, blocks, check
+from npgpt.ops.linear_cross_entropy import IGNORED, Cache, blocks, check
 
 
 def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 512,
             dweight: Array | None = None):  # fmt: skip
-    """(..., C), (V, C), (...) integers below V -> scalar of x's dtype
+    """(..., C), (V, C), (...) integers below V, or IGNORED -> scalar of x's dtype
 
     `dweight`: optional output for the gradient of `weight` at dloss = 1. Passing backward's `g`
     here avoids a second (V, C) array; the Cache can then be used once.
@@ -40,6 +40,13 @@ def evaluate(x: Array, weight: Array, targets: Array, *, chunk: int = 512):
 def forward_with(matmul, x: Array, weight: Array, targets: Array, chunk: int, dweight):
     """Run `forward` with this matrix product."""
     x_rows, targets = rows(x), check(targets, weight)
+    counts = targets != IGNORED
+    if not counts.all():
+        some = x_rows[counts], weight, targets[counts]
+        value, cache = forward_with(matmul, *some, chunk, dweight)
+        dx = buffer_pool.empty_like(x_rows)
+        dx[counts], dx[~counts] = cache.dx, 0
+        return value, Cache(dx.reshape(x.shape), cache.dweight)
     N, V = len(x_rows), len(weight)
     dx = buffer_pool.empty_like(x_rows)
     dweight = buffer_pool.empty_like(weight) if dweight is None else dweight
@@ -58,6 +65,9 @@ def forward_with(matmul, x: Array, weight: Array, targets: Array, chunk: int, dw
 def evaluate_with(matmul, x: Array, weight: Array, targets: Array, chunk: int):
     """Run `evaluate` with this matrix product."""
     x_rows, targets = rows(x), check(targets, weight)
+    counts = targets != IGNORED
+    if not counts.all():
+        return evaluate_with(matmul, x_rows[counts], weight, targets[counts], chunk)
     N, V = len(x_rows), len(weight)
     loss = np.empty(N, x.dtype)
     buffer = buffer_pool.empty((min(N, chunk), V), x.dtype)

@@ -73,7 +73,7 @@ def evaluate(
         )
     total, count = 0.0, 0
     for inputs, targets in track(batches(tokens, length, batch_size, stride)):
-        total += float(model.evaluate(inputs, targets)) * targets.size
+        total += model.evaluate(inputs, targets) * targets.size
         count += targets.size
     return total / count
 

@@ -13,7 +13,7 @@ __all__ = ["Cache", "backward", "evaluate", "forward"]
 
 def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 512,
             dweight: Array | None = None):  # fmt: skip
-    """(..., C), (V, C), (...) integers below V -> scalar of x's dtype
+    """(..., C), (V, C), (...) integers below V, or IGNORED -> scalar of x's dtype
 
     `dweight`: optional output for the gradient of `weight` at dloss = 1. Passing backward's `g`
     here avoids a second (V, C) array; the Cache can then be used once.

@@ -11,6 +11,7 @@ from npgpt.arrays import Array, TokenIds
 from npgpt.config import Config
 from npgpt.errors import ConfigError, DropoutWarning, InputError
 from npgpt.model.kv_cache import LayerCache
+from npgpt.ops.linear_cross_entropy import IGNORED
 
 
 def check_config(config: Any) -> None:
@@ -45,6 +46,23 @@ def check_tokens(
 
     `start` is the position of the first token.
     """
+    ids = check_shape(tokens, config, start, what)
+    check_vocabulary(ids, config)
+    return ids.astype(np.int64, copy=False)
+
+
+def check_targets(targets: TokenIds, config: Config) -> Array:
+    """Return targets as (B, T) int64. Raise InputError unless each is a token id or IGNORED."""
+    ids = check_shape(targets, config, 0, "targets")
+    counted = ids[ids != IGNORED]
+    if not counted.size:
+        raise InputError(f"all {ids.size} targets are {IGNORED}, which is ignored: none is left")
+    check_vocabulary(counted, config, f"; only {IGNORED} is ignored")
+    return ids.astype(np.int64, copy=False)
+
+
+def check_shape(tokens: TokenIds, config: Config, start: int, what: str) -> Array:
+    """Return tokens as an integer array. Raise InputError unless it is (B, T) within the context."""
     try:
         ids = np.asarray(tokens)
     except (ValueError, TypeError):
@@ -60,11 +78,15 @@ def check_tokens(
     T, T_max = start + ids.shape[1], config.context_length
     if T > T_max:
         raise InputError(f"{T} {what} are longer than the context of {T_max}; crop them")
+    return ids
+
+
+def check_vocabulary(ids: Array, config: Config, but: str = "") -> None:
+    """Raise InputError unless every id is in the vocabulary. `but` ends the message for others."""
     low, high, V = ids.min(), ids.max(), config.vocab_size
     if low < 0 or high >= V:
         wrong = low if low < 0 else high
-        raise InputError(f"token id {wrong} is outside the vocabulary of {V} (0 to {V - 1})")
-    return ids.astype(np.int64, copy=False)
+        raise InputError(f"token id {wrong} is outside the vocabulary of {V} (0 to {V - 1}){but}")
 
 
 def check_sequence(tokens: Any, config: Config, what: str) -> None:
@@ -79,7 +101,7 @@ def check_sequence(tokens: Any, config: Config, what: str) -> None:
 
 def check_pair(tokens: TokenIds, targets: TokenIds, config: Config) -> tuple[Array, Array]:
     """Return tokens and targets as (B, T) int64, one target for each token."""
-    ids, labels = check_tokens(tokens, config), check_tokens(targets, config, what="targets")
+    ids, labels = check_tokens(tokens, config), check_targets(targets, config)
     if ids.shape != labels.shape:
         raise InputError(
             f"tokens are {ids.shape} and targets {labels.shape}, but every token must have one "
@@ -90,7 +112,7 @@ def check_pair(tokens: TokenIds, targets: TokenIds, config: Config) -> tuple[Arr
 
 def check_last(tokens: TokenIds, targets: TokenIds, config: Config) -> tuple[Array, Array]:
     """Return tokens as (B, T) int64 and the targets of the last n of them as (B, n) int64."""
-    ids, labels = check_tokens(tokens, config), check_tokens(targets, config, what="targets")
+    ids, labels = check_tokens(tokens, config), check_targets(targets, config)
     (B, T), (rows, n) = ids.shape, labels.shape
     if rows != B or n > T:
         raise InputError(

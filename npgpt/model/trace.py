@@ -16,6 +16,7 @@ from npgpt.model.backend import Backend
 from npgpt.model.params import Params
 from npgpt.ops import attention as numpy_attention
 from npgpt.ops.attention import softmax, split_heads
+from npgpt.ops.linear_cross_entropy import IGNORED
 
 
 def trace(
@@ -37,14 +38,11 @@ def trace(
     transformer.backward(cache, g, ops=backend)
     found["logits"] = transformer.scores(p, found["ln_f"], ops=ops)
     found["loss"] = np.asarray(loss)
-    dlogits = softmax(found["logits"])
-    np.put_along_axis(
-        dlogits,
-        targets[..., None],
-        np.take_along_axis(dlogits, targets[..., None], -1) - 1,
-        -1,
-    )
-    return found | recorder.gradients | {"logits.grad": dlogits / dlogits.dtype.type(targets.size)}
+    dlogits, counts = softmax(found["logits"]), targets != IGNORED
+    dlogits[*np.nonzero(counts), targets[counts]] -= 1
+    dlogits[~counts] = 0
+    dlogits /= np.count_nonzero(counts)
+    return found | recorder.gradients | {"logits.grad": dlogits}
 
 
 class Recorder:

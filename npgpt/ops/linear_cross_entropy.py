@@ -5,7 +5,8 @@
 
 The output head and the loss are one op, so the (B*T, V) logits never exist all at once. Forward
 computes `chunk` rows of them at a time, and their gradients with them: after softmax, the gradient
-softmax(logits) - onehot(target) is one subtraction away.
+softmax(logits) - onehot(target) is one subtraction away. A row whose target is IGNORED, -100, is
+left out of the mean, and its gradient is 0.
 
 Like torch.nn.functional.cross_entropy(x @ weight.T, targets).
 Derivation: docs/ops/linear_cross_entropy.md
@@ -17,6 +18,8 @@ import numpy as np
 
 from npgpt.arrays import Array, check_ids, into, rows
 
+IGNORED = -100  # the target of a row that does not count: PyTorch's ignore_index
+
 
 class Cache(NamedTuple):
     dx: Array  # (..., C)  both for dloss = 1
@@ -25,12 +28,19 @@ class Cache(NamedTuple):
 
 def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 512,
             dweight: Array | None = None):  # fmt: skip
-    """(..., C), (V, C), (...) integers below V -> scalar of x's dtype
+    """(..., C), (V, C), (...) integers below V, or IGNORED -> scalar of x's dtype
 
     `dweight`: optional output array for the gradient of `weight` at dloss = 1. Passing backward's
     `g` here avoids a second (V, C) array; the cache can then be used once.
     """
     x_rows, targets = rows(x), check(targets, weight)
+    counts = targets != IGNORED
+    if not counts.all():
+        some = x_rows[counts], weight, targets[counts]
+        value, cache = forward(*some, chunk=chunk, dweight=dweight)
+        dx = np.zeros_like(x_rows)
+        dx[counts] = cache.dx
+        return value, Cache(dx.reshape(x.shape), cache.dweight)
     N = len(x_rows)
     dx, total = np.empty_like(x_rows), 0.0
     dweight = into(dweight, np.zeros_like(weight))
@@ -55,6 +65,9 @@ def backward(dloss: float, cache: Cache, g: Array, *, dx: Array | None = None):
 def evaluate(x: Array, weight: Array, targets: Array, *, chunk: int = 512):
     """(..., C), (V, C), (...) -> scalar: the loss without gradients, at a third of the work."""
     x_rows, targets = rows(x), check(targets, weight)
+    counts = targets != IGNORED
+    if not counts.all():
+        return evaluate(x_rows[counts], weight, targets[counts], chunk=chunk)
     total = 0.0
     for block in blocks(len(x_rows), chunk):
         loss, _ = losses(x_rows[block], weight, targets[block])
@@ -63,8 +76,11 @@ def evaluate(x: Array, weight: Array, targets: Array, *, chunk: int = 512):
 
 
 def check(targets: Array, weight: Array) -> Array:
-    """Return the targets as a vector. Raise IndexError for one outside the vocabulary."""
-    check_ids(targets, len(weight), "target")
+    """Return the targets as a vector. Raise an error for one outside the vocabulary, or for none."""
+    counted = targets[targets != IGNORED]
+    if not counted.size:
+        raise ValueError(f"all {targets.size} targets are {IGNORED}, which is ignored")
+    check_ids(counted, len(weight), "target")
     return targets.ravel()
 
 

@@ -89,7 +89,7 @@ def run_checks(
     shown = (", ".join(map(str, some[:4])) for some in (UNTRAINED, ids))
     yield check_equal("untrained text, first ids", *shown, equal=ids == UNTRAINED)
     loss = model.evaluate(INPUTS, TARGETS)
-    yield check_numbers("loss of the small batch", (10.7940,), (float(loss),), digits=4)
+    yield check_numbers("loss of the small batch", (10.7940,), (loss,), digits=4)
     yield from check_losses(settings, model, tokens)
     del model
     yield from check_log(settings, steps, tokens)

@@ -12,7 +12,8 @@ from npgpt.errors import InputError, RunError
 from npgpt.gpt import GPT
 from npgpt.inference.generate import generate
 from npgpt.model import params
-from npgpt.model.inputs import check_kind, check_sequence
+from npgpt.model.inputs import check_kind, check_pair, check_sequence
+from npgpt.ops.linear_cross_entropy import IGNORED
 from npgpt.rng import Generator
 from npgpt.training import optim
 from npgpt.training.events import Evaluation, Event, Progress, Sample, Step
@@ -172,13 +173,15 @@ class Trainer:
     def update(self, tokens: Array, targets: Array, lr: float) -> tuple[float, float | None]:
         """Update the parameters: forward, backward, clipping and AdamW.
 
-        With gradient accumulation, the batch is split into parts of equal size, and each part's
-        loss is scaled by 1 / parts: the sum of the parts' gradients is the gradient of the batch.
+        With gradient accumulation, the batch is split into parts of equal size. Each part's loss is
+        scaled by its share of the targets that are not ignored: the sum of the parts' gradients is
+        the gradient of the batch. A mean of the parts' means would give targets in a part with few
+        of them more weight.
 
         Parameters
         ----------
         tokens, targets : (B, T) int array
-            Inputs and the tokens that follow them.
+            Inputs and the tokens that follow them. Targets of -100 are ignored.
         lr : float
             Learning rate.
 
@@ -193,14 +196,19 @@ class Trainer:
         ------
         RunError
             If the loss or the norm is not finite; the parameters are unchanged.
+        InputError
+            If every target is ignored, or the model cannot read the tokens.
         """
-        parts = self.training.grad_accumulation
-        loss, out = 0.0, None
-        for part in np.split(np.arange(len(tokens)), parts):
+        tokens, targets = check_pair(tokens, targets, self.model.config)
+        loss, out, counts = 0.0, None, targets != IGNORED
+        for part in np.array_split(np.arange(len(tokens)), self.training.grad_accumulation):
+            if not (count := np.count_nonzero(counts[part])):
+                continue
+            parts = np.count_nonzero(counts) / count  # of this size; exact if none is ignored
             value, found = self.model.loss_and_gradients(
                 tokens[part], targets[part], self.rng, out=out, dloss=1 / parts
             )
-            loss += float(value) / parts
+            loss += value / parts
             if out is None:
                 self.gradients, out = found, self.part_gradients  # the first is the model's own
             else:
@@ -256,7 +264,7 @@ class Trainer:
         """Return the mean loss over the first `eval_batches` batches of one pass."""
         count = self.training.eval_batches or len(data)
         batches = zip(range(count), data.batches(data.order(rng)), strict=False)
-        losses = [float(self.model.evaluate(*batch)) for _, batch in batches]
+        losses = [self.model.evaluate(*batch) for _, batch in batches]
         return sum(losses) / len(losses)
 
     @ignore_overflow

@@ -100,6 +100,19 @@ def test_targets(wrong):
             use(X, VALUES[wrong] if VALUES[wrong] is not None else np.array(None))
 
 
+def test_ignored_targets():
+    some, none = np.where(Y % 2, Y, -100), np.full_like(Y, -100)
+    for use in (model().loss, model().loss_and_gradients, model().evaluate, model().trace):
+        use(X, some)
+        use(X, some.tolist())
+        with pytest.raises(InputError, match="all 8 targets are -100, which is ignored: none is"):
+            use(X, none)
+        with pytest.raises(InputError, match=r"token id -99 .* \(0 to 30\); only -100 is ignored"):
+            use(X, np.where(Y == 3, -99, some))
+        with pytest.raises(InputError, match="token id -100 is outside the vocabulary of 31"):
+            use(some, Y)
+
+
 MISTAKES = {
     # models
     "a config of text": (lambda: npgpt.GPT("gpt2-small"), "config must be an npgpt.Config"),

@@ -89,7 +89,7 @@ def test_evaluate_is_the_mean_over_all_tokens(npgpt_, run):
     total = 0.0
     for i in range(0, 827, 16):
         x, y = tokens[i : i + 16][: 827 - i], tokens[i + 1 : i + 17]
-        total += float(model.evaluate([x], [y])) * len(y)
+        total += model.evaluate([x], [y]) * len(y)
     assert loss == pytest.approx(total / 827, abs=1e-4)
     assert perplexity == pytest.approx(np.exp(loss), rel=1e-3)
     assert npgpt_("evaluate --model run --data text.txt --batch-size 7").out == said

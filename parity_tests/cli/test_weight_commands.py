@@ -269,7 +269,7 @@ def test_every_token_is_predicted_once_from_what_its_window_shows(model, length,
         pairs = batches(tokens, length, size, stride)
         assert all(len(inputs) <= size for inputs, _ in pairs)
         assert np.array_equal(np.concatenate([t.ravel() for _, t in pairs]), tokens[1:])
-        total = sum(float(model.evaluate(x, t)) * t.size for x, t in pairs)
+        total = sum(model.evaluate(x, t) * t.size for x, t in pairs)
         # float32 losses of about 5.5; each is right to a few of its last digits
         assert total / end == pytest.approx(np.mean(expected), rel=1e-6)
 

@@ -23,6 +23,7 @@ class Case:
     x: dict[str, Shape] = field(default_factory=dict)  # float arguments
     p: dict[str, Shape | None] = field(default_factory=dict)  # parameters; None: left out
     ids: dict[str, tuple[Shape, int]] = field(default_factory=dict)  # integers: (shape, bound)
+    ignored: tuple[int, ...] = ()  # these targets are -100
     keep: Shape | None = None  # a dropout mask; its rate is among the options
     options: dict = field(default_factory=dict)
     scale: dict[str, float] = field(default_factory=dict)  # how large floats are; 1 if not named
@@ -99,13 +100,13 @@ def attention_case(B, T, C, n_head, rate=0.0, **more):
                 keep=keep, **more)  # fmt: skip
 
 
-def loss_case(*x, V=V, **more):
+def loss_case(*x, V=V, ignored=(), **more):
     # The gradient is a sum of (probability - 1) / N, which may cancel, and what is rounded off a
     # logit, sqrt(C) large, is a share of its probability.
-    N, C = math.prod(x[:-1]), x[-1]
+    N, C = math.prod(x[:-1]) - len(ignored), x[-1]
     return Case(op="linear_cross_entropy", torch=linear_cross_entropy, x=dict(x=x),
                 p=dict(weight=(V, x[-1])), ids=dict(targets=(x[:-1], V)), 
-                unit=C**0.5 / N, **more)  # fmt: skip
+                unit=C**0.5 / N, ignored=tuple(ignored), **more)  # fmt: skip
 
 
 MANY = (2 * WORTH + 7,)  # numbers that two tasks share, the one getting more than the other
@@ -158,6 +159,8 @@ CASES = [
     loss_case(2, 128, 8),
     loss_case(3, 200, 8),
     loss_case(B, T, C, options=dict(chunk=4), note="chunk-of-4"),  # 14 rows: 4, 4, 4, 2
+    loss_case(B, T, C, ignored=range(1, 14, 3), note="ignored"),
+    loss_case(B, T, C, ignored=range(2, 14), options=dict(chunk=4), note="two-count"),
     loss_case(1, 1, 1, V=2),
     loss_case(B, T, C, V=2, scale=dict(weight=0.1), note="two-words"),
     loss_case(B, T, C, scale=dict(weight=100.0), note="sharp"),  # logits in the hundreds

@@ -76,6 +76,8 @@ def draw(case, rng, dtype):
     x, p = ({k: drawn[k] for k in part} for part in (case.x, case.p))
     x |= {k: np.array(v, dtype) for k, v in case.values.items()}
     ids = {k: rng.integers(bound, size=shape) for k, (shape, bound) in case.ids.items()}
+    if case.ignored:
+        ids["targets"].flat[list(case.ignored)] = -100
     if case.keep is not None:
         ids["keep"] = rng.random(case.keep) >= case.options["rate"]
     out = call_torch(case, (x, p, ids), torch.float64)[0]

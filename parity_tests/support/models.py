@@ -46,12 +46,13 @@ def ours(batch, backend, dloss=1.0):
     model = GPT.from_params(batch.config, tree, ops=backend)
     masks = Masks(batch.masks) if batch.masks else None
     value, cache = model.loss(batch.tokens, batch.targets, masks)
+    assert type(value) is float and value == dtype.type(value), "computed in another dtype"
     if batch.masks:
         assert masks.asked == [1 - batch.config.dropout] * len(batch.masks)
     home = params.map_leaves(tree, lambda a: np.full_like(a, np.nan))
     gradients = model.backward(cache, out=home, dloss=dloss)
     assert gradients is home
-    return {"loss": value} | dict(npgpt.named(gradients))
+    return {"loss": dtype.type(value)} | dict(npgpt.named(gradients))
 
 
 def theirs(batch, dtype):

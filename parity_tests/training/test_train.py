@@ -109,7 +109,7 @@ def test_an_evaluation_is_the_loss_without_dropout_over_eval_batches():
     trainer = begin(replace(TRAINING, eval_batches=None, steps=1))
     first = next(trainer.events())
     model, val = trainer.model, trainer.val_data
-    losses = [float(model.evaluate(*batch)) for batch in val.batches(np.arange(len(val.inputs)))]
+    losses = [model.evaluate(*batch) for batch in val.batches(np.arange(len(val.inputs)))]
     assert len(losses) == 1
     assert first.val_loss == sum(losses) / len(losses)
 
@@ -175,6 +175,24 @@ def test_accumulation_is_the_large_batch(backend):
             named(trainer.model.params), named(made[0][1].model.params), strict=True
         ):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+def test_accumulation_weights_the_parts_by_the_targets_that_count(backend):
+    """Of 20 targets 1 counts in the first part, none in the second, 8 and 3 in the others."""
+    config, made = replace(CONFIG, dropout=0.0), []
+    ids = np.arange(72).reshape(2, 4, 9)[0]
+    tokens, targets = ids[:, :-1], ids[:, 1:].copy()
+    targets[0, 1:], targets[1], targets[3, 3:] = -100, -100, -100
+    for parts in (1, 2, 4, 3):
+        training = replace(TRAINING, batch_size=1, grad_accumulation=parts)
+        trainer = begin(training, config, ops=backend, dtype=np.float64)
+        made.append((*trainer.update(tokens, targets, 1e-3), trainer.gradients))
+    for loss, norm, gradients in made[1:]:
+        assert (loss, norm) == pytest.approx(made[0][:2], rel=1e-12)
+        for (name, a), (_, b) in zip(named(gradients), named(made[0][2]), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-15, err_msg=name)
+    with pytest.raises(InputError, match="all 32 targets are -100, which is ignored"):
+        trainer.update(tokens, np.full_like(targets, -100), 1e-3)
 
 
 def test_training_reduces_the_loss(backend):
