@@ -62,7 +62,7 @@ def check_targets(targets: TokenIds, config: Config) -> Array:
 
 
 def check_shape(tokens: TokenIds, config: Config, start: int, what: str) -> Array:
-    """Return tokens as an integer array. Raise InputError unless it is (B, T) within the context."""
+    """Return tokens as integers (B, T). Raise InputError unless they are, and fit the context."""
     try:
         ids = np.asarray(tokens)
     except (ValueError, TypeError):

@@ -76,7 +76,7 @@ def evaluate(x: Array, weight: Array, targets: Array, *, chunk: int = 512):
 
 
 def check(targets: Array, weight: Array) -> Array:
-    """Return the targets as a vector. Raise an error for one outside the vocabulary, or for none."""
+    """Return the targets as a vector. Raise IndexError for one outside the vocabulary."""
     counted = targets[targets != IGNORED]
     if not counted.size:
         raise ValueError(f"all {targets.size} targets are {IGNORED}, which is ignored")
