@@ -1,12 +1,13 @@
 """npgpt export."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from npgpt.cli.common import ModelPath, model_path
 from npgpt.download.resolve import resolve
-from npgpt.errors import ConfigError, InputError, RunError
+from npgpt.errors import ConfigError, InputError
 
 
 @dataclass(kw_only=True)
@@ -37,21 +38,28 @@ class Export:
 
         source = formats.open_weights(resolve(model_path(self.model)))
         config, tokenizer = source.config, source.tokenizer
-        try:
-            if self.out.exists() and not (self.out.is_dir() and not any(self.out.iterdir())):
-                raise InputError(f"{self.out} already exists: choose another --out")
-            if self.to == "huggingface":
-                tree = source.params("float32")
-                huggingface.write_huggingface(self.out, config, tree, tokenizer, dtype=self.dtype)
-            elif self.to == "llm.c":
-                llmc.write_llmc(self.out, config, source.params("float32"), dtype=self.dtype)
-            elif self.dtype != "float32":
-                raise ConfigError(f"a checkpoint of npgpt holds float32, not {self.dtype}")
-            else:
-                checkpoint.write(
-                    self.out, checkpoint.Contents(config, source.params("float32"), tokenizer)
-                )
-        except OSError as error:
-            raise RunError(f"{self.out} could not be written: {error.strerror or error}") from None
+        self.require_new()
+        if self.to == "huggingface":
+            tree = source.params("float32")
+            huggingface.write_huggingface(self.out, config, tree, tokenizer, dtype=self.dtype)
+        elif self.to == "llm.c":
+            llmc.write_llmc(self.out, config, source.params("float32"), dtype=self.dtype)
+        elif self.dtype != "float32":
+            raise ConfigError(f"a checkpoint of npgpt holds float32, not {self.dtype}")
+        else:
+            checkpoint.write(
+                self.out, checkpoint.Contents(config, source.params("float32"), tokenizer)
+            )
         print(self.out)
         return 0
+
+    def require_new(self) -> None:
+        """Raise InputError if the output exists. A directory may, if it is empty: it is replaced.
+
+        Replacing the working directory would leave the shell in one that is deleted.
+        """
+        if not os.path.lexists(self.out):
+            return
+        empty = self.to == "huggingface" and self.out.is_dir() and not any(self.out.iterdir())
+        if not empty or self.out.samefile(os.curdir):
+            raise InputError(f"{self.out} already exists: choose another --out")

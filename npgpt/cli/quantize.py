@@ -1,5 +1,6 @@
 """npgpt quantize."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -7,7 +8,7 @@ from typing import Literal
 import tyro
 
 from npgpt.download.resolve import resolve
-from npgpt.errors import InputError, RunError
+from npgpt.errors import InputError
 
 
 @dataclass(kw_only=True)
@@ -34,12 +35,8 @@ class Quantize:
         from npgpt.weights import formats, quantized_file
 
         source = formats.open_weights(resolve(self.model))
-        try:
-            if self.to.exists():
-                raise InputError(f"{self.to} already exists: choose another --to")
-            quantized_file.write_quantized(self.to, source, self.weights)
-            written = self.to.stat().st_size
-        except OSError as error:
-            raise RunError(f"{self.to} could not be written: {error.strerror or error}") from None
-        print(f"{self.to}: {written:,} bytes")
+        if os.path.lexists(self.to):
+            raise InputError(f"{self.to} already exists: choose another --to")
+        quantized_file.write_quantized(self.to, source, self.weights)
+        print(f"{self.to}: {os.path.getsize(self.to):,} bytes")
         return 0

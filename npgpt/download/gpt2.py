@@ -17,13 +17,14 @@ from typing import Any
 
 from npgpt.config import PRESETS
 from npgpt.download.cache_dir import cache_dir
-from npgpt.download.http import RemoteFile, no_progress
+from npgpt.download.http import CHUNK, RemoteFile, no_progress
 from npgpt.download.hub import find_in_hub_cache, hub_files
 from npgpt.download.resumable import fetch
-from npgpt.errors import DownloadError, InputError
-from npgpt.system.files import file_lock, read_regular, sync
+from npgpt.errors import DownloadError, InputError, WeightFileError
+from npgpt.system.atomic import make_directory, new_file, sync
+from npgpt.system.files import file_lock, open_regular, os_error, read_regular
 
-Check = Callable[[Path], Any]  # raises InputError if the model in a directory is damaged
+Check = Callable[[Path], Any]  # raises WeightFileError if the model in a directory is damaged
 FileProgress = Callable[[str, int, int], Any]  # file name, bytes received so far, total
 
 
@@ -81,7 +82,7 @@ def download_model(
         Hub's own cache is used from there.
     check : callable, optional
         Called with the directory of the downloaded files before they are moved into place. Must
-        raise InputError if they are damaged.
+        raise WeightFileError if they are damaged.
     progress : callable, optional
         Called as `progress(file, done, total)`, in bytes, after every chunk.
 
@@ -104,7 +105,7 @@ def download_model(
             return directory
         if source == "huggingface" and to is None and (cached := in_hub_cache(name)):
             return cached
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         busy = f"another process is downloading into {directory}: run this again when it is done"
         with file_lock(directory / ".npgpt.lock", busy):
             # another process may have completed it before the lock was acquired
@@ -115,7 +116,7 @@ def download_model(
         raise DownloadError(f"{error}; you can also try --source {other}") from None
     except OSError as error:
         raise DownloadError(
-            f"{name} could not be written to {directory}: {error.strerror or error}; "
+            f"{name} could not be stored in {directory}: {error.strerror or error}; "
             "resolve this, or choose another directory with --to"
         ) from None
     return directory
@@ -146,22 +147,32 @@ def staging_dir(directory: Path, name: str, source: str, state: str) -> Path:
 def install(
     directory: Path, name: str, source: str, check: Check | None, progress: FileProgress | None
 ) -> None:
-    """Download the files, check them, and move them into `directory`."""
+    """Download the files, check them, and move them into `directory`: all of them or none."""
     verified = staging_dir(directory, name, source, "whole")
     if not verified.exists():
         partial_dir = staging_dir(directory, name, source, "part")
-        partial_dir.mkdir(exist_ok=True)
+        make_directory(partial_dir)
         try:
             fetch_files(partial_dir, name, source, check, progress)
+            sync(partial_dir)
             os.rename(partial_dir, verified)
+            sync(directory)
         finally:
             with suppress(OSError):
                 partial_dir.rmdir()  # if it is empty
-    for file in FILES[source]:
-        if (verified / file).exists():
-            os.replace(verified / file, directory / file)
-    sync(directory)
-    shutil.rmtree(verified)
+    moved = []
+    try:
+        for file in FILES[source]:
+            if (verified / file).exists():  # else a process was killed after moving it
+                os.replace(verified / file, directory / file)
+                moved.append(file)
+        sync(directory)
+    except OSError:
+        for file in moved:
+            with suppress(OSError):
+                os.replace(directory / file, verified / file)
+        raise
+    shutil.rmtree(verified, ignore_errors=True)
 
 
 def fetch_files(
@@ -170,7 +181,7 @@ def fetch_files(
     """Download the files into `directory` and check them; delete them if they are damaged."""
     if source == "huggingface" and (cached := in_hub_cache(name)):
         for file in FILES[source]:
-            shutil.copyfile(cached / file, directory / file)
+            copy_file(cached / file, directory / file)
     else:
         for remote in list_files(name, source):
             path = directory / remote.name
@@ -180,9 +191,16 @@ def fetch_files(
         check_shape(directory, name, source)
         if check is not None:
             check(directory)
-    except InputError as error:
+    except WeightFileError as error:
         shutil.rmtree(directory)
         raise DownloadError(f"the downloaded {name} is damaged and was deleted ({error})") from None
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """Copy a file of the Hub's cache. A copy that an earlier process left is replaced."""
+    path.unlink(missing_ok=True)
+    with open_regular(source) as stored, new_file(path) as file:
+        shutil.copyfileobj(stored, file, CHUNK)
 
 
 def list_files(name: str, source: str) -> list[RemoteFile]:
@@ -201,7 +219,8 @@ def is_complete(directory: Path, name: str, source: str) -> bool:
 
     Raises InputError if other files have their names.
     """
-    if staging_dir(directory, name, source, "whole").exists():
+    verified = staging_dir(directory, name, source, "whole")
+    if any((verified / file).exists() for file in FILES[source]):
         return False  # a process was killed while moving them
     found = [file for file in FILES[source] if (directory / file).exists()]
     if found and len(found) < len(FILES[source]):
@@ -224,16 +243,19 @@ def is_complete(directory: Path, name: str, source: str) -> bool:
 
 
 def check_shape(directory: Path, name: str, source: str) -> None:
-    """Raise InputError unless the last of the files describes the shape of the model."""
+    """Check that the last of the files describes the shape of the model.
+
+    Raises WeightFileError if it does not, InputError or RunError if it cannot be read.
+    """
     path = directory / FILES[source][-1]
     keys = ", ".join(SHAPE)
     try:
         found = json.loads(read_regular(path, 1 << 20))
         shape = [found[key] for key in SHAPE]
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise InputError(f"{path} must be a JSON object with {keys}") from None
+        raise WeightFileError(f"{path} must be a JSON object with {keys}") from None
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+        raise os_error(f"{path} cannot be read", error) from None
     expected = [getattr(PRESETS[name].config, key) for key in SHAPE]
     if shape != expected:
-        raise InputError(f"{path} has {keys} = {shape}, but {name} has {expected}")
+        raise WeightFileError(f"{path} has {keys} = {shape}, but {name} has {expected}")

@@ -32,7 +32,8 @@ from npgpt.download.http import (
     verify,
 )
 from npgpt.errors import DownloadError
-from npgpt.system.files import read_regular, require_space, sync
+from npgpt.system.atomic import new_file, sync, sync_file
+from npgpt.system.files import open_regular, read_regular, require_space
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,10 @@ def fetch(
         except RequestError as error:
             errors.append(f"{urlsplit(url).netloc or url}: {error}")
             continue
-        sync(part)
+        with open_regular(part, "ab") as file:
+            sync_file(file)
         os.replace(part, path)
+        sync(path.parent)
         for part in parts:
             remove_part(part)
         return
@@ -164,7 +167,7 @@ def download_rest(
                 f"answered with status {response.status} instead of the requested bytes"
             )
         require_space(part.parent, origin.size - have)
-        with open(part, "ab" if have else "wb") as file:
+        with open_regular(part, "ab" if have else "wb") as file:
             if not have:
                 save_origin(part, origin)  # after the bytes of another version were removed
             have = copy(response, file, have=have, max_size=origin.size, progress=progress)
@@ -226,7 +229,7 @@ def load_origin(part: Path, url: str, has_digest: bool) -> Origin | None:
         found = json.loads(read_regular(origin_path(part), 1 << 20))
         digests = tuple(Digest(str(name), str(value)) for name, value in found["digests"])
         origin = Origin(str(found["url"]), int(found["size"]), str(found["validator"]), digests)
-    except (OSError, ValueError, ArithmeticError, TypeError, KeyError, RecursionError):
+    except (FileNotFoundError, ValueError, ArithmeticError, TypeError, KeyError, RecursionError):
         return None
     known = all(digest.algorithm in ("md5", "sha1") for digest in digests)
     usable = known and origin.url == url and (origin.validator or has_digest)
@@ -237,7 +240,9 @@ def save_origin(part: Path, origin: Origin) -> None:
     """Record the origin of a part."""
     digests = [(digest.algorithm, digest.value) for digest in origin.digests]
     found = {"url": origin.url, "size": origin.size, "validator": origin.validator}
-    origin_path(part).write_text(json.dumps(found | {"digests": digests}), "utf-8")
+    origin_path(part).unlink(missing_ok=True)
+    with new_file(origin_path(part)) as file:
+        file.write(json.dumps(found | {"digests": digests}).encode())
 
 
 def remove_part(part: Path) -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from npgpt.download.cache_dir import cache_dir
 from npgpt.download.http import Digest, copy, no_progress, open_url, verify
-from npgpt.errors import DownloadError
-from npgpt.system.files import atomic_write
+from npgpt.errors import DownloadError, RunError
+from npgpt.system.atomic import atomic_write, make_directory
 
 VERDICT = "the-verdict.txt"
 VERDICT_URL = (
@@ -34,19 +34,20 @@ def download_small(url: str, path: Path, *, sha256: str, max_size: int) -> Path:
     try:
         if path.is_file() and expected.compute(path) == sha256:
             return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary:
-            with open_url(url, {}) as response, open(temporary, "wb") as file:
+        make_directory(path.parent)
+        with atomic_write(path) as file:
+            with open_url(url, {}) as response:
                 copy(response, file, have=0, max_size=max_size, progress=no_progress)
-            verify(temporary, expected)
+            file.flush()
+            verify(Path(file.name), expected)
     except DownloadError as error:
         raise DownloadError(
             f"{path.name} could not be downloaded ({error}); "
             f"download it yourself and pass it as --data PATH: {url}"
         ) from None
-    except OSError as error:
+    except (RunError, OSError) as error:
+        reason = error if isinstance(error, RunError) else f"{path}: {error.strerror or error}"
         raise DownloadError(
-            f"{path} could not be written: {error.strerror}; "
-            "set NPGPT_CACHE to a directory that can be written"
+            f"{reason}; set NPGPT_CACHE to a directory that can be written"
         ) from None
     return path

@@ -1,37 +1,68 @@
-"""Read regular files, replace files atomically, lock them, and check the space on the disk."""
+"""Open regular files only, lock a file, and check the space on the disk."""
 
 import errno
 import os
-import re
-import secrets
 import shutil
 import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from npgpt.errors import RunError
+from npgpt.errors import InputError, RunError
 
-TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.part")  # the name that atomic_write gives for \1
+# Errors of the path that the user gave. All others, such as EIO, are failures of the machine.
+MISTAKES = {
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM,
+    errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EFBIG, errno.ENXIO,
+}  # fmt: skip
+# What a file system answers that cannot lock.
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
+MODES = {
+    "rb": os.O_RDONLY,
+    "wb": os.O_WRONLY | os.O_CREAT | os.O_TRUNC,
+    "ab": os.O_WRONLY | os.O_CREAT | os.O_APPEND,
+}
 
 
-def open_regular(path: str | Path) -> BinaryIO:
-    """Open a regular file for reading, without waiting. Raise OSError for anything else.
+def os_error(text: str, error: OSError, kind: type[InputError] = InputError) -> Exception:
+    """Return the error to raise for an OSError: `kind` for a mistake in a path, else RunError.
+
+    The message is `text` and the reason. If memory is short, the OSError itself is returned.
+    """
+    if error.errno == errno.ENOMEM:
+        return error
+    found = kind if error.errno in MISTAKES else RunError
+    return found(f"{text}: {error.strerror or error}")
+
+
+def open_regular(path: str | Path, mode: str = "rb") -> BinaryIO:
+    """Open a regular file as "rb", "wb" or "ab". Raises OSError as `open_handle`."""
+    file: Any = open(path, mode, opener=lambda path, _: open_handle(path, MODES[mode]))
+    return file
+
+
+def open_handle(path: str | Path, flags: int) -> int:
+    """Open a regular file without waiting. Raise OSError for anything else.
 
     A pipe would wait for its other end, and a device may never end. The check is repeated after
-    opening, because the path may name another file by then.
+    opening, because the path may name another file by then. Writing does not follow a link.
     """
-    require_regular(os.stat(path))
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-    handle = os.open(path, flags | getattr(os, "O_BINARY", 0))
+    reading = not flags & os.O_WRONLY
+    if reading or os.path.lexists(path):
+        require_regular(os.stat(path))
+    if not reading:
+        flags |= getattr(os, "O_NOFOLLOW", 0)
+    for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    handle = os.open(path, flags, 0o666)
     try:
         require_regular(os.fstat(handle))
-        return open(handle, "rb")
     except BaseException:
         os.close(handle)
         raise
+    return handle
 
 
 def require_regular(status: os.stat_result) -> None:
@@ -54,62 +85,36 @@ def read_regular(path: str | Path, max_size: int) -> bytes:
         return file.read(size)
 
 
-@contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path to write to; at the end of the block it replaces `path`.
-
-    The file is synced before the rename and its directory after it, so that a killed process or a
-    power failure leaves either the old file or the new one. If the block raises, the old one stays.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(16)}.part")
-    try:
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or directory is on the disk, if the platform supports it."""
-    if path.is_dir() and sys.platform == "win32":
-        return  # Windows cannot open directories
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def require_space(directory: Path, needed: int) -> None:
-    """Raise OSError if the disk has less than `needed` bytes left."""
-    free = shutil.disk_usage(directory).free
-    if free < needed:
-        text = f"{format_mb(needed)} are needed and the disk has {format_mb(free)} left"
+    """Raise OSError if the disk has less than `needed` bytes left.
+
+    Some file systems, on a network or in user space, report 0 bytes: how many are left is unknown,
+    and writing will tell.
+    """
+    try:
+        free = shutil.disk_usage(directory).free
+    except OSError:
+        return
+    if 0 < free < needed:
+        text = f"the disk has {free:,} bytes left, {needed:,} are needed"
         raise OSError(errno.ENOSPC, text)
-
-
-def format_mb(count: int) -> str:
-    """Return a number of bytes as text in MB."""
-    return f"{count / 1e6:,.1f} MB"
 
 
 @contextmanager
 def file_lock(path: Path, busy: str) -> Iterator[None]:
     """Hold a lock file at `path`. The system releases it when this process ends in any way.
 
-    Raises RunError(busy) if it is held already. On a file system without locks nothing is locked.
+    Raises RunError(busy) if it is held already, OSError if there is something else than a file. On
+    a file system without locks nothing is locked.
     """
     while True:
-        file = open(path, "ab")
+        file = open_regular(path, "ab")
         try:
             lock(file.fileno(), busy)
             # Its last holder may have removed it between our opening and our locking.
-            if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                break
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), os.lstat(path)):
+                    break
         except BaseException:
             file.close()
             raise
@@ -118,7 +123,7 @@ def file_lock(path: Path, busy: str) -> Iterator[None]:
         yield
     finally:
         if sys.platform == "win32":
-            file.close()  # Windows removes no open file, be it opened by another process
+            file.close()  # Windows removes no open file, not even one that another process opened
         with suppress(OSError):
             os.unlink(path)
         file.close()
@@ -138,3 +143,5 @@ def lock(handle: int, busy: str) -> None:
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
             raise RunError(busy) from None
+        if error.errno not in NO_LOCKS:
+            raise

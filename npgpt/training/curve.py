@@ -11,7 +11,7 @@ import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.errors import InputError
-from npgpt.system.files import read_regular
+from npgpt.system.files import os_error, read_regular
 from npgpt.training.events import is_count, is_number
 from npgpt.weights.mapped import short
 from npgpt.weights.strict_json import MAX_TEXT, parse_json
@@ -58,7 +58,7 @@ def read(file: Path, max_size: int) -> bytes:
     try:
         return read_regular(file, max_size)
     except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror or error}") from None
+        raise os_error(f"{file} cannot be read", error) from None
 
 
 def parse_point(line: bytes, about: str) -> dict[str, Any]:

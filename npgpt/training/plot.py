@@ -1,5 +1,6 @@
 """Plot the losses of one run or several."""
 
+import io
 import logging
 import os
 import sys
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from npgpt.errors import RunError
-from npgpt.system.files import atomic_write
+from npgpt.system.atomic import atomic_write
 from npgpt.system.terminal import escape, shorten
 from npgpt.training.curve import Curve
 
@@ -36,15 +37,14 @@ def plot(curves: Sequence[Curve], path: Path) -> None:
 
     The file is replaced atomically. Raises RunError if it cannot be drawn or written.
     """
+    png = io.BytesIO()
     try:
         with default_style():
-            figure = draw(curves)
-            with atomic_write(path) as temporary:
-                figure.savefig(temporary, format="png")
-    except OSError as error:
-        raise RunError(f"{path} could not be written: {error.strerror or error}") from None
+            draw(curves).savefig(png, format="png")
     except Exception as error:  # matplotlib's own, which depends on the user's settings
         raise RunError(f"{path} could not be drawn: {error or type(error).__name__}") from None
+    with atomic_write(path) as file:
+        file.write(png.getbuffer())
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
@@ -15,7 +16,8 @@ from npgpt.data.dataset import Tokens
 from npgpt.data.tokenizer import decode, tokenizer
 from npgpt.errors import InputError, RunError
 from npgpt.model.params import named
-from npgpt.system.files import TEMPORARY, atomic_write, file_lock
+from npgpt.system.atomic import TEMPORARY, append, atomic_write, make_directory, remove, sync_file
+from npgpt.system.files import file_lock, os_error
 from npgpt.training import run_state
 from npgpt.training.curve import make_curve
 from npgpt.training.events import Evaluation, Sample
@@ -35,18 +37,30 @@ LOCK = ".npgpt.lock"  # held while the run is under way
 
 
 class RunDir:
-    """The output directory of one run."""
+    """The output directory of one run.
+
+    Attributes
+    ----------
+    path : Path
+    settings : RunConfig
+        Set by `open`.
+    """
+
+    settings: RunConfig
 
     def __init__(self, path: Path):
         self.path = path
 
     def require_unused(self) -> None:
-        """Raise InputError if the directory already holds a run."""
-        if any((self.path / name).exists() for name in ("config.json", CHECKPOINT)):
+        """Raise InputError if the directory has a run, or another file that a run would replace."""
+        if any(os.path.lexists(self.path / name) for name in ("config.json", CHECKPOINT)):
             raise InputError(
                 f"{self.path} already holds a run: choose another --out, "
                 f"or resume it with --resume {self.path}"
             )
+        for name in CONTENTS:
+            if os.path.lexists(self.path / name):
+                raise InputError(f"{self.path / name} already exists: choose another --out")
 
     @property
     def has_checkpoint(self) -> bool:
@@ -60,31 +74,56 @@ class RunDir:
             f"another process is training in {self.path}: wait for its end, or choose another --out"
         )
         with ExitStack() as stack:
-            with creation_errors(self.path):
+            try:
                 stack.enter_context(file_lock(self.path / LOCK, busy))
-                for part in self.path.glob(".*.part"):
-                    found = TEMPORARY.fullmatch(part.name)
-                    # Only the holder of the lock writes these: a process that was killed left it.
-                    if found and found[1] in CONTENTS:
-                        part.unlink(missing_ok=True)
+            except OSError as error:
+                raise os_error(f"{self.path / LOCK} cannot be locked", error) from None
+            self.remove_temporaries()
             yield self
+
+    def remove_temporaries(self) -> None:
+        """Delete the temporary files that a killed run left, if possible, and no others.
+
+        Only the holder of the lock writes such files.
+        """
+        with suppress(OSError):
+            for name in os.listdir(self.path):
+                found = TEMPORARY.fullmatch(name)
+                if found and found[1] in CONTENTS:
+                    remove(self.path / name)
 
     def open(self, settings: RunConfig, tokens: Tokens, trainer: Trainer) -> None:
         """Write the files as of the trainer's progress.
 
-        For a resumed run this removes lines that were written after its last checkpoint.
+        For a resumed run this removes lines that were written after its last checkpoint. If a file
+        of a new run cannot be written, none is left.
         """
-        self.settings, self.tokens = settings, tokens
+        self.settings, self.data_sha256 = settings, tokens.sha256
         derived: dict[str, Any] = {
             "parameters": trainer.model.size,
             "tokens_per_epoch": trainer.tokens_per_epoch,
             "total_steps": trainer.total_steps,
             "data_sha256": tokens.sha256,
         }
-        self._replace("config.json", json.dumps(asdict(settings) | derived, indent=2) + "\n")
         done = trainer.progress
-        self._replace("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in done.history))
-        self._replace("samples.txt", "".join(self.sample_text(**sample) for sample in done.samples))
+        texts = {
+            "config.json": json.dumps(asdict(settings) | derived, indent=2) + "\n",
+            "metrics.jsonl": "".join(json.dumps(line) + "\n" for line in done.history),
+            "samples.txt": "".join(self.sample_text(**sample) for sample in done.samples),
+        }
+        missing = [name for name in texts if not (self.path / name).exists()]
+        try:
+            with ExitStack() as stack:  # every file is on the disk before one is renamed
+                for name, text in texts.items():
+                    file = stack.enter_context(atomic_write(self.path / name))
+                    file.write(text.encode())
+                    sync_file(file)
+        except BaseException as error:
+            for name in missing:
+                remove(self.path / name)
+            if missing and isinstance(error, RunError):
+                raise RunError(f"{error}; the new run was removed") from None
+            raise
 
     def sample_text(self, step: int, epoch: int, tokens: list[int]) -> str:
         """Return one entry of samples.txt."""
@@ -93,49 +132,32 @@ class RunDir:
 
     def add_evaluation(self, evaluation: Evaluation) -> None:
         """Append a line to metrics.jsonl."""
-        self._append("metrics.jsonl", json.dumps(vars(evaluation)) + "\n")
+        append(self.path / "metrics.jsonl", json.dumps(vars(evaluation)) + "\n")
 
     def add_sample(self, sample: Sample) -> None:
         """Append an entry to samples.txt."""
-        self._append("samples.txt", self.sample_text(**vars(sample)))
+        append(self.path / "samples.txt", self.sample_text(**vars(sample)))
 
     def log(self, text: str) -> None:
-        """Append a text that could not be shown to train.log. Nothing is raised."""
-        with suppress(OSError), open(self.path / LOG, "a", encoding="utf-8") as file:
-            file.write(text)
+        """Append a text that could not be shown to train.log. A failure is ignored."""
+        with suppress(RunError):
+            append(self.path / LOG, text)
 
     def save(self, trainer: Trainer) -> None:
         """Write the checkpoint. Raise RunError if a parameter is not finite."""
         for name, array in named(trainer.model.params):
             if not (np.isfinite(array.min()) and np.isfinite(array.max())):
                 raise RunError(
-                    f"{name} is no longer finite after step {trainer.progress.step - 1}; the "
-                    "checkpoint before it is kept. Try a lower --lr, or --grad-clip 1"
+                    f"{name} is no longer finite after step {trainer.progress.step - 1}. "
+                    "Try a lower --lr, or --grad-clip 1"
                 )
-        run_state.write(self.path / CHECKPOINT, trainer, self.settings, self.tokens.sha256)
+        run_state.write(self.path / CHECKPOINT, trainer, self.settings, self.data_sha256)
 
     def plot(self, trainer: Trainer) -> None:
         """Write loss.png if the run has been evaluated at least once. Raise RunError on failure."""
         if history := trainer.progress.history:
             curve = make_curve(self.path, trainer.tokens_per_epoch, history)
             plot([curve], self.path / "loss.png")
-
-    def _replace(self, name: str, content: str) -> None:
-        with self._named_errors(name), atomic_write(self.path / name) as temporary:
-            temporary.write_text(content, "utf-8")
-
-    def _append(self, name: str, content: str) -> None:
-        with self._named_errors(name), open(self.path / name, "a", encoding="utf-8") as file:
-            file.write(content)
-
-    @contextmanager
-    def _named_errors(self, name: str) -> Iterator[None]:
-        """Turn an OSError into a RunError that names the file."""
-        try:
-            yield
-        except OSError as error:
-            reason = error.strerror or error
-            raise RunError(f"{self.path / name} could not be written: {reason}") from None
 
 
 @contextmanager
@@ -145,13 +167,22 @@ def new_run_dir(path: Path | None, preset: str, *, parent: Path = Path("runs")) 
     Without `path`, it is the first of runs/PRESET-1, runs/PRESET-2, ... that does not exist.
     Raises InputError if `path` already holds a run.
     """
-    with creation_errors(path or parent):
+    try:
         if path is None:
-            path = create_numbered(parent, preset)
-        path.mkdir(parents=True, exist_ok=True)
-    with RunDir(path).locked() as directory:
-        directory.require_unused()
-        yield directory
+            path, created = create_numbered(parent, preset), True
+        else:
+            created = make_directory(path)
+    except OSError as error:
+        text = f"the run directory {path or parent} cannot be created"
+        raise os_error(text, error) from None
+    try:
+        with RunDir(path).locked() as directory:
+            directory.require_unused()
+            yield directory
+    finally:
+        if created:
+            with suppress(OSError):  # it has files, unless the run has failed before its first one
+                path.rmdir()
 
 
 def create_numbered(parent: Path, preset: str) -> Path:
@@ -159,31 +190,23 @@ def create_numbered(parent: Path, preset: str) -> Path:
     for number in itertools.count(1):
         path = parent / f"{preset}-{number}"
         # Looking and creating are one step: another run may be looking for a name, too.
-        with suppress(FileExistsError):
-            path.mkdir(parents=True)
-            return path
+        with suppress(FileExistsError):  # a file
+            if make_directory(path):
+                return path
     raise AssertionError("there is always a next number")
-
-
-@contextmanager
-def creation_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError into an InputError that names the directory."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"the run directory {path} cannot be created: {error.strerror or error}"
-        ) from None
 
 
 def latest_checkpoint(parent: Path = Path("runs")) -> Path:
     """Return the newest checkpoint under `parent`. Raise InputError if it has none."""
-    found = sorted(parent.glob(f"*/{CHECKPOINT}"), key=lambda path: path.stat().st_mtime)
+    found = []
+    for path in parent.glob(f"*/{CHECKPOINT}"):
+        with suppress(FileNotFoundError):  # deleted meanwhile, or a link to no file
+            found.append((path.stat().st_mtime, path))
     if not found:
         raise InputError(
             "./runs has no checkpoint: train a model with npgpt train, or name one with --model"
         )
-    return found[-1]
+    return max(found)[1]
 
 
 def run_dir_of(path: Path) -> Path | None:

@@ -8,15 +8,16 @@ import errno
 import io
 import os
 import re
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 
 from npgpt.errors import RunError
-from npgpt.system.files import atomic_write
+from npgpt.system.atomic import atomic_write
+from npgpt.system.files import require_space
 from npgpt.weights.checksum import make_footer
 from npgpt.weights.hdf5 import read_structure
 from npgpt.weights.mapped import MappedFile
@@ -29,21 +30,24 @@ def write(path: str | Path, fill: Callable[[h5py.File], None], *, size: int) -> 
     RunError if the disk is full, if the file cannot be written, or if it would be too large to read
     again; an existing file is then unchanged.
     """
-    path = Path(path)
+    with atomic_write(path) as file, library_errors():
+        require_space(Path(path).parent, size)
+        with DeferredErrorFile(file.fileno(), "r+", closefd=False) as raw:
+            with h5py.File(raw, "w", libver="earliest") as contents:
+                fill(contents)
+            raw.raise_error()
+        append_footer(file)
+
+
+@contextmanager
+def library_errors() -> Iterator[None]:
+    """Raise the errors of the HDF5 library as OSError with a text of one line."""
     try:
-        free = shutil.disk_usage(path.parent).free
-        if free < size:
-            text = f"the disk has {free:,} bytes left, {size:,} are needed"
-            raise OSError(errno.ENOSPC, text)
-        with atomic_write(path) as temporary:
-            with DeferredErrorFile(temporary, "w+") as raw:
-                with h5py.File(raw, "w", libver="earliest") as file:
-                    fill(file)
-                raw.raise_error()
-            append_footer(temporary)
+        yield
+    except RunError:
+        raise
     except (OSError, RuntimeError, ValueError) as error:
-        left = "the previous checkpoint is unchanged" if path.exists() else "nothing was written"
-        raise RunError(f"{path} could not be written: {describe(error)}; {left}") from None
+        raise OSError(getattr(error, "errno", None) or errno.EIO, describe(error)) from None
 
 
 class DeferredErrorFile(io.FileIO):
@@ -52,25 +56,30 @@ class DeferredErrorFile(io.FileIO):
     After a failed write, the HDF5 library cannot close a file and crashes when the process exits.
     """
 
-    error: OSError | None = None
+    error: BaseException | None = None
 
     def write(self, data: Any) -> int:
         """Write `data` and return its size, also after an error."""
         left = memoryview(data).cast("B")
-        while left and self.error is None:
-            try:
-                left = left[super().write(left) :]
-            except OSError as error:
-                self.error = error
-        return memoryview(data).nbytes
+        size = left.nbytes
+        with self.deferred():
+            while left and self.error is None:
+                left = left[os.write(self.fileno(), left) :]
+        return size
 
     def truncate(self, size: int | None = None) -> int:
         """Truncate the file to `size` bytes and return `size`, also after an error."""
+        with self.deferred():
+            os.ftruncate(self.fileno(), size or 0)
+        return size or 0
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Store the error of the block: also that there is no memory, and Ctrl-C."""
         try:
-            return super().truncate(size)
-        except OSError as error:
+            yield
+        except BaseException as error:
             self.error = self.error or error
-            return size or 0
 
     def raise_error(self) -> None:
         """Raise the first error, if there was one."""
@@ -78,14 +87,14 @@ class DeferredErrorFile(io.FileIO):
             raise self.error
 
 
-def append_footer(path: str | Path) -> None:
-    """Append the checksum footer to a finished HDF5 file."""
-    mapped = MappedFile(path)
+def append_footer(file: BinaryIO) -> None:
+    """Append the checksum footer to a finished HDF5 file that is open for writing."""
+    mapped = MappedFile(file.name)
     tensors = read_structure(mapped).tensors.values()
     floats = [(t.start, t.nbytes) for t in tensors if t.nbytes and t.dtype.startswith("float")]
     footer = make_footer(mapped.data, floats)
-    with open(path, "ab") as file:
-        file.write(footer)
+    file.seek(0, os.SEEK_END)
+    file.write(footer)
 
 
 def describe(error: Exception) -> str:

@@ -18,7 +18,7 @@ from npgpt.config import VOCABULARIES, Config
 from npgpt.errors import WeightFileError
 from npgpt.model import params
 from npgpt.model.params import Params
-from npgpt.system.files import atomic_write
+from npgpt.system.atomic import atomic_directory, new_file
 from npgpt.weights.mapped import MappedFile, MappedTensor, round_chunks, short
 from npgpt.weights.safetensors import (
     INDEX,
@@ -26,7 +26,7 @@ from npgpt.weights.safetensors import (
     is_index,
     read_safetensors,
     read_shards,
-    write_safetensors,
+    write_tensors,
 )
 from npgpt.weights.strict_json import read_json_object
 from npgpt.weights.weight_file import (
@@ -171,12 +171,12 @@ def check_head(head: MappedTensor, wte: MappedTensor, path: Path) -> None:
 def write_huggingface(
     directory: str | Path, config: Config, tree: Params, tokenizer: str | None, *, dtype: str
 ) -> None:
-    """Write config.json and model.safetensors. `dtype`: "float32", "float16" or "bfloat16".
+    """Write config.json and model.safetensors into a new directory: both files or nothing.
 
-    The format always has query/key/value biases: a missing one is written as zeros. Raises
-    InputError for numbers that are too large for `dtype`, OSError if writing fails.
+    `dtype`: "float32", "float16" or "bfloat16". The format always has query/key/value biases: a
+    missing one is written as zeros. Raises InputError for numbers that are too large for `dtype`,
+    RunError if the directory exists or writing fails.
     """
-    directory = Path(directory)
     arrays = dict(params.named(tree))
     zeros = np.zeros(3 * config.n_embd, np.float32)
     tensors = {}
@@ -184,14 +184,17 @@ def write_huggingface(
         array = arrays.get(name, zeros)
         own = name if name.startswith("lm_head") else PREFIX + name
         tensors[own] = TensorStream(array.shape, dtype, round_chunks(array, dtype, name))
-    directory.mkdir(parents=True, exist_ok=True)
-    write_safetensors(directory / WEIGHTS, tensors)
-    write_config(directory, config, tokenizer, dtype=dtype)
+    values = config_values(config, tokenizer, dtype=dtype)
+    with atomic_directory(directory) as new:
+        with new_file(new / WEIGHTS) as file:
+            write_tensors(file, tensors)
+        with new_file(new / "config.json") as file:
+            file.write(json.dumps(values, indent=2).encode() + b"\n")
 
 
-def write_config(directory: Path, config: Config, tokenizer: str | None, *, dtype: str) -> None:
-    """Write config.json for transformers."""
-    values = {
+def config_values(config: Config, tokenizer: str | None, *, dtype: str) -> dict[str, Any]:
+    """Return the values of config.json for transformers."""
+    return {
         "architectures": ["GPT2LMHeadModel"],
         **{name: default for name, (default, _) in FIXED.items()},
         "vocab_size": config.vocab_size,
@@ -209,5 +212,3 @@ def write_config(directory: Path, config: Config, tokenizer: str | None, *, dtyp
             ("bos_token_id", "eos_token_id"), tokenizer and VOCABULARIES[tokenizer] - 1
         ),
     }
-    with atomic_write(directory / "config.json") as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n", "utf-8")

@@ -20,7 +20,7 @@ from npgpt.config import Config
 from npgpt.errors import InputError, WeightFileError
 from npgpt.model import params
 from npgpt.model.params import Params
-from npgpt.system.files import atomic_write
+from npgpt.system.atomic import atomic_write
 from npgpt.weights.mapped import BFLOAT16, MappedFile, MappedTensor, itemsize, round_chunks
 from npgpt.weights.weight_file import WeightFile, guess_tokenizer, make_config, match_parameters
 
@@ -127,7 +127,7 @@ def split_layers(tensors: dict[str, MappedTensor], config: Config) -> dict[str, 
 def write_llmc(path: str | Path, config: Config, tree: Params, *, dtype: str) -> None:
     """Write the file atomically. `dtype`: "float32" or "bfloat16".
 
-    Raises InputError if the format cannot represent the model, OSError if writing fails.
+    Raises InputError if the format cannot represent the model, RunError if writing fails.
     """
     if not config.tied:
         raise InputError(
@@ -142,7 +142,7 @@ def write_llmc(path: str | Path, config: Config, tree: Params, *, dtype: str) ->
     sizes = (getattr(config, name) for name in FIELDS[2:-1])
     header[: len(FIELDS)] = MAGIC, version, *sizes, rows
     arrays = dict(params.named(tree))
-    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+    with atomic_write(path) as file:
         file.write(header.data)
         for kind, shape in shapes(config, rows).items():
             for array in arrays_of(kind, shape, arrays, config):

@@ -34,7 +34,7 @@ def write_quantized(path: str | Path, source: WeightFile, weights: str) -> None:
     """Write a model with its matrices as `weights`, "int8" or "bfloat16", atomically.
 
     One tensor is in memory at a time. Raises InputError for numbers that int8 cannot represent,
-    OSError if writing fails.
+    RunError if writing fails.
     """
     tensors, config = {}, source.config
     for name, leaf in params.named(params.shapes(config)):

@@ -17,13 +17,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, BinaryIO, TypeGuard
 
 import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.errors import WeightFileError
-from npgpt.system.files import atomic_write
+from npgpt.system.atomic import atomic_write
 from npgpt.weights.mapped import BFLOAT16, MappedFile, MappedTensor, itemsize, refuse_pickle, short
 from npgpt.weights.strict_json import MAX_TABLE, parse_json_object, read_json_object
 
@@ -197,7 +197,15 @@ class TensorStream:
 def write_safetensors(
     path: str | Path, tensors: Mapping[str, TensorStream], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write the tensors atomically. Raises OSError if writing fails.
+    """Write a file atomically, as `write_tensors`. Raises RunError if writing fails."""
+    with atomic_write(path) as file:
+        write_tensors(file, tensors, metadata)
+
+
+def write_tensors(
+    file: BinaryIO, tensors: Mapping[str, TensorStream], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write the header and the tensors to an open file.
 
     `metadata`: strings for the header; by default {"format": "pt"}, which transformers requires.
     """
@@ -211,11 +219,10 @@ def write_safetensors(
         }  # fmt: skip
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
-    with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in tensors.values():
-            for array in tensor.arrays:
-                file.write(np.ascontiguousarray(array).data)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for tensor in tensors.values():
+        for array in tensor.arrays:
+            file.write(np.ascontiguousarray(array).data)
 
 
 def is_sizes(values: Any) -> TypeGuard[list[int]]:

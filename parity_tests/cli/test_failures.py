@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from npgpt.system.files import atomic_write
+from npgpt.system.atomic import atomic_write
 from parity_tests.support.processes import LONG, started
 from parity_tests.support.runs import POSIX_ONLY, TEXT, TINY, final, on_disk, unannounced
 
@@ -125,7 +125,7 @@ def test_text_that_the_terminal_cannot_show(run):
 
 def test_a_write_that_fails_leaves_the_old_file():
     Path("file").write_text("old")
-    with pytest.raises(ValueError, match="half-way"), atomic_write("file") as temporary:
-        temporary.write_text("new")
+    with pytest.raises(ValueError, match="half-way"), atomic_write("file") as file:
+        file.write(b"new")
         raise ValueError("half-way")
     assert on_disk() == {"file": b"old", "text.txt": TEXT.encode()}

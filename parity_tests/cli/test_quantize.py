@@ -121,7 +121,7 @@ def test_a_disk_without_room_leaves_nothing(said, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("npgpt.system.files.sync", full)
+    monkeypatch.setattr("npgpt.system.atomic.sync_file", full)
     assert (
         "small could not be written: No space left"
         in said("quantize model.h5 --to small", code=1).err

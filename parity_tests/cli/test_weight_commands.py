@@ -242,9 +242,11 @@ def test_a_full_disk(npgpt_, model, monkeypatch):
     def full(*args, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(huggingface, "write_safetensors", full)
+    monkeypatch.setattr(huggingface, "write_tensors", full)
     said = npgpt_("export --model a.h5 --out there", code=1).err
-    assert said == "npgpt: there could not be written: No space left on device\n"
+    full_disk = "there could not be written: No space left on device; nothing was written"
+    assert said == f"npgpt: {full_disk}\n"
+    assert not Path("there").exists()
 
 
 # evaluate

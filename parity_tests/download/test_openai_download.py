@@ -8,7 +8,7 @@ import pytest
 
 from npgpt.download import gpt2, resumable
 from npgpt.download.gpt2 import ReleasedModel
-from npgpt.errors import DownloadError, InputError
+from npgpt.errors import DownloadError, InputError, WeightFileError
 from parity_tests.support.downloads import CHECKPOINT, SMALL
 from parity_tests.support.file_server import contents, listed
 
@@ -93,7 +93,7 @@ def test_files_are_checked_before_they_are_moved(openai, server, tmp_path):
 
 def test_damaged_files_are_deleted(openai, server, tmp_path):
     def check(folder):
-        raise InputError("wte: its crc32c is 1, not 2")
+        raise WeightFileError("wte: its crc32c is 1, not 2")
 
     with pytest.raises(DownloadError, match=r"is damaged and was deleted \(wte: its"):
         openai(to=tmp_path / "to", check=check)

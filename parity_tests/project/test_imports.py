@@ -23,8 +23,8 @@ def test_generating_from_a_local_model_imports_what_it_needs(tmp_path):
     """HDF5, HTTP and TLS are megabytes beside the weights of a small model in int8."""
     config = npgpt.Config(vocab_size=5, context_length=4, n_layer=1, n_head=1, n_embd=4)
     model = npgpt.GPT(config, ops=npgpt.ops)
-    write_huggingface(tmp_path, config, model.params, None, dtype="float32")
-    write_quantized(tmp_path / "int8", formats.open_weights(tmp_path), "int8")
+    write_huggingface(tmp_path / "model", config, model.params, None, dtype="float32")
+    write_quantized(tmp_path / "int8", formats.open_weights(tmp_path / "model"), "int8")
     program = (
         "import sys, npgpt, npgpt.ops\n"
         "from npgpt.weights import formats\n"

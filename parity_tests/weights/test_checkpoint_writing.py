@@ -92,7 +92,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, limit):
     )
     assert said.stderr == ""
     assert said.stdout == (
-        f"{path} could not be written: File too large; the previous checkpoint is unchanged\n"
+        f"{path} could not be written: File too large; the previous file is unchanged\n"
     )
     assert said.returncode == 0
     assert path.read_bytes() == before

@@ -178,9 +178,7 @@ def test_structures_beyond_the_limit(saved, monkeypatch):
     monkeypatch.setattr(hdf5, "MAX_STRUCTURE", 20_000)
     refused(saved, "it has over 20,000 bytes besides the numbers")
     before = saved.read_bytes()
-    with pytest.raises(
-        RunError, match=r"over 20,000 bytes .*; the previous checkpoint is unchanged"
-    ):
+    with pytest.raises(RunError, match=r"over 20,000 bytes .*; the previous file is unchanged"):
         model_of(n_layer=20).save(saved)
     assert saved.read_bytes() == before
 
