@@ -109,7 +109,8 @@ class Train:
             try:
                 interrupted = self.follow(trainer, directory, bar, stop)
             except RunError as error:
-                plot(directory, trainer)
+                with contextlib.suppress(RunError):  # one error is enough
+                    directory.plot(trainer)
                 raise RunError(f"{error}{last_checkpoint(path)}") from None
         plot(directory, trainer)
         if interrupted:

@@ -46,8 +46,8 @@ def download_small(url: str, path: Path, *, sha256: str, max_size: int) -> Path:
             f"download it yourself and pass it as --data PATH: {url}"
         ) from None
     except (RunError, OSError) as error:
-        reason = error if isinstance(error, RunError) else f"{path}: {error.strerror or error}"
-        raise DownloadError(
-            f"{reason}; set NPGPT_CACHE to a directory that can be written"
-        ) from None
+        text = str(error)
+        if isinstance(error, OSError):
+            text = f"{path} could not be written: {error.strerror or error}"
+        raise DownloadError(f"{text}; set NPGPT_CACHE to a directory that can be written") from None
     return path

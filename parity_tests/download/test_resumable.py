@@ -48,7 +48,7 @@ def test_a_complete_part_is_not_requested_again(large, server, monkeypatch, no_n
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(resumable, "sync", killed)
+        patch.setattr(resumable, "sync_file", killed)
         large()
     no_network()
     assert large() == CONTENT
