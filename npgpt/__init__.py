@@ -26,6 +26,7 @@ _MODULES = {
     "Generator": "npgpt.rng",
     "IgnoredTensorsWarning": "npgpt.errors",
     "InputError": "npgpt.errors",
+    "KernelCacheWarning": "npgpt.errors",
     "Loader": "npgpt.data.loader",
     "Preset": "npgpt.config",
     "RunError": "npgpt.errors",

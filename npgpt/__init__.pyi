@@ -12,6 +12,7 @@ from npgpt.errors import DownloadError as DownloadError
 from npgpt.errors import DropoutWarning as DropoutWarning
 from npgpt.errors import IgnoredTensorsWarning as IgnoredTensorsWarning
 from npgpt.errors import InputError as InputError
+from npgpt.errors import KernelCacheWarning as KernelCacheWarning
 from npgpt.errors import RunError as RunError
 from npgpt.errors import WeightFileError as WeightFileError
 from npgpt.gpt import GPT as GPT

@@ -27,3 +27,7 @@ class IgnoredTensorsWarning(UserWarning):
 
 class DropoutWarning(UserWarning):
     """Issued once per model whose config has dropout, when a loss is given no generator."""
+
+
+class KernelCacheWarning(UserWarning):
+    """Issued when a directory cannot be used, or is not safe, as the cache of compiled kernels."""

@@ -23,7 +23,7 @@ from npgpt.cli.quantize import Quantize
 from npgpt.cli.signals import INTERRUPTED
 from npgpt.cli.train import Train
 from npgpt.cli.train_flags import RunFlags, check_flags, train_defaults
-from npgpt.errors import IgnoredTensorsWarning, InputError, RunError
+from npgpt.errors import IgnoredTensorsWarning, InputError, KernelCacheWarning, RunError
 from npgpt.system.streams import OutputError, checked_output
 from npgpt.system.terminal import MAX_ERROR, printable_line
 
@@ -42,6 +42,7 @@ COMMANDS = {
     "estimate": Estimate,
     "info": Info,
 }
+SHOWN = (IgnoredTensorsWarning, KernelCacheWarning)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -62,7 +63,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command and return the exit status. Print its error."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("default", IgnoredTensorsWarning)
+            for category in SHOWN:
+                warnings.simplefilter("default", category)
             warnings.showwarning = functools.partial(show_warning, warnings.showwarning)
             return parse(arguments).run()
     except InputError as error:
@@ -84,9 +86,11 @@ def fail(error: Exception | str, status: int) -> int:
 def show_warning(
     show: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any
 ) -> None:
-    """Print a warning about a file as one printable line; pass others to `show`."""
-    if issubclass(category, IgnoredTensorsWarning):
+    """Print a warning for the user as one printable line; pass others to `show`."""
+    if issubclass(category, SHOWN):
         fail(str(message), 0)
+    elif str(message).startswith("Environment variable 'NUMBA_"):  # Numba adds a traceback
+        fail(str(message).splitlines()[0], 0)
     else:
         show(message, category, *where)
 

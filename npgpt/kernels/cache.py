@@ -8,10 +8,13 @@ from. Machine code of an earlier state is never loaded.
 import contextlib
 import hashlib
 import os
+import shlex
 import shutil
+import stat
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -19,6 +22,7 @@ from pathlib import Path
 import llvmlite
 import numba
 
+from npgpt.errors import KernelCacheWarning
 from npgpt.kernels.cpu import FEATURES
 
 PACKAGE = Path(__file__).parents[1]
@@ -39,15 +43,43 @@ def directory() -> Path | None:
         return None  # no source files, as in a zip archive
     for parent in parents():
         path = parent / name
-        with contextlib.suppress(OSError):
+        try:
             created = not path.exists()
-            path.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=path).close()  # is it writable?
-            os.utime(path)  # when it was last used
-            if created:
-                remove_unused(parent, path)
-            return path
+            parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.mkdir(mode=0o700, exist_ok=True)
+            reason = who_else_writes(path) or who_else_writes(parent, sticky=True)
+            if not reason:
+                tempfile.TemporaryFile(dir=path).close()  # is it writable?
+                os.utime(path)  # when it was last used
+                if created:
+                    remove_unused(parent, path)
+                return path
+        except OSError as error:
+            chosen = parent == Path(numba.config.CACHE_DIR or os.devnull)
+            reason = f"{error.strerror or error}: set NUMBA_CACHE_DIR to another" if chosen else ""
+        if reason:
+            said = f"kernels are not cached in {parent}: {reason}"
+            warnings.warn(said, KernelCacheWarning, stacklevel=2)
     return None
+
+
+def who_else_writes(path: Path, *, sticky: bool = False) -> str:
+    """Return a clause that says which other user may write to a directory, "" if none may.
+
+    The machine code in it would run with this user's rights. `sticky`: others may write to it if
+    they cannot replace directories of this user there, as in /tmp.
+    """
+    if not hasattr(os, "geteuid"):
+        return ""
+    status = path.stat()
+    # The owner of this file decides what runs here in any case.
+    if status.st_uid not in (os.geteuid(), 0, os.stat(__file__).st_uid):
+        return f"{path} belongs to another user, number {status.st_uid}"
+    shared = status.st_mode & stat.S_IWOTH
+    shared |= status.st_mode & stat.S_IWGRP and status.st_gid != os.getegid()
+    if shared and not (sticky and status.st_mode & stat.S_ISVTX):
+        return f"others may write to it. Use chmod go-w {shlex.quote(str(path))}, and empty it"
+    return ""
 
 
 def key() -> str:
@@ -69,7 +101,9 @@ def parents() -> Iterator[Path]:
     yield Path(__file__).with_name("__pycache__")
     import platformdirs  # here, because only an installation that is read-only needs it
 
-    yield Path(platformdirs.user_cache_dir("npgpt"))
+    path = Path(platformdirs.user_cache_dir("npgpt"))
+    if path.is_absolute():  # or it is ~/.cache, for a user without a home
+        yield path
 
 
 def remove_unused(parent: Path, path: Path) -> None:
@@ -100,7 +134,18 @@ def enable(kernel) -> None:
             for name in before:
                 setattr(numba.config, name, options[name])
             with contextlib.suppress(RuntimeError):  # not writable any more
-                kernel.enable_caching()
+                use_files(kernel, path.name)
         finally:
             for name, value in before.items():
                 setattr(numba.config, name, value)
+
+
+def use_files(kernel, state: str) -> None:
+    """Let Numba keep machine code in files with a digest, or in its own if a name is missing."""
+    try:
+        from npgpt.kernels.cache_files import KernelCache
+
+        kernel._cache  # noqa: B018 (or it would be set and ignored)
+        kernel._cache = KernelCache(kernel.py_func, state)
+    except (ImportError, AttributeError):
+        kernel.enable_caching()

@@ -68,11 +68,25 @@ def test_an_edited_inner_kernel_compiles_its_users_again(copy):
 
 
 @pytest.mark.slow
+def test_a_kernel_whose_file_is_damaged_is_compiled_again(copy):
+    _, _, directory = copy("x + 1")
+    (file,) = directory.rglob("npgpt.kernels.user.use-*.nbc")
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 1
+    file.write_bytes(content)
+    assert copy("x + 1")[:2] == (2.0, 0)
+    assert copy("x + 1")[:2] == (2.0, 1)
+
+
+@pytest.mark.slow
 def test_functions_of_a_program_are_kept_where_they_always_were(copy, tmp_path):
     given = tmp_path / "given"
     _, _, directory = copy("x", NUMBA_CACHE_DIR=str(given))
     assert directory.parent == given
-    (ours,), (other,) = given.rglob("user.use-*.nbi"), given.rglob("other_file.other-*.nbi")
+    (ours,), (other,) = (
+        given.rglob("npgpt.kernels.user.use-*.nbc"),
+        given.rglob("other_file.other-*.nbi"),
+    )
     assert ours.is_relative_to(directory)
     assert not other.is_relative_to(directory)
 

@@ -120,7 +120,7 @@ def test_kernels_are_compiled_once_and_kept_in_a_writable_directory(read_only):
     (folder,) = kept
     assert folder.is_relative_to(read_only["HOME"])
     files = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
-    assert len(files) > 40
+    assert len(files) > 20  # one for each list of types
 
     kernels, digests, compiled = json.loads(found)
     assert len(kernels) > 30

@@ -9,7 +9,7 @@ import npgpt.ops
 from npgpt.weights import formats
 from npgpt.weights.huggingface import write_huggingface
 from npgpt.weights.quantized_file import write_quantized
-from parity_tests.support.sources import SOURCES, named, parsed
+from parity_tests.support.sources import ROOT, SOURCES, named, parsed
 
 
 def test_importing_npgpt_imports_nothing_slow():
@@ -49,7 +49,10 @@ def test_no_command_imports_torch():
 
 
 def test_nothing_reads_a_pickle():
-    for path in SOURCES:
+    # Numba's format of compiled kernels: read if their digest is right, where only the user writes
+    kernels = ROOT / "npgpt/kernels/cache_files.py"
+    assert kernels in SOURCES
+    for path in set(SOURCES) - {kernels}:
         for node in ast.walk(parsed(path)):
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 names = {alias.name for alias in node.names} | {getattr(node, "module", None)}

@@ -11,8 +11,8 @@ from parity_tests.support.sources import ROOT, SOURCES, named, parsed
 
 PUBLIC = {
     "AdamW", "Config", "ConfigError", "DownloadError", "DropoutWarning", "GPT", "Generator",
-    "IgnoredTensorsWarning", "InputError", "Loader", "Preset", "RunError", "Trainer",
-    "TrainingConfig", "WeightFileError", "evaluate", "generate", "load", "named",
+    "IgnoredTensorsWarning", "InputError", "KernelCacheWarning", "Loader", "Preset", "RunError",
+    "Trainer", "TrainingConfig", "WeightFileError", "evaluate", "generate", "load", "named",
     "presets", "tokenizer", "zeros_like",
 }  # fmt: skip
 
