@@ -43,14 +43,22 @@ class GPT:
     ----------
     params : Params
         The tree of parameters, such as `model.params.h[3].attn.c_attn.weight`.
+    path : Path or None
+        The file that `npgpt.load` has read, named in error messages.
 
     Raises
     ------
     InputError
         If an argument is invalid: ConfigError for `config`.
+
+    Notes
+    -----
+    Methods return nan and inf as they are computed. `npgpt.generate`, `npgpt.evaluate` and
+    `npgpt.Trainer` raise RunError for them.
     """
 
     params: Params
+    path: Path | None = None
 
     def __init__(
         self,
@@ -108,9 +116,7 @@ class GPT:
         self._hold(config, tree, ops, tokenizer)
         return self
 
-    def _hold(
-        self, config: Config, tree: Params, ops: Backend | str | None, tokenizer: str | None
-    ) -> None:
+    def _hold(self, config: Config, tree: Params, ops: Any, tokenizer: str | None) -> None:
         dtype = "bfloat16" if quantize.is_quantized(tree) else "float32"
         self.ops = backends.get(ops, dtype=dtype, why="quantized matrices")
         self.config, self.params, self.tokenizer = config, tree, tokenizer
@@ -119,10 +125,8 @@ class GPT:
 
     def __reduce__(self) -> tuple:
         # for copy and pickle: the constructor runs again, on a copy of the parameters
-        make = partial(
-            type(self).from_params, ops=backends.key_of(self.ops), tokenizer=self.tokenizer
-        )
-        return make, (self.config, self.params)
+        options: Any = dict(ops=backends.key_of(self.ops), tokenizer=self.tokenizer)
+        return partial(type(self).from_params, **options), (self.config, self.params)
 
     def __repr__(self) -> str:
         c, stored = self.config, getattr(self.params.wte.weight, "kind", self.dtype.name)
@@ -202,8 +206,7 @@ class GPT:
         Parameters
         ----------
         tokens, targets : (B, T) int
-            Token ids, and the token that follows each of them. Targets of -100 are ignored: the
-            mean is over the others.
+            Token ids, and the token that follows each of them, or -100 to ignore it.
         rng : Generator or None, default None
             Draws the dropout masks. None: no dropout.
         out : Params or None, default None
@@ -214,7 +217,7 @@ class GPT:
         Returns
         -------
         loss : float
-            Mean cross-entropy, in nats per token. nan or inf if the model computes that.
+            Mean cross-entropy over the targets that are not ignored, in nats per token.
         gradients : Params
             The same tree as `params`: `out`, or the model's own.
 
@@ -225,10 +228,9 @@ class GPT:
         """
         space = self._space()
         gradients = space.own if out is None else space.check(out)
+        dloss = inputs.check_number("dloss", dloss)
         value, activations = self._forward(tokens, targets, rng, gradients)
-        transformer.backward(
-            activations, gradients, dloss=inputs.check_number("dloss", dloss), ops=self.ops
-        )
+        transformer.backward(activations, gradients, dloss=dloss, ops=self.ops)
         return value, gradients
 
     def loss(
@@ -246,8 +248,7 @@ class GPT:
         Parameters
         ----------
         tokens, targets : (B, T) int
-            Token ids, and the token that follows each of them. Targets of -100 are ignored: the
-            mean is over the others.
+            Token ids, and the token that follows each of them, or -100 to ignore it.
         rng : Generator or None, default None
             Draws the dropout masks. None: no dropout.
         out : Params or None, default None
@@ -256,7 +257,7 @@ class GPT:
         Returns
         -------
         loss : float
-            Mean cross-entropy, in nats per token. nan or inf if the model computes that.
+            Mean cross-entropy over the targets that are not ignored, in nats per token.
         cache : LossCache
             Valid for one `backward`, as long as neither the parameters nor `out` change.
 
@@ -297,9 +298,7 @@ class GPT:
         """
         space = self._space()
         if not isinstance(cache, LossCache):
-            raise InputError(
-                f"cache must be the second value that loss returned, not {cache!r:.60}"
-            )
+            raise InputError(f"cache must be the second value of loss, not {cache!r:.60}")
         dloss = inputs.check_number("dloss", dloss)
         out = None if out is None else space.check(out)
         activations, gradients = cache.use(self.params)
@@ -315,8 +314,7 @@ class GPT:
         tokens : (B, T) int
             Token ids.
         targets : (B, n) int, n <= T
-            The tokens that follow the last n positions. Only these are scored. Targets of -100 are
-            ignored.
+            The tokens that follow the last n positions. Only these are scored. -100 is ignored.
 
         Returns
         -------
@@ -341,9 +339,8 @@ class GPT:
         tokens : (B, T) int
             Token ids.
         targets : (B, T) int or None, default None
-            The token that follows each of them, or -100 to ignore it. With targets, "loss" is
-            included, and the gradient of the loss with respect to each activation, as
-            "h.0.attn.probs.grad".
+            The token that follows each, or -100. With targets, "loss" is included, and the gradient
+            of the loss with respect to each activation, as "h.0.attn.probs.grad".
 
         Returns
         -------
@@ -381,8 +378,7 @@ class GPT:
 
         quantize.require_float(self.params)
         inputs.check_path(path)
-        contents = checkpoint.Contents(self.config, self.params, self.tokenizer)
-        checkpoint.write(path, contents)
+        checkpoint.write(path, checkpoint.Contents(self.config, self.params, self.tokenizer))
 
     def _space(self) -> Workspace:
         """Return the workspace of the current parameters."""
@@ -399,7 +395,6 @@ class GPT:
         if rng is None and self.config.dropout and not self._has_warned:
             self._has_warned = True
             inputs.warn_of_dropout(self.config, stacklevel=4)
-        value, activations = transformer.loss(
-            self.params, ids, labels, self.config, rng=rng, g=gradients, ops=self.ops
-        )
-        return float(value), activations
+        options: Any = dict(rng=rng, g=gradients, ops=self.ops)
+        value, cache = transformer.loss(self.params, ids, labels, self.config, **options)
+        return float(value), cache

@@ -43,6 +43,8 @@ def load(path: str | Path, *, weights: str | None = None, ops: Backend | str | N
         raise InputError(f"weights is {weights!r}, but must be {' or '.join(WEIGHTS)}")
     check_path(path)
     source = formats.open_weights(resolve(path))
-    return GPT.from_params(
+    model = GPT.from_params(
         source.config, source.params(weights), ops=ops, tokenizer=source.tokenizer
     )
+    model.path = Path(path)
+    return model

@@ -106,8 +106,8 @@ def int8(array: Array, axis: int) -> QuantizedMatrix:
             np.maximum(largest, found, out=largest)
     if not np.isfinite(largest).all():
         raise InputError(
-            f"a matrix {array.shape} has numbers that are nan or infinite: int8 cannot represent "
-            "them; bfloat16 can"
+            f"a matrix {array.shape} has numbers that are nan or infinite, which int8 cannot "
+            "represent"
         )
     # a 127th of a number below 1e-36 is subnormal, thus less precise, or 0
     scale = np.maximum(largest / np.float32(MOST), np.finfo(np.float32).tiny)

@@ -42,6 +42,7 @@ class Compare:
     def run(self) -> int:
         """Print the differences; return 0 if there are none, else 1."""
         from npgpt.loading import load as load_model
+        from npgpt.model.finite import ignore_overflow
         from npgpt.model.params import named
         from npgpt.parity import compare
 
@@ -54,7 +55,8 @@ class Compare:
         equal = len(parameters) - len(different)
         print(f"{equal} of {len(parameters)} parameters are bit-identical\n")
         print_table("parameter", different)
-        layers = list(compare.compare_layers(a, b, tokens))
+        with ignore_overflow():
+            layers = list(compare.compare_layers(a, b, tokens))
         first = next((i for i, one in enumerate(layers) if one.largest != 0), len(layers))
         print(f"on {tokens.shape[1]} tokens, the outputs of the first {first} of {len(layers)} "
               "layers are bit-identical\n")  # fmt: skip

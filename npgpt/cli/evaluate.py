@@ -60,7 +60,8 @@ class Evaluate:
         length = self.context_length or model.config.context_length
         stride = self.stride or length
         perplexity = evaluate.perplexity(loss)
-        print(f"loss {loss:.4f} nats per token, perplexity {perplexity:.2f}")
+        shown = f"{perplexity:.2f}" if perplexity < 1e9 else f"{perplexity:.3g}"
+        print(f"loss {loss:.4f} nats per token, perplexity {shown}")
         windows = f"windows of {length}" + (f", {stride} apart" if stride < length else "")
         print(f"over {len(tokens) - 1:,} tokens ({model.tokenizer or 'gpt2'}) in {windows}")
         return 0

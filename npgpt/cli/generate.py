@@ -13,7 +13,7 @@ from npgpt.cli.common import (
     load,
     track_progress,
 )
-from npgpt.errors import InputError
+from npgpt.errors import InputError, RunError
 from npgpt.system.terminal import printable_text
 
 
@@ -87,14 +87,19 @@ class Generate:
         streams = [TextStream(encoding) for _ in texts]
         pending = self.prompt  # printed with the first token
         started, count, ended = time.perf_counter(), 0, np.zeros(self.num_samples, bool)
-        for ids in track_progress(steps, self.max_new_tokens, quiet=self.num_samples == 1):
-            ended |= ids == encoding.eot_token
-            count += 1
-            for i in np.flatnonzero(~ended):
-                texts[i] += (piece := streams[i].feed(ids[i]))
-                if self.num_samples == 1:
-                    print(printable_text(pending + piece, sys.stdout), end="", flush=True)
-                    pending = ""
+        try:
+            for ids in track_progress(steps, self.max_new_tokens, quiet=self.num_samples == 1):
+                ended |= ids == encoding.eot_token
+                count += 1
+                for i in np.flatnonzero(~ended):
+                    texts[i] += (piece := streams[i].feed(ids[i]))
+                    if self.num_samples == 1:
+                        print(printable_text(pending + piece, sys.stdout), end="", flush=True)
+                        pending = ""
+        except RunError:
+            if count and self.num_samples == 1:
+                print(flush=True)  # ends the line before the error
+            raise
         tails = [stream.end() for stream in streams]
         if self.num_samples == 1:
             print(printable_text(pending + tails[0], sys.stdout))

@@ -9,6 +9,7 @@ from npgpt.arrays import Array
 from npgpt.data.tokenizer import encode, tokenizer
 from npgpt.errors import InputError
 from npgpt.gpt import GPT
+from npgpt.model import finite
 from npgpt.model.inputs import check_integer, check_kind
 
 Batch = tuple[Array, Array]  # inputs (B, T) and targets (B, n)
@@ -50,6 +51,8 @@ def evaluate(
     ------
     InputError
         If the text has fewer than two tokens, or a number is out of range.
+    RunError
+        If the loss of a batch is nan or infinite.
     """
     check_kind("model", model, GPT)
     tokens = encode_text(model, text) if isinstance(text, str) else np.asarray(text)
@@ -73,7 +76,11 @@ def evaluate(
         )
     total, count = 0.0, 0
     for inputs, targets in track(batches(tokens, length, batch_size, stride)):
-        total += model.evaluate(inputs, targets) * targets.size
+        with finite.ignore_overflow():
+            loss = model.evaluate(inputs, targets)
+        if not math.isfinite(loss):
+            raise finite.error(f"the loss is {loss}", model.params, model.path)
+        total += loss * targets.size
         count += targets.size
     return total / count
 
@@ -111,8 +118,11 @@ def batches(
 
 
 def perplexity(loss: float) -> float:
-    """Return exp(loss), or infinity if that overflows.
+    """Return exp(loss), or infinity if that overflows: for a loss above 709.78.
 
     A perplexity of n means the model is as uncertain as between n equally likely tokens.
     """
-    return math.exp(loss) if loss < 700 else math.inf
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf

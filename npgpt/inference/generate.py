@@ -13,10 +13,10 @@ import numpy as np
 
 from npgpt.arrays import Array, Flat, TokenIds
 from npgpt.data.tokenizer import token_bytes
-from npgpt.errors import InputError
+from npgpt.errors import InputError, RunError
 from npgpt.gpt import GPT
 from npgpt.inference import sampling
-from npgpt.model import kv_cache
+from npgpt.model import finite, kv_cache
 from npgpt.model.inputs import check_integer, check_kind, check_tokens
 from npgpt.model.kv_cache import LayerCache
 from npgpt.rng import Generator
@@ -86,6 +86,8 @@ def generate(
     ------
     InputError
         If an argument is invalid, when `generate` is called.
+    RunError
+        If the logits are nan or infinite, when the next token is asked for.
     """
     sampling.check(temperature, top_k, top_p)
     check_integer("max_new_tokens", max_new_tokens, least=0)
@@ -133,6 +135,7 @@ class _Group:
         empty = kv_cache.empty_cache(len(window), model.config, model.dtype)
         self.past: list[LayerCache] | None = empty
 
+    @finite.ignore_overflow()
     def logits(self) -> Array:
         """Return the next token's logits (B, V)."""
         return self.model.next_logits(self.unread, past=self.past)
@@ -167,7 +170,10 @@ def _steps(
             if not logits.size:
                 logits = np.empty((len(prompts), found.shape[1]), found.dtype)
             logits[rows] = found
-        new = _choose(logits, rngs, ended, settings)
+        try:
+            new = _choose(logits, rngs, ended, settings)
+        except RunError as error:
+            raise finite.error(str(error), model.params, model.path) from None
         if eos_id is not None:
             new = np.where(ended, eos_id, new)
             ended |= new == eos_id

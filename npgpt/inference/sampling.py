@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.arrays import Array
-from npgpt.errors import InputError
+from npgpt.errors import InputError, RunError
 from npgpt.model.inputs import check_integer, check_number
 from npgpt.ops.attention import softmax
 from npgpt.rng import Generator
@@ -32,9 +32,14 @@ def next_token(
     top_p: float | None = None,
     rng: Generator | None = None,
 ) -> Array:
-    """(B, V) -> (B,) int64. `rng` may be None if the temperature is 0."""
+    """(B, V) -> (B,) int64. `rng` may be None if the temperature is 0.
+
+    Raises RunError if a logit is nan, or the largest one infinite.
+    """
     if temperature == 0 or rng is None:
-        return logits.argmax(-1)
+        best = logits.argmax(-1)  # the first nan, if there is one
+        require_finite(logits[np.arange(len(logits)), best])
+        return best
     return rng.multinomial(probabilities(logits, temperature, top_k=top_k, top_p=top_p))
 
 
@@ -42,15 +47,23 @@ def probabilities(
     logits: Array, temperature: float, *, top_k: int | None = None, top_p: float | None = None
 ) -> Array:
     """(B, V) -> (B, V): return the probabilities that `next_token` draws from."""
+    largest = logits.max(-1, keepdims=True)  # nan if any logit is
+    require_finite(largest)
     if top_k is not None:
         logits = keep_top_k(logits, top_k)
     # The largest logit becomes 0 first: a tiny temperature cannot make inf - inf of it. The others
     # may become -inf. The temperature must not round to 0.
     temperature = logits.dtype.type(max(temperature, np.finfo(logits.dtype).tiny))
     with np.errstate(over="ignore"):
-        scaled = (logits - logits.max(-1, keepdims=True)) / temperature
+        scaled = (logits - largest) / temperature
     probs = softmax(scaled)
     return probs if top_p is None else keep_top_p(probs, top_p)
+
+
+def require_finite(largest: Array) -> None:
+    """Raise RunError unless the largest logit of each row is finite. The others may be -inf."""
+    if not (finite := np.isfinite(largest)).all():
+        raise RunError(f"the logits are {largest[~finite][0]}")
 
 
 def keep_top_k(logits: Array, k: int) -> Array:

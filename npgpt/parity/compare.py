@@ -9,7 +9,7 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.errors import InputError
 from npgpt.gpt import GPT
-from npgpt.model import block, transformer
+from npgpt.model import block, finite, transformer
 from npgpt.model.params import named
 from npgpt.ops.embedding import Params as Embedding
 from npgpt.quantized_matrix import QuantizedMatrix
@@ -23,7 +23,7 @@ class Difference:
     """The difference of two arrays with the same name."""
 
     name: str
-    largest: float  # |a - b|; nan if only one of the two is nan at some index
+    largest: float  # |a - b|
     relative: float  # the same over the largest |a|
     note: str = ""  # how the second array may have been made from the first
 
@@ -31,7 +31,7 @@ class Difference:
 def compare_parameters(a: GPT, b: GPT) -> Iterator[Difference]:
     """Yield one Difference for every parameter that at least one of the models has.
 
-    Raises InputError if the models differ in size.
+    Raises InputError if the models differ in size, and RunError if a number is nan or infinite.
     """
     first, second = dict(named(a.params)), dict(named(b.params))
     for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd"):
@@ -42,11 +42,15 @@ def compare_parameters(a: GPT, b: GPT) -> Iterator[Difference]:
         if name in first and name in second:
             one, other = as_float(first[name]), as_float(second[name])
             found = difference(name, one, other)
-            yield found if found.largest == 0 else replace(found, note=explain(one, other))
+            if found.largest != 0 and np.isfinite(found.largest):
+                found = replace(found, note=explain(one, other))
         else:
             owner, tree = ("first", first) if name in first else ("second", second)
             largest = float(np.abs(as_float(tree[name])).max())
-            yield Difference(name, largest, 1.0 if largest else 0.0, f"only in the {owner} model")
+            found = Difference(name, largest, 1.0 if largest else 0.0, f"only in the {owner} model")
+        if not np.isfinite(found.largest):
+            require_finite("parameters", (a, first.get(name)), (b, second.get(name)))
+        yield found
 
 
 def as_float(leaf: Array | QuantizedMatrix) -> Array:
@@ -55,9 +59,21 @@ def as_float(leaf: Array | QuantizedMatrix) -> Array:
 
 
 def compare_layers(a: GPT, b: GPT, tokens: Array) -> Iterator[Difference]:
-    """(1, T) -> yield one Difference for the output of each layer, in the order of computation."""
+    """(1, T) -> yield one Difference for the output of each layer, in the order of computation.
+
+    Raises RunError if an output is nan or infinite.
+    """
     for (name, one), (_, other) in zip(trace(a, tokens), trace(b, tokens), strict=True):
+        require_finite(f"outputs of {name}", (a, one), (b, other))
         yield difference(name, one, other)
+
+
+def require_finite(what: str, *pairs: tuple[GPT, Array | QuantizedMatrix | None]) -> None:
+    """Raise RunError unless all numbers of each model's array are finite."""
+    for model, array in pairs:
+        if array is not None and not finite.is_finite(array):
+            message = f"the models cannot be compared, because {what} are nan or infinite"
+            raise finite.error(message, model.params, model.path)
 
 
 def trace(gpt: GPT, tokens: Array) -> Iterator[tuple[str, Array]]:
@@ -83,6 +99,7 @@ def trace(gpt: GPT, tokens: Array) -> Iterator[tuple[str, Array]]:
     yield "logits", transformer.scores(p, x, ops=ops)
 
 
+@finite.ignore_overflow()
 def difference(name: str, a: Array, b: Array) -> Difference:
     """Return the difference of two arrays of the same shape."""
     largest = size = 0.0
@@ -90,8 +107,6 @@ def difference(name: str, a: Array, b: Array) -> Difference:
         one, other = a[start : start + ROWS], b[start : start + ROWS]
         largest = np.maximum(largest, np.abs(one - other).max(initial=0))  # propagates nan
         size = np.maximum(size, np.abs(one).max(initial=0))
-    if np.isnan(largest) and np.array_equal(a, b, equal_nan=True):
-        largest = 0.0
     return Difference(name, float(largest), float(largest / size) if size else float(largest > 0))
 
 

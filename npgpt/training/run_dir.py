@@ -9,12 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from npgpt.config import RunConfig
 from npgpt.data.dataset import Tokens
 from npgpt.data.tokenizer import decode, tokenizer
 from npgpt.errors import InputError, RunError
+from npgpt.model.finite import is_finite
 from npgpt.model.params import named
 from npgpt.system.atomic import TEMPORARY, append, atomic_write, make_directory, remove, sync_file
 from npgpt.system.files import file_lock, os_error
@@ -146,7 +145,7 @@ class RunDir:
     def save(self, trainer: Trainer) -> None:
         """Write the checkpoint. Raise RunError if a parameter is not finite."""
         for name, array in named(trainer.model.params):
-            if not (np.isfinite(array.min()) and np.isfinite(array.max())):
+            if not is_finite(array):
                 raise RunError(
                     f"{name} is no longer finite after step {trainer.progress.step - 1}. "
                     "Try a lower --lr, or --grad-clip 1"

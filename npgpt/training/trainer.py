@@ -11,15 +11,12 @@ from npgpt.data.loader import Loader, windows
 from npgpt.errors import InputError, RunError
 from npgpt.gpt import GPT
 from npgpt.inference.generate import generate
-from npgpt.model import params
+from npgpt.model import finite, params
 from npgpt.model.inputs import check_kind, check_pair, check_sequence
 from npgpt.ops.linear_cross_entropy import IGNORED
 from npgpt.rng import Generator
 from npgpt.training import optim
 from npgpt.training.events import Evaluation, Event, Progress, Sample, Step
-
-# Overflow is detected afterwards, in the loss and in the gradient's norm.
-ignore_overflow = np.errstate(over="ignore", invalid="ignore", divide="ignore")
 
 
 class Trainer:
@@ -169,7 +166,7 @@ class Trainer:
                 yield sample
         yield Step(index, epoch, loss, lr, norm, p.tokens_seen, speed, ends_epoch)
 
-    @ignore_overflow
+    @finite.ignore_overflow()
     def update(self, tokens: Array, targets: Array, lr: float) -> tuple[float, float | None]:
         """Update the parameters: forward, backward, clipping and AdamW.
 
@@ -213,6 +210,8 @@ class Trainer:
                 self.gradients, out = found, self.part_gradients  # the first is the model's own
             else:
                 add(self.gradients, found)
+        if self.progress.step == 0 and not np.isfinite(loss):  # the learning rate is not to blame
+            raise finite.error(f"the loss is {loss}", self.model.params, self.model.path)
         norm, scale, clip = None, 1.0, self.training.grad_clip
         if clip is not None:
             norm = optim.global_norm(self.gradients, ops=self.model.ops)
@@ -245,7 +244,7 @@ class Trainer:
             lowest=t.lr if t.min_lr is None else t.min_lr,
         )
 
-    @ignore_overflow
+    @finite.ignore_overflow()
     def split_losses(self) -> tuple[float, float]:
         """Return the losses of the training and the validation split, without dropout.
 
@@ -267,7 +266,7 @@ class Trainer:
         losses = [self.model.evaluate(*batch) for _, batch in batches]
         return sum(losses) / len(losses)
 
-    @ignore_overflow
+    @finite.ignore_overflow()
     def sample(self) -> list[int]:
         """Return the prompt and its greedy continuation.
 

@@ -1,6 +1,7 @@
 """The common result of every reader: a config and the location of each parameter in a file."""
 
 import dataclasses
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,7 +74,8 @@ class WeightFile:
         try:
             found = quantize.quantize_parameter(name, self.array(name), weights)
         except InputError as error:
-            raise InputError(f"{self.path}: {name}: {error}") from None
+            see = f"See npgpt inspect {shlex.quote(str(self.path))}"
+            raise InputError(f"{self.path}: {name}: {error}. {see}") from None
         stored.file.drop_pages(stored.start, stored.start + stored.nbytes)
         return found
 

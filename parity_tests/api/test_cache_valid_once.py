@@ -92,7 +92,7 @@ def test_other_models_and_other_things(model):
     _, cache = other.loss(TOKENS, TARGETS)
     refuse(model, cache, "computed with other parameters")
     for wrong in (None, 3, "cache", cache.activations):
-        refuse(model, wrong, "cache must be the second value that loss returned")
+        refuse(model, wrong, "cache must be the second value of loss")
     refuse(model, model.loss(TOKENS, TARGETS)[1], "dloss is 'x', but must be", dloss="x")
 
 

@@ -175,16 +175,6 @@ def test_how_far_apart(model):
     np.testing.assert_array_equal(outputs["logits"], model.logits(tokens))
 
 
-def test_nan_is_a_difference_unless_both_have_it(npgpt_, model):
-    def change(p):
-        p.ln_f.bias[0] = np.nan
-
-    saved("b.h5", change)
-    assert "First parameter that differs: ln_f.bias" in npgpt_("compare a.h5 b.h5", code=1).out
-    saved("c.h5", change)
-    assert "28 of 28 parameters" in npgpt_("compare b.h5 c.h5").out
-
-
 def test_a_bias_that_one_of_them_does_without(npgpt_, model):
     def zero(p):
         for block in p.h:

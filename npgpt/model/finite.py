@@ -1,0 +1,38 @@
+"""The error for a result that is nan or infinite: it names the parameters that cause it."""
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+
+from npgpt.arrays import Array
+from npgpt.errors import RunError
+from npgpt.model.params import Params, named
+from npgpt.quantized_matrix import QuantizedMatrix, slices, widen
+
+
+def ignore_overflow() -> np.errstate:
+    """Return a context without NumPy's warnings, where nan and inf are found in the results."""
+    return np.errstate(over="ignore", invalid="ignore", divide="ignore")
+
+
+def error(what: str, parameters: Params, path: Path | None) -> RunError:
+    """Return the error for `what` ("the loss is nan"). `path`: the file of the parameters."""
+    names = [name for name, leaf in named(parameters) if not is_finite(leaf)]
+    inspect = f"npgpt inspect {shlex.quote(str(path)) if path else 'FILE'}"
+    if not names:
+        return RunError(
+            f"{what}, although all parameters are finite: they are so large that the computation "
+            f"overflows. See {inspect}"
+        )
+    others = f" and {len(names) - 1} more hold" if len(names) > 1 else " holds"
+    return RunError(f"{what}: {names[0]}{others} nan or infinite numbers. See {inspect}")
+
+
+def is_finite(leaf: Array | QuantizedMatrix) -> bool:
+    """Return True if all numbers of a parameter are finite."""
+    if not isinstance(leaf, QuantizedMatrix):
+        return bool(np.isfinite(leaf.min()) and np.isfinite(leaf.max()))  # nan if any number is
+    if leaf.scale is not None:
+        return bool(np.isfinite(leaf.scale).all())
+    return all(np.isfinite(widen(leaf.values[s], None, 1)).all() for s in slices(leaf.values))
