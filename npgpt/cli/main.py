@@ -1,5 +1,6 @@
 """The command line: parse the arguments, run a command and return its exit status."""
 
+import errno
 import functools
 import sys
 import warnings
@@ -73,6 +74,10 @@ def run(arguments: Sequence[str]) -> int:
         return fail(error, 1)
     except MemoryError as error:
         return fail(f"not enough memory: {error or 'smaller numbers need less'}", 1)
+    except OSError as error:  # of a disk that fails
+        if error.errno == errno.ENOMEM:
+            return fail("not enough memory: smaller numbers need less", 1)
+        return fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
     except KeyboardInterrupt:
         return INTERRUPTED
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from npgpt.data.tokenizer import END_OF_TEXT
 from npgpt.errors import InputError
-from npgpt.system.files import read_regular
+from npgpt.system.files import os_error, read_regular
 
 BUNDLED = "lighthouse.txt"
 MAX_SIZE = 1 << 31  # bytes of all files: as tokens, 2 GB of text take about 20 GB of memory
@@ -68,7 +68,7 @@ def read_file(path: Path) -> str:
     except FileNotFoundError:
         raise InputError(f"there is no text file {path}") from None
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+        raise os_error(f"{path} cannot be read", error) from None
     if encoding := wide_encoding(raw):
         raise InputError(
             f"{path} is {encoding}, not UTF-8: convert it, for example with "

@@ -12,6 +12,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 import npgpt
+from npgpt.download.pacing import PacedHTTPHandler, PacedHTTPSHandler
 from npgpt.errors import DownloadError
 
 T = TypeVar("T")
@@ -154,8 +155,8 @@ def open_url(url: str, headers: dict[str, str]) -> HTTPResponse:
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
+        PacedHTTPHandler,
+        PacedHTTPSHandler,
         urllib.request.UnknownHandler,
         urllib.request.HTTPDefaultErrorHandler,
         urllib.request.HTTPErrorProcessor,

@@ -12,9 +12,11 @@ from npgpt.download.http import (
     one_line,
     retry,
 )
+from npgpt.download.pacing import HEADER_TIME
 from npgpt.errors import DownloadError
+from npgpt.system.time_limit import within
 
-CONNECTION_ERRORS = "RemoteProtocolError", "ReadError", "ReadTimeout"  # httpx: connection lost
+CONNECTION_ERRORS = "RemoteProtocolError", "ReadError", "ReadTimeout", "TimeoutError"  # lost
 ALGORITHMS = {64: "sha256", 40: "git"}  # by the length of the ETag: large files, small files
 
 
@@ -48,7 +50,10 @@ def read_metadata(repository: str, name: str, commit: str | None) -> tuple[str, 
 
     url = hf_hub_url(repository, name, revision=commit)
     try:
-        found = get_hf_file_metadata(url, timeout=TIMEOUT)
+        request = partial(get_hf_file_metadata, url, timeout=TIMEOUT)
+        found = within(HEADER_TIME, request)
+    except MemoryError:
+        raise
     except Exception as error:  # the Hub's HTTP library differs between its versions
         status = getattr(getattr(error, "response", None), "status_code", None)
         again = status in RETRY_STATUSES or type(error).__name__ in CONNECTION_ERRORS

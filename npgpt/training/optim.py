@@ -179,7 +179,7 @@ class AdamW:
         expected = {*NUMBERS, *(key for key, _ in moments)}
         try:
             found = {key: state[key] for key in state.keys()}
-        except (AttributeError, TypeError, ValueError, OSError):
+        except (AttributeError, TypeError, ValueError):
             raise InputError(f"state must be a dict of AdamW.state, not {state!r:.60}") from None
         if found.keys() != expected:
             key = min(map(str, found.keys() ^ expected))

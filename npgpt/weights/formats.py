@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 from npgpt.errors import IgnoredTensorsWarning, InputError, WeightFileError
+from npgpt.system.files import os_error
 from npgpt.weights import checkpoint, huggingface, llmc, openai, quantized_file
 from npgpt.weights.checksum import MAGIC as HDF5
 from npgpt.weights.leveldb import MAGIC as LEVELDB
@@ -42,9 +43,11 @@ def open_weights(path: str | Path, *, verify: bool = False) -> WeightFile:
     Raises
     ------
     InputError
-        If there is no such file or directory.
+        If there is no such file or directory, or if it may not be read.
     WeightFileError
-        If it cannot be read, is damaged, incomplete, or in none of the formats.
+        If it is damaged, incomplete, or in none of the formats.
+    RunError
+        If reading fails.
 
     Warns
     -----
@@ -69,7 +72,7 @@ def open_by_contents(path: Path, *, verify: bool) -> WeightFile:
     except FileNotFoundError:
         raise InputError(f"there is no file or directory {path}") from None
     except OSError as error:
-        raise WeightFileError(f"{path} cannot be read: {error.strerror}") from None
+        raise os_error(f"{path} cannot be read", error) from None
     file = MappedFile(path)
     head, tail = file.data[:64].tobytes(), file.data[-8:].tobytes()
     refuse_pickle(file)

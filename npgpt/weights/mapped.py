@@ -19,7 +19,7 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.errors import InputError, WeightFileError
 from npgpt.quantized_matrix import from_bfloat16, to_bfloat16
-from npgpt.system.files import open_regular
+from npgpt.system.files import open_regular, os_error
 
 BFLOAT16 = "bfloat16"  # not a NumPy dtype: the upper half of a float32
 LFS = b"version https://git-lfs.github.com/spec/"
@@ -43,7 +43,11 @@ class MappedFile:
     Raises
     ------
     WeightFileError
-        If the file does not exist, cannot be read, or is a Git LFS pointer.
+        If the file does not exist, or is a Git LFS pointer.
+    InputError
+        If the path may not be read or is no regular file.
+    RunError
+        If reading fails.
     """
 
     def __init__(self, path: str | Path):
@@ -54,7 +58,7 @@ class MappedFile:
         except FileNotFoundError:
             raise WeightFileError(f"there is no file {path}") from None
         except OSError as error:
-            raise WeightFileError(f"{path} cannot be read: {error.strerror}") from None
+            raise os_error(f"{path} cannot be read", error) from None
         self.pages = pages
         self.data = np.frombuffer(pages, np.uint8)
         if self.data[: len(LFS)].tobytes() == LFS:

@@ -23,7 +23,8 @@ from parity_tests.support.checkpoints import (
 
 def test_a_missing_file(tmp_path):
     refused(tmp_path / "no.h5", "there is no file")
-    refused(tmp_path, "cannot be read: it is a directory, not a file")
+    with pytest.raises(InputError, match="cannot be read: it is a directory, not a file"):
+        checkpoint.read_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello, world\n" * 9, b"\x80\x04K\x01.", b"\x89HDF"])
