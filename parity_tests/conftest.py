@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +28,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    hear_signals()
     if hasattr(config, "workerinput"):  # one of several processes: all have the same order
         config.option.shuffle = config.workerinput["shuffle"]
     elif config.option.shuffle == -1:
@@ -43,6 +45,14 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.write_line(
             f"in random order: --shuffle {config.option.shuffle} repeats it"
         )
+
+
+def hear_signals():
+    """Undo what a shell does to a program behind it, and `nohup`: tests send these signals."""
+    for name, handler in {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}.items():
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -13,6 +13,7 @@ HEAD = "import sys, npgpt; loaded = lambda: 'numba' in sys.modules\n"
 CONFIG = "npgpt.Config(vocab_size=5, context_length=4, n_layer=1, n_head=1, n_embd=4)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "says"),
     [

@@ -107,8 +107,9 @@ def test_a_nan_outside_the_product_stays_outside(rng):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("batch", [1, 2, 5, 8])
-@pytest.mark.parametrize("qkv_bias", [True, False])
+@pytest.mark.parametrize(
+    "batch, qkv_bias", [(1, True), (2, True), (5, True), (8, True), (1, False), (5, False)]
+)
 def test_a_position_at_a_time_is_the_block(backend, batch, qkv_bias, dtype, rng):
     config = npgpt.Config(vocab_size=9, context_length=6, n_layer=1, n_head=3, n_embd=48,
                           qkv_bias=qkv_bias)  # fmt: skip

@@ -52,6 +52,7 @@ def in_bfloat16(case):
     return replace(case, torch=narrow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", OWN, ids=str)
 def test_an_op_strays_at_most_three_times_as_far_as_pytorch_in_bfloat16(case, rng):
     drawn = draw(case, rng, np.float32)

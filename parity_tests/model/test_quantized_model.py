@@ -54,6 +54,7 @@ def test_a_narrow_model_computes_what_its_numbers_stand_for(kind, config):
     assert narrow.evaluate(TOKENS[:, :-1], TOKENS[:, 1:]) == pytest.approx(value, rel=1e-3)
 
 
+@pytest.mark.slow
 @each
 def test_generating_reads_one_token_as_it_reads_many(kind):
     """The ops of a single position, and those of a prompt, in a model of few bits: the same
