@@ -33,6 +33,7 @@ _MODULES = {
     "Trainer": "npgpt.training.trainer",
     "TrainingConfig": "npgpt.config",
     "WeightFileError": "npgpt.errors",
+    "WeightFileWarning": "npgpt.errors",
     "evaluate": "npgpt.inference.evaluate",
     "generate": "npgpt.inference.generate",
     "load": "npgpt.loading",

@@ -15,6 +15,7 @@ from npgpt.errors import InputError as InputError
 from npgpt.errors import KernelCacheWarning as KernelCacheWarning
 from npgpt.errors import RunError as RunError
 from npgpt.errors import WeightFileError as WeightFileError
+from npgpt.errors import WeightFileWarning as WeightFileWarning
 from npgpt.gpt import GPT as GPT
 from npgpt.inference.evaluate import evaluate as evaluate
 from npgpt.inference.generate import generate as generate

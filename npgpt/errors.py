@@ -21,7 +21,11 @@ class DownloadError(RunError):
     """Raised when a download fails, or when the downloaded file is not the expected one."""
 
 
-class IgnoredTensorsWarning(UserWarning):
+class WeightFileWarning(UserWarning):
+    """Issued when a weight file is read otherwise than its config says."""
+
+
+class IgnoredTensorsWarning(WeightFileWarning):
     """Issued when a weight file has tensors that are no part of the model: another head, say."""
 
 

@@ -24,7 +24,7 @@ from npgpt.cli.quantize import Quantize
 from npgpt.cli.signals import INTERRUPTED
 from npgpt.cli.train import Train
 from npgpt.cli.train_flags import RunFlags, check_flags, train_defaults
-from npgpt.errors import IgnoredTensorsWarning, InputError, KernelCacheWarning, RunError
+from npgpt.errors import InputError, KernelCacheWarning, RunError, WeightFileWarning
 from npgpt.system.streams import OutputError, checked_output
 from npgpt.system.terminal import MAX_ERROR, printable_line
 
@@ -43,7 +43,7 @@ COMMANDS = {
     "estimate": Estimate,
     "info": Info,
 }
-SHOWN = (IgnoredTensorsWarning, KernelCacheWarning)
+SHOWN = (WeightFileWarning, KernelCacheWarning)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
     import h5py
 
 FORMAT, VERSION = "npgpt", 1
-MAX_TEXT, MAX_VALUES, MAX_CONTAINERS = 1 << 24, 1 << 20, 1 << 17  # of 100,000 evaluations
+MAX_MEMORY = 50_000_000  # bytes of the state of a run, in memory: about 50,000 evaluations
+MAX_NAMES = 500  # different names of fields in it: each is kept once
+VALUE, CONTAINER = 90, 200  # bytes at most of a value, and besides its values of a list or object
+STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"(\s*:)?')  # group 1: it is the name of a field
 GROUPS = "parameters", "training/m", "training/v"
 
 
@@ -89,9 +93,9 @@ def fill(file: h5py.File, model: Model, training: TrainingState | None) -> None:
     write_tree(file.create_group("parameters"), model.params)
     if training is not None:
         group = file.create_group("training")
-        text = json.dumps(training.state).encode()
+        text = json.dumps(training.state)
         require_small(text)
-        group.create_dataset("state", data=np.frombuffer(text, np.uint8))
+        group.create_dataset("state", data=np.frombuffer(text.encode("ascii"), np.uint8))
         group.create_dataset("random_state", data=training.random_state)
         group.create_dataset("order", data=training.order)
         write_tree(group.create_group("m"), training.m)
@@ -166,26 +170,33 @@ def parse_state(stored: Stored, path: str | Path) -> dict[str, Any]:
         raise WeightFileError(
             f"{path} has a model but no training run: use --init-from to start a run from it"
         )
-    text = read_vector(stored, "training/state", "uint8", MAX_TEXT, path).tobytes()
+    raw = read_vector(stored, "training/state", "uint8", MAX_MEMORY, path)
     try:
-        require_small(text)
+        text = str(raw, "ascii")  # as it is written; one other character would make it four times
+        require_small(text)  # as large
     except ValueError as error:
-        raise WeightFileError(f"{path}: {error}") from None
+        raise WeightFileError(f"{path}: its state cannot be read: {error}") from None
     state = parse_json(text, f"{path}: its state", any_text=True)  # its paths may be any bytes
     if not isinstance(state, dict):
         raise WeightFileError(f"{path}: the training state is not a JSON object")
     return state
 
 
-def require_small(text: bytes) -> None:
-    """Raise ValueError if the state of a run, as JSON, would take more than 110 MB of memory."""
-    containers = text.count(b"{") + text.count(b"[")
-    if len(text) > MAX_TEXT or text.count(b",") > MAX_VALUES or containers > MAX_CONTAINERS:
+def require_small(text: str) -> None:
+    """Raise ValueError if the state of a run, as JSON, may take more than MAX_MEMORY."""
+    values, containers = text.count(","), text.count("{") + text.count("[")
+    needed = len(text) + VALUE * values + CONTAINER * containers
+    if needed > MAX_MEMORY:
         raise ValueError(
-            f"a training state of {len(text):,} bytes, {text.count(b','):,} values and "
-            f"{containers:,} lists and objects is too large: at most {MAX_TEXT:,}, {MAX_VALUES:,} "
-            f"and {MAX_CONTAINERS:,}"
+            f"{values:,} values in {containers:,} lists and objects may take {needed:,} bytes of "
+            f"memory; at most {MAX_MEMORY:,} are read. A larger --eval-every makes fewer"
         )
+    names: set[str] = set()
+    for found in STRING.finditer(text):
+        if found[1]:
+            names.add(found[0])
+            if len(names) > MAX_NAMES:
+                raise ValueError(f"it has over {MAX_NAMES} names of fields")
 
 
 def read_vector(stored: Stored, name: str, dtype: str, max_size: int, path: str | Path) -> Array:

@@ -53,6 +53,8 @@ def open_weights(path: str | Path, *, verify: bool = False) -> WeightFile:
     -----
     IgnoredTensorsWarning
         If it has tensors that are no part of the model. Attention masks are not mentioned.
+    WeightFileWarning
+        If its config ties the output head to the token embedding, but the two differ.
     """
     found = open_by_contents(Path(path), verify=verify)
     if found.ignored:

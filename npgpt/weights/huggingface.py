@@ -2,12 +2,14 @@
 
 Names and layout are GPT-2's own, (in, out), with or without the prefix "transformer.". As in
 transformers, tensors that GPT-2 does not have are ignored: attention masks, which older versions
-saved too, or another head. The prefixes that torch.compile and DataParallel add are removed.
+saved too, or another head. An output head that differs from the token embedding is read even if
+config.json ties them. The prefixes that torch.compile and DataParallel add are removed.
 """
 
 import json
 import os
 import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.config import VOCABULARIES, Config
-from npgpt.errors import WeightFileError
+from npgpt.errors import WeightFileError, WeightFileWarning
 from npgpt.model import params
 from npgpt.model.params import Params
 from npgpt.system.atomic import atomic_directory, new_file
@@ -72,13 +74,26 @@ def read_huggingface(path: str | Path) -> WeightFile:
     names = names_in_file(tensors, path)
     found = {name: tensors[own] for name, own in names.items() if not MASK.fullmatch(name)}
     config = parse_config(values, found, path.parent / "config.json")
+    differs = False
     if config.tied and (head := found.pop("lm_head.weight", None)):
         if "wte.weight" in found:
-            check_head(head, found["wte.weight"], path)
+            differs = not are_equal(head, found["wte.weight"])
+            if differs:
+                config = replace(config, tied=False)
+                found["lm_head.weight"] = head
         else:  # safetensors' save_model writes tied matrices once, by the first of their names
             found["wte.weight"] = head
             names["wte.weight"] = names["lm_head.weight"]
     found, ignored = split_ignored(config, found)
+    parameters = match_parameters(
+        config, found, path, name_in_file=lambda name: names.get(name, name)
+    )
+    if differs:
+        text = (
+            f"{path}: config.json ties lm_head.weight to wte.weight, but they differ: both are "
+            'read. To silence this, set "tie_word_embeddings": false in config.json'
+        )
+        warnings.warn(text, WeightFileWarning, stacklevel=2)
 
     tokenizer = values.get("npgpt_tokenizer", guess_tokenizer(config.vocab_size))
     known = isinstance(tokenizer, str) and tokenizer in VOCABULARIES
@@ -88,7 +103,7 @@ def read_huggingface(path: str | Path) -> WeightFile:
         config,
         tokenizer if known else None,
         tensors,
-        match_parameters(config, found, path, name_in_file=lambda name: names.get(name, name)),
+        parameters,
         ignored=[names[name] for name in ignored],
     )
 
@@ -157,15 +172,10 @@ def parse_config(values: dict[str, Any], found: dict[str, MappedTensor], path: P
     )
 
 
-def check_head(head: MappedTensor, wte: MappedTensor, path: Path) -> None:
-    """Raise WeightFileError unless the output head equals the token embedding."""
-    pairs = zip(head.chunks(), wte.chunks(), strict=True)
-    alike = (head.shape, head.dtype) == (wte.shape, wte.dtype)
-    if not alike or not all(np.array_equal(a, b, equal_nan=True) for a, b in pairs):
-        raise WeightFileError(
-            f"{path}: lm_head.weight differs from wte.weight, but the config ties them: "
-            'is "tie_word_embeddings": false missing from config.json?'
-        )
+def are_equal(one: MappedTensor, other: MappedTensor) -> bool:
+    """Return True if two tensors have the same shape and numbers."""
+    pairs = zip(one.chunks(), other.chunks(), strict=False)
+    return one.shape == other.shape and all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
 
 
 def write_huggingface(

@@ -25,7 +25,7 @@ from npgpt.arrays import Array
 from npgpt.errors import WeightFileError
 from npgpt.system.atomic import atomic_write
 from npgpt.weights.mapped import BFLOAT16, MappedFile, MappedTensor, itemsize, refuse_pickle, short
-from npgpt.weights.strict_json import MAX_TABLE, parse_json_object, read_json_object
+from npgpt.weights.strict_json import MAX_TABLE, Pairs, parse_json_object, read_json_object
 
 INDEX = "model.safetensors.index.json"
 DTYPES = {
@@ -33,7 +33,9 @@ DTYPES = {
     "I32": "int32", "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32",
     "U16": "uint16", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
+METADATA, FIELDS = "__metadata__", ("dtype", "shape", "data_offsets")
 MAX_AXES = 64  # NumPy's limit
+MAX_DEPTH = 127  # of lists and objects in the header: the limit of the safetensors library
 MAX_NAME = 255  # characters of a file name
 ALIGNMENT = 64  # bytes: written numbers begin at a cache line
 
@@ -65,8 +67,12 @@ def read_file(path: str | Path) -> tuple[dict[str, MappedTensor], dict[str, str]
         raise WeightFileError(
             f"{path}: a header of {length:,} bytes; at most {MAX_TABLE:,} are read"
         )
-    header = parse_json_object(file.data[8:begin].tobytes(), f"{path}: its header")
-    metadata = parse_metadata(header.pop("__metadata__", None), file)
+    header = parse_json_object(file.data[8:begin], f"{path}: its header", make_object=last_pairs)
+    for name, entry in others(header):
+        if name == METADATA:
+            raise WeightFileError(f"{path}: its header has {METADATA} twice")
+        parse_fields(f"{path}: {short(name)}", entry)
+    metadata = parse_metadata(header.pop(METADATA, None), file)
     tensors = {name: parse_entry(name, entry, file, begin) for name, entry in header.items()}
     taken = sorted((t.start, t.start + t.nbytes, name) for name, t in tensors.items() if t.nbytes)
     for one, other in pairwise(taken):
@@ -100,24 +106,55 @@ def is_index(head: bytes) -> bool:
     return head.lstrip()[:1] == b"{" and not is_safetensors(head)
 
 
+class Repeated(dict[str, Any]):
+    """An object in a header with repeated names. The last value of a name counts.
+
+    The safetensors library validates the `others`, too.
+    """
+
+    others: list[tuple[str, Any]]
+
+
+def last_pairs(pairs: Pairs) -> dict[str, Any]:
+    """Return an object in a header."""
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    last = {name: i for i, (name, _) in enumerate(pairs)}
+    repeated = Repeated(found)
+    repeated.others = [pair for i, pair in enumerate(pairs) if last[pair[0]] != i]
+    return repeated
+
+
+def others(found: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return the pairs of an object whose names are repeated, without the last of each name."""
+    return found.others if isinstance(found, Repeated) else []
+
+
 def parse_metadata(found: Any, file: MappedFile) -> dict[str, str]:
     """Return the metadata in a header. Raises WeightFileError unless it consists of strings."""
     if found is None:
         return {}
-    if not isinstance(found, dict) or {type(text) for text in found.values()} - {str}:
-        raise WeightFileError(f"{file.path}: its __metadata__ is {short(found)}, expected strings")
-    return found
+    if isinstance(found, dict):
+        if {type(text) for _, text in (*found.items(), *others(found))} <= {str}:
+            return found
+    raise WeightFileError(f"{file.path}: its {METADATA} is {short(found)}, expected strings")
 
 
-def parse_entry(name: str, entry: Any, file: MappedFile, begin: int) -> MappedTensor:
-    """Return a tensor from its entry in the header. Raises WeightFileError if it is invalid.
+def parse_fields(about: str, entry: Any) -> tuple[str, list[int], list[int]]:
+    """Return dtype, shape and offsets in an entry of the header. `about`: names it in messages.
 
-    `begin`: the offset of the numbers in the file.
+    Raises WeightFileError if one is of another type.
     """
-    about = f"{file.path}: {short(name)}"
+    if isinstance(entry, list) and len(entry) == len(FIELDS):  # as in the safetensors library
+        entry = dict(zip(FIELDS, entry, strict=True))
     if not isinstance(entry, dict):
         raise WeightFileError(f"{about} is {short(entry)}, expected dtype, shape and data_offsets")
-    code, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if repeated := [name for name, _ in others(entry) if name in FIELDS]:
+        raise WeightFileError(f"{about} has {repeated[0]} twice")
+    if len(entry) > len(FIELDS) and is_deep(entry, MAX_DEPTH - 1):
+        raise WeightFileError(f"{about} has a field of over {MAX_DEPTH} nested lists and objects")
+    code, shape, offsets = map(entry.get, FIELDS)
     dtype = DTYPES.get(code) if isinstance(code, str) else None
     if dtype is None:
         raise WeightFileError(
@@ -127,9 +164,18 @@ def parse_entry(name: str, entry: Any, file: MappedFile, begin: int) -> MappedTe
         raise WeightFileError(f"{about} has the shape {short(shape)}, expected a list of sizes")
     if not is_sizes(offsets) or len(offsets) != 2:
         raise WeightFileError(f"{about} has the data_offsets {short(offsets)}, expected two")
+    return dtype, shape, offsets
+
+
+def parse_entry(name: str, entry: Any, file: MappedFile, begin: int) -> MappedTensor:
+    """Return a tensor from its entry in the header. Raises WeightFileError if it is invalid.
+
+    `begin`: the offset of the numbers in the file.
+    """
+    about = f"{file.path}: {short(name)}"
+    dtype, shape, (first, last) = parse_fields(about, entry)
     if math.prod(max(n, 1) for n in shape) >= 1 << 60:  # NumPy's limit, with a margin
         raise WeightFileError(f"{about}: its shape {short(shape)} is larger than any array")
-    first, last = offsets
     if last - first != math.prod(shape) * itemsize(dtype):
         raise WeightFileError(
             f"{about}: bytes {first} to {last} cannot be {short(shape)} numbers of {dtype}"
@@ -210,7 +256,7 @@ def write_tensors(
     `metadata`: strings for the header; by default {"format": "pt"}, which transformers requires.
     """
     codes = {dtype: code for code, dtype in DTYPES.items()}
-    header: dict[str, Any] = {"__metadata__": metadata or {"format": "pt"}}
+    header: dict[str, Any] = {METADATA: metadata or {"format": "pt"}}
     end = 0
     for name, tensor in tensors.items():
         first, end = end, end + tensor.nbytes
@@ -230,3 +276,14 @@ def is_sizes(values: Any) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(
         type(value) is int and 0 <= value < 1 << 63 for value in values
     )
+
+
+def is_deep(value: Any, depth: int) -> bool:
+    """Return True if more than `depth` lists and objects are nested in each other."""
+    level = [value]
+    for _ in range(depth + 1):
+        level = [one for one in level if isinstance(one, (list, dict))]
+        if not level:
+            return False
+        level = [x for one in level for x in (one.values() if isinstance(one, dict) else one)]
+    return True

@@ -1,11 +1,12 @@
 """Read JSON from a file without trusting it, as strictly as the safetensors library does.
 
-Python's own reader accepts NaN, other encodings than UTF-8 and halves of surrogate pairs, and takes
-up to 50 bytes of memory per byte of text.
+Python's own reader accepts NaN, other encodings than UTF-8 and halves of surrogate pairs. It takes
+up to 50 bytes of memory per byte of text, and time that is quadratic in the digits of an integer.
 """
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from npgpt.weights.mapped import MappedFile, short
 MAX_TEXT = 1 << 20  # bytes of JSON; the header of the largest GPT-2 has 60,000
 MAX_TABLE = 100_000_000  # bytes of a table of tensors: the limit of the safetensors library
 MAX_DIGITS = 20  # of an integer
-# In a larger text than MAX_TEXT: the fewest bytes for each of these characters, on average. A table
-# of tensors has more. They bound the memory of what is parsed to about 15 times the text.
-BYTES_PER = {b"{": 40, b"[": 20, b",": 3}
+Pairs = list[tuple[str, Any]]
+# In a text of more than MAX_TEXT: the fewest characters for each of these, on average. A table of
+# tensors has more. They bound the memory of what is parsed to about 15 times the text.
+CHARACTERS_PER = {"{": 40, "[": 20, ",": 3}
 
 
 def read_json_object(path: Path, max_size: int = MAX_TEXT) -> dict[str, Any]:
@@ -27,68 +29,69 @@ def read_json_object(path: Path, max_size: int = MAX_TEXT) -> dict[str, Any]:
         raise WeightFileError(
             f"{path} has {data.size:,} bytes; at most {max_size:,} of JSON are read"
         )
-    return parse_json_object(data.tobytes(), str(path))
+    return parse_json_object(data, str(path))
 
 
-def parse_json_object(text: bytes, about: str) -> dict[str, Any]:
-    """Return the JSON object in a text. Raises WeightFileError if it is invalid."""
-    found = parse_json(text, about)
+def parse_json_object(text: Any, about: str, **options: Any) -> dict[str, Any]:
+    """Return the JSON object in a text. Raises WeightFileError if it is invalid.
+
+    `options`: of `parse_json`.
+    """
+    found = parse_json(text, about, **options)
     if not isinstance(found, dict):
         raise WeightFileError(f"{about} is not a JSON object: {short(found)}")
     return found
 
 
-def parse_json(text: Any, about: str, *, any_text: bool = False) -> Any:
-    """Return the value of a JSON text. Raises WeightFileError if it is invalid.
+def parse_json(
+    text: Any, about: str, *, make_object: Callable[[Pairs], Any] | None = None,
+    any_text: bool = False,
+) -> Any:  # fmt: skip
+    """Return the value of a JSON text, a string or UTF-8. Raises WeightFileError if it is invalid.
 
-    Repeated names, integers of more than MAX_DIGITS digits, numbers that are not finite and text
-    that is not UTF-8 are refused. `any_text`: accept halves of surrogate pairs, by which Python
-    represents file names that are not UTF-8.
+    Numbers that are not finite and text that is not UTF-8 are refused. `make_object`: returns an
+    object from its pairs of name and value; by default a dict, and repeated names are refused.
+    `any_text`: accept halves of surrogate pairs, by which Python represents file names that are not
+    UTF-8.
     """
     try:
-        raw = text.encode() if isinstance(text, str) else text
-        too_many = (n * raw.count(char) > len(raw) for char, n in BYTES_PER.items())
-        if len(raw) > MAX_TEXT and any(too_many):
-            raise ValueError(f"{len(raw):,} bytes with too many brackets or commas")
-        return json.loads(
-            raw.decode("utf-8"),  # json itself would accept a byte order mark, and UTF-16
-            object_pairs_hook=unique_pairs if any_text else parse_pairs,
+        if not isinstance(text, str):
+            text = str(text, "utf-8")  # json itself would accept a byte order mark, and UTF-16
+        elif not text.isascii():
+            text.encode()  # fails for half of a surrogate pair
+        too_many = (n * text.count(char) > len(text) for char, n in CHARACTERS_PER.items())
+        if len(text) > MAX_TEXT and any(too_many):
+            raise ValueError(f"{len(text):,} characters with too many brackets or commas")
+        found = json.loads(
+            text,
+            object_pairs_hook=make_object or unique_pairs,
             parse_int=parse_int,
             parse_float=parse_float,
             parse_constant=parse_constant,
         )
-    except (AttributeError, TypeError, ValueError, RecursionError) as error:
+        if not any_text and ("\\ud" in text or "\\uD" in text):
+            json.dumps(found, ensure_ascii=False).encode()  # fails for half of a surrogate pair
+        return found
+    except (TypeError, ValueError, RecursionError) as error:
         raise WeightFileError(f"{about} is not JSON ({error})") from None
 
 
-def unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object."""
+def unique_pairs(pairs: Pairs) -> dict[str, Any]:
+    """Return a JSON object. Raises ValueError if a name is repeated."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a name occurs twice")
     return found
 
 
-def parse_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object of Unicode text."""
-    found = unique_pairs(pairs)
-    for text in (*found, *(value for value in found.values() if isinstance(value, str))):
-        if not text.isascii():
-            text.encode()  # raises UnicodeEncodeError for half of a surrogate pair
-    return found
-
-
-def parse_int(digits: str) -> int:
-    """Return a JSON integer."""
-    if len(digits) > MAX_DIGITS:
-        raise ValueError(f"a number of {len(digits):,} digits")
-    if digits == "-0":
-        raise ValueError("the number -0, which is not an integer")
-    return int(digits)
+def parse_int(digits: str) -> float:
+    """Return a JSON number without point or exponent: an int if it may have 64 bits."""
+    # -0 and large integers are floats in the safetensors library, too
+    return parse_float(digits) if len(digits) > MAX_DIGITS or digits == "-0" else int(digits)
 
 
 def parse_float(digits: str) -> float:
-    """Return a JSON number with a point or an exponent."""
+    """Return a JSON number as a float."""
     found = float(digits)
     if not math.isfinite(found):
         raise ValueError(f"the number {digits[:40]}, which is too large")

@@ -149,9 +149,12 @@ def parse_name(key: bytes) -> str:
     if len(key) > MAX_NAME:
         raise WeightFileError(f"a name of {len(key):,} bytes; at most {MAX_NAME:,} are read")
     try:
-        return key.decode()
+        name = key.decode()
     except UnicodeDecodeError:
         raise WeightFileError("this name is not UTF-8") from None
+    if not name.isprintable():
+        raise WeightFileError("this name is not printable")
+    return name
 
 
 def parse_entry(message: bytes, shards: int) -> Entry:

@@ -12,8 +12,8 @@ from parity_tests.support.sources import ROOT, SOURCES, named, parsed
 PUBLIC = {
     "AdamW", "Config", "ConfigError", "DownloadError", "DropoutWarning", "GPT", "Generator",
     "IgnoredTensorsWarning", "InputError", "KernelCacheWarning", "Loader", "Preset", "RunError",
-    "Trainer", "TrainingConfig", "WeightFileError", "evaluate", "generate", "load", "named",
-    "presets", "tokenizer", "zeros_like",
+    "Trainer", "TrainingConfig", "WeightFileError", "WeightFileWarning", "evaluate", "generate",
+    "load", "named", "presets", "tokenizer", "zeros_like",
 }  # fmt: skip
 
 

@@ -55,6 +55,23 @@ def converted(array, dtype):
     return found
 
 
+def odd(rng):
+    """Return arrays of all dtypes and several kinds of shapes."""
+    arrays = {
+        "brain": brain(np.float32([[1.5, -2], [np.inf, 0]])),
+        "bool": np.array([True, False]),
+        "scalar": np.float32(-0.0),
+        "none": np.zeros((3, 0, 2), np.float32),
+        "not a number": np.array([np.nan, np.inf, -np.inf, 1e-45], np.float32),
+        "größe": np.ones((1, 1, 1, 1)),
+        "half": rng.normal(size=7).astype(np.float16),
+    }
+    for name in ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"):
+        info = np.iinfo(name)
+        arrays[name] = np.array([info.min, info.max, 1], name)
+    return arrays
+
+
 def pack(arrays):
     """Return a safetensors file of these arrays, with numbers aligned to 8 bytes."""
     header, data = parts(arrays)

@@ -5,12 +5,8 @@ import json
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
 import npgpt
-from npgpt.errors import InputError
 from npgpt.model import params
 from npgpt.model.params import named
 from npgpt.weights import checkpoint
@@ -19,27 +15,7 @@ from parity_tests.support.checkpoints import (
     add_footer,
     refused,
     with_new_footer,
-    without_footer,
 )
-
-
-@pytest.mark.slow
-@hypothesis_settings(max_examples=100, deadline=None)
-@given(data=st.data(), value=st.integers(0, 255))
-def test_forged_json_is_read_or_refused(raw, data, value):
-    """One byte of the JSON is changed and the footer is valid."""
-    content, path = bytearray(without_footer(raw[0])), raw[1]
-    begin = data.draw(st.sampled_from([b'{"step"', b'{"vocab_size"']))
-    start = content.index(begin)
-    end = content.index({b'{"step"': b'"}', b'{"vocab_size"': b"}"}[begin], start)
-    content[data.draw(st.integers(start, end))] = value
-    path.write_bytes(content)
-    add_footer(path)
-    try:
-        checkpoint.read_training(path)
-    except InputError as error:
-        assert "\n" not in str(error)
-
 
 # Checkpoints with wrong contents
 
@@ -115,7 +91,7 @@ FORGERIES = {
     "a list for a width": (
         with_config(n_embd=[]), r"in its config, n_embd is \[\], but must be an integer",
     ),
-    "a width of 401 digits": (with_config(n_embd=10**400), "not JSON .a number of 401 digits"),
+    "a width of 401 digits": (with_config(n_embd=10**400), "not JSON .the number 10{39}, which"),
     "a width of 20 digits": (with_config(n_embd=10**19 * 9), "n_embd is an integer of 67 bits"),
     "a width below 0": (with_config(n_embd=-4), "n_embd is -4, but must be at least 1"),
     "no end of a rate": (with_config(dropout=np.inf), "not JSON .it contains Infinity"),

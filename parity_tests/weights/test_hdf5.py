@@ -1,6 +1,7 @@
 """The reader of HDF5 against the HDF5 library, and against files that would hold it up."""
 
 import itertools
+import json
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 import npgpt
 from npgpt import ops
 from npgpt.errors import RunError, WeightFileError
+from npgpt.training.events import Evaluation
 from npgpt.weights import checkpoint, hdf5, hdf5_writer
 from npgpt.weights.hdf5 import read_hdf5
 from parity_tests.support import fuzz
@@ -184,42 +186,79 @@ def test_structures_beyond_the_limit(saved, monkeypatch):
 
 
 def test_a_state_that_could_not_be_read_again_is_not_written(saved, monkeypatch):
-    monkeypatch.setattr(checkpoint, "MAX_VALUES", 3)
+    monkeypatch.setattr(checkpoint, "MAX_MEMORY", 1000)
     model, state = model_of(), training_of(model_of())
     state.state["history"] = [{"step": i} for i in range(5)]
     before = saved.read_bytes()
-    with pytest.raises(RunError, match=r"a training state of 1\d\d bytes, 6 values and 7 lists"):
+    with pytest.raises(RunError, match=r"6 values in 7 lists and objects may take 2,0\d\d bytes"):
         checkpoint.write(saved, model, state)
     assert saved.read_bytes() == before
 
 
-BOMBS = {
-    "objects": b"{}," * (1 << 24),
-    "small objects": b'{"":0},' * 130_000,
-    "strings": b'"%07d",' % 0 * (1 << 20),
-    "fractions": b"1.00000001," * (1 << 20),
-    "lists": b"[]," * (1 << 17),
-}
+BOMBS = {  # pieces of a list in a state: too many, and as many as are read
+    "objects": b"{},",
+    "small objects": b'{"":0},',
+    "objects in objects": b'{"":{"":{"":{"":{"":0}}}}},',
+    "objects of numbers": b'{"a":1.5,"b":1.5,"c":1.5,"d":1.5,"e":1.5,"f":1.5},',
+    "objects of strings": b'{"a":"11","b":"22","c":"33","d":"44","e":"55","f":"66"},',
+    "strings": b'"0123456",',
+    "emoji": rb'"\ud83d\ude00",',
+    "fractions": b"1.00000001,",
+    "large integers": b"9999999999999999999,",
+    "lists": b"[],",
+    "lists in lists": b"[" * 900 + b"]" * 900 + b",",
+    "evaluations": json.dumps(vars(Evaluation(99999, 999, 10**8, 5 / 9, 5 / 9, 4e-4, 1e5 / 3)))
+    .encode() + b",",
+}  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
-def test_a_state_takes_at_most_110_mb(saved, bomb):
+def with_state(path, text):
+    """Write another text as the state of the run."""
+
     def change(file):
         del file["training/state"]
-        text = b'{"a": [' + bomb + b"0]}"
         file["training/state"] = np.frombuffer(text, np.uint8)
 
-    with_new_footer(saved, change)
-    assert fuzz.peak(lambda: checkpoint.read_state(saved)) < 110_000_000
+    with_new_footer(path, change)
+
+
+@pytest.mark.parametrize("piece", BOMBS.values(), ids=BOMBS)
+def test_a_state_takes_no_more_memory_than_it_may(saved, monkeypatch, piece):
+    """With a tenth of the limit, for a tenth of the time."""
+    monkeypatch.setattr(checkpoint, "MAX_MEMORY", limit := checkpoint.MAX_MEMORY // 10)
+    values, containers = piece.count(b","), piece.count(b"{") + piece.count(b"[")
+    most = limit // (
+        len(piece) + checkpoint.VALUE * values + checkpoint.CONTAINER * containers
+    )  # fmt: skip
+    with_state(saved, b'{"a": [' + piece * (most - 1) + b"0]}")
+    assert fuzz.peak(lambda: checkpoint.read_state(saved)) < limit + 300_000
+    with_state(saved, b'{"a": [' + piece * (most + 1) + b"0]}")
+    refused(saved, "may take 5,.* at most 5,000,000 are read", read=checkpoint.read_state)
+
+
+def test_a_state_of_about_50_000_evaluations_is_read(saved, monkeypatch):
+    monkeypatch.setattr(checkpoint, "MAX_MEMORY", checkpoint.MAX_MEMORY // 10)
+    with_state(saved, b'{"a": [' + BOMBS["evaluations"] * 4_900 + b"0]}")
+    assert len(checkpoint.read_state(saved)["a"]) == 4_901
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        (b'{"a": [' + b"{}," * (1 << 24) + b"0]}", "state cannot be read: training/state|at most"),
+        (b"{" + b",".join(b'"%d":0' % i for i in range(501)) + b"}", "it has over 500 names"),
+        (b'{"a":"\xc3\xa9"}', "its state cannot be read: 'ascii' codec"),
+    ],
+    ids=["64 MB", "names", "not ASCII"],
+)
+def test_a_state_that_could_take_more(saved, text, says):
+    with_state(saved, text)
+    peak = fuzz.peak(lambda: refused(saved, says, read=checkpoint.read_state))
+    assert peak < 51_000_000
 
 
 @pytest.mark.parametrize("text", [b"[" * 100_000, b'{"a":' * 100_000, b"\xff{}", b'{"a": 1e999}'])
 def test_a_state_that_is_not_json(saved, text):
-    def change(file):
-        del file["training/state"]
-        file["training/state"] = np.frombuffer(text, np.uint8)
-
-    with_new_footer(saved, change)
-    with pytest.raises(WeightFileError, match="its state is not JSON"):
+    with_state(saved, text)
+    with pytest.raises(WeightFileError, match=r"its state (is not JSON|cannot be read)"):
         checkpoint.read_state(saved)

@@ -1,14 +1,10 @@
 """safetensors is read and written as by the format's own library; other contents are refused."""
 
-import json
-import random
-
 import numpy as np
 import pytest
 import safetensors.numpy
 import safetensors.torch
 import torch
-from hypothesis import given, settings
 
 import npgpt
 from npgpt.weights.safetensors import (
@@ -19,29 +15,19 @@ from npgpt.weights.safetensors import (
 )
 from npgpt.weights.strict_json import MAX_TABLE, MAX_TEXT
 from parity_tests.support import fuzz
-from parity_tests.support.weight_files import CONFIG, assemble, brain, numbers, parts, write_config
+from parity_tests.support.weight_files import (
+    CONFIG,
+    assemble,
+    numbers,
+    odd,
+    parts,
+    write_config,
+)
 
 
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "model.safetensors"
-
-
-def odd(rng):
-    """Return arrays of all dtypes and several kinds of shapes."""
-    arrays = {
-        "brain": brain(np.float32([[1.5, -2], [np.inf, 0]])),
-        "bool": np.array([True, False]),
-        "scalar": np.float32(-0.0),
-        "none": np.zeros((3, 0, 2), np.float32),
-        "not a number": np.array([np.nan, np.inf, -np.inf, 1e-45], np.float32),
-        "größe": np.ones((1, 1, 1, 1)),
-        "half": rng.normal(size=7).astype(np.float16),
-    }
-    for name in ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"):
-        info = np.iinfo(name)
-        arrays[name] = np.array([info.min, info.max, 1], name)
-    return arrays
 
 
 # The library
@@ -176,10 +162,10 @@ BAD = {
     "not JSON": (assemble(b"{'a': 1}", DATA), r"its header is not JSON \("),
     "not UTF-8": (assemble(b'{"\xff": 1}', DATA), r"its header is not JSON \("),
     "brackets": (assemble(b'{"a":' + b"[" * 99_999, DATA), r"its header is not JSON \("),
-    "many digits": (assemble(b'{"a": %s}' % (b"1" * 9999)), "JSON .a number of 9,999 digits.$"),
+    "many digits": (assemble(b'{"a": %s}' % (b"1" * 9999)), "JSON .the number 1{40}, which is to"),
     "a list": (assemble(b"[1]", DATA), r"its header is not a JSON object: \[1\]$"),
     "a name twice": (
-        assemble(b'{"a": 1, "a": 2}', DATA), "its header is not JSON .a name occurs twice.$",
+        assemble(b'{"a": 1, "a": 2}', DATA), "'a' is 1, expected dtype, shape and data_offsets$",
     ),
     "no object": (assemble({"a": 3}, DATA), "'a' is 3, expected dtype, shape and data_offsets$"),
     "a line break": (assemble({"a\nb": 3}, DATA), r"'a\\nb' is 3, expected dtype"),
@@ -247,97 +233,7 @@ def test_a_bad_file_is_refused_and_says_why(path, unreadable, name):
             safetensors.numpy.load_file(path)
 
 
-# Fuzzing
-
-WHERE = "file", "length", "header", "entry", "numbers", "metadata"
-KEYS = "dtype", "shape", "data_offsets"
-
-
-def forged(header, data, recipe):
-    """Return the file with the changes of a recipe of fuzz.py."""
-    where, which, changes = fuzz.parts(recipe, WHERE)
-    name = list(header)[which % len(header)]
-    match where:
-        case "file":
-            return changed(assemble(header, data), changes)
-        case "length":
-            raw = assemble(header, data)
-            return changed(raw[:8], changes)[:8].ljust(8, b"\0") + raw[8:]
-        case "header":
-            return assemble(changed(json.dumps(header).encode(), changes, as_text), data)
-        case "numbers":
-            return assemble(header, changed(data, changes))
-        case "metadata":
-            value = fuzz.VALUES[which % len(fuzz.VALUES)]
-            metadata = {"format": value} if len(changes) > 1 else value
-            return assemble(header | {"__metadata__": metadata}, data)
-    about = dict(header[name])
-    for _, at, n in changes:
-        key, value = KEYS[at % 3], fuzz.VALUES[n % len(fuzz.VALUES)]
-        if at & 4 and key != "dtype":  # one of the numbers in the list
-            inside = list(about[key]) if isinstance(about[key], list) else []
-            about[key] = [*inside[:-1], value] if at & 8 else [value, *inside[1:]]
-        else:
-            about[key] = value
-    return assemble(header | {name: about}, data)
-
-
-def as_text(number):
-    """Return a number as JSON."""
-    return str(number).encode()
-
-
-def as_word(number):
-    """Return a number in the form of the header's length."""
-    return (number % (1 << 64)).to_bytes(8, "little")
-
-
-def changed(data, changes, written=as_word):
-    """Return the bytes after these changes."""
-    return fuzz.changed(data, changes, written)
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory):
-    """A path for damaged files, and the header and numbers of a valid one."""
-    path = tmp_path_factory.mktemp("good") / "model.safetensors"
-    return path, *parts(odd(np.random.default_rng(1)))
-
-
-def reader(path, raw):
-    """Return a function that reads these bytes as a file."""
-    path.write_bytes(raw)
-    return lambda: read_safetensors(path)
-
-
-# The reader's own answers, which the changes must reach; how often they reach each of the JSON
-# parser's differs between versions of Hypothesis.
-KINDS = (
-    "read", "bytes to cannot numbers of", "has bytes of numbers its header describes",
-    "has dtype expected one of", "has the expected two", "has the shape expected list of sizes",
-    "is truncated bytes are too few", "is truncated or not safetensors", "its header is not",
-    "it contains", "name occurs twice", "its is expected strings", "its shape is larger than any",
-)  # fmt: skip
-
-
-@pytest.mark.slow
-def test_changed_files_are_refused_or_read_as_by_the_library(good):
-    path, header, data = good
-    outcomes = set()
-
-    @settings(max_examples=3000, derandomize=True, database=None, deadline=None)
-    @given(fuzz.RECIPES)
-    def check(recipe):
-        raw = forged(header, data, recipe)
-        found = fuzz.outcome(reader(path, raw), path)
-        outcomes.add(found)
-        if found == "read":
-            mine = {name: t.raw().tobytes() for name, t in read_safetensors(path).items()}
-            assert mine == {name: bytes(t["data"]) for name, t in safetensors.deserialize(raw)}
-
-    check()
-    missed = [kind for kind in KINDS if not any(kind in outcome for outcome in outcomes)]
-    assert missed == [], sorted(outcomes)
+# Memory
 
 
 def repeated(piece, size, before=b'{"a":[', after=b"]}"):
@@ -375,12 +271,6 @@ def test_no_header_takes_more_memory_than_a_small_multiple_of_its_size(path, nam
     bounded(path, raw)
 
 
-def test_no_changed_file_takes_more_memory_than_a_small_multiple_of_its_header(good):
-    path, header, data = good
-    rng = random.Random(1)
-    for _ in range(300):
-        bounded(path, forged(header, data, rng.randbytes(12)))
-
-
 def bounded(path, raw):
-    assert fuzz.peak(reader(path, raw)) < TIMES * len(raw) + (1 << 16)
+    path.write_bytes(raw)
+    assert fuzz.peak(lambda: read_safetensors(path)) < TIMES * len(raw) + (1 << 16)
