@@ -38,6 +38,11 @@ def as_word(number):
     return (number % (1 << 64)).to_bytes(8, "little")
 
 
+def as_text(number):
+    """Return a number as JSON."""
+    return str(number).encode()
+
+
 def change_bytes(data, rng, written=as_word):
     """Return `data` with one to three changes. `written`: converts a number to bytes."""
     for _ in range(rng.randint(1, 3)):

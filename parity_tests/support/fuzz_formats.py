@@ -5,7 +5,6 @@ checksums. `read()` reads them as the commands do and returns the tensors by nam
 """
 
 import json
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +12,7 @@ import safetensors
 
 from npgpt.errors import InputError
 from npgpt.training import run_state
-from npgpt.training.plot import read_curve
+from npgpt.training.curve import read_curve
 from npgpt.weights import formats, leveldb
 from npgpt.weights.huggingface import read_huggingface
 from npgpt.weights.quantized_file import write_quantized
@@ -23,6 +22,7 @@ from parity_tests.support import bundles, fuzz
 from parity_tests.support.bundle_bytes import BFLOAT16
 from parity_tests.support.bundle_bytes import odd as odd_bundle
 from parity_tests.support.fuzz_hdf5 import Base
+from parity_tests.support.fuzz_safetensors import forge_safetensors
 from parity_tests.support.weight_files import (
     CONFIG,
     assemble,
@@ -116,15 +116,16 @@ class RunDirectory(Format):
             lines[i] = fuzz.change_json(self.metrics[i], rng)
         metrics = b"\n".join([*lines, b""])
         if changed == 2:
-            metrics = fuzz.change_bytes(metrics, rng, as_text)
+            metrics = fuzz.change_bytes(metrics, rng, fuzz.as_text)
         (self.path / "config.json").write_bytes(text)
         (self.path / "metrics.jsonl").write_bytes(metrics)
 
     def read(self):
         curve = read_curve(self.path)
-        for point in curve.history:
-            assert math.isfinite(point["tokens_seen"] / curve.tokens_per_epoch)
-            assert math.isfinite(point["train_loss"] - point["val_loss"])
+        epochs = curve.points[:, 0] / curve.tokens_per_epoch
+        assert (
+            np.isfinite(epochs).all() and np.isfinite(curve.points[:, 1] - curve.points[:, 2]).all()
+        )
         run_state.read_settings(self.path)
         return {}
 
@@ -155,40 +156,6 @@ class Safetensors(Format):
         theirs = {name: bytes(tensor["data"]) for name, tensor in safetensors.deserialize(raw)}
         assert {name: tensor.raw().tobytes() for name, tensor in found.items()} == theirs
         return found
-
-
-def forge_safetensors(header, data, rng):
-    """Return a safetensors file with a change of its bytes, its header, an entry or metadata."""
-    text = json.dumps(header).encode()
-    match rng.choice(["file", "length", "header", "json", "entry", "numbers", "metadata"]):
-        case "file":
-            return fuzz.change_bytes(assemble(header, data), rng)
-        case "length":
-            raw = assemble(header, data)
-            return fuzz.change_bytes(raw[:8], rng)[:8].ljust(8, b"\0") + raw[8:]
-        case "header":
-            return assemble(fuzz.change_bytes(text, rng, as_text), data)
-        case "json":
-            return assemble(fuzz.change_json(header, rng), data)
-        case "numbers":
-            return assemble(header, fuzz.change_bytes(data, rng))
-        case "metadata":
-            value = rng.choice(fuzz.VALUES)
-            metadata = rng.choice([value, {"format": value}, {"format": "pt", "": value}])
-            return assemble(header | {"__metadata__": metadata}, data)
-    name = rng.choice([name for name in header if name != "__metadata__"])
-    return assemble(header | {name: change_entry(header[name], rng)}, data)
-
-
-def change_entry(about, rng):
-    """Return the entry of a tensor with one to three other values, or numbers in its lists."""
-    about = dict(about)
-    for _ in range(rng.randint(1, 3)):
-        key, value = rng.choice([*about]), rng.choice(fuzz.VALUES)
-        if isinstance(about[key], list) and about[key] and rng.random() < 0.5:
-            value = [*about[key][:-1], value] if rng.random() < 0.5 else [value, *about[key][1:]]
-        about[key] = value
-    return about
 
 
 class HuggingFace(Format):
@@ -225,7 +192,7 @@ class HuggingFace(Format):
 def forge_json(raw, rng):
     """Return a JSON file with a change of a value, or of its bytes."""
     if rng.random() < 0.2:
-        return fuzz.change_bytes(raw, rng, as_text)
+        return fuzz.change_bytes(raw, rng, fuzz.as_text)
     return fuzz.change_json(json.loads(raw), rng)
 
 
@@ -376,11 +343,6 @@ class NumPy(Format):
 
     def forge(self, rng):
         self.path.write_bytes(fuzz.change_bytes(self.good, rng))
-
-
-def as_text(number):
-    """Return a number as JSON."""
-    return str(number).encode()
 
 
 def as_int32(number):

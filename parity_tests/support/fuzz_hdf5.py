@@ -54,7 +54,7 @@ class Base:
         content = bytearray(self.content)
         size = self.text.stop - self.text.start
         if rng.random() < 0.2:
-            text = fuzz.change_bytes(json.dumps(self.state).encode(), rng, lambda n: b"%d" % n)
+            text = fuzz.change_bytes(json.dumps(self.state).encode(), rng, fuzz.as_text)
         else:
             text = fuzz.change_json(self.state, rng)
         content[self.text] = text[:size].ljust(size)

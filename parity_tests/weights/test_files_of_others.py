@@ -14,7 +14,14 @@ from npgpt.model.params import named
 from npgpt.weights import formats
 from parity_tests.support import bundles
 from parity_tests.support.run_transformers import ask, available
-from parity_tests.support.weight_files import CONFIG, numbers, pack, write_config, write_huggingface
+from parity_tests.support.weight_files import (
+    CONFIG,
+    brain,
+    numbers,
+    pack,
+    write_config,
+    write_huggingface,
+)
 
 HEAD = np.ones((2, 8), np.float32)
 FURTHER = {f"transformer.h.2.ln_1.{part}": np.ones(8, np.float32) for part in ("weight", "bias")}
@@ -149,6 +156,39 @@ def test_a_tied_matrix_is_read_once_only_if_the_config_ties(tmp_path, unreadable
     arrays["lm_head.weight"] = arrays.pop("wte.weight")
     write_huggingface(tmp_path, CONFIG, arrays, tie_word_embeddings=False)
     unreadable(tmp_path, r"has no wte\.weight, which its config requires$")
+
+
+def test_an_output_head_that_differs_is_said(tmp_path, npgpt_):
+    head = numbers()["wte.weight"] + np.float32(0.25)
+    write_huggingface(
+        tmp_path, CONFIG, numbers(), extra={"lm_head.weight": head}, tie_word_embeddings=None
+    )
+    says = (
+        r"ties lm_head.weight to wte.weight, but they differ: both are read\. To silence this, set"
+    )
+    with pytest.warns(npgpt.WeightFileWarning, match=says):
+        model = npgpt.load(tmp_path)
+    assert not model.config.tied
+    np.testing.assert_array_equal(model.params.lm_head.weight, head)
+    said = npgpt_("export --to huggingface", "--model", str(tmp_path), "--out", str(tmp_path / "o"))
+    assert said.err.count("\n") == 1
+    np.testing.assert_array_equal(
+        npgpt.load(tmp_path / "o").params.lm_head.weight, model.params.lm_head.weight
+    )
+
+
+def test_an_output_head_of_another_dtype_may_be_tied(tmp_path):
+    write_huggingface(
+        tmp_path, CONFIG, numbers(), extra={"lm_head.weight": brain(numbers()["wte.weight"])}
+    )
+    assert npgpt.load(tmp_path).config.tied
+
+
+def test_a_tied_output_head_of_another_shape(tmp_path, unreadable):
+    write_huggingface(
+        tmp_path, CONFIG, numbers(), extra={"lm_head.weight": np.zeros((5, 8), np.float32)}
+    )
+    unreadable(tmp_path, r"lm_head.weight has shape \(5, 8\), its config requires \(257, 8\)$")
 
 
 def test_the_slots_of_an_optimizer_in_tensorflow(tmp_path):
