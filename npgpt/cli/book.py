@@ -1,10 +1,12 @@
 """npgpt book."""
 
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
 from npgpt.cli.common import announce_compilation
 from npgpt.errors import InputError
+from npgpt.system.console import make_bar
 
 
 @dataclass(kw_only=True)
@@ -27,19 +29,15 @@ class Book:
 
     def run(self) -> int:
         """Print each check as it is made; return 1 if one of them differs."""
-        from rich.console import Console
-        from rich.progress import Progress
-
         from npgpt.parity.book_check import Check, run_checks
 
         if self.steps < 1:
             raise InputError(f"steps is {self.steps}, but must be at least 1")
         columns = "{:<27} {:<25} {:<25} {:<10} {}"
         first_failed = None
-        console = Console(stderr=True)
-        bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+        head = columns.format("check", "the book", "here", "difference", "") + "\n"
+        bar = make_bar(sys.stderr, transient=True)
         with announce_compilation(self.ops), bar:
-            print(columns.format("check", "the book", "here", "difference", ""), flush=True)
             task = bar.add_task("training", total=self.steps)
             for event in run_checks(self.data, self.steps, ops=self.ops):
                 if not isinstance(event, Check):
@@ -49,7 +47,8 @@ class Book:
                     first_failed = event.name
                 word, gap = "ok" if event.holds else "DIFFERS", f"{event.difference:.1e}"
                 line = columns.format(event.name, event.expected, event.actual, gap, word)
-                print(line, flush=True)
+                print(head + line, flush=True)
+                head = ""
         if first_failed is not None:
             print(f"\nThe first check that differs: {first_failed}. docs/book.md explains it.")
             return 1

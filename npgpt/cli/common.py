@@ -1,10 +1,10 @@
 """Types, defaults and output that several commands share."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 import tyro
 
@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from npgpt.gpt import GPT
 
 COMPILING = "Compiling kernels for this CPU, which takes up to a minute;"
-
-T = TypeVar("T")
 
 
 def default(text: str, metavar: str | None = None) -> Any:
@@ -44,21 +42,6 @@ def load(path: Path | None, weights: Weights | None) -> "GPT":
     from npgpt.loading import load as load_model
 
     return load_model(model_path(path), weights=weights)
-
-
-def track_progress(
-    items: Iterable[T], total: int, *, quiet: bool = False, description: str = ""
-) -> Iterable[T]:
-    """Iterate over `items`; on a terminal, with a progress bar and the time left."""
-    if quiet:
-        return items
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        return items
-    return track(items, total=total, console=console, description=description, transient=True)
 
 
 @contextmanager

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from npgpt.cli.common import OptionalWeights, announce_compilation, track_progress
+from npgpt.cli.common import OptionalWeights, announce_compilation
 from npgpt.errors import InputError
+from npgpt.system.console import track_progress
 
 if TYPE_CHECKING:
     from npgpt.arrays import Array

@@ -1,6 +1,7 @@
 """npgpt download."""
 
 import functools
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from npgpt.cli.common import default
+from npgpt.system.console import make_bar
 
 
 @dataclass(kw_only=True)
@@ -48,28 +50,23 @@ class DownloadBar:
     """The progress of each file: a live bar on a terminal, a line per file elsewhere."""
 
     def __enter__(self) -> "DownloadBar":
-        from rich.console import Console
         from rich.progress import (
             BarColumn,
             DownloadColumn,
-            Progress,
             TaskID,
             TextColumn,
             TimeRemainingColumn,
             TransferSpeedColumn,
         )
 
-        console = Console(stderr=True)
-        self.live = console.is_terminal
         self.tasks: dict[str, TaskID] = {}
-        self.bar = Progress(
+        self.bar = make_bar(
+            sys.stderr,
             TextColumn("{task.description}"),
             BarColumn(),
             DownloadColumn(),
             TransferSpeedColumn(),
             TimeRemainingColumn(),
-            console=console,
-            disable=not self.live,
         )
         self.bar.start()
         return self
@@ -81,6 +78,6 @@ class DownloadBar:
         """Show that `done` of `total` bytes have been received; a total of 0 is unknown."""
         if file not in self.tasks:
             self.tasks[file] = self.bar.add_task(file, total=total or None)
-            if not self.live:
+            if self.bar.disable:
                 print(f"{file} ({total / 1e6:,.1f} MB)" if total else file, flush=True)
         self.bar.update(self.tasks[file], completed=done, total=total or None)

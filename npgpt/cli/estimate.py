@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from npgpt.cli.common import announce_compilation, default, track_progress
+from npgpt.cli.common import announce_compilation, default
 from npgpt.cli.model_flags import ModelFlags
 from npgpt.config import RunConfig
 from npgpt.errors import InputError
+from npgpt.system.console import track_progress
 
 
 @dataclass(kw_only=True)

@@ -9,8 +9,8 @@ from npgpt.cli.common import (
     announce_compilation,
     default,
     load,
-    track_progress,
 )
+from npgpt.system.console import track_progress
 
 
 @dataclass(kw_only=True)

@@ -11,9 +11,9 @@ from npgpt.cli.common import (
     announce_compilation,
     default,
     load,
-    track_progress,
 )
 from npgpt.errors import InputError, RunError
+from npgpt.system.console import track_progress
 from npgpt.system.terminal import printable_text
 
 

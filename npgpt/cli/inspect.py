@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from npgpt.cli.common import track_progress
 from npgpt.download.resolve import resolve
+from npgpt.system.console import track_progress
 from npgpt.system.terminal import printable_line
 
 if TYPE_CHECKING:

@@ -25,6 +25,7 @@ from npgpt.cli.signals import INTERRUPTED
 from npgpt.cli.train import Train
 from npgpt.cli.train_flags import RunFlags, check_flags, train_defaults
 from npgpt.errors import InputError, KernelCacheWarning, RunError, WeightFileWarning
+from npgpt.system.console import help_output
 from npgpt.system.streams import OutputError, checked_output
 from npgpt.system.terminal import MAX_ERROR, printable_line
 
@@ -110,13 +111,14 @@ def parse(arguments: Sequence[str]) -> Any:
             default["default"] = Train(flags=RunFlags.of(before))
         kinds.append(Annotated[kind, tyro.conf.subcommand(name, **default)])
     commands: Any = Union[tuple(kinds)]  # noqa: UP007 (made at run time)
-    command = tyro.cli(
-        commands,
-        prog="npgpt",
-        description="GPT-2 with every gradient written out: NumPy to read, Numba to run.",
-        args=arguments,
-        config=(tyro.conf.OmitSubcommandPrefixes,),
-    )
+    with help_output():
+        command = tyro.cli(
+            commands,
+            prog="npgpt",
+            description="GPT-2 with every gradient written out: NumPy to read, Numba to run.",
+            args=arguments,
+            config=(tyro.conf.OmitSubcommandPrefixes,),
+        )
     if isinstance(command, Train):
         check_flags(command, before)
     return command

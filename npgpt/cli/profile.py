@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from npgpt.cli.common import announce_compilation, default, track_progress
+from npgpt.cli.common import announce_compilation, default
 from npgpt.cli.model_flags import ModelFlags
 from npgpt.config import RunConfig
 from npgpt.errors import ConfigError, InputError
+from npgpt.system.console import track_progress
 
 if TYPE_CHECKING:
     from npgpt.performance.profile import Row

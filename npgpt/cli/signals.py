@@ -8,6 +8,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
+from npgpt.system.console import is_dumb
+
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 INTERRUPTED = 128 + signal.SIGINT  # an exit status, as shells report a signal
 SHOW_CURSOR = b"\x1b[?25h"
@@ -49,7 +51,7 @@ class StopRequest:
                 print("\nFinishing this step, then saving ...", file=self.stderr, flush=True)
         elif number == signal.SIGINT:  # others come together, from a terminal that is closed
             with suppress(Exception):
-                if os.isatty(1):
+                if os.isatty(1) and not is_dumb():
                     os.write(1, SHOW_CURSOR)  # which the progress bar has hidden
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

@@ -4,6 +4,7 @@ import sys
 from typing import TYPE_CHECKING, TextIO
 
 from npgpt.data.tokenizer import decode
+from npgpt.system.console import make_bar
 from npgpt.system.terminal import printable_text
 from npgpt.training.events import Evaluation, Event, Sample, Step
 
@@ -26,25 +27,17 @@ class ProgressBar:
         done: int = 0,
         file: TextIO | None = None,
     ):
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
         self.encoding = encoding
-        self.console = Console(file=file or sys.stdout, highlight=False, markup=False)
-        self.bar = Progress(
+        self.bar = make_bar(
+            file or sys.stdout,
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
-            console=self.console,
-            disable=not self.console.is_terminal,
         )
+        self.console = self.bar.console
         self.task = self.bar.add_task("first step", total=total_steps, completed=done)
 
     def __enter__(self) -> "ProgressBar":

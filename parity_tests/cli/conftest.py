@@ -16,13 +16,7 @@ from parity_tests.support.runs import TEXT, TINY, on_disk, unannounced
 def elsewhere(tmp_path, monkeypatch):
     """Every test in a folder of its own, with a text in it."""
     monkeypatch.chdir(tmp_path)
-    without_colour(monkeypatch)
     Path("text.txt").write_text(TEXT)
-
-
-def without_colour(monkeypatch):
-    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +25,6 @@ def trained(tmp_path_factory):
     folder, out, err = tmp_path_factory.mktemp("trained"), writer(), writer()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(folder)
-        without_colour(patch)
         Path("text.txt").write_text(TEXT)
         assert main([*"train --data text.txt --out run --epochs 2".split(), *TINY]) == 0
     out.seek(0), err.seek(0)

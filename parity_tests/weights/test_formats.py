@@ -19,10 +19,10 @@ import pytest
 
 import npgpt
 from npgpt import ops
-from npgpt.cli.common import track_progress
 from npgpt.cli.main import main
 from npgpt.errors import InputError, WeightFileError
 from npgpt.model.params import map_leaves, named, shapes
+from npgpt.system.console import track_progress
 from npgpt.weights import formats
 from parity_tests.support import bundles
 from parity_tests.support.weight_files import CONFIG, llmc, numbers, write_huggingface

@@ -1,0 +1,112 @@
+"""Progress bars and colours, for streams that are terminals only.
+
+Libraries also obey FORCE_COLOR and the like, or look at one stream and write to the other.
+"""
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, TYPE_CHECKING, Any, TextIO, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
+
+T = TypeVar("T")
+
+COLOR = re.compile(r"\x1b\[[0-9;]*m")
+MIN_WIDTH = 40  # columns; tyro never returns with fewer than 8
+
+
+def is_live(stream: IO[str] | None) -> bool:
+    """Return True if the stream is a terminal that obeys escape sequences."""
+    with suppress(Exception):  # a closed stream, or one without isatty
+        return stream is not None and stream.isatty() and not is_dumb()
+    return False
+
+
+def is_dumb() -> bool:
+    """Return True if the terminal obeys no escape sequences."""
+    return os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+
+
+def has_colors(stream: IO[str] | None) -> bool:
+    """Return True if the stream is a terminal whose user has not set NO_COLOR."""
+    return is_live(stream) and not os.environ.get("NO_COLOR")
+
+
+def make_bar(stream: TextIO, *columns: "ProgressColumn", transient: bool = False) -> "Progress":
+    """Return a progress bar, which is disabled unless the stream is a terminal.
+
+    `columns`: by default a description, the bar, the percentage and the time left.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    class Terminal(Console):
+        @property
+        def is_terminal(self) -> bool:
+            return is_live(self.file) and super().is_terminal
+
+    live = is_live(stream)
+    console = Terminal(
+        file=stream, force_interactive=live, force_jupyter=False, highlight=False, markup=False
+    )
+    return Progress(
+        *columns,
+        console=console,
+        disable=not console.is_terminal,
+        transient=transient,
+        # Lines for a terminal are printed above the bar. Lines for a file stay in the file.
+        redirect_stdout=is_live(sys.stdout),
+        redirect_stderr=is_live(sys.stderr),
+    )
+
+
+def track_progress(
+    items: Iterable[T], total: int, *, quiet: bool = False, description: str = ""
+) -> Iterable[T]:
+    """Iterate over `items`; with a progress bar if standard error is a terminal."""
+    if quiet or not is_live(sys.stderr):
+        return items
+    return track(make_bar(sys.stderr, transient=True), items, total, description)
+
+
+def track(bar: "Progress", items: Iterable[T], total: int, description: str) -> Iterator[T]:
+    """Iterate over `items` with this bar."""
+    with bar:
+        yield from bar.track(items, total, description=description)
+
+
+class ColorFilter:
+    """A stream that writes to another one without colours."""
+
+    def __init__(self, stream: Any):
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        self.stream.write(COLOR.sub("", text))
+        return len(text)
+
+
+@contextmanager
+def help_output() -> Iterator[None]:
+    """Adapt help texts and errors of tyro to the two streams and to the width of the terminal."""
+    stdout, stderr, width = sys.stdout, sys.stderr, os.environ.get("COLUMNS")
+    try:
+        sys.stdout = stdout if has_colors(stdout) else ColorFilter(stdout)
+        sys.stderr = stderr if has_colors(stderr) else ColorFilter(stderr)
+        os.environ["COLUMNS"] = str(max(MIN_WIDTH, shutil.get_terminal_size().columns))
+        yield
+    finally:
+        sys.stdout, sys.stderr = stdout, stderr
+        if width is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = width
