@@ -11,13 +11,13 @@ import dataclasses
 import importlib.util
 import json
 import os
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 
-QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+from parity_tests.support.judges import Judge, answer
+
+JUDGE = Judge(__file__, {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"})
 
 
 def available() -> bool:
@@ -28,20 +28,7 @@ def available() -> bool:
 
 def ask(jobs: list[list]) -> None:
     """Run jobs, [name of a function below, its arguments ...], one after the other."""
-    python = os.environ.get("NPGPT_TENSORFLOW_PYTHON", sys.executable)
-    said = subprocess.run(
-        [python, __file__],
-        input=json.dumps(jobs, default=str),
-        capture_output=True,
-        text=True,
-        env=os.environ | QUIET | {"PYTHONPATH": root()},
-    )
-    assert said.returncode == 0, said.stderr
-
-
-def root() -> str:
-    """Return the folder that `reference` is imported from."""
-    return str(Path(importlib.util.find_spec("reference").origin).parents[1])
+    JUDGE.ask(jobs, os.environ.get("NPGPT_TENSORFLOW_PYTHON", sys.executable))
 
 
 def save(arrays, prefix, shards=1, bfloat16=(), whole=False):
@@ -123,5 +110,4 @@ def reference(path, found):
 
 
 if __name__ == "__main__":
-    for job, *arguments in json.load(sys.stdin):
-        {f.__name__: f for f in (save, save_pieces, load, reference)}[job](*arguments)
+    answer(save, save_pieces, load, reference)

@@ -7,29 +7,17 @@ ask([["save", "folder", {"n_layer": 2}], ["run", "folder", "tokens.npy", "found.
 import importlib.util
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 
-QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+from parity_tests.support.judges import Judge, answer
+
+ask = Judge(__file__, {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}).ask
 
 
 def available() -> bool:
     """Return True if transformers is installed."""
     return importlib.util.find_spec("transformers") is not None
-
-
-def ask(jobs: list[list]) -> None:
-    """Run jobs, [name of a function below, its arguments ...], one after the other."""
-    said = subprocess.run(
-        [sys.executable, __file__],
-        input=json.dumps(jobs, default=str),
-        capture_output=True,
-        text=True,
-        env=os.environ | QUIET,
-    )
-    assert said.returncode == 0, said.stderr
 
 
 def save(folder, config, dtype="float32", bare=False, shard="5GB"):
@@ -112,5 +100,4 @@ def defaults(file):
 
 
 if __name__ == "__main__":
-    for job, *arguments in json.load(sys.stdin):
-        {f.__name__: f for f in (save, save_tied, run, read, defaults)}[job](*arguments)
+    answer(save, save_tied, run, read, defaults)
