@@ -106,9 +106,10 @@ class RunDir:
         }
         done = trainer.progress
         texts = {
-            "config.json": json.dumps(asdict(settings) | derived, indent=2) + "\n",
             "metrics.jsonl": "".join(json.dumps(line) + "\n" for line in done.history),
             "samples.txt": "".join(self.sample_text(**sample) for sample in done.samples),
+            # The last one is renamed first: with its settings, a run can be resumed.
+            "config.json": json.dumps(asdict(settings) | derived, indent=2) + "\n",
         }
         missing = [name for name in texts if not (self.path / name).exists()]
         try:
@@ -120,7 +121,8 @@ class RunDir:
         except BaseException as error:
             for name in missing:
                 remove(self.path / name)
-            if missing and isinstance(error, RunError):
+            removed = not any(os.path.lexists(self.path / name) for name in missing)
+            if missing and removed and isinstance(error, RunError):
                 raise RunError(f"{error}; the new run was removed") from None
             raise
 
