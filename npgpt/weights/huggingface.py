@@ -43,7 +43,7 @@ PREFIX = "transformer."
 WEIGHTS = "model.safetensors"
 QKV_BIAS = re.compile(r"h\.\d+\.attn\.c_attn\.bias")
 MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
-WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")  # of DataParallel and DDP, and torch.compile
+WRAPPERS = ("module", "_orig_mod")  # parts of names that DataParallel, DDP and torch.compile add
 ALIASES = {  # of fields in config.json, by transformers' GPT2Config
     "hidden_size": "n_embd",
     "max_position_embeddings": "n_positions",
@@ -142,7 +142,8 @@ def names_in_file(tensors: dict[str, MappedTensor], path: Path) -> dict[str, str
     """Return the name in the file of each tensor by npgpt's name."""
     names: dict[str, str] = {}
     for own in tensors:
-        name = WRAPPERS.sub("", own).replace("._orig_mod.", ".").removeprefix(PREFIX)
+        parts = [part for part in own.split(".") if part not in WRAPPERS]
+        name = ".".join(parts).removeprefix(PREFIX)
         if names.setdefault(name, own) != own:
             raise WeightFileError(
                 f"{path} has {short(name)} twice, as {short(names[name])} and as {short(own)}"

@@ -107,20 +107,23 @@ def test_what_is_left_out_is_said(tmp_path, npgpt_, name):
 
 @pytest.mark.parametrize(
     "prefix",
-    ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.transformer.", "module."],
-)
+    ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.transformer.",
+     "module._orig_mod.transformer.", "transformer.module.", "module.transformer._orig_mod."],
+)  # fmt: skip
 def test_the_prefixes_of_wrappers_are_removed(tmp_path, prefix):
     write_config(tmp_path, CONFIG)
     arrays = {prefix + name: array for name, array in numbers().items()}
-    arrays |= {prefix + "lm_head.weight": numbers()["wte.weight"]}
+    head = prefix.replace("transformer.", "")
+    arrays |= {head + "lm_head.weight": numbers()["wte.weight"]}
     (tmp_path / "model.safetensors").write_bytes(pack(arrays))
     for key, array in named(npgpt.load(tmp_path).params):
         np.testing.assert_array_equal(array, numbers()[key], err_msg=key)
 
 
-def test_blocks_that_are_compiled_by_themselves(tmp_path):
+@pytest.mark.parametrize("part", ["h.0.", "h.1.mlp.", "h.0.attn.c_attn."])
+def test_parts_that_are_compiled_by_themselves(tmp_path, part):
     write_config(tmp_path, CONFIG)
-    arrays = {name.replace("h.0.", "h.0._orig_mod."): array for name, array in numbers().items()}
+    arrays = {name.replace(part, f"{part}_orig_mod."): a for name, a in numbers().items()}
     (tmp_path / "model.safetensors").write_bytes(pack(arrays))
     assert npgpt.load(tmp_path).size == sum(array.size for array in numbers().values())
 
