@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -290,8 +292,9 @@ class RunConfig:
     data : str, default "bundled"
         Training text: "bundled", "verdict" (downloaded once), a text file, or a directory of .txt
         files.
-    tokenizer : {"byte", "gpt2"}, default "byte"
-        One token per byte, or GPT-2's byte-pair encoding (downloaded once).
+    tokenizer : str, default "byte"
+        "byte": one token per byte. "gpt2": GPT-2's byte-pair encoding (downloaded once). Otherwise
+        the path of a tokenizer.json, of its directory, or of a model.
     init : {"gpt2", "book"}, default "gpt2"
         Distribution of the initial parameters: GPT-2's, or PyTorch's defaults, as in the book.
     init_from : str or None, default None
@@ -315,7 +318,7 @@ class RunConfig:
 
     preset: PresetName = "tiny"
     data: str = "bundled"
-    tokenizer: TokenizerName = "byte"
+    tokenizer: str = "byte"
     init: Literal["gpt2", "book"] = "gpt2"
     init_from: str | None = None
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
@@ -339,7 +342,12 @@ class RunConfig:
         return "float32" if self.dtype == "bfloat16" else self.dtype
 
 
-def defaults(preset: PresetName, *, tokenizer_name: TokenizerName | None = None) -> RunConfig:
+def absolute_tokenizer(name: str | Path) -> str:
+    """Return the name of a tokenizer unchanged, and the path of one as an absolute path."""
+    return name if isinstance(name, str) and name in VOCABULARIES else os.path.abspath(name)
+
+
+def defaults(preset: PresetName, *, tokenizer_name: str | None = None) -> RunConfig:
     """Return the settings of a preset, with the vocabulary of another tokenizer if one is named."""
     chosen = PRESETS[preset]
     name, config = tokenizer_name or chosen.tokenizer, chosen.config

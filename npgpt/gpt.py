@@ -17,6 +17,7 @@ from npgpt.model.gradients import LossCache, Workspace
 from npgpt.model.kv_cache import LayerCache
 from npgpt.model.params import Params
 from npgpt.rng import Generator
+from npgpt.weights.tokenizer_files import TokenizerName
 
 
 class GPT:
@@ -36,8 +37,8 @@ class GPT:
     ops : Backend or str or None, default None
         The backend: npgpt.fused ("fused", Numba), npgpt.mixed ("mixed", bfloat16) or npgpt.ops
         ("numpy"). None: npgpt.fused, or npgpt.mixed for bfloat16.
-    tokenizer : str or None, default None
-        Name of the tokenizer that the model is trained with.
+    tokenizer : str or TokenizerFiles or None, default None
+        The tokenizer of its training: "gpt2", "byte", or `npgpt.tokenizer(...).origin`.
 
     Attributes
     ----------
@@ -68,7 +69,7 @@ class GPT:
         dtype: Any = np.float32,
         scheme: str = "gpt2",
         ops: Backend | str | None = None,
-        tokenizer: str | None = None,
+        tokenizer: TokenizerName | None = None,
     ):
         inputs.check_config(config)
         draw = initializers.get(scheme)
@@ -77,7 +78,8 @@ class GPT:
         rng = seed if isinstance(seed, Generator) else Generator(seed, ops=ops)
         tree = params.zeros(config, dtype)
         draw(tree, config, rng)
-        self._hold(config, tree, ops, tokenizer)
+        self._hold(config, tree, ops)
+        self.tokenizer = tokenizer
 
     @classmethod
     def from_params(
@@ -86,7 +88,7 @@ class GPT:
         tree: Params,
         *,
         ops: Backend | str | None = None,
-        tokenizer: str | None = None,
+        tokenizer: TokenizerName | None = None,
     ) -> Self:
         """Return a model on existing parameters, which are not copied.
 
@@ -98,8 +100,8 @@ class GPT:
             Its parameters; their names and shapes must be those of `config`.
         ops : Backend or str or None, default None
             The backend. None: npgpt.fused, or npgpt.mixed if the matrices are quantized.
-        tokenizer : str or None, default None
-            Name of the tokenizer that the model is trained with.
+        tokenizer : str or TokenizerFiles or None, default None
+            The tokenizer of its training, as for `GPT`.
 
         Returns
         -------
@@ -113,13 +115,14 @@ class GPT:
         inputs.check_config(config)
         params.check(tree, config)
         self = cls.__new__(cls)
-        self._hold(config, tree, ops, tokenizer)
+        self._hold(config, tree, ops)
+        self.tokenizer = tokenizer
         return self
 
-    def _hold(self, config: Config, tree: Params, ops: Any, tokenizer: str | None) -> None:
+    def _hold(self, config: Config, tree: Params, ops: Backend | str | None) -> None:
         dtype = "bfloat16" if quantize.is_quantized(tree) else "float32"
         self.ops = backends.get(ops, dtype=dtype, why="quantized matrices")
-        self.config, self.params, self.tokenizer = config, tree, tokenizer
+        self.config, self.params = config, tree
         self._workspace: Workspace | None = None
         self._has_warned = False
 
@@ -378,7 +381,7 @@ class GPT:
 
         quantize.require_float(self.params)
         inputs.check_path(path)
-        checkpoint.write(path, checkpoint.Contents(self.config, self.params, self.tokenizer))
+        checkpoint.write(path, self)
 
     def _space(self) -> Workspace:
         """Return the workspace of the current parameters."""

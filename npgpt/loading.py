@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from npgpt.backends import Backend
+from npgpt.data.tokenizer_choice import choose
 from npgpt.download.resolve import resolve
 from npgpt.errors import InputError
 from npgpt.gpt import GPT
@@ -13,7 +14,13 @@ from npgpt.weights import formats
 WEIGHTS = "float32", *KINDS
 
 
-def load(path: str | Path, *, weights: str | None = None, ops: Backend | str | None = None) -> GPT:
+def load(
+    path: str | Path,
+    *,
+    weights: str | None = None,
+    ops: Backend | str | None = None,
+    tokenizer: str | Path | None = None,
+) -> GPT:
     """Load a model.
 
     float32 parameters in GPT-2's layout are mapped copy-on-write: pages are read on first access,
@@ -29,22 +36,25 @@ def load(path: str | Path, *, weights: str | None = None, ops: Backend | str | N
         backend npgpt.mixed. None: as `npgpt quantize` wrote them, else float32.
     ops : Backend or str or None, default None
         The backend. None: npgpt.fused, or npgpt.mixed if the matrices are quantized.
+    tokenizer : str or Path or None, default None
+        Name or path of the model's tokenizer, as for `npgpt.tokenizer`. None: as recorded in the
+        file, else from the tokenizer's files beside the weights; GPT-2's for a released GPT-2.
 
     Returns
     -------
     GPT
+        Its `tokenizer` is None if the tokenizer is unknown.
 
     Raises
     ------
     InputError
-        If the file is missing, incomplete or invalid.
+        If the file is missing, incomplete or invalid, or was made with another tokenizer.
     """
     if weights not in (None, *WEIGHTS):
         raise InputError(f"weights is {weights!r}, but must be {' or '.join(WEIGHTS)}")
     check_path(path)
     source = formats.open_weights(resolve(path))
-    model = GPT.from_params(
-        source.config, source.params(weights), ops=ops, tokenizer=source.tokenizer
-    )
+    found = choose(source, tokenizer).tokenizer
+    model = GPT.from_params(source.config, source.params(weights), ops=ops, tokenizer=found)
     model.path = Path(path)
     return model

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 import tyro
 
 if TYPE_CHECKING:
+    from npgpt.data.tokenizer import Tokenizer
     from npgpt.gpt import GPT
 
 COMPILING = "Compiling kernels for this CPU, which takes up to a minute;"
@@ -28,6 +29,12 @@ OptionalWeights = Annotated[
 ]
 
 
+OptionalTokenizer = Annotated[
+    Optional[str],  # noqa: UP045
+    default("recorded with the model, or beside it", "{byte,gpt2,PATH}"),
+]
+
+
 def model_path(path: Path | None) -> Path:
     """Return `path`, or the newest checkpoint under ./runs if it is None."""
     if path is not None:
@@ -37,11 +44,18 @@ def model_path(path: Path | None) -> Path:
     return run_dir.latest_checkpoint()
 
 
-def load(path: Path | None, weights: Weights | None) -> "GPT":
-    """Load the model at `path`, or the newest under ./runs, with matrices stored as `weights`."""
+def load(
+    path: Path | None, weights: Weights | None, tokenizer: str | None
+) -> tuple["GPT", "Tokenizer"]:
+    """Load the model at `path`, or the newest under ./runs, and its tokenizer.
+
+    `weights`: how its matrices are stored. `tokenizer`: its name or path, if it was given.
+    """
+    from npgpt.data.tokenizer import tokenizer_of
     from npgpt.loading import load as load_model
 
-    return load_model(model_path(path), weights=weights)
+    model = load_model(model_path(path), weights=weights, tokenizer=tokenizer)
+    return model, tokenizer_of(model)
 
 
 @contextmanager

@@ -97,9 +97,9 @@ def encode_prompt(model: "GPT", prompt: str) -> "Array":
     """Return the prompt as tokens (1, T), or its bytes if the model's tokenizer is unknown."""
     import numpy as np
 
-    from npgpt.data.tokenizer import encode, tokenizer
+    from npgpt.data.tokenizer import tokenizer_of
 
-    encoded = encode(tokenizer(model.tokenizer), prompt) if model.tokenizer else prompt.encode()
+    encoded = tokenizer_of(model).encode(prompt) if model.tokenizer else prompt.encode()
     if not encoded:
         raise InputError("the prompt is empty: give --prompt at least one character")
     ids = np.asarray(list(encoded), np.int64)[: model.config.context_length]

@@ -5,12 +5,14 @@ from typing import Annotated
 
 from npgpt.cli.common import (
     ModelPath,
+    OptionalTokenizer,
     OptionalWeights,
     announce_compilation,
     default,
     load,
 )
 from npgpt.system.console import track_progress
+from npgpt.system.terminal import printable_line
 
 
 @dataclass(kw_only=True)
@@ -25,6 +27,9 @@ class Evaluate:
         A run directory, weights in any supported format, or gpt2-small to gpt2-xl once downloaded.
     weights
         Storage type of the weight matrices. bfloat16 and int8 are faster to read and less exact.
+    tokenizer
+        "byte", "gpt2", or the path of a tokenizer.json, of its directory, or of a model. Needed if
+        the tokenizer is neither recorded with the model nor beside the weights.
     context_length
         Tokens per window.
     stride
@@ -37,6 +42,7 @@ class Evaluate:
     data: str
     model: ModelPath = None
     weights: OptionalWeights = None
+    tokenizer: OptionalTokenizer = None
     context_length: Annotated[int | None, default("the model's", "INT")] = None
     stride: Annotated[int | None, default("the context length, as in the book", "INT")] = None
     batch_size: int = 2
@@ -44,11 +50,13 @@ class Evaluate:
     @announce_compilation()
     def run(self) -> int:
         """Print loss and perplexity; return the exit status."""
+        import numpy as np
+
         from npgpt.data import text
         from npgpt.inference import evaluate
 
-        model = load(self.model, self.weights)
-        tokens = evaluate.encode_text(model, text.read(self.data))
+        model, tokenizer = load(self.model, self.weights, self.tokenizer)
+        tokens = np.asarray(tokenizer.encode(text.read(self.data)), np.int64)
         loss = evaluate.evaluate(
             model,
             tokens,
@@ -63,5 +71,5 @@ class Evaluate:
         shown = f"{perplexity:.2f}" if perplexity < 1e9 else f"{perplexity:.3g}"
         print(f"loss {loss:.4f} nats per token, perplexity {shown}")
         windows = f"windows of {length}" + (f", {stride} apart" if stride < length else "")
-        print(f"over {len(tokens) - 1:,} tokens ({model.tokenizer or 'gpt2'}) in {windows}")
+        print(f"over {len(tokens) - 1:,} tokens ({printable_line(str(tokenizer))}) in {windows}")
         return 0

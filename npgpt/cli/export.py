@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from npgpt.cli.common import ModelPath, model_path
+from npgpt.cli.common import ModelPath, OptionalTokenizer, model_path
 from npgpt.download.resolve import resolve
 from npgpt.errors import ConfigError, InputError
 
@@ -23,6 +23,9 @@ class Export:
         as gpt2_124M.bin, for tied models. npgpt: a checkpoint without the training state.
     out
         File or directory to write. It must not exist.
+    tokenizer
+        "byte", "gpt2", or the path of a tokenizer.json, of its directory, or of a model. Needed if
+        the tokenizer is neither recorded with the model nor beside the weights.
     dtype
         Data type of the numbers written. float16 and bfloat16 halve the file and round.
     """
@@ -31,25 +34,33 @@ class Export:
     to: Literal["huggingface", "llm.c", "npgpt"] = "huggingface"
     out: Path
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    tokenizer: OptionalTokenizer = None
 
     def run(self) -> int:
         """Write the weights; return the exit status."""
+        from npgpt.data.tokenizer import check_size, tokenizer
+        from npgpt.data.tokenizer_choice import choose
         from npgpt.weights import checkpoint, formats, huggingface, llmc
 
         source = formats.open_weights(resolve(model_path(self.model)))
-        config, tokenizer = source.config, source.tokenizer
+        config, name = source.config, choose(source, self.tokenizer).tokenizer
         self.require_new()
+        found = None if name is None else tokenizer(name)
+        if found is not None:
+            check_size(found, config)
+            name = found.origin  # files that have GPT-2's vocabulary and merges are "gpt2"
         if self.to == "huggingface":
-            tree = source.params("float32")
-            huggingface.write_huggingface(self.out, config, tree, tokenizer, dtype=self.dtype)
+            tree, eot_token = source.params("float32"), found and found.eot_token
+            huggingface.write_huggingface(
+                self.out, config, tree, name, dtype=self.dtype, eot_token=eot_token
+            )
         elif self.to == "llm.c":
             llmc.write_llmc(self.out, config, source.params("float32"), dtype=self.dtype)
         elif self.dtype != "float32":
             raise ConfigError(f"a checkpoint of npgpt holds float32, not {self.dtype}")
         else:
-            checkpoint.write(
-                self.out, checkpoint.Contents(config, source.params("float32"), tokenizer)
-            )
+            contents = checkpoint.Contents(config, source.params("float32"), name)
+            checkpoint.write(self.out, contents)
         print(self.out)
         return 0
 

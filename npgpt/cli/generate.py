@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 from npgpt.cli.common import (
     ModelPath,
+    OptionalTokenizer,
     OptionalWeights,
     announce_compilation,
     default,
@@ -30,6 +31,9 @@ class Generate:
         A run directory, weights in any supported format, or gpt2-small to gpt2-xl once downloaded.
     weights
         Storage type of the weight matrices. bfloat16 and int8 are faster to read and less exact.
+    tokenizer
+        "byte", "gpt2", or the path of a tokenizer.json, of its directory, or of a model. Needed if
+        the tokenizer is neither recorded with the model nor beside the weights.
     max_new_tokens
         Maximum number of tokens to add. Generation stops earlier at the end-of-text token.
     temperature
@@ -48,6 +52,7 @@ class Generate:
     prompt: str
     model: ModelPath = None
     weights: OptionalWeights = None
+    tokenizer: OptionalTokenizer = None
     max_new_tokens: int = 200
     temperature: float = 0.8
     top_k: Annotated[Optional[int], default("all tokens", "INT")] = None  # noqa: UP045
@@ -60,17 +65,16 @@ class Generate:
         """Print the text; return the exit status."""
         import numpy as np
 
-        from npgpt.data.tokenizer import encode, tokenizer
-        from npgpt.inference.generate import TextStream, generate
+        from npgpt.data.text_stream import TextStream
+        from npgpt.inference.generate import generate
         from npgpt.performance import precompile
         from npgpt.rng import Generator
 
         if self.num_samples < 1:
             raise InputError(f"num_samples is {self.num_samples}, but must be at least 1")
         rng = Generator(self.seed)
-        model = load(self.model, self.weights)
-        encoding = tokenizer(model.tokenizer or "gpt2")
-        prompt = encode(encoding, self.prompt)
+        model, encoding = load(self.model, self.weights, self.tokenizer)
+        prompt = encoding.encode(self.prompt)
         kind = getattr(model.params.wte.weight, "kind", model.dtype.name)  # of a QuantizedMatrix
         precompile.compile_kernels("generate", kind)
         steps = generate(
@@ -84,12 +88,13 @@ class Generate:
             rng=rng,
         )
         texts = [self.prompt] * self.num_samples
-        streams = [TextStream(encoding) for _ in texts]
+        streams = [TextStream(encoding, prompt) for _ in texts]
         pending = self.prompt  # printed with the first token
         started, count, ended = time.perf_counter(), 0, np.zeros(self.num_samples, bool)
         try:
             for ids in track_progress(steps, self.max_new_tokens, quiet=self.num_samples == 1):
-                ended |= ids == encoding.eot_token
+                if encoding.eot_token is not None:
+                    ended |= ids == encoding.eot_token
                 count += 1
                 for i in np.flatnonzero(~ended):
                     texts[i] += (piece := streams[i].feed(ids[i]))

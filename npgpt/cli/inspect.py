@@ -14,6 +14,7 @@ from npgpt.system.terminal import printable_line
 
 if TYPE_CHECKING:
     from npgpt.weights.mapped import MappedTensor
+    from npgpt.weights.weight_file import WeightFile
 
 MAX_NAME = 200  # characters of a name shown
 COLUMNS = ("mean", "std", "min", "max")
@@ -60,7 +61,7 @@ class Inspect:
             "format": source.format,
             "path": str(source.path),
             "config": asdict(source.config),
-            "tokenizer": source.tokenizer,
+            **describe_tokenizer(source),
             "parameters": size(source.config),
             "ignored": list(source.ignored),
         }
@@ -83,6 +84,22 @@ class Inspect:
             print_tensors(tensors)
 
 
+def describe_tokenizer(source: "WeightFile") -> dict[str, str | None]:
+    """Return the name of the model's tokenizer, or the path of its files; and where it was found.
+
+    The files are not parsed. If they cannot be read, the error is in place of where.
+    """
+    from npgpt.data.tokenizer import describe
+    from npgpt.data.tokenizer_choice import choose
+    from npgpt.errors import InputError
+
+    try:
+        name, found = choose(source)
+    except InputError as error:
+        name, found = None, str(error)
+    return {"tokenizer": None if name is None else describe(name), "tokenizer_found": found}
+
+
 def print_report(report: dict[str, Any]) -> None:
     """Print the lines above the table."""
     path = printable_line(report["path"])
@@ -91,8 +108,9 @@ def print_report(report: dict[str, Any]) -> None:
         return
     config = ", ".join(f"{name} {value}" for name, value in report["config"].items())
     tokenizer = printable_line(report["tokenizer"] or "unknown", MAX_NAME)
+    found = printable_line(report["tokenizer_found"], MAX_NAME)
     print(f"{path}: {report['format']}, {report['parameters']:,} parameters")
-    print(f"config: {config}; tokenizer {tokenizer}\n")
+    print(f"config: {config}; tokenizer {tokenizer} ({found})\n")
 
 
 def print_tensors(tensors: dict[str, dict[str, Any]]) -> None:

@@ -79,12 +79,13 @@ class Train:
     def start(self) -> "tuple[Tokens, Trainer]":
         """Read the text and draw, load or resume the model."""
         from npgpt.data import dataset
+        from npgpt.data.tokenizer import tokenizer_of
         from npgpt.training import run, run_dir, run_state
 
         resumed = self.resume and run_dir.run_dir_of(self.resume)
         if self.resume and (not resumed or run_dir.RunDir(resumed).has_checkpoint):
             _, model, saved = run_state.read(self.resume)
-            tokens = dataset.read_tokens(self.settings)
+            tokens = dataset.read_tokens(self.settings, tokenizer_of(model))
             return tokens, run.resume(self.settings, tokens, model, saved)
         tokens = dataset.read_tokens(self.settings)
         if self.settings.init_from is None:  # the first kernels to run draw the parameters
@@ -97,14 +98,12 @@ class Train:
         self, directory: "RunDir", tokens: "Tokens", trainer: "Trainer", stop: StopRequest
     ) -> int:
         """Train to the end or to a signal, and say where the files are. Return the exit status."""
-        from npgpt.data.tokenizer import tokenizer
         from npgpt.training import run_dir
         from npgpt.training.progress_bar import ProgressBar
 
         path = directory.path
-        encoding = tokenizer(self.settings.tokenizer)
         progress = trainer.progress
-        with ProgressBar(trainer.total_steps, encoding, done=progress.step) as bar:
+        with ProgressBar(trainer.total_steps, tokens.tokenizer, done=progress.step) as bar:
             bar.print(describe(trainer, tokens, path))
             try:
                 interrupted = self.follow(trainer, directory, bar, stop)

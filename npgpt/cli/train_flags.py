@@ -6,9 +6,20 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from npgpt.config import PRESETS, VOCABULARIES, Config, RunConfig, TrainingConfig, defaults
+import tyro
+
+from npgpt.config import (
+    PRESETS,
+    VOCABULARIES,
+    Config,
+    PresetName,
+    RunConfig,
+    TrainingConfig,
+    absolute_tokenizer,
+    defaults,
+)
 from npgpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,6 +45,7 @@ class Hyperparameters(TrainingConfig):
 class RunFlags(RunConfig):
     """Everything that determines the result of a run."""
 
+    tokenizer: Annotated[str, tyro.conf.arg(metavar="{byte,gpt2,PATH}")] = "byte"
     config: ModelShape
     training: Hyperparameters
 
@@ -51,9 +63,10 @@ class RunFlags(RunConfig):
 
     def validated(self) -> RunConfig:
         """Return the settings. Raise ConfigError if they are invalid."""
-        parts = {
+        parts: dict[str, Any] = {
             "config": Config(**vars(self.config)),
             "training": TrainingConfig(**vars(self.training)),
+            "tokenizer": absolute_tokenizer(self.tokenizer),
         }
         return RunConfig(**vars(self) | parts)
 
@@ -69,22 +82,40 @@ def train_defaults(arguments: Sequence[str]) -> RunConfig:
             from npgpt.training import run_state
 
             return run_state.read_settings(Path(known.resume))
-        if known.preset in (None, *PRESETS) and known.tokenizer in (None, *VOCABULARIES):
-            settings = defaults(known.preset or "tiny", tokenizer_name=known.tokenizer)
+        if known.preset in (None, *PRESETS):
             if known.init_from is not None:
-                settings = with_weights(settings, Path(known.init_from))
-            return settings
+                settings = defaults(known.preset or "tiny")
+                return with_weights(settings, Path(known.init_from), known.tokenizer)
+            return with_tokenizer(known.preset or "tiny", known.tokenizer)
     return defaults("tiny")  # the real parser reports the mistake
 
 
-def with_weights(settings: RunConfig, path: Path) -> RunConfig:
+def with_tokenizer(preset: PresetName, name: str | None) -> RunConfig:
+    """Return the settings of a preset, with the vocabulary of another tokenizer if one is given."""
+    if name is None or name in VOCABULARIES:
+        return defaults(preset, tokenizer_name=name)
+    from npgpt.data.tokenizer import tokenizer
+
+    settings, size = defaults(preset), tokenizer(name).n_vocab
+    config = dataclasses.replace(settings.config, vocab_size=size)
+    return dataclasses.replace(settings, tokenizer=absolute_tokenizer(name), config=config)
+
+
+def with_weights(settings: RunConfig, path: Path, tokenizer: str | None) -> RunConfig:
     """Return the settings with the shape, the tokenizer and the dtype of the weights at `path`."""
+    from npgpt.data.tokenizer import describe
+    from npgpt.data.tokenizer_choice import KINDS, choose
     from npgpt.training import run
 
     source = run.open_trainable(path)
     config = dataclasses.replace(source.config, dropout=settings.config.dropout)
+    name, found = choose(source, tokenizer)
+    if name is None:
+        raise ConfigError(
+            f"the tokenizer of {source.path} is unknown ({found}): give --tokenizer {KINDS}"
+        )
     names: dict[str, Any] = {
-        "tokenizer": source.tokenizer or settings.tokenizer,
+        "tokenizer": absolute_tokenizer(tokenizer or describe(name)),
         "dtype": source.dtype.name,
     }
     return dataclasses.replace(settings, config=config, **names)

@@ -3,7 +3,7 @@
 from importlib import resources
 from pathlib import Path
 
-from npgpt.data.tokenizer import END_OF_TEXT
+from npgpt.data.gpt2_bpe import END_OF_TEXT
 from npgpt.errors import InputError
 from npgpt.system.files import os_error, read_regular
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from npgpt.arrays import Array
-from npgpt.data.tokenizer import encode, tokenizer
+from npgpt.data.tokenizer import tokenizer_of
 from npgpt.errors import InputError
 from npgpt.gpt import GPT
 from npgpt.model import finite
@@ -50,7 +50,8 @@ def evaluate(
     Raises
     ------
     InputError
-        If the text has fewer than two tokens, or a number is out of range.
+        If the text has fewer than two tokens, if a number is out of range, or if a text is given
+        and the tokenizer of the model is unknown or has more tokens than its vocabulary.
     RunError
         If the loss of a batch is nan or infinite.
     """
@@ -87,7 +88,7 @@ def evaluate(
 
 def encode_text(model: GPT, text: str) -> Array:
     """Return the token ids (N,) of a text under the model's tokenizer."""
-    return np.asarray(encode(tokenizer(model.tokenizer or "gpt2"), text), np.int64)
+    return np.asarray(tokenizer_of(model).encode(text), np.int64)
 
 
 def batches(

@@ -5,14 +5,12 @@ values of the tokens before it. Once the context is full, the window slides. GPT
 absolute: every cached key would be wrong by one position, and the window is read again.
 """
 
-import codecs
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
 
 from npgpt.arrays import Array, Flat, TokenIds
-from npgpt.data.tokenizer import token_bytes
 from npgpt.errors import InputError, RunError
 from npgpt.gpt import GPT
 from npgpt.inference import sampling
@@ -20,9 +18,6 @@ from npgpt.model import finite, kv_cache
 from npgpt.model.inputs import check_integer, check_kind, check_tokens
 from npgpt.model.kv_cache import LayerCache
 from npgpt.rng import Generator
-
-if TYPE_CHECKING:
-    import tiktoken
 
 Rngs = Generator | Sequence[Generator] | None
 
@@ -194,19 +189,3 @@ def _choose(
     for i in np.flatnonzero(~ended):
         new[i] = sampling.next_token(logits[i : i + 1], **settings, rng=rngs[i])[0]
     return new
-
-
-class TextStream:
-    """Turns token ids into characters. A character of several tokens waits for its last one."""
-
-    def __init__(self, encoding: "tiktoken.Encoding"):
-        self.encoding = encoding
-        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def feed(self, token: int) -> str:
-        """Return the characters that this token completes, or ""."""
-        return self.decoder.decode(token_bytes(self.encoding, token))
-
-    def end(self) -> str:
-        """Return the remaining characters: an incomplete one becomes U+FFFD."""
-        return self.decoder.decode(b"", final=True)

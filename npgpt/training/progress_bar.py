@@ -1,15 +1,12 @@
 """Progress bar and log lines of a training run."""
 
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
-from npgpt.data.tokenizer import decode
+from npgpt.data.tokenizer import REPLACEMENT, Tokenizer
 from npgpt.system.console import make_bar
 from npgpt.system.terminal import printable_text
 from npgpt.training.events import Evaluation, Event, Sample, Step
-
-if TYPE_CHECKING:
-    import tiktoken
 
 
 class ProgressBar:
@@ -22,7 +19,7 @@ class ProgressBar:
     def __init__(
         self,
         total_steps: int,
-        encoding: "tiktoken.Encoding",
+        encoding: Tokenizer,
         *,
         done: int = 0,
         file: TextIO | None = None,
@@ -64,7 +61,8 @@ class ProgressBar:
                     f"Ep {epoch} (Step {step:06d}): Train loss {train:.3f}, Val loss {val:.3f}"
                 )
             case Sample(tokens=tokens):
-                self.print(decode(self.encoding, tokens).replace("\n", " "))
+                text = self.encoding.decode(tokens, unknown=REPLACEMENT)
+                self.print(text.replace("\n", " "))
             case Step(step=step, loss=loss, tokens_per_s=speed):
                 description = f"loss {loss:.3f}  {speed:,.0f} tokens/s"
                 self.bar.update(self.task, completed=step + 1, description=description)

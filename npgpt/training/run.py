@@ -6,7 +6,6 @@ from pathlib import Path
 from npgpt import backends
 from npgpt.config import RunConfig
 from npgpt.data.dataset import Tokens
-from npgpt.data.tokenizer import encode, tokenizer
 from npgpt.download.resolve import resolve
 from npgpt.errors import ConfigError, InputError, WeightFileError
 from npgpt.gpt import GPT
@@ -15,6 +14,7 @@ from npgpt.rng import Generator
 from npgpt.training.events import Progress
 from npgpt.training.trainer import Trainer
 from npgpt.weights import checkpoint, formats
+from npgpt.weights.tokenizer_files import TokenizerName
 from npgpt.weights.weight_file import WeightFile
 
 
@@ -24,11 +24,11 @@ def start(settings: RunConfig, tokens: Tokens, *, model: GPT | None = None) -> T
     One generator, seeded by the settings, draws the parameters first and all else after them.
     """
     rng = Generator(settings.training.seed, ops=backends.get(settings.ops, dtype=settings.dtype))
-    model = initial_model(settings, rng) if model is None else model
+    model = initial_model(settings, rng, tokens.tokenizer.origin) if model is None else model
     return make_trainer(settings, tokens, model, rng)
 
 
-def initial_model(settings: RunConfig, rng: Generator) -> GPT:
+def initial_model(settings: RunConfig, rng: Generator, tokenizer: TokenizerName) -> GPT:
     """Return the model at the start of a run: drawn from `rng`, or loaded from `init_from`."""
     if settings.init_from is not None:
         source = open_trainable(settings.init_from, verify=True)
@@ -38,14 +38,14 @@ def initial_model(settings: RunConfig, rng: Generator) -> GPT:
                 f"{settings.init_from} holds a model with {source.config}, not {settings.config}"
             )
         tree = crop(source.params("float32"), settings.config.context_length)
-        return GPT.from_params(settings.config, tree, ops=rng.ops, tokenizer=settings.tokenizer)
+        return GPT.from_params(settings.config, tree, ops=rng.ops, tokenizer=tokenizer)
     return GPT(
         settings.config,
         seed=rng,
         dtype=settings.dtype,
         scheme=settings.init,
         ops=rng.ops,
-        tokenizer=settings.tokenizer,
+        tokenizer=tokenizer,
     )
 
 
@@ -68,7 +68,7 @@ def make_trainer(
     progress: Progress | None = None,
 ) -> Trainer:
     """Return a Trainer for these settings, at the start or at `progress`."""
-    prompt = encode(tokenizer(settings.tokenizer), settings.training.prompt)
+    prompt = tokens.tokenizer.encode(settings.training.prompt)
     if not prompt:
         raise ConfigError("the prompt is empty: give --prompt at least one character")
     return Trainer(

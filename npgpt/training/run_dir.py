@@ -11,7 +11,7 @@ from typing import Any
 
 from npgpt.config import RunConfig
 from npgpt.data.dataset import Tokens
-from npgpt.data.tokenizer import decode, tokenizer
+from npgpt.data.tokenizer import REPLACEMENT
 from npgpt.errors import InputError, RunError
 from npgpt.model.finite import is_finite
 from npgpt.model.params import named
@@ -128,7 +128,7 @@ class RunDir:
 
     def sample_text(self, step: int, epoch: int, tokens: list[int]) -> str:
         """Return one entry of samples.txt."""
-        decoded = decode(tokenizer(self.settings.tokenizer), tokens)
+        decoded = self.tokens.tokenizer.decode(tokens, unknown=REPLACEMENT)
         return f"--- epoch {epoch}, step {step}\n{decoded}\n"
 
     def add_evaluation(self, evaluation: Evaluation) -> None:

@@ -2,6 +2,7 @@
 
     attributes   format "npgpt", version, config (JSON), tokenizer
     /parameters  one dataset per parameter, by its checkpoint name
+    /tokenizer   only if the attribute is "files": one dataset per file of the tokenizer
     /training    only with a run: datasets `state` (JSON), `random_state` and `order`,
                  and the groups /training/m and /training/v, AdamW's moments by the same names
 
@@ -25,10 +26,12 @@ from npgpt.config import Config
 from npgpt.errors import WeightFileError
 from npgpt.model import params
 from npgpt.model.params import Params
+from npgpt.weights import tokenizer_files
 from npgpt.weights.hdf5 import Contents as Stored
 from npgpt.weights.hdf5 import read_hdf5
 from npgpt.weights.mapped import MappedTensor, short
 from npgpt.weights.strict_json import parse_json
+from npgpt.weights.tokenizer_files import TokenizerName
 from npgpt.weights.weight_file import WeightFile, match_parameters, parse_config
 
 if TYPE_CHECKING:
@@ -50,7 +53,7 @@ class Model(Protocol):
     @property
     def params(self) -> Params: ...
     @property
-    def tokenizer(self) -> str | None: ...
+    def tokenizer(self) -> TokenizerName | None: ...
 
 
 class Contents(NamedTuple):
@@ -58,7 +61,7 @@ class Contents(NamedTuple):
 
     config: Config
     params: Params
-    tokenizer: str | None  # the name of the tokenizer of its training
+    tokenizer: TokenizerName | None  # of its training: a name, or the files
 
 
 @dataclass
@@ -89,7 +92,7 @@ def fill(file: h5py.File, model: Model, training: TrainingState | None) -> None:
     """Write the model and the state of its run into an empty file."""
     file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
     file.attrs["config"] = json.dumps(dataclasses.asdict(model.config))
-    file.attrs["tokenizer"] = model.tokenizer or ""
+    file.attrs["tokenizer"] = tokenizer_files.name_in_file(model.tokenizer)
     write_tree(file.create_group("parameters"), model.params)
     if training is not None:
         group = file.create_group("training")
@@ -100,6 +103,10 @@ def fill(file: h5py.File, model: Model, training: TrainingState | None) -> None:
         group.create_dataset("order", data=training.order)
         write_tree(group.create_group("m"), training.m)
         write_tree(group.create_group("v"), training.v)
+    if files := tokenizer_files.to_arrays(model.tokenizer):
+        group = file.create_group("tokenizer")
+        for name, content in files.items():
+            group.create_dataset(name, data=content)
 
 
 def write_tree(group: h5py.Group, tree: Params) -> None:
@@ -147,7 +154,7 @@ def read_training(path: str | Path) -> tuple[Contents, TrainingState]:
     return Contents(config, parameters, tokenizer), saved
 
 
-def parse_header(stored: Stored, path: str | Path) -> tuple[Config, str | None]:
+def parse_header(stored: Stored, path: str | Path) -> tuple[Config, TokenizerName | None]:
     """Return the config and the tokenizer of the model."""
     attributes = stored.attributes
     if attributes.get("format") != FORMAT:
@@ -161,6 +168,8 @@ def parse_header(stored: Stored, path: str | Path) -> tuple[Config, str | None]:
     tokenizer = attributes.get("tokenizer")
     if not isinstance(tokenizer, str) or not (tokenizer.isprintable() and len(tokenizer) <= 80):
         raise WeightFileError(f"{path}: its tokenizer is {short(tokenizer)}, expected a name")
+    if tokenizer == tokenizer_files.OWN:
+        return config, tokenizer_files.from_tensors(stored.tensors, Path(path))
     return config, tokenizer or None
 
 

@@ -31,9 +31,9 @@ from npgpt.weights.safetensors import (
     write_tensors,
 )
 from npgpt.weights.strict_json import read_json_object
+from npgpt.weights.tokenizer_files import TokenizerName, to_arrays
 from npgpt.weights.weight_file import (
     WeightFile,
-    guess_tokenizer,
     make_config,
     match_parameters,
     split_ignored,
@@ -59,6 +59,7 @@ FIXED: dict[str, tuple[Any, tuple]] = {
     "scale_attn_by_inverse_layer_idx": (False, (False,)),
     "add_cross_attention": (False, (False,)),
 }
+TOKENIZER_CLASSES = "GPT2Tokenizer", "GPT2TokenizerFast"  # of GPT-2's own tokenizer
 RATES = "resid_pdrop", "embd_pdrop", "attn_pdrop"
 
 
@@ -95,7 +96,7 @@ def read_huggingface(path: str | Path) -> WeightFile:
         )
         warnings.warn(text, WeightFileWarning, stacklevel=2)
 
-    tokenizer = values.get("npgpt_tokenizer", guess_tokenizer(config.vocab_size))
+    tokenizer, kind = values.get("npgpt_tokenizer"), values.get("tokenizer_class")
     known = isinstance(tokenizer, str) and tokenizer in VOCABULARIES
     return WeightFile(
         "huggingface",
@@ -105,6 +106,7 @@ def read_huggingface(path: str | Path) -> WeightFile:
         tensors,
         parameters,
         ignored=[names[name] for name in ignored],
+        other_tokenizer=None if kind in (None, *TOKENIZER_CLASSES) else str(kind),
     )
 
 
@@ -180,11 +182,18 @@ def are_equal(one: MappedTensor, other: MappedTensor) -> bool:
 
 
 def write_huggingface(
-    directory: str | Path, config: Config, tree: Params, tokenizer: str | None, *, dtype: str
+    directory: str | Path,
+    config: Config,
+    tree: Params,
+    tokenizer: TokenizerName | None,
+    *,
+    dtype: str,
+    eot_token: int | None = None,
 ) -> None:
-    """Write config.json and model.safetensors into a new directory: both files or nothing.
+    """Write config.json and model.safetensors into a new directory: all files or nothing.
 
-    `dtype`: "float32", "float16" or "bfloat16". The format always has query/key/value biases: a
+    `dtype`: "float32", "float16" or "bfloat16". The files of a tokenizer that has no name are
+    written, too; `eot_token` is its end of a text. The format always has query/key/value biases: a
     missing one is written as zeros. Raises InputError for numbers that are too large for `dtype`,
     RunError if the directory exists or writing fails.
     """
@@ -195,16 +204,24 @@ def write_huggingface(
         array = arrays.get(name, zeros)
         own = name if name.startswith("lm_head") else PREFIX + name
         tensors[own] = TensorStream(array.shape, dtype, round_chunks(array, dtype, name))
-    values = config_values(config, tokenizer, dtype=dtype)
+    values = config_values(config, tokenizer, eot_token, dtype=dtype)
     with atomic_directory(directory) as new:
         with new_file(new / WEIGHTS) as file:
             write_tensors(file, tensors)
+        for name, content in to_arrays(tokenizer).items():
+            with new_file(new / name) as file:
+                file.write(content.data)
         with new_file(new / "config.json") as file:
             file.write(json.dumps(values, indent=2).encode() + b"\n")
 
 
-def config_values(config: Config, tokenizer: str | None, *, dtype: str) -> dict[str, Any]:
+def config_values(
+    config: Config, tokenizer: TokenizerName | None, eot_token: int | None, *, dtype: str
+) -> dict[str, Any]:
     """Return the values of config.json for transformers."""
+    name = tokenizer if isinstance(tokenizer, str) else None
+    if name is not None:  # the end of a text is the last token of both vocabularies
+        eot_token = VOCABULARIES[name] - 1
     return {
         "architectures": ["GPT2LMHeadModel"],
         **{name: default for name, (default, _) in FIXED.items()},
@@ -217,9 +234,6 @@ def config_values(config: Config, tokenizer: str | None, *, dtype: str) -> dict[
         **dict.fromkeys(RATES, config.dropout),
         "tie_word_embeddings": config.tied,
         "torch_dtype": dtype,
-        "npgpt_tokenizer": tokenizer,
-        # the end of a text is the last token of both vocabularies
-        **dict.fromkeys(
-            ("bos_token_id", "eos_token_id"), tokenizer and VOCABULARIES[tokenizer] - 1
-        ),
+        "npgpt_tokenizer": name,
+        **dict.fromkeys(("bos_token_id", "eos_token_id"), eot_token),
     }

@@ -22,7 +22,7 @@ from npgpt.model import params
 from npgpt.model.params import Params
 from npgpt.system.atomic import atomic_write
 from npgpt.weights.mapped import BFLOAT16, MappedFile, MappedTensor, itemsize, round_chunks
-from npgpt.weights.weight_file import WeightFile, guess_tokenizer, make_config, match_parameters
+from npgpt.weights.weight_file import WeightFile, make_config, match_parameters
 
 MAGIC = 20240326
 HEADER = 256  # int32 numbers
@@ -69,9 +69,8 @@ def read_llmc(path: str | Path) -> WeightFile:
         )
     matrices = frozenset(f"h.{i}.{n}" for i in range(config.n_layer) for n in BLOCK if is_matrix(n))
     found = split_layers(tensors, config)
-    tokenizer = guess_tokenizer(config.vocab_size)
     parameters = match_parameters(config, found, Path(path), transposed=matrices)
-    return WeightFile("llm.c", Path(path), config, tokenizer, tensors, parameters, matrices)
+    return WeightFile("llm.c", Path(path), config, None, tensors, parameters, matrices)
 
 
 def is_matrix(name: str) -> bool:

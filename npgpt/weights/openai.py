@@ -10,7 +10,6 @@ from npgpt.weights.strict_json import read_json_object
 from npgpt.weights.tensor_bundle import read_bundle
 from npgpt.weights.weight_file import (
     WeightFile,
-    guess_tokenizer,
     make_config,
     match_parameters,
     split_ignored,
@@ -43,11 +42,10 @@ def read_openai(path: str | Path, *, verify: bool = False) -> WeightFile:
     names = names_in_file(tensors, index)
     found = {ours: drop_width(tensors[name]) for ours, name in names.items()}
     found, _ = split_ignored(config, found)
-    tokenizer = guess_tokenizer(config.vocab_size)
     parameters = match_parameters(config, found, index, name_in_file=lambda n: names.get(n, n))
     used = {names[name] for name in parameters}
     ignored = [name for name in tensors if name not in used]
-    return WeightFile("openai", index, config, tokenizer, tensors, parameters, ignored=ignored)
+    return WeightFile("openai", index, config, None, tensors, parameters, ignored=ignored)
 
 
 def prefix_of(path: Path) -> Path:

@@ -4,6 +4,7 @@
                           config (JSON), tokenizer
     h.0.mlp.c_fc.weight   I8 or BF16, in GPT-2's layout; likewise every matrix except wpe
     ... .scale            F32, int8 only: one per output channel
+    tokenizer/...         U8, only if the tokenizer is "files": its files, byte by byte
     the rest              F32
 
 npgpt/quantized_matrix.py describes the numbers.
@@ -21,8 +22,10 @@ from npgpt.config import VOCABULARIES
 from npgpt.errors import WeightFileError
 from npgpt.model import params, quantize
 from npgpt.quantized_matrix import QuantizedMatrix
+from npgpt.weights import tokenizer_files
 from npgpt.weights.mapped import BFLOAT16, MappedFile, MappedTensor, short
 from npgpt.weights.safetensors import TensorStream, is_safetensors, read_file, write_safetensors
+from npgpt.weights.tokenizer_files import TokenizerFiles
 from npgpt.weights.weight_file import WeightFile, match_parameters, parse_config
 
 FORMAT, VERSION = "npgpt-quantized", "1"
@@ -53,8 +56,10 @@ def write_quantized(path: str | Path, source: WeightFile, weights: str) -> None:
         "version": VERSION,
         "weights": weights,
         "config": json.dumps(dataclasses.asdict(config)),
-        "tokenizer": source.tokenizer or "",
+        "tokenizer": tokenizer_files.name_in_file(source.tokenizer),
     }
+    for name, content in tokenizer_files.to_arrays(source.tokenizer).items():
+        tensors[tokenizer_files.PREFIX + name] = TensorStream(content.shape, "uint8", [content])
     write_safetensors(path, tensors, metadata)
 
 
@@ -103,9 +108,13 @@ def read_quantized(path: str | Path) -> WeightFile:
         raise WeightFileError(
             f"{path}: weights is {short(weights)}, expected {' or '.join(DTYPES)}"
         )
-    if tokenizer not in ("", *VOCABULARIES):
+    if tokenizer not in ("", tokenizer_files.OWN, *VOCABULARIES):
         raise WeightFileError(f"{path}: its tokenizer is {short(tokenizer)}, expected a name")
     config = parse_config(metadata.get("config"), path)
+    own: TokenizerFiles | None = None
+    if tokenizer == tokenizer_files.OWN:
+        own = tokenizer_files.from_tensors(found, path)
+        found = {n: t for n, t in found.items() if not n.startswith(tokenizer_files.PREFIX)}
     plain = {name: tensor for name, tensor in found.items() if not name.endswith(SCALE)}
     parameters = match_parameters(config, plain, path, dtypes=("float32", DTYPES[weights]))
     scales = {}
@@ -122,7 +131,7 @@ def read_quantized(path: str | Path) -> WeightFile:
             f"{path} has {short(surplus[0])}, which belongs to none of its int8 matrices"
         )
     return WeightFile(
-        "quantized", path, config, tokenizer or None, found, parameters, weights=weights,
+        "quantized", path, config, own or tokenizer or None, found, parameters, weights=weights,
         scales=scales,
     )  # fmt: skip
 

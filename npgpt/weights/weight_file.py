@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from npgpt.arrays import Array
-from npgpt.config import VOCABULARIES, Config
+from npgpt.config import Config
 from npgpt.errors import InputError, WeightFileError
 from npgpt.model import params, quantize
 from npgpt.model.params import Params
 from npgpt.quantized_matrix import QuantizedMatrix
 from npgpt.weights.mapped import BFLOAT16, MappedTensor, short
 from npgpt.weights.strict_json import parse_json
+from npgpt.weights.tokenizer_files import TokenizerName
 
 ROWS = 64  # of a matrix, transposed at once
 FLOATS = ("float32", "float16", "bfloat16")  # or float64 for all parameters
@@ -29,7 +30,7 @@ class WeightFile:
     format: str
     path: Path
     config: Config
-    tokenizer: str | None  # the name of the tokenizer of its training, if known
+    tokenizer: TokenizerName | None  # as the file itself records it
     tensors: dict[str, MappedTensor]  # everything in the file, by the names in the file
     parameters: dict[str, MappedTensor]  # by the names of npgpt/model/params.py
     transposed: frozenset[str] = frozenset()  # the parameters stored as (out, in)
@@ -38,6 +39,7 @@ class WeightFile:
     ignored: Sequence[
         str
     ] = ()  # the tensors that are no part of the model, by the names in the file
+    other_tokenizer: str | None = None  # the class that config.json names, unless it is GPT-2's
 
     @property
     def dtype(self) -> np.dtype:
@@ -179,10 +181,3 @@ def parse_config(text: Any, path: str | Path) -> Config:
         return Config(**values)
     except InputError as error:
         raise WeightFileError(f"{path}: in its config, {error}") from None
-
-
-def guess_tokenizer(vocab_size: int) -> str | None:
-    """Return the name of the tokenizer with a vocabulary of this size, None if there is none."""
-    if vocab_size >= VOCABULARIES["gpt2"]:  # some models pad it to a rounder number
-        return "gpt2"
-    return "byte" if vocab_size == VOCABULARIES["byte"] else None

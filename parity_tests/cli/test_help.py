@@ -103,7 +103,7 @@ def test_help_shows_the_defaults_of_a_preset(capsys):
     said = " ".join(capsys.readouterr().out.replace("\u2502", " ").split())
     assert "(default: book)" in said
     assert re.search(r"--context-length INT [^(]*\(default: 256\)", said)
-    assert re.search(r"--tokenizer {byte,gpt2}.*?\(default: (\w+)\)", said)[1] == "gpt2"
+    assert re.search(r"--tokenizer {byte,gpt2,PATH}.*?\(default: (\w+)\)", said)[1] == "gpt2"
 
 
 def test_help_and_mistyped_flags_do_not_wait_for_numba():

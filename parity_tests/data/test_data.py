@@ -13,7 +13,6 @@ from npgpt.config import defaults
 from npgpt.data import text
 from npgpt.data.dataset import read_tokens
 from npgpt.data.loader import Loader, windows
-from npgpt.data.tokenizer import encode
 from npgpt.errors import InputError
 from npgpt.inference.evaluate import batches as evaluation_batches
 from npgpt.training.trainer import Trainer
@@ -48,7 +47,7 @@ def test_a_folder_joins_its_texts_by_name_with_the_end_of_a_text(tmp_path):
         (tmp_path / name).write_text(content)
     assert text.read(tmp_path) == "A<|endoftext|>B<|endoftext|>C"
     byte = npgpt.tokenizer("byte")
-    assert encode(byte, text.read(tmp_path)) == [65, 256, 66, 256, 67]
+    assert byte.encode(text.read(tmp_path)) == [65, 256, 66, 256, 67]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +186,7 @@ def test_the_verdict(data, bpe):
     path = data / "the-verdict.txt"
     verdict = text.read(path)
     assert len(verdict) == 20_479
-    assert len(encode(bpe, verdict)) == 5_145
+    assert len(bpe.encode(verdict)) == 5_145
     book = defaults("book")
     settings = type(book)(**vars(book) | {"data": str(path)})
     tokens = read_tokens(settings)

@@ -6,8 +6,6 @@ from hypothesis import strategies as st
 
 import npgpt
 from npgpt.config import VOCABULARIES
-from npgpt.data import tokenizer
-from npgpt.data.tokenizer import decode, encode
 from npgpt.errors import DownloadError, InputError
 
 BYTE = npgpt.tokenizer("byte")
@@ -18,32 +16,34 @@ BYTE = npgpt.tokenizer("byte")
 def test_bytes_there_and_back(text):
     ids = BYTE.encode(text)
     assert ids == list(text.encode())
-    assert BYTE.decode(ids) == decode(BYTE, ids) == text
+    assert BYTE.decode(ids) == text
 
 
 def test_bytes_are_an_encoding_like_any_other():
     assert BYTE.n_vocab == 257
     assert BYTE.eot_token == 256
     assert BYTE.encode("a\nb") == [97, 10, 98]
-    assert BYTE.decode_single_token_bytes(200) == b"\xc8"
+    assert BYTE.token_bytes(200) == b"\xc8"
 
 
 def test_the_end_of_a_text_is_one_token_and_nothing_else_is_special():
     text = "a<|endoftext|>b<|endofprompt|><|endoftext"
-    ids = encode(BYTE, text)
+    ids = BYTE.encode(text)
     assert ids[:3] == [97, 256, 98]
     assert ids.count(256) == 1
-    assert decode(BYTE, ids) == text
+    assert BYTE.decode(ids) == text
 
 
 def test_what_is_no_text_shows_as_such():
     """Bytes that are no UTF-8, and ids beyond the tokenizer's."""
-    assert decode(BYTE, [97, 0xE9, 98]) == "a\ufffdb"
-    assert decode(BYTE, [97, 257, 98, 50_000, 1 << 62]) == "a\ufffdb\ufffd\ufffd"
+    assert BYTE.decode([97, 0xE9, 98]) == "a\ufffdb"
+    ids = [97, 257, 98, 50_000, 1 << 62]
+    assert BYTE.decode(ids, unknown="\ufffd") == "a\ufffdb\ufffd\ufffd"
+    assert BYTE.decode(ids, unknown="") == "ab"
 
 
 def test_the_names():
-    with pytest.raises(InputError, match="unknown tokenizer 'gpt3'; expected one of gpt2, byte"):
+    with pytest.raises(InputError, match="unknown tokenizer 'gpt3'; expected gpt2, byte, a tok"):
         npgpt.tokenizer("gpt3")
 
 
@@ -51,9 +51,9 @@ def test_gpt2_as_the_book_prints_it(bpe):
     text = "Hello, do you like tea? <|endoftext|> In the sunlit terracesof someunknownPlace."
     ids = [15496, 11, 466, 345, 588, 8887, 30, 220, 50256, 554, 262, 4252, 18250, 8812, 2114, 1659,
            617, 34680, 27271, 13]  # fmt: skip
-    assert encode(bpe, text) == ids
-    assert bpe.decode(ids) == decode(bpe, ids) == text
-    assert encode(bpe, "Every effort moves you") == [6109, 3626, 6100, 345]
+    assert bpe.encode(text) == ids
+    assert bpe.decode(ids) == text
+    assert bpe.encode("Every effort moves you") == [6109, 3626, 6100, 345]
 
 
 def test_the_vocabularies_are_as_large_as_the_settings_say(bpe):
@@ -65,27 +65,18 @@ def test_gpt2_is_tiktokens(bpe):
     import tiktoken
 
     theirs = tiktoken.get_encoding("gpt2")
-    assert bpe.token_byte_values() == theirs.token_byte_values()
     for token in range(theirs.n_vocab):
-        assert bpe.decode_single_token_bytes(token) == theirs.decode_single_token_bytes(token)
+        assert bpe.token_bytes(token) == theirs.decode_single_token_bytes(token)
 
     @settings(deadline=None)
     @given(st.text())
     def check(text):
-        assert bpe.encode(text, disallowed_special=()) == theirs.encode(text, disallowed_special=())
+        assert bpe.encode(text) == theirs.encode(text, disallowed_special=())
 
     check()
 
 
-@pytest.fixture
-def nothing_read_yet():
-    tokenizer.gpt2_encoding.cache_clear()
-    yield
-    tokenizer.gpt2_encoding.cache_clear()
-
-
 @pytest.mark.parametrize("error", [ConnectionError("no route"), ValueError("Hash mismatch")])
-@pytest.mark.usefixtures("nothing_read_yet")
 def test_gpt2_without_a_network(monkeypatch, error):
     import tiktoken.load
 
@@ -97,7 +88,6 @@ def test_gpt2_without_a_network(monkeypatch, error):
         npgpt.tokenizer("gpt2")
 
 
-@pytest.mark.usefixtures("nothing_read_yet")
 def test_gpt2_without_a_network_for_real(monkeypatch, tmp_path):
     """Through tiktoken and requests, to a port without a server."""
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))

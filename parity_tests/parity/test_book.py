@@ -7,6 +7,7 @@ import pytest
 
 from npgpt.config import PRESETS, Config, RunConfig, defaults
 from npgpt.data import dataset
+from npgpt.data.tokenizer import tokenizer
 from npgpt.parity import book_check
 from npgpt.training import optim, run
 
@@ -58,7 +59,8 @@ def test_evaluating_more_often_changes_training_only_where_the_stream_is_shared(
         )
         settings = RunConfig(config=SMALL, training=replace(training, batch_size=2))
         text = np.frombuffer(b"to be, or not to be: that is the question" * 9, np.uint8)
-        tokens = dataset.Tokens(text[:200].astype(np.int64), text[200:].astype(np.int64), "")
+        halves = (part.astype(np.int64) for part in (text[:200], text[200:]))
+        tokens = dataset.Tokens(*halves, "", tokenizer("byte"))
         trainer = run.start(settings, tokens)
         assert sum(1 for _ in trainer.events()) > 4
         return trainer.model.params.wte.weight

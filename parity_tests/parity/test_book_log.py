@@ -9,10 +9,11 @@ from benchmarks import book_log
 from npgpt.config import defaults
 from npgpt.data import text
 from npgpt.data.dataset import Tokens
+from npgpt.data.tokenizer import tokenizer
 
 IDS = np.frombuffer(text.read("bundled").encode(), np.uint8).astype(np.int64)
 # Nine batches an epoch, one window left over; three windows to validate on, in batches of 2 and 1
-TOKENS = Tokens(IDS[:305], IDS[305:360], "")
+TOKENS = Tokens(IDS[:305], IDS[305:360], "", tokenizer("byte"))
 BOOK = defaults("book", tokenizer_name="byte")
 SMALL = replace(
     BOOK,

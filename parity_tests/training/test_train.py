@@ -29,7 +29,7 @@ TRAINING = TrainingConfig(
 
 def tokens_of(text=TEXT, val=40):
     ids = np.array(tokenizer("byte").encode(text), np.int64)
-    return Tokens(ids[:-val], ids[-val:], "a digest")
+    return Tokens(ids[:-val], ids[-val:], "a digest", tokenizer("byte"))
 
 
 def begin(training=TRAINING, config=CONFIG, *, ops=None, tokens=None, dtype=np.float32):
@@ -343,4 +343,6 @@ def test_a_split_that_is_too_short_is_named(text, val, changes, says):
     ids = np.array(tokenizer("byte").encode(text), np.int64)
     cut = len(ids) - val
     with pytest.raises(InputError, match=says):
-        begin(replace(TRAINING, **changes), tokens=Tokens(ids[:cut], ids[cut:], ""))
+        begin(
+            replace(TRAINING, **changes), tokens=Tokens(ids[:cut], ids[cut:], "", tokenizer("byte"))
+        )

@@ -78,7 +78,9 @@ def written(tmp_path):
 @each
 def test_every_format_gives_the_same_parameters(written, name):
     model = npgpt.load(written(name))
-    assert (model.config, model.tokenizer) == (CONFIG, "byte")
+    assert model.config == CONFIG
+    recorded = name.startswith("npgpt") or "quantized" in name
+    assert model.tokenizer == ("byte" if recorded else None)
     found, expected = dict(named(model.params)), numbers()
     assert list(found) == list(expected)
     for key, array in expected.items():

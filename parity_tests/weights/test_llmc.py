@@ -31,7 +31,7 @@ def path(tmp_path):
 def test_every_number_is_the_one_in_the_file(path, version, dtype, rows):
     path.write_bytes(llmc(CONFIG, numbers(), version=version, rows=rows))
     source = formats.open_weights(path)
-    assert (source.format, source.config, source.tokenizer) == ("llm.c", CONFIG, "byte")
+    assert (source.format, source.config, source.tokenizer) == ("llm.c", CONFIG, None)
     assert source.tensors["wte.weight"].shape == (rows, 8)
     assert source.tensors["h.*.mlp.c_fc.weight"].shape == (2, 32, 8)
     assert {tensor.dtype for tensor in source.tensors.values()} == {dtype}

@@ -9,7 +9,6 @@ import pytest
 import npgpt
 from npgpt import Generator
 from npgpt.data import text
-from npgpt.data.tokenizer import encode
 from npgpt.inference.evaluate import batches
 
 LOSSES = {  # on The Verdict, split at 90 % of the characters, windows of 256
@@ -57,7 +56,7 @@ def test_the_embedding_of_the_first_token(small):
     ],
 )
 def test_the_likeliest_continuation(small, bpe, prompt, expected):
-    assert written(small, bpe, prompt, len(encode(bpe, expected))) == expected
+    assert written(small, bpe, prompt, len(bpe.encode(expected))) == expected
 
 
 def test_a_drawn_continuation(small, bpe):
@@ -70,7 +69,7 @@ def test_a_drawn_continuation(small, bpe):
 
 def written(model, bpe, prompt, count, **options):
     """Return the text that the model adds to a prompt."""
-    ids = list(npgpt.generate(model, encode(bpe, prompt), count, **options))
+    ids = list(npgpt.generate(model, bpe.encode(prompt), count, **options))
     return bpe.decode(ids)
 
 
@@ -79,7 +78,7 @@ def test_the_losses_on_the_verdict(name, data, bpe):
     model = pretrained(name)
     both = text.split(text.read(str(data / "the-verdict.txt")), 0.9)
     for part, expected in zip(both, LOSSES[name], strict=True):
-        tokens = np.asarray(encode(bpe, part), np.int64)
+        tokens = np.asarray(bpe.encode(part), np.int64)
         whole = (len(tokens) - 1) // 256 * 256 + 1  # the book has complete windows only
         losses = [model.evaluate(*batch) for batch in batches(tokens[:whole], 256, 2)]
         # float32 sums in another order than PyTorch's: the last digits of a mean of losses near 10
