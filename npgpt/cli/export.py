@@ -50,7 +50,7 @@ class Export:
             check_size(found, config)
             name = found.origin  # files that have GPT-2's vocabulary and merges are "gpt2"
         if self.to == "huggingface":
-            tree, eot_token = source.params("float32"), found and found.eot_token
+            tree, eot_token = source.params("float32"), None if found is None else found.eot_token
             huggingface.write_huggingface(
                 self.out, config, tree, name, dtype=self.dtype, eot_token=eot_token
             )

@@ -98,6 +98,7 @@ class RunDir:
         of a new run cannot be written, none is left.
         """
         self.settings, self.data_sha256 = settings, tokens.sha256
+        self.tokenizer = tokens.tokenizer
         derived: dict[str, Any] = {
             "parameters": trainer.model.size,
             "tokens_per_epoch": trainer.tokens_per_epoch,
@@ -128,7 +129,7 @@ class RunDir:
 
     def sample_text(self, step: int, epoch: int, tokens: list[int]) -> str:
         """Return one entry of samples.txt."""
-        decoded = self.tokens.tokenizer.decode(tokens, unknown=REPLACEMENT)
+        decoded = self.tokenizer.decode(tokens, unknown=REPLACEMENT)
         return f"--- epoch {epoch}, step {step}\n{decoded}\n"
 
     def add_evaluation(self, evaluation: Evaluation) -> None:
