@@ -78,8 +78,7 @@ class GPT:
         rng = seed if isinstance(seed, Generator) else Generator(seed, ops=ops)
         tree = params.zeros(config, dtype)
         draw(tree, config, rng)
-        self._hold(config, tree, ops)
-        self.tokenizer = tokenizer
+        self._hold(config, tree, ops, tokenizer)
 
     @classmethod
     def from_params(
@@ -115,14 +114,13 @@ class GPT:
         inputs.check_config(config)
         params.check(tree, config)
         self = cls.__new__(cls)
-        self._hold(config, tree, ops)
-        self.tokenizer = tokenizer
+        self._hold(config, tree, ops, tokenizer)
         return self
 
-    def _hold(self, config: Config, tree: Params, ops: Backend | str | None) -> None:
+    def _hold(self, config: Config, tree: Params, ops: Any, tokenizer: Any) -> None:
         dtype = "bfloat16" if quantize.is_quantized(tree) else "float32"
         self.ops = backends.get(ops, dtype=dtype, why="quantized matrices")
-        self.config, self.params = config, tree
+        self.config, self.params, self.tokenizer = config, tree, tokenizer
         self._workspace: Workspace | None = None
         self._has_warned = False
 
@@ -359,8 +357,9 @@ class GPT:
             ids = inputs.check_tokens(tokens, self.config)
             return trace.trace(self.params, ids, None, self.config, ops=self.ops)
         ids, labels = inputs.check_pair(tokens, targets, self.config)
-        g = self._space().take()
-        return trace.trace(self.params, ids, labels, self.config, g=g, ops=self.ops)
+        return trace.trace(
+            self.params, ids, labels, self.config, g=self._space().take(), ops=self.ops
+        )
 
     def save(self, path: str | Path) -> None:
         """Write config and parameters to an HDF5 file, completely or not at all.

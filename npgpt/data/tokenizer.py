@@ -176,6 +176,8 @@ class Model(Protocol):
     def config(self) -> Config: ...
     @property
     def tokenizer(self) -> TokenizerName | None: ...
+    @property
+    def path(self) -> Path | None: ...
 
 
 def tokenizer(name: str | Path | TokenizerFiles) -> Tokenizer:
@@ -209,8 +211,8 @@ def tokenizer_of(model: Model) -> Tokenizer:
     """Return the tokenizer of a model. Raise InputError if it is unknown, or too large for it."""
     if not is_known(model.tokenizer):
         raise InputError(
-            f"the tokenizer of this model is unknown: give --tokenizer {KINDS} (in Python, "
-            "model.tokenizer = npgpt.tokenizer(...).origin)"
+            f"the tokenizer of {model.path or 'this model'} is unknown: give --tokenizer {KINDS} "
+            "(in Python, model.tokenizer = npgpt.tokenizer(...).origin)"
         )
     found = tokenizer(model.tokenizer)
     check_size(found, model.config)

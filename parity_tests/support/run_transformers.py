@@ -91,6 +91,17 @@ def read(folder, found):
     np.savez(found, unexpected=np.array(unexpected, str), **arrays)
 
 
+def encode(folder, texts, found):
+    """Write the ids of texts, and the texts of these ids, as AutoTokenizer of a folder has them."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    decoded = [tokenizer.decode(one, clean_up_tokenization_spaces=False) for one in ids]
+    with open(found, "w") as opened:
+        json.dump({"ids": ids, "texts": decoded, "eos": tokenizer.eos_token_id}, opened)
+
+
 def defaults(file):
     """Write the values that a GPT-2's config.json may leave out."""
     from transformers import GPT2Config
@@ -100,4 +111,4 @@ def defaults(file):
 
 
 if __name__ == "__main__":
-    answer(save, save_tied, run, read, defaults)
+    answer(save, save_tied, run, read, encode, defaults)
