@@ -86,11 +86,11 @@ def test_generate_refuses(refused, run, flags, says):
     refused("generate --model run --prompt The", *flags.split(" "), says=says)
 
 
-def test_a_prompt_outside_the_vocabulary(refused):
+def test_a_vocabulary_smaller_than_the_tokenizers(refused):
     model = npgpt.GPT(npgpt.Config(vocab_size=100, context_length=8, n_layer=1, n_head=1, n_embd=4),
                       ops=ops, tokenizer="byte")  # fmt: skip
     model.save("model.h5")
-    says = "token id 122 is outside the vocabulary of 100 (0 to 99)"
+    says = "the tokenizer byte has 257 tokens, more than the model's vocabulary of 100"
     refused("generate --model model.h5 --prompt z", says=says)
     Path("z.txt").write_text("zz")
     refused("evaluate --model model.h5 --data z.txt", says=says)
@@ -178,7 +178,7 @@ def test_a_run_that_does_not_fit_is_not_resumed(refused, run, flags, says):
 def test_weights_that_do_not_fit_are_not_started_from(refused, run):
     says = "--n-layer 4 does not fit: run was made with 1"
     refused("train --data text.txt --init-from run --n-layer 4", says=says)
-    says = "--tokenizer gpt2 does not fit: run was made with byte"
+    says = "--tokenizer gpt2 does not fit: run/checkpoint.h5 was made with byte"
     refused("train --data text.txt --init-from run --tokenizer gpt2", says=says)
     npgpt.load("run/checkpoint.h5").save("model.h5")
     says = "model.h5 has a model but no training run: use --init-from to start a run from it"

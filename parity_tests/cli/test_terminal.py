@@ -61,7 +61,7 @@ def speaking(folder, char):
 def test_what_a_model_says(npgpt_, monkeypatch, samples):
     speaking("model", "\x1b")
     flags = "--max-new-tokens 3 --temperature 0 --prompt hi --num-samples"
-    line = f"generate --model model {flags} {samples}"
+    line = f"generate --model model --tokenizer byte {flags} {samples}"
     from npgpt.cli.main import main
 
     with monkeypatch.context() as patch:  # raw where no terminal obeys it

@@ -200,7 +200,7 @@ def test_inspect_names_the_tokenizer_and_where_it_was_found(npgpt_, folder):
 
 
 @pytest.mark.parametrize("command", ["generate --prompt x", "evaluate --data text.txt"])
-def test_an_unknown_tokenizer_is_asked_for(refused, command):
+def test_an_unknown_tokenizer_must_be_given(refused, command):
     source()
     refused(f"{command} --model bare", says="the tokenizer of bare is unknown: give --tokenizer")
     says = "unknown tokenizer 'gtp2'; expected gpt2, byte, a tokenizer.json, or a directory"
