@@ -17,6 +17,7 @@ from npgpt.model.gradients import LossCache, Workspace
 from npgpt.model.kv_cache import LayerCache
 from npgpt.model.params import Params
 from npgpt.rng import Generator
+from npgpt.weights import checkpoint
 from npgpt.weights.tokenizer_files import TokenizerName
 
 
@@ -357,9 +358,8 @@ class GPT:
             ids = inputs.check_tokens(tokens, self.config)
             return trace.trace(self.params, ids, None, self.config, ops=self.ops)
         ids, labels = inputs.check_pair(tokens, targets, self.config)
-        return trace.trace(
-            self.params, ids, labels, self.config, g=self._space().take(), ops=self.ops
-        )
+        g = self._space().take()
+        return trace.trace(self.params, ids, labels, self.config, g=g, ops=self.ops)
 
     def save(self, path: str | Path) -> None:
         """Write config and parameters to an HDF5 file, completely or not at all.
@@ -376,8 +376,6 @@ class GPT:
         RunError
             If the file cannot be written.
         """
-        from npgpt.weights import checkpoint  # here, because the HDF5 library is slow to import
-
         quantize.require_float(self.params)
         inputs.check_path(path)
         checkpoint.write(path, self)

@@ -118,7 +118,7 @@ def test_a_name_in_a_file_is_never_a_path(folder):
         model = npgpt.load("model.h5", ops=ops)
         assert model.tokenizer is None
         model.tokenizer = name
-        with pytest.raises(InputError, match="the tokenizer of model.h5 is unknown"):
+        with pytest.raises(InputError, match=r"the tokenizer of model\.h5 is unknown"):
             npgpt.evaluate(model, WORDS)
 
 

@@ -179,7 +179,8 @@ def test_three_dropout_rates_become_one_or_zero(tmp_path):
 
 @pytest.mark.parametrize(
     "says, tokenizer",
-    [({}, None), ({"npgpt_tokenizer": "byte"}, "byte"), ({"npgpt_tokenizer": "gpt2"}, "gpt2"), ({"npgpt_tokenizer": ["gpt2"]}, None),
+    [({}, None), ({"npgpt_tokenizer": "byte"}, "byte"), ({"npgpt_tokenizer": "gpt2"}, "gpt2"),
+     ({"npgpt_tokenizer": ["gpt2"]}, None),
      ({"npgpt_tokenizer": "klingon"}, None)],
 )  # fmt: skip
 def test_the_tokenizer(tmp_path, says, tokenizer):
