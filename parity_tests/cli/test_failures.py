@@ -1,5 +1,6 @@
 """Failures of a command under way: NaN, full disks, little memory, closed pipes."""
 
+import errno
 import json
 import os
 import re
@@ -96,6 +97,36 @@ def test_too_little_memory(refused, monkeypatch):
     monkeypatch.setattr("npgpt.model.params.zeros", greedy)
     says = "npgpt: not enough memory: Unable to allocate 8 TiB"
     refused("train --data text.txt --out run", *TINY, says=says, code=1)
+
+
+@pytest.mark.parametrize(
+    "code, status, says",
+    [
+        (errno.EIO, 1, "checkpoint.h5 cannot be read: Input/output error"),
+        (errno.ESTALE, 1, "checkpoint.h5 cannot be read: Stale file handle"),
+        (errno.EACCES, 2, "checkpoint.h5 cannot be read: Permission denied"),
+        (errno.ENOMEM, 1, "not enough memory"),
+    ],
+)
+@pytest.mark.parametrize(
+    "line", ["inspect run", "export --model run --out x", "train --resume run"]
+)
+def test_a_file_that_cannot_be_read(refused, run, monkeypatch, line, code, status, says):
+    def fail(path):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("npgpt.weights.mapped.open_regular", fail)
+    refused(line, says=says, code=status)
+
+
+def test_an_error_of_the_disk_that_no_reader_expects(refused, run, monkeypatch):
+    def fail(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(os, "scandir", fail)
+    refused("inspect run", says="npgpt: run cannot be read: Input/output error", code=1)
+    monkeypatch.setattr("npgpt.cli.inspect.resolve", fail)
+    refused("inspect run", says="npgpt: run: Input/output error", code=1)
 
 
 GENERATE = ["-m", "npgpt", "generate", "--model", "run", "--prompt"]

@@ -1,6 +1,8 @@
 """Several runs at once, and runs that were killed: every one has a directory of its own."""
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -70,9 +72,38 @@ def test_a_run_under_way_is_not_resumed(refused, run):
     assert not Path("run", LOCK).exists()
 
 
+@POSIX_ONLY
+@pytest.mark.parametrize("kind", ["a pipe", "a directory"])
+def test_a_lock_that_is_no_file(refused, run, kind):
+    (os.mkfifo if kind == "a pipe" else os.mkdir)(f"run/{LOCK}")
+    says = f"npgpt: run/{LOCK} cannot be locked: it is {kind}, not a file"
+    refused("train --resume run --epochs 3", says=says)
+
+
 def test_two_new_runs_in_one_directory():
     with new_run_dir(Path("run"), "tiny"), pytest.raises(RunError, match="another process"):
         new_run_dir(Path("run"), "tiny").__enter__()
+
+
+@pytest.mark.parametrize("name", sorted(FILES - {"config.json", "checkpoint.h5"}))
+def test_a_file_of_the_same_name_is_not_overwritten(refused, name):
+    Path("run").mkdir()
+    Path("run", name).write_text("another program's")
+    says = f"npgpt: run/{name} already exists: choose another --out"
+    refused("train --data text.txt --ops numpy --out run", *TINY, says=says)
+
+
+def test_a_new_run_that_cannot_be_written_leaves_nothing(refused, monkeypatch):
+    def full(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("npgpt.training.run_dir.sync_file", full)
+    says = "No space left on device; nothing was written; the new run was removed"
+    refused(" ".join(NUMPY), "--out", "run", says=says, code=1)
+    assert not Path("run").exists()
+    Path("run").mkdir()
+    refused(" ".join(NUMPY), "--out", "run", says=says, code=1)
+    assert list(Path("run").iterdir()) == []
 
 
 def test_only_temporary_files_of_a_killed_run_are_removed(npgpt_):

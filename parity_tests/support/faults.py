@@ -5,17 +5,12 @@
 lets every operation of every scenario fail, once and for good, with every error, and checks what
 the command said and left. Then the command runs again, on a disk that works, and must end with the
 same bits as one that never failed. parity_tests/cli/test_faults.py runs a part of it.
-
-The operations are those of Python: `os.write`, `os.fsync`, `open` and so on are replaced. The HDF5
-library writes through a Python file object, so that its writes are among them.
 """
 
-import builtins
 import contextlib
 import errno
 import io
 import json
-import mmap
 import os
 import re
 import sys
@@ -23,134 +18,12 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-OPERATIONS = {  # the functions that are replaced, by the kind of operation
-    "write": ["write"], "sync": ["fsync"], "rename": ["replace", "rename"], "open": ["open"],
-    "mkdir": ["mkdir"], "delete": ["unlink", "remove", "rmdir"], "truncate": ["ftruncate"],
-}  # fmt: skip
-ERRORS = {
-    "write": (errno.ENOSPC, errno.EIO), "sync": (errno.EIO, errno.ENOSPC),
-    "rename": (errno.EIO, errno.EACCES), "open": (errno.EACCES, errno.EIO, errno.ENOMEM),
-    "mmap": (errno.ENOMEM, errno.EACCES), "mkdir": (errno.ENOSPC, errno.EIO),
-    "delete": (errno.EIO,), "truncate": (errno.EIO,), "read": (errno.EIO,),
-}  # fmt: skip
-
-
-@dataclass
-class Faults:
-    """Let the `number`-th operation of a kind fail, in the files below `root`; count all of them.
-
-    `forever`: all later ones of this kind fail too; after EIO all of any kind, as on a dead disk.
-    """
-
-    root: Path
-    kind: str = ""
-    number: int = 0
-    code: int = 0
-    forever: bool = False
-    counts: Counter = field(default_factory=Counter)
-    before: dict[str, bytes] | None = None  # the files when the first operation failed
-    busy: bool = False
-
-    def check(self, kind: str, path: Any) -> None:
-        """Count an operation on a path or descriptor. Raise OSError if it is to fail."""
-        if self.busy or not self.is_below(path):
-            return
-        self.counts[kind] += 1
-        dead = self.forever and self.before is not None
-        dead &= self.code == errno.EIO or kind == self.kind
-        if not dead and (kind, self.counts[kind]) != (self.kind, self.number):
-            return
-        if self.before is None:
-            self.busy = True
-            self.before, self.busy = contents(self.root), False
-        raise OSError(self.code, os.strerror(self.code), None if isinstance(path, int) else path)
-
-    def is_below(self, path: Any) -> bool:
-        """Return True if a path, or the file of a descriptor, is below the root."""
-        if isinstance(path, int):
-            try:
-                path = os.readlink(f"/proc/self/fd/{path}")
-            except OSError:
-                return False
-        return os.path.abspath(os.fspath(path)).startswith(f"{self.root}{os.sep}")
-
-    @contextlib.contextmanager
-    def installed(self) -> Iterator["Faults"]:
-        """Replace Python's functions for the length of the block."""
-        with contextlib.ExitStack() as stack:
-            for kind, names in OPERATIONS.items():
-                for name in names:
-                    stack.enter_context(mock.patch.object(os, name, self.failing(kind, name)))
-            stack.enter_context(mock.patch.object(mmap, "mmap", self.map_file))
-            for module in (io, builtins):
-                stack.enter_context(mock.patch.object(module, "open", self.open_file))
-            yield self
-
-    def failing(self, kind: str, name: str) -> Callable[..., Any]:
-        """Return the function of `os` with this name that may fail."""
-        function = getattr(os, name)
-
-        def call(path: Any, *args: Any, **kwargs: Any) -> Any:
-            try:
-                self.check(kind, path)
-            except OSError:
-                if kind == "write":  # a disk that fills up takes a part first
-                    function(path, memoryview(args[0]).cast("B")[: len(args[0]) // 2])
-                raise
-            return function(path, *args, **kwargs)
-
-        return call
-
-    def map_file(self, handle: int, *args: Any, **kwargs: Any) -> Any:
-        """`mmap.mmap` that may fail."""
-        self.check("mmap", handle)
-        return MMAP(handle, *args, **kwargs)
-
-    def open_file(self, file: Any, mode: str = "r", buffering: int = -1, *text: Any,
-                  closefd: bool = True, opener: Any = None, **options: Any) -> Any:  # fmt: skip
-        """`open` whose result may fail to write and to read."""
-        if self.busy or not self.is_below(file):
-            return OPEN(file, mode, buffering, *text, closefd=closefd, opener=opener, **options)
-        if opener is None and not isinstance(file, int):
-            self.check("open", file)
-        raw = FailingFile(file, mode.replace("b", "").replace("t", ""), closefd, opener)
-        raw.faults = self
-        kinds = {"r": io.BufferedReader, "+": io.BufferedRandom}
-        kind = next((kind for key, kind in kinds.items() if key in mode), io.BufferedWriter)
-        buffered = kind(raw, BUFFER)
-        return buffered if "b" in mode else io.TextIOWrapper(buffered, *text, **options)
-
-
-class FailingFile(io.FileIO):
-    """A file whose reads and writes may fail."""
-
-    faults: Faults
-
-    def write(self, data: Any) -> int:
-        return os.write(self.fileno(), data)
-
-    def readinto(self, buffer: Any) -> int:
-        self.faults.check("read", self.fileno())
-        return super().readinto(buffer)
-
-    def readall(self) -> bytes:
-        self.faults.check("read", self.fileno())
-        return super().readall()
-
-
-OPEN, MMAP = open, mmap.mmap
-BUFFER = 2048  # bytes, so that small files are written in several parts too
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    """Return the bytes of every file below a directory, by its path from there."""
-    files = (path for path in root.rglob("*") if path.is_file())
-    return {str(path.relative_to(root)): path.read_bytes() for path in files}
+from parity_tests.support.failing_disk import ERRORS, Faults, contents
 
 
 def parts(root: Path) -> list[str]:
