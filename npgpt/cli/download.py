@@ -10,6 +10,8 @@ import tyro
 
 from npgpt.cli.common import default
 from npgpt.system.console import make_bar
+from npgpt.system.shell import npgpt_command
+from npgpt.system.terminal import printable_line
 
 
 @dataclass(kw_only=True)
@@ -40,9 +42,9 @@ class Download:
             directory = gpt2.download_model(
                 self.name, source=self.source, to=self.to, check=check, progress=bar.show
             )
-        print(directory)
+        print(printable_line(str(directory)))
         model = self.name if self.to is None else directory
-        print(f'Next: npgpt generate --model {model} --prompt "Every effort moves you"')
+        print("Next:", npgpt_command("generate", model=model, prompt="Every effort moves you"))
         return 0
 
 

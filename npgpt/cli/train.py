@@ -14,6 +14,7 @@ from npgpt.cli.signals import StopRequest
 from npgpt.cli.train_flags import RunFlags
 from npgpt.config import RunConfig
 from npgpt.errors import RunError
+from npgpt.system.shell import npgpt_command
 from npgpt.system.streams import keep_unshown
 from npgpt.system.terminal import MAX_ERROR, printable_line
 
@@ -88,10 +89,13 @@ class Train:
             tokens = dataset.read_tokens(self.settings, tokenizer_of(model))
             return tokens, run.resume(self.settings, tokens, model, saved)
         tokens = dataset.read_tokens(self.settings)
+        if resumed:
+            run.require_same_text(self.settings, tokens, run_state.read_data_sha256(resumed))
         if self.settings.init_from is None:  # the first kernels to run draw the parameters
             self.compile(self.settings.init)
-        if self.resume:
-            print(f"{resumed} has no checkpoint: its run starts from the beginning")
+        if resumed:
+            name = printable_line(str(resumed))
+            print(f"{name} has no checkpoint: its run starts from the beginning")
         return tokens, run.start(self.settings, tokens)
 
     def finish(
@@ -102,9 +106,13 @@ class Train:
         from npgpt.training.progress_bar import ProgressBar
 
         path = directory.path
+        name = printable_line(str(path))
         progress = trainer.progress
         with ProgressBar(trainer.total_steps, tokens.tokenizer, done=progress.step) as bar:
-            bar.print(describe(trainer, tokens, path))
+            bar.print(describe(trainer, tokens, name))
+            if progress.step >= trainer.total_steps:
+                more = npgpt_command("train", resume=path, epochs="N")
+                bar.print(f"This run is finished. To train for more epochs: {more}")
             try:
                 interrupted = self.follow(trainer, directory, bar, stop)
             except RunError as error:
@@ -113,12 +121,13 @@ class Train:
                 raise RunError(f"{error}{last_checkpoint(path)}") from None
         plot(directory, trainer)
         if interrupted:
-            print(f"Stopped after step {progress.step - 1}; the checkpoint is saved in {path}")
-            print(f"Resume with: npgpt train --resume {path}")
+            print(f"Stopped after step {progress.step - 1}; the checkpoint is saved in {name}")
+            print("Resume with:", npgpt_command("train", resume=path))
             return stop.exit_status
-        for name, content in run_dir.CONTENTS.items():
-            print(f"{path / name!s:<32} {content}")
-        print(f'Next: npgpt generate --model {path} --prompt "{self.settings.training.prompt}"')
+        for file, content in run_dir.CONTENTS.items():
+            print(f"{printable_line(str(path / file)):<32} {content}")
+        prompt = self.settings.training.prompt
+        print("Next:", npgpt_command("generate", model=path, prompt=prompt))
         return 0
 
     def compile(self, scheme: str | None = None) -> None:
@@ -166,13 +175,13 @@ def plot(directory: "RunDir", trainer: "Trainer") -> None:
         directory.log(f"{line}\n")
 
 
-def describe(trainer: "Trainer", tokens: "Tokens", path: Path) -> str:
+def describe(trainer: "Trainer", tokens: "Tokens", name: str) -> str:
     """Return the first line of a run's output."""
     model, c = trainer.model, trainer.model.config
     return (
         f"{model.size:,} parameters (layers {c.n_layer}, heads {c.n_head}, embedding {c.n_embd}, "
         f"context {c.context_length}); {len(tokens.train):,} training tokens, "
-        f"{len(tokens.val):,} validation tokens; {trainer.total_steps} steps; output in {path}"
+        f"{len(tokens.val):,} validation tokens; {trainer.total_steps} steps; output in {name}"
     )
 
 

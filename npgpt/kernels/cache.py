@@ -8,7 +8,6 @@ from. Machine code of an earlier state is never loaded.
 import contextlib
 import hashlib
 import os
-import shlex
 import shutil
 import stat
 import tempfile
@@ -24,6 +23,7 @@ import numba
 
 from npgpt.errors import KernelCacheWarning
 from npgpt.kernels.cpu import FEATURES
+from npgpt.system.shell import quote
 
 PACKAGE = Path(__file__).parents[1]
 # all kernels, and the files from which they take constants
@@ -78,7 +78,7 @@ def who_else_writes(path: Path, *, sticky: bool = False) -> str:
     shared = status.st_mode & stat.S_IWOTH
     shared |= status.st_mode & stat.S_IWGRP and status.st_gid != os.getegid()
     if shared and not (sticky and status.st_mode & stat.S_ISVTX):
-        return f"others may write to it. Use chmod go-w {shlex.quote(str(path))}, and empty it"
+        return f"others may write to it. Use chmod go-w {quote(path)}, and empty it"
     return ""
 
 

@@ -1,6 +1,5 @@
 """The error for a result that is nan or infinite: it names the parameters that cause it."""
 
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ from npgpt.arrays import Array
 from npgpt.errors import RunError
 from npgpt.model.params import Params, named
 from npgpt.quantized_matrix import QuantizedMatrix, slices, widen
+from npgpt.system.shell import npgpt_command
 
 
 def ignore_overflow() -> np.errstate:
@@ -19,7 +19,7 @@ def ignore_overflow() -> np.errstate:
 def error(what: str, parameters: Params, path: Path | None) -> RunError:
     """Return the error for `what` ("the loss is nan"). `path`: the file of the parameters."""
     names = [name for name, leaf in named(parameters) if not is_finite(leaf)]
-    inspect = f"npgpt inspect {shlex.quote(str(path)) if path else 'FILE'}"
+    inspect = npgpt_command("inspect", path or Path("FILE"))
     if not names:
         return RunError(
             f"{what}, although all parameters are finite: they are so large that the computation "

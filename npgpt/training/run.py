@@ -80,11 +80,7 @@ def resume(
     settings: RunConfig, tokens: Tokens, model: GPT, saved: checkpoint.TrainingState
 ) -> Trainer:
     """Return the Trainer of a saved run. It continues bit for bit like one never interrupted."""
-    if tokens.sha256 != saved.state["data_sha256"]:
-        raise InputError(
-            f"the text {settings.data} is not the one this run was trained on: "
-            f"its tokens hash to {tokens.sha256[:12]}, not {saved.state['data_sha256'][:12]}"
-        )
+    require_same_text(settings, tokens, saved.state["data_sha256"])
     rng = Generator.from_state(saved.random_state, ops=model.ops)
     order = saved.order if saved.order.size else None
     progress = Progress(**saved.state["progress"], order=order)
@@ -101,3 +97,12 @@ def resume(
     trainer.optimizer.m, trainer.optimizer.v = saved.m, saved.v
     trainer.optimizer.steps = progress.step
     return trainer
+
+
+def require_same_text(settings: RunConfig, tokens: Tokens, data_sha256: str) -> None:
+    """Raise InputError unless `data_sha256` is the digest of the tokens."""
+    if tokens.sha256 != data_sha256:
+        raise InputError(
+            f"the text {settings.data} is not the one this run was trained on: "
+            f"its tokens hash to {tokens.sha256[:12]}, not {data_sha256[:12]}"
+        )

@@ -17,6 +17,7 @@ from npgpt.model.finite import is_finite
 from npgpt.model.params import named
 from npgpt.system.atomic import TEMPORARY, append, atomic_write, make_directory, remove, sync_file
 from npgpt.system.files import file_lock, os_error
+from npgpt.system.shell import option
 from npgpt.training import run_state
 from npgpt.training.curve import make_curve
 from npgpt.training.events import Evaluation, Sample
@@ -55,7 +56,7 @@ class RunDir:
         if any(os.path.lexists(self.path / name) for name in ("config.json", CHECKPOINT)):
             raise InputError(
                 f"{self.path} already holds a run: choose another --out, "
-                f"or resume it with --resume {self.path}"
+                f"or resume it with {option('resume', self.path)}"
             )
         for name in CONTENTS:
             if os.path.lexists(self.path / name):

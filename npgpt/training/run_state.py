@@ -81,6 +81,14 @@ def read_config(file: Path) -> RunConfig:
         ) from None
 
 
+def read_data_sha256(path: Path) -> str:
+    """Return the digest of the tokens in the config.json of a run that has no checkpoint."""
+    digest = read_json_object(path / CONFIG).get("data_sha256")
+    if not isinstance(digest, str):
+        raise WeightFileError(f"{path / CONFIG}: data_sha256 is {short(digest)}, but must be text")
+    return digest
+
+
 def to_settings(values: dict[str, Any]) -> RunConfig:
     """Return the settings that `dataclasses.asdict` gave."""
     parts = {"config": Config(**values["config"]), "training": TrainingConfig(**values["training"])}

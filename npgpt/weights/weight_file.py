@@ -1,7 +1,6 @@
 """The common result of every reader: a config and the location of each parameter in a file."""
 
 import dataclasses
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from npgpt.errors import InputError, WeightFileError
 from npgpt.model import params, quantize
 from npgpt.model.params import Params
 from npgpt.quantized_matrix import QuantizedMatrix
+from npgpt.system.shell import npgpt_command
 from npgpt.weights.mapped import BFLOAT16, MappedTensor, short
 from npgpt.weights.strict_json import parse_json
 from npgpt.weights.tokenizer_files import TokenizerName
@@ -76,7 +76,7 @@ class WeightFile:
         try:
             found = quantize.quantize_parameter(name, self.array(name), weights)
         except InputError as error:
-            see = f"See npgpt inspect {shlex.quote(str(self.path))}"
+            see = f"See {npgpt_command('inspect', self.path)}"
             raise InputError(f"{self.path}: {name}: {error}. {see}") from None
         stored.file.drop_pages(stored.start, stored.start + stored.nbytes)
         return found

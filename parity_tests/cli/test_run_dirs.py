@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from npgpt.errors import RunError
 from npgpt.training.run_dir import LOCK, RunDir, new_run_dir
 from parity_tests.support.processes import LONG, started
-from parity_tests.support.runs import FILES, POSIX_ONLY, TINY, final, on_disk
+from parity_tests.support.runs import FILES, POSIX_ONLY, TEXT, TINY, final, on_disk
 
 NUMPY = [*"train --data text.txt --ops numpy".split(), *TINY]
 
@@ -131,6 +132,14 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(npgpt_, refused):
     killed_before_the_first_checkpoint("--out", "run", "--steps", "3", "--seed", "7")
     refused("train --data text.txt --out run", says="resume it with --resume run")
     refused("train --resume run --lr 1", says="--lr 1.0 does not fit: run was made with")
+    Path("other.txt").write_text(TEXT.upper())
+    says = "the text other.txt is not the one this run was trained on"
+    assert says in npgpt_("train --resume run --data other.txt", code=2).err
+    config = Path("run/config.json").read_text()
+    Path("run/config.json").write_text(re.sub(r'"data_sha256": "\w+"', '"data_sha256": 3', config))
+    says = "config.json: data_sha256 is 3, but must be text"
+    assert says in npgpt_("train --resume run", code=2).err
+    Path("run/config.json").write_text(config)
     said = npgpt_("train --resume run")
     assert said.out.startswith("run has no checkpoint: its run starts from the beginning\n")
     assert final("run") == final("whole")

@@ -9,6 +9,7 @@ import matplotlib.image
 import pytest
 
 import npgpt
+from npgpt.system.shell import npgpt_command
 from parity_tests.support.runs import FILES, TINY, lines
 
 # A run and its folder
@@ -62,7 +63,8 @@ def test_train_says_what_it_does_and_where_everything_is(run):
     assert sum(line.startswith("The lighthouse") for line in said) == 2
     for name in FILES:
         assert any(line.startswith(f"run/{name} ") for line in said), name
-    assert said[-1] == 'Next: npgpt generate --model run --prompt "The lighthouse"'
+    command = npgpt_command("generate", model="run", prompt="The lighthouse")
+    assert said[-1] == f"Next: {command}"
 
 
 def test_runs_are_numbered_and_the_newest_is_the_default(npgpt_):

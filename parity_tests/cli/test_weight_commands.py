@@ -11,6 +11,7 @@ from npgpt.cli.main import main
 from npgpt.inference.evaluate import batches
 from npgpt.model.params import named
 from npgpt.parity import compare
+from npgpt.system.shell import npgpt_command
 from npgpt.weights import formats, huggingface, safetensors
 from npgpt.weights.safetensors import TensorStream
 from npgpt.weights.statistics import statistics
@@ -327,7 +328,7 @@ def test_download_verifies_and_names_the_next_command(npgpt_, model, monkeypatch
     said = npgpt_("download gpt2-small --to there").out
     assert said == (
         "there\nmodel.bin (10.0 MB)\nthere\n"
-        'Next: npgpt generate --model there --prompt "Every effort moves you"\n'
+        f"Next: {npgpt_command('generate', model='there', prompt='Every effort moves you')}\n"
     )
 
 
