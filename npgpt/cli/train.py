@@ -111,8 +111,9 @@ class Train:
         with ProgressBar(trainer.total_steps, tokens.tokenizer, done=progress.step) as bar:
             bar.print(describe(trainer, tokens, name))
             if progress.step >= trainer.total_steps:
-                more = npgpt_command("train", resume=path, epochs="N")
-                bar.print(f"This run is finished. To train for more epochs: {more}")
+                unit = "epochs" if self.settings.training.steps is None else "steps"
+                more = npgpt_command("train", resume=path, **{unit: "N"})
+                bar.print(f"This run is finished. To train for more {unit}: {more}")
             try:
                 interrupted = self.follow(trainer, directory, bar, stop)
             except RunError as error:

@@ -65,7 +65,9 @@ def test_resuming_from_another_folder_and_into_another(npgpt_, run, monkeypatch)
 
 def test_a_finished_run_has_nothing_to_do_and_more_epochs_give_more(npgpt_, run):
     before = final("run")
-    npgpt_("train --resume run")
+    said = npgpt_("train --resume run").out
+    more = "To train for more epochs: npgpt train --resume run --epochs N\n"
+    assert f"\nThis run is finished. {more}" in said
     assert final("run") == before
     npgpt_("train --resume run --epochs 3")
     assert final("run")[1]["step"] == 33

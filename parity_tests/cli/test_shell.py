@@ -50,9 +50,9 @@ def test_the_lines_that_train_prints_are_run(npgpt_, monkeypatch, name):
     assert npgpt_(command[0], *command[1:], "--max-new-tokens", "0").out == "-The 'lamp'\n"
     assert main(["train", *train, f"--out={name}"]) == 2
     said = npgpt_("train", f"--resume=./{name}").out
-    assert "\nThis run is finished. To train for more epochs: npgpt train --resume " in said
-    line = said.split("epochs: npgpt ")[1].split("\n")[0]
-    more = words(line.replace("--epochs N", "--steps 3"))
+    assert "\nThis run is finished. To train for more steps: npgpt train --resume " in said
+    line = said.split("steps: npgpt ")[1].split("\n")[0]
+    more = words(line.replace("--steps N", "--steps 3"))
     npgpt_(more[0], *more[1:])
     assert final(name)[1]["step"] == 3
 
