@@ -43,6 +43,7 @@ def get(
         If `ops` is not a backend, or cannot compute with `dtype`.
     """
     env_vars.set_defaults()  # before Numba is imported
+    env_vars.check_numba()
     bfloat16 = isinstance(dtype, str) and dtype == "bfloat16"
     if ops is None or (bfloat16 and isinstance(ops, str) and ops == "fused"):
         ops = "mixed" if bfloat16 else "fused"

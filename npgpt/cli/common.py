@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 import tyro
 
+from npgpt.system import env_vars
+
 if TYPE_CHECKING:
     from npgpt.data.tokenizer import Tokenizer
     from npgpt.gpt import GPT
@@ -67,6 +69,7 @@ def announce_compilation(ops: str = "fused") -> Iterator[None]:
     if ops != "fused":
         yield
         return
+    env_vars.check_numba()
     try:
         from numba.core import event  # not documented: without it nothing is announced
     except ImportError:

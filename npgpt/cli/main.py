@@ -25,6 +25,7 @@ from npgpt.cli.signals import INTERRUPTED
 from npgpt.cli.train import Train
 from npgpt.cli.train_flags import RunFlags, check_flags, train_defaults
 from npgpt.errors import InputError, KernelCacheWarning, RunError, WeightFileWarning
+from npgpt.system import memory
 from npgpt.system.console import help_output
 from npgpt.system.streams import OutputError, checked_output
 from npgpt.system.terminal import MAX_ERROR, printable_line
@@ -69,18 +70,19 @@ def run(arguments: Sequence[str]) -> int:
                 warnings.simplefilter("default", category)
             warnings.showwarning = functools.partial(show_warning, warnings.showwarning)
             return parse(arguments).run()
-    except InputError as error:
-        return fail(error, 2)
-    except RunError as error:
-        return fail(error, 1)
-    except MemoryError as error:
-        return fail(f"not enough memory: {error or 'smaller numbers need less'}", 1)
-    except OSError as error:  # of a disk that fails
-        if error.errno == errno.ENOMEM:
-            return fail("not enough memory: smaller numbers need less", 1)
-        return fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except (SystemExit, OutputError):
+        raise
+    except BaseException as error:  # a panic of the tokenizer's Rust code is no Exception
+        cause = memory.find_cause(error)
+        if memory.is_shortage(cause):
+            return fail(memory.describe(cause), 1)
+        if isinstance(cause, InputError | RunError):
+            return fail(cause, 2 if isinstance(cause, InputError) else 1)
+        if isinstance(error, OSError):  # of a disk that fails
+            return fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+        raise
 
 
 def fail(error: Exception | str, status: int) -> int:

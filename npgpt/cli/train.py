@@ -14,6 +14,7 @@ from npgpt.cli.signals import StopRequest
 from npgpt.cli.train_flags import RunFlags
 from npgpt.config import RunConfig
 from npgpt.errors import RunError
+from npgpt.system import memory
 from npgpt.system.shell import npgpt_command
 from npgpt.system.streams import keep_unshown
 from npgpt.system.terminal import MAX_ERROR, printable_line
@@ -116,10 +117,11 @@ class Train:
                 bar.print(f"This run is finished. To train for more {unit}: {more}")
             try:
                 interrupted = self.follow(trainer, directory, bar, stop)
-            except RunError as error:
-                with contextlib.suppress(RunError):  # one error is enough
+            except (RunError, MemoryError) as error:
+                with contextlib.suppress(RunError, MemoryError):  # one error is enough
                     directory.plot(trainer)
-                raise RunError(f"{error}{last_checkpoint(path)}") from None
+                said = memory.describe(error) if isinstance(error, MemoryError) else error
+                raise RunError(f"{said}{last_checkpoint(path)}") from None
         plot(directory, trainer)
         if interrupted:
             print(f"Stopped after step {progress.step - 1}; the checkpoint is saved in {name}")

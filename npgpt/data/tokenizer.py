@@ -14,6 +14,7 @@ from npgpt.data import gpt2_bpe
 from npgpt.data.gpt2_bpe import END_OF_TEXT
 from npgpt.data.tokenizer_choice import KINDS, find, is_known
 from npgpt.errors import DownloadError, InputError
+from npgpt.system import memory
 from npgpt.weights.tokenizer_files import TokenizerFiles, TokenizerName
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Tokenizer:
         """
         if not isinstance(text, str):
             raise InputError(f"text must be a string, not {text!r:.60}")
+        memory.require(memory.TO_TOKENIZE // 4 + 16 * len(text), "encode a text")
         with library_errors(f"the tokenizer {self}"):
             return self._encode(text)
 
@@ -203,6 +205,7 @@ def tokenizer(name: str | Path | TokenizerFiles) -> Tokenizer:
     DownloadError
         If the file of GPT-2's tokenizer cannot be downloaded.
     """
+    memory.require(memory.TO_TOKENIZE, "make a tokenizer")
     origin = find(name)
     return build(origin) if isinstance(origin, TokenizerFiles) else named(origin)
 

@@ -16,7 +16,6 @@ threads.
 import math
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from npgpt.arrays import Array, rows
@@ -25,6 +24,7 @@ from npgpt.kernels import buffer_pool
 from npgpt.kernels.cpu import BYTES
 from npgpt.kernels.gemm_microkernel import LEFT, MR, VECTORS, microkernel
 from npgpt.kernels.jit import inner, njit
+from npgpt.kernels.launch import num_threads
 from npgpt.kernels.math import exp
 from npgpt.kernels.packing import multiply_panels, pack_across, pack_along, right_width, steps_of
 from npgpt.kernels.parallel import in_parallel
@@ -106,7 +106,7 @@ def acquire(panels, qkv: Array, n_head: int) -> list[Array]:
     B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     width = VECTORS * BYTES // qkv.itemsize
     S, D = (-(-T // width) | 1) * width, -(-C // n_head // width) * width
-    tasks = min(B * n_head, numba.get_num_threads())
+    tasks = min(B * n_head, num_threads())
     shapes = (tasks, 5, (S + MR) * D), (tasks, 2, (S + MR) * D), (tasks, 2, QUERIES, S)
     workspace = buffer_pool.acquire(sum(map(math.prod, shapes)), qkv.dtype)
     parts, first = [], 0

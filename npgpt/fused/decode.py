@@ -12,13 +12,13 @@ adds up. PARTS is fixed, so the bits do not depend on the number of threads.
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from npgpt.arrays import LINE, Array, rows
 from npgpt.fused.layernorm import EPS
 from npgpt.kernels.gemv import multiply_rows_then
 from npgpt.kernels.jit import inner, njit
+from npgpt.kernels.launch import num_threads
 from npgpt.kernels.parallel import in_parallel
 from npgpt.kernels.pointers import address, array_at, prefetch_at
 from npgpt.kernels.row_ops import attend_cached, gelu_denominator, layernorm_row
@@ -72,7 +72,7 @@ def forward_with(matrix, x: Array, blocks, n_head: int, past, out: Array | None)
             f"all layers must have the same number of cached positions, not {sorted(starts)}"
         )
     caches = np.array([[address(layer.k, x.dtype), address(layer.v, x.dtype)] for layer in past])
-    out, threads = np.empty_like(x) if out is None else out, numba.get_num_threads()
+    out, threads = np.empty_like(x) if out is None else out, num_threads()
     stream, qkv, h, added = (
         np.empty(shape, x.dtype) for shape in
         ((2 * L, B, C), (PARTS, B, 3 * C), (PARTS, B, 4 * C), (2, PARTS, B, C))

@@ -9,7 +9,6 @@ fastmath, and every FMA is explicit. All threads draw large arrays of float32 an
 
 import math
 
-import numba
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
@@ -17,6 +16,7 @@ from npgpt.arrays import Array
 from npgpt.kernels import parallel_rng
 from npgpt.kernels.box_muller import box_muller64
 from npgpt.kernels.jit import exact_njit
+from npgpt.kernels.launch import num_threads
 from npgpt.kernels.math import fma
 from npgpt.kernels.mt19937 import BLOCK, BUFFER, next_pairs, next_words, pair, u53
 from npgpt.ops.random import Engine, seed
@@ -129,7 +129,7 @@ def randperm(engine: Engine, *, out: Array) -> Array:
 def run(kernel, engine: Engine, size: int, *arguments) -> None:
     """Draw `size` numbers with a kernel of kernels/parallel_rng.py, on all threads if it pays."""
     start, counter = Engine(*(array.copy() for array in engine)), np.zeros(1, np.int64)
-    threads = numba.get_num_threads() if size >= LARGE else 1
+    threads = num_threads() if size >= LARGE else 1
     kernel(threads, start, engine, counter, *arguments)
 
 

@@ -20,6 +20,8 @@ from pathlib import Path
 from numba.core.caching import FunctionCache
 from numba.core.serialize import dumps
 
+from npgpt.system import memory
+
 DIGEST = 32  # bytes
 
 
@@ -34,6 +36,14 @@ class KernelCache(FunctionCache):
         if not hasattr(self, "_cache_file"):
             raise AttributeError("_cache_file")  # or it would be ignored
         self._cache_file = KernelFiles(function, Path(self.cache_path), state)
+
+    def load_overload(self, sig, target_context):
+        """Load a compiled kernel; None if it must be compiled."""
+        memory.require(memory.TO_LOAD, "load a kernel")
+        found = super().load_overload(sig, target_context)
+        if found is None:
+            memory.require(memory.TO_COMPILE, "compile a kernel")
+        return found
 
     def save_overload(self, sig, data):
         """Save a compiled kernel, unless the disk is full or was made read-only."""

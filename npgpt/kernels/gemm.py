@@ -16,7 +16,6 @@ Every sum adds its terms in the same order, so the bits do not depend on the num
 product with at most FEW rows, as in generation, is bound by reading `b`: nothing is packed.
 """
 
-import numba
 import numpy as np
 
 from npgpt.arrays import LINE, Array
@@ -25,6 +24,7 @@ from npgpt.kernels.cpu import BYTES
 from npgpt.kernels.gemm_microkernel import LEFT, MR, VECTORS
 from npgpt.kernels.gemv import multiply_rows, multiply_rows_transposed
 from npgpt.kernels.jit import inner, njit
+from npgpt.kernels.launch import num_threads
 from npgpt.kernels.packing import multiply_panels, pack, right_width, steps_of
 from npgpt.kernels.parallel import in_parallel
 from npgpt.kernels.simd import fence
@@ -59,7 +59,7 @@ def matmul(
         _few_rows(a, b, b_transposed, bias, beta, PARTS, parts, out)
         return out
     pair = 2 if panels == np.uint32 else 1
-    threads, left_panels = numba.get_num_threads(), -(-min(M, MC) // MR)
+    threads, left_panels = num_threads(), -(-min(M, MC) // MR)
     left_size = left_panels * -(-min(K, K_PACKED) // pair) * LEFT
     right_size = RIGHT_PANELS * -(-KC // pair) * VECTORS * BYTES // panels.itemsize
     workspace = buffer_pool.acquire(left_size + threads * right_size, panels)

@@ -8,11 +8,15 @@ layer `workqueue`, only one loop of a process may run at a time.
 import ctypes
 import os
 import sys
+import threading
+from functools import cache
 
 import numba
 from llvmlite import binding, ir
 from numba import types
 from numba.extending import intrinsic
+
+from npgpt.errors import InputError, RunError
 
 # Two words that machine code finds by the name of a symbol, also when it comes from the cache.
 state = (ctypes.c_int64 * 2)()
@@ -32,9 +36,42 @@ def new_lock() -> int:
     return allocate()
 
 
+@cache
+def probe_threads() -> None:
+    """Raise RunError unless threads can be started: OpenMP would end the process."""
+    hold, started, count = threading.Event(), [], numba.config.NUMBA_NUM_THREADS
+    try:
+        for _ in range(count - 1):
+            thread = threading.Thread(target=hold.wait, daemon=True)
+            thread.start()
+            started.append(thread)
+    except (RuntimeError, MemoryError):
+        raise RunError(
+            f"not enough memory, or too low a limit of processes, for {count} threads: "
+            "set NUMBA_NUM_THREADS to a lower number"
+        ) from None
+    finally:
+        hold.set()
+        for thread in started:
+            thread.join()
+
+
+def num_threads() -> int:
+    """Return the number of threads of a parallel loop; start them if they do not run."""
+    probe_threads()
+    try:
+        return numba.get_num_threads()
+    except ValueError:  # Numba finds no library
+        layer = numba.config.THREADING_LAYER
+        raise InputError(
+            f"NUMBA_THREADING_LAYER is {layer!r}, but this Numba has no such threading layer: "
+            "unset it, or choose omp or workqueue"
+        ) from None
+
+
 def start_threads() -> None:
     """Start Numba's threads, unless they run; a kernel from Numba's cache needs them, too."""
-    numba.get_num_threads()
+    num_threads()
     if numba.threading_layer() != "workqueue":  # the others are safe with several callers
         state[1] = 0
 

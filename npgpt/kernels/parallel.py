@@ -5,10 +5,8 @@ task starts no thread. `body` is a kernel that returns nothing, `args` a tuple. 
 if a body has raised, and in a forked process that has lost its threads.
 """
 
-import numba
-
 from npgpt.kernels.jit import inner, is_fast, njit
-from npgpt.kernels.launch import start_threads
+from npgpt.kernels.launch import num_threads, start_threads
 
 WORTH = 1 << 14  # numbers: fewer are done before another thread has started
 
@@ -27,7 +25,7 @@ __all__ = ["WORTH", "in_parallel", "part", "tasks_for"]
 
 def tasks_for(n: int) -> int:
     """Return the number of tasks for an elementwise loop over `n` elements."""
-    return max(1, min(numba.get_num_threads(), n // WORTH))
+    return max(1, min(num_threads(), n // WORTH))
 
 
 @inner

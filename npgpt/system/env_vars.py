@@ -11,10 +11,13 @@ imported, Numba's when Numba is imported.
 
 import os
 
+from npgpt.errors import InputError
+
 OPENMP = {"GOMP_SPINCOUNT": "1000"}  # about a microsecond
 OPENBLAS = {"OPENBLAS_THREAD_TIMEOUT": "4"}  # 2**4 clock cycles, the minimum
 IDLE = OPENMP | OPENBLAS  # what puts idle threads to sleep
 NUMBA = {"NUMBA_OPT": "2"}
+LAYERS = "default", "safe", "forksafe", "threadsafe", "tbb", "omp", "workqueue"
 
 
 def set_defaults() -> None:
@@ -25,3 +28,24 @@ def set_defaults() -> None:
     """
     for name, value in (IDLE | NUMBA).items():
         os.environ.setdefault(name, value)
+
+
+def check_numba() -> None:
+    """Raise InputError for a value that Numba would reject with a traceback."""
+    for name, check, expected in (
+        ("NUMBA_NUM_THREADS", lambda text: int(text) > 0, "a number of threads, at least 1"),
+        ("NUMBA_DISABLE_JIT", lambda text: int(text) >= 0, "0 or 1"),
+        ("NUMBA_THREADING_LAYER", lambda text: text.lower() in LAYERS, " or ".join(LAYERS)),
+        (
+            "NUMBA_THREADING_LAYER_PRIORITY",
+            lambda text: sorted(text.split()) == ["omp", "tbb", "workqueue"],
+            "omp, tbb and workqueue in any order, with spaces between",
+        ),
+    ):
+        text = os.environ.get(name)
+        try:
+            valid = text is None or check(text)
+        except ValueError:
+            valid = False
+        if not valid:
+            raise InputError(f"{name} is {text!r}, but must be {expected}")
