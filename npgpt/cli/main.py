@@ -1,6 +1,5 @@
 """The command line: parse the arguments, run a command and return its exit status."""
 
-import errno
 import functools
 import sys
 import warnings
