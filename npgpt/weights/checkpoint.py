@@ -181,8 +181,9 @@ def parse_state(stored: Stored, path: str | Path) -> dict[str, Any]:
         )
     raw = read_vector(stored, "training/state", "uint8", MAX_MEMORY, path)
     try:
-        text = str(raw, "ascii")  # as it is written; one other character would make it four times
-        require_small(text)  # as large
+        # It is written as ASCII. Another character would make the string up to four times as large.
+        text = str(raw, "ascii")
+        require_small(text)
     except ValueError as error:
         raise WeightFileError(f"{path}: its state cannot be read: {error}") from None
     state = parse_json(text, f"{path}: its state", any_text=True)  # its paths may be any bytes

@@ -35,6 +35,7 @@ from npgpt.weights.mapped import MappedFile, MappedTensor
 MAX_STRUCTURE = 1 << 22  # bytes of everything but numbers; a run of the largest GPT-2 has 0.6 MB
 MAX_DEPTH = 3  # names in a path: training/m/wte.weight
 MAX_RANK = 2
+MAX_SIZE = 1 << 48  # of an axis
 MAX_NAME = 64  # bytes of a name
 MAX_TEXT = 1 << 16  # bytes of a text
 
@@ -255,7 +256,10 @@ class Reader:
         version, rank, limits = DATASPACE_MESSAGE.unpack_from(space)
         valid = version == 1 and rank <= MAX_RANK and limits <= 1
         self.require(valid, f"{path} has a dataspace of version {version}, rank {rank}")
-        return Struct(f"<{rank}Q").unpack_from(space, DATASPACE_MESSAGE.size)
+        shape = Struct(f"<{rank}Q").unpack_from(space, DATASPACE_MESSAGE.size)
+        # A size may be anything beside one of 0, and NumPy has a limit.
+        self.require(max(shape, default=0) < MAX_SIZE, f"{path} has the shape {shape}")
+        return shape
 
     # Attributes
 

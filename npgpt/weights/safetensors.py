@@ -74,26 +74,22 @@ def read_file(path: str | Path) -> tuple[dict[str, MappedTensor], dict[str, str]
         parse_fields(f"{path}: {short(name)}", entry)
     metadata = parse_metadata(header.pop(METADATA, None), file)
     tensors = {name: parse_entry(name, entry, file, begin) for name, entry in header.items()}
-    taken = sorted((t.start, t.start + t.nbytes, name) for name, t in tensors.items() if t.nbytes)
-    for one, other in pairwise(taken):
-        if one[1] > other[0]:
-            raise WeightFileError(
-                f"{path}: {short(one[2])} and {short(other[2])} overlap: "
-                f"bytes {one[0]} to {one[1]} and {other[0]} to {other[1]}"
-            )
-    numbers, left = sum(t.nbytes for t in tensors.values()), file.data.size - begin
-    if numbers != left:
-        raise WeightFileError(
-            f"{path} has {left:,} bytes of numbers, its header describes {numbers:,}: it is damaged"
-        )
-    end = begin
-    for start, stop, name in sorted((t.start, t.start + t.nbytes, n) for n, t in tensors.items()):
-        if start != end:  # only of an empty tensor
-            raise WeightFileError(
-                f"{path}: {short(name)} begins at {start}, inside of another tensor"
-            )
-        end = stop
+    check_order(tensors, file, begin)
     return tensors, metadata
+
+
+def check_order(tensors: dict[str, MappedTensor], file: MappedFile, begin: int) -> None:
+    """Raise WeightFileError unless the tensors follow each other from `begin` to the file's end."""
+    ends = [(begin, begin, "the header")]
+    ends += sorted((t.start, t.start + t.nbytes, short(name)) for name, t in tensors.items())
+    ends += [(file.data.size, file.data.size, "the end of the file")]
+    for (_, stop, one), (start, _, other) in pairwise(ends):
+        if stop != start:
+            found = "overlap" if stop > start else f"leave {start - stop:,} bytes between them"
+            raise WeightFileError(
+                f"{file.path} is damaged: {one}, which ends at {stop:,}, and {other}, which begins "
+                f"at {start:,}, {found}"
+            )
 
 
 def is_safetensors(head: bytes) -> bool:

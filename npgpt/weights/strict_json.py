@@ -72,7 +72,9 @@ def parse_json(
         if not any_text and ("\\ud" in text or "\\uD" in text):
             json.dumps(found, ensure_ascii=False).encode()  # fails for half of a surrogate pair
         return found
-    except (TypeError, ValueError, RecursionError) as error:
+    except TypeError:  # neither a string nor bytes
+        raise WeightFileError(f"{about} is {short(text)}, expected JSON") from None
+    except (ValueError, RecursionError) as error:
         raise WeightFileError(f"{about} is not JSON ({error})") from None
 
 

@@ -64,6 +64,7 @@ BAD = {
     "cut header": (headed(b"\x08"), r"its header: no varint ends within the bytes \(none\)"),
     "other shards": (headed(header(2)), "there is no file .*model.ckpt.data-00000-of-00002"),
     "name": (with_c(B, b"\xff"), r"b'\\xff': this name is not UTF-8"),
+    "an escape sequence": (with_c(B, b"c\x1b[2J"), r"c\\x1b\[2J': this name is not printable"),
     "long name": (with_c(B, b"c" * 1001), "c': a name of 1,001 bytes; at most 1,000 are read"),
     "piece": (table([GOOD[0], (b"\0a\0\1", A)]), "this is part of a partitioned variable"),
     "pieces": (a(more=field(7, b"")), "'a': this is a partitioned variable"),

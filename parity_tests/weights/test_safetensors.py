@@ -148,7 +148,7 @@ BAD = {
     "half a header": (WHOLE[:60], LONG + f"{BEGIN - 8} bytes, 52 are left$"),
     "a header alone": (WHOLE[:BEGIN], f"is truncated: 'a' ends at {BEGIN + 24}, the file at"),
     "cut": (WHOLE[:-1], f"is truncated: 'b' ends at {BEGIN + 32}, the file at {BEGIN + 31} bytes$"),
-    "longer": (WHOLE + b"\0", "has 33 bytes of numbers, its header describes 32: it is damaged$"),
+    "longer": (WHOLE + b"\0", "and the end of the file, .*, leave 1 bytes between"),
     "a long header": (headed(1 << 62), LONG + "4,611,686,018,427,387,904 bytes, "),
     "the longest header": (headed((1 << 64) - 1), LONG + "18,446,744,073,709,551,615 bytes, "),
     "a larger header than any": (
@@ -211,12 +211,12 @@ BAD = {
     ),
     "overlapping": (
         a(data_offsets=[8, 32]),
-        f"'a' and 'b' overlap: bytes {BEGIN + 8} to {BEGIN + 32} and {BEGIN + 24} to ",
+        f"the header, which ends at {BEGIN}, and 'a', which begins at {BEGIN + 8}, leave 8 bytes",
     ),
-    "the same bytes": (with_c(shape=(2,), offsets=(24, 32)), "'b' and 'c' overlap: bytes "),
-    "within another": (with_c(dtype="U8", shape=(4,), offsets=(4, 8)), "'a' and 'c' overlap"),
+    "the same bytes": (with_c(shape=(2,), offsets=(24, 32)), "'b', .*, and 'c', .*, overlap$"),
+    "within another": (with_c(dtype="U8", shape=(4,), offsets=(4, 8)), "'a', .*'c', .* overlap$"),
     "a gap": (
-        a(shape=[2, 2], data_offsets=[0, 16]), "has 32 bytes of numbers, its header describes 24: ",
+        a(shape=[2, 2], data_offsets=[0, 16]), "'a', which .*, and 'b', .*, leave 8 bytes between",
     ),
 }  # fmt: skip
 OWN_LIMITS = ("many axes",)  # the library refuses the others too

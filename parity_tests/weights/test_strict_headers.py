@@ -82,7 +82,10 @@ REFUSED = {
     "a list of metadata": (metadata(b"[]"), r"its __metadata__ is \[\], expected strings"),
     "a number in metadata": (metadata(b'{"a":1}'), "its __metadata__ is {'a': 1}, expected stri"),
     "null in metadata": (metadata(b'{"a":null}'), "its __metadata__ is {'a': None}, expected"),
-    "an empty tensor inside": (empty(4), "'e' begins at [0-9]+, inside of another tensor"),
+    "an empty tensor inside": (
+        empty(4),
+        "'a', which ends at .*, and 'e', which begins at .*, overlap$",
+    ),
     "too long": (tensor().ljust(MAX_TABLE + 1), "a header of 100,000,001 bytes; at most 100,000,"),
 }
 
@@ -159,5 +162,6 @@ def test_a_table_of_tensors_may_be_long():
     "text", ["1" * 400, "Infinity", "[" * 100_000, '"\ud800"', "1e999", None, 3]
 )
 def test_text_that_is_not_json(text):
-    with pytest.raises(WeightFileError, match=r"^it is not JSON"):
+    says = "^it is not JSON" if isinstance(text, str) else f"^it is {text}, expected JSON$"
+    with pytest.raises(WeightFileError, match=says):
         parse_json(text, "it")
