@@ -7,6 +7,7 @@ on some invalid ones, and then writes to standard error. What it writes is held 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 MISSING = "is read with the tokenizers library, which is missing: pip install tokenizers"
+WORD_END = re.compile(r"\S(?=[ \n])")
+PIECE = 1 << 17  # characters that are encoded at once, at least
 SPECIAL = "eos_token", "bos_token", "unk_token", "pad_token"
 holding = threading.RLock()
 
@@ -149,10 +152,11 @@ class LibraryTokenizer(Tokenizer):
 
     def __init__(self, files: TokenizerFiles, backend: Backend, *, bytewise: bool):
         self.origin, self.backend, self.is_bytewise = files, backend, bytewise
-        with library(files):
+        with library(files) as tokenizers:
             backend.no_truncation()
             backend.no_padding()
             self.ids = backend.get_vocab(with_added_tokens=True)
+            self.cuts = splits_at_spaces(backend, tokenizers)
         self.tokens = {number: token for token, number in self.ids.items()}
         self.n_vocab = max(self.tokens, default=-1) + 1
         self.eot_token = self.ids.get(end_of_text(files))
@@ -166,10 +170,13 @@ class LibraryTokenizer(Tokenizer):
         return bytes(BYTE_OF[char] for char in text)
 
     def _encode(self, text: str) -> list[int]:
-        # Halves of surrogate pairs are no Unicode text. tiktoken replaces them in the same way.
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        with held_stderr():
-            return self.backend.encode(text, add_special_tokens=False).ids
+        ids = []
+        for piece in cut(text) if self.cuts else [text]:
+            # Halves of surrogate pairs are no Unicode text. tiktoken replaces them in the same way.
+            valid = piece.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            with held_stderr():
+                ids += self.backend.encode(valid, add_special_tokens=False).ids
+        return ids
 
     def _decode(self, tokens: list[int], unknown: str) -> str:
         if self.is_bytewise:
@@ -182,6 +189,29 @@ class LibraryTokenizer(Tokenizer):
                 runs.append([])
         with library_errors(f"the tokenizer {self}"), held_stderr():
             return unknown.join(self.backend.decode(run, skip_special_tokens=False) for run in runs)
+
+
+def splits_at_spaces(backend: Backend, tokenizers: Any) -> bool:
+    """Return True if no token continues over the end of a word, where a space or a line end is."""
+    split, added = backend.pre_tokenizer, backend.get_added_tokens_decoder().values()
+    return (
+        isinstance(split, tokenizers.pre_tokenizers.ByteLevel)
+        and split.use_regex
+        and not split.add_prefix_space
+        and backend.normalizer is None
+        and not any(t.lstrip or t.rstrip or t.single_word for t in added)
+        and not any(char.isspace() for t in added for char in t.content)
+    )
+
+
+def cut(text: str) -> Iterator[str]:
+    """Yield the pieces of a text, cut at ends of words. The library takes much memory per token."""
+    start = 0
+    while start < len(text):
+        end = WORD_END.search(text, start + PIECE)
+        stop = end.end() if end else len(text)
+        yield text[start:stop]
+        start = stop
 
 
 @contextmanager

@@ -301,6 +301,39 @@ def test_only_regular_files_of_a_limited_size_are_read(tmp_path, name):
         npgpt.tokenizer(tmp_path)
 
 
+def test_a_long_text_is_encoded_in_pieces(own, monkeypatch):
+    """The ids are those of the whole text."""
+    assert own.cuts == own.is_bytewise
+    whole = [own.encode(one) for one in TEXTS]
+    monkeypatch.setattr(tokenizer_json, "PIECE", 3)
+    assert [own.encode(one) for one in TEXTS] == whole
+    assert len(list(tokenizer_json.cut(STORY))) > 1000
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.text(st.sampled_from("a1. \n\t\u00a0\u2028\x1c\x85'\u3000")))
+def test_where_a_text_is_cut(text):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizer_json, "PIECE", 0)
+        found = tokenizer_json.read(FILES).encode(text)
+    assert found == BPE.encode(text).ids
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"lstrip": True}, {"rstrip": True}, {"single_word": True}, {"content": "a b"}],
+    ids=str,
+)
+def test_a_special_token_that_takes_spaces_is_not_cut(tmp_path, change):
+    token = {"id": 300, "content": "<x>", "single_word": False, "lstrip": False, "rstrip": False,
+             "normalized": False, "special": True} | change  # fmt: skip
+    values = json.loads(BPE.to_str())
+    (tmp_path / "tokenizer.json").write_text(
+        json.dumps(values | {"added_tokens": [*values["added_tokens"], token]})
+    )
+    assert not npgpt.tokenizer(tmp_path).cuts
+
+
 def test_without_the_library(tmp_path, monkeypatch):
     write(tmp_path, BPE)
     monkeypatch.setitem(sys.modules, "tokenizers", None)
