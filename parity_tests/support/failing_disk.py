@@ -22,7 +22,8 @@ OPERATIONS = {  # the functions that are replaced, by the kind of operation
     "mkdir": ["mkdir"], "delete": ["unlink", "remove", "rmdir"], "truncate": ["ftruncate"],
 }  # fmt: skip
 ERRORS = {
-    "write": (errno.ENOSPC, errno.EIO), "sync": (errno.EIO, errno.ENOSPC),
+    "write": (errno.ENOSPC, errno.EIO), "append": (errno.ENOSPC, errno.EIO),
+    "sync": (errno.EIO, errno.ENOSPC),
     "rename": (errno.EIO, errno.EACCES), "open": (errno.EACCES, errno.EIO, errno.ENOMEM),
     "mmap": (errno.ENOMEM, errno.EACCES), "mkdir": (errno.ENOSPC, errno.EIO),
     "delete": (errno.EIO,), "truncate": (errno.EIO,), "read": (errno.EIO,),
@@ -47,8 +48,11 @@ class Faults:
 
     def check(self, kind: str, path: Any) -> None:
         """Count an operation on a path or descriptor. Raise OSError if it is to fail."""
-        if self.busy or not self.is_below(path):
+        name = path_of(path)
+        if self.busy or not name.startswith(f"{self.root}{os.sep}"):
             return
+        if kind == "write" and not name.endswith(".part"):  # to a file that others may read
+            kind = "append"
         self.counts[kind] += 1
         dead = self.forever and self.before is not None
         dead &= self.code == errno.EIO or kind == self.kind
@@ -58,15 +62,6 @@ class Faults:
             self.busy = True
             self.before, self.busy = contents(self.root), False
         raise OSError(self.code, os.strerror(self.code), None if isinstance(path, int) else path)
-
-    def is_below(self, path: Any) -> bool:
-        """Return True if a path, or the file of a descriptor, is below the root."""
-        if isinstance(path, int):
-            try:
-                path = os.readlink(f"/proc/self/fd/{path}")
-            except OSError:
-                return False
-        return os.path.abspath(os.fspath(path)).startswith(f"{self.root}{os.sep}")
 
     @contextlib.contextmanager
     def installed(self) -> Iterator["Faults"]:
@@ -103,7 +98,7 @@ class Faults:
     def open_file(self, file: Any, mode: str = "r", buffering: int = -1, *text: Any,
                   closefd: bool = True, opener: Any = None, **options: Any) -> Any:  # fmt: skip
         """`open` whose result may fail to write and to read."""
-        if self.busy or not self.is_below(file):
+        if self.busy or not path_of(file).startswith(f"{self.root}{os.sep}"):
             return OPEN(file, mode, buffering, *text, closefd=closefd, opener=opener, **options)
         if opener is None and not isinstance(file, int):
             self.check("open", file)
@@ -134,6 +129,16 @@ class FailingFile(io.FileIO):
 
 OPEN, MMAP = open, mmap.mmap
 BUFFER = 2048  # bytes, so that small files are written in several parts too
+
+
+def path_of(file: Any) -> str:
+    """Return the absolute path of a path or a descriptor."""
+    if isinstance(file, int):
+        try:
+            return os.readlink(f"/proc/self/fd/{file}")
+        except OSError:
+            return ""
+    return os.path.abspath(os.fsdecode(file))
 
 
 def contents(root: Path) -> dict[str, bytes]:

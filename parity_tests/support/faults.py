@@ -39,7 +39,8 @@ class Scenario:
     command     the arguments
     again       the arguments to run it again after a failure
     result      returns what must be equal to the bit in the end
-    complete    checks the files after a failure: each must be complete or missing
+    complete    checks the files after a failure: each must be complete or missing. The argument
+                says whether the disk was dead, so that nothing could be undone
     cleans      the second run deletes temporary files that the first one could not delete
     """
 
@@ -47,7 +48,7 @@ class Scenario:
     command: str
     again: Callable[[], str]
     result: Callable[[], Any]
-    complete: Callable[[], None] = lambda: None
+    complete: Callable[[bool], None] = lambda dead: None
     cleans: bool = False
 
 
@@ -75,10 +76,12 @@ def attempt(scenario: Scenario, faults: Faults, expected: Any) -> int:
     for line in said.splitlines():
         assert line.startswith("npgpt: "), said
         check_message(line, faults)
-    deletable = faults.kind != "delete" and not (faults.forever and faults.code == errno.EIO)
-    if deletable and "download" not in scenario.command:  # which keeps what it has received
+    dead = faults.forever and faults.code == errno.EIO
+    if (
+        not dead and faults.kind != "delete" and "download" not in scenario.command
+    ):  # which keeps what it has received
         assert parts(faults.root) == []
-    scenario.complete()
+    scenario.complete(dead)
     if status:
         again, said = run(scenario.again())
         assert (again, said) == (0, ""), said
@@ -119,7 +122,7 @@ def train_again() -> str:
     return "train --resume run" if os.path.exists("run/config.json") else TRAIN
 
 
-def run_is_complete() -> None:
+def run_is_complete(dead: bool) -> None:
     """Check that every file of the run is complete or missing."""
     from npgpt.weights import checkpoint
 
@@ -127,9 +130,9 @@ def run_is_complete() -> None:
     if (directory / "config.json").exists():
         json.loads((directory / "config.json").read_bytes())
     if (directory / "metrics.jsonl").exists():
-        lines = (directory / "metrics.jsonl").read_text()
-        assert all(json.loads(line) for line in lines.splitlines())
-        assert lines.endswith("\n") or not lines
+        *lines, last = (directory / "metrics.jsonl").read_text().split("\n")
+        assert all(json.loads(line) for line in lines)
+        assert dead or not last
     if (directory / "checkpoint.h5").exists():
         checkpoint.read_training(directory / "checkpoint.h5")
     if (directory / "loss.png").exists():
@@ -161,12 +164,12 @@ def output(name: str) -> Callable[[], Any]:
     return result
 
 
-def whole_export() -> None:
+def whole_export(dead: bool) -> None:
     if os.path.exists("o"):
         assert {path.name for path in Path("o").iterdir()} == {"config.json", "model.safetensors"}
 
 
-def no_half_download() -> None:
+def no_half_download(dead: bool) -> None:
     from parity_tests.support.downloads import CHECKPOINT
 
     for name, data in CHECKPOINT.items():
