@@ -60,8 +60,6 @@ class Output:
         self.stream, self.name, self.log = stream, name, log
         self.failed = self.written = False
         self.encoding = getattr(stream, "encoding", None) or "utf-8"
-        with suppress(Exception):  # characters that a terminal cannot show; not all streams can
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
@@ -93,11 +91,11 @@ class Output:
                 if self.log is not None and text:
                     self.stream.flush()  # while it is known which text is lost
                 return
-            except RuntimeError:  # a signal handler that prints while its thread is printing
-                if self.log is None:
-                    raise
             except Exception as error:  # a notebook's stream may raise anything
-                self.fail(error)
+                # A signal handler printed while its thread was printing: only its text is lost.
+                reentrant = isinstance(error, RuntimeError) and "reentrant call" in str(error)
+                if self.log is None or not reentrant:
+                    self.fail(error)
         # What moves a cursor or sets colours is for a terminal only.
         if self.log is not None and text and "\x1b" not in text:
             self.log.write(text)
@@ -108,9 +106,11 @@ class Output:
         if self.stream in (sys.__stdout__, sys.__stderr__) and self.stream is not None:
             # Python flushes them at its end, and would report the same failure again.
             with suppress(Exception):
+                descriptor = self.stream.fileno()
                 null = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(null, self.stream.fileno())
-                os.close(null)
+                if null != descriptor:  # unless it was closed, and is the first that is free
+                    os.dup2(null, descriptor)
+                    os.close(null)
         if self.log is None:
             raise reason from None
         why = f"{self.name} could not be written: {reason}"
@@ -121,8 +121,9 @@ def write(stream: TextIO, text: str) -> None:
     """Write a text; characters that the encoding of the stream lacks are replaced."""
     try:
         stream.write(text)
-    except UnicodeEncodeError as error:
-        stream.write(text.encode(error.encoding, "replace").decode(error.encoding))
+    except UnicodeEncodeError as error:  # which calls a code page of Windows just "charmap"
+        encoding = getattr(stream, "encoding", None) or error.encoding
+        stream.write(text.encode(encoding, "replace").decode(encoding))
 
 
 @contextmanager

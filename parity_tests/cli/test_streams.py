@@ -205,10 +205,35 @@ def test_an_output_fails_once_or_writes_a_log():
     assert found == [reason, "5", "6", "7"]
 
 
-def test_characters_that_an_encoding_lacks():
+@pytest.mark.parametrize(
+    "encoding, shown",
+    [("ascii", b"? ? ?"), ("cp437", b"\x82 ? ?"), ("utf-8", b"\xc3\xa9 \xc3\x97 ?")],
+)
+def test_characters_that_an_encoding_lacks(encoding, shown):
     raw = io.BytesIO()
-    stream = Output(io.TextIOWrapper(raw, "ascii"), "it")
-    stream.stream.reconfigure(errors="strict")
-    stream.write("é")
+    stream = Output(io.TextIOWrapper(raw, encoding), "it")
+    stream.write("é \xd7 \udcff")
     stream.flush()
-    assert raw.getvalue() == b"?"
+    assert raw.getvalue() == shown
+
+
+def test_the_streams_of_a_caller_are_as_they_were(monkeypatch):
+    streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", errors="strict") for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    assert main(["inspect", "none.h5"]) == 2
+    assert [sys.stdout, sys.stderr] == streams
+    assert [stream.errors for stream in streams] == ["strict", "strict"]
+
+
+def test_a_stream_that_raises_anything(monkeypatch):
+    class Odd(io.StringIO):
+        def write(self, text):
+            raise RuntimeError("the kernel has died")
+
+    with pytest.raises(OutputError, match="the kernel has died"):
+        Output(Odd(), "it").write("1")
+    log, found = Log(), []
+    log.write_to(found.append)
+    Output(Odd(), "it", log).write("1")
+    assert found[-1] == "1"
