@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Compare:
-    """Show where two models first differ, by parameter and by layer. Exit status 1 if they do.
+    """Show where two models first differ, by parameter and by layer.
+
+    Exit status: 0 if they are equal, 1 if they differ or cannot be computed, 2 for invalid input.
 
     Parameters
     ----------

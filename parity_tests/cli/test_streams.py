@@ -1,103 +1,27 @@
 """Standard output and error that are closed, full, broken, dead, None, or no file at all."""
 
 import io
-import os
-import signal
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from npgpt.cli.main import main
 from npgpt.system.streams import Log, Output, OutputError
+from parity_tests.support import outputs
 from parity_tests.support.processes import LONG
 from parity_tests.support.quantized import model_of
-from parity_tests.support.runs import FILES, POSIX_ONLY, TINY, final
+from parity_tests.support.runs import FILES, POSIX_ONLY, TINY
 
 NUMPY = [*"train --data text.txt --ops numpy --steps 6 --out".split()]
 
-# A run that closes its terminal, if it has one, and sends itself a signal, in the middle of a step.
-RUN = """
-import os, signal, sys
-from npgpt.training.trainer import Trainer
-
-number, terminal, *command = sys.argv[1:]
-update = Trainer.update
-
-def interrupted(self, *batch):
-    if self.progress.step == 2 and terminal != "none":
-        os.close(int(terminal))
-    if self.progress.step == 3 and number != "0":
-        signal.raise_signal(int(number))
-    return update(self, *batch)
-
-Trainer.update = interrupted
-if number == "2":  # ignored, where a shell runs the tests behind itself
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.argv[1:] = command
-from npgpt.__main__ import main
-
-sys.exit(main())
-"""
-
-
-def start(stack, kind, command):
-    """Start a process whose output is of a kind; return it."""
-    options = {"env": os.environ | {"TERM": "xterm"}}
-    terminal = "none"
-    if kind == "closed":
-        shell = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh"]
-    elif kind == "full":
-        shell = []
-        options["stdout"] = options["stderr"] = stack.enter_context(open("/dev/full", "w"))
-    elif kind == "broken":
-        shell, (reader, writer) = [], os.pipe()
-        os.close(reader)
-        stack.callback(os.close, writer)
-        options["stdout"] = options["stderr"] = writer
-    else:
-        shell, (master, slave) = [], os.openpty()
-        stack.callback(os.close, slave)
-        stack.callback(os.close, master)
-        options |= {"stdout": slave, "stderr": slave, "pass_fds": [master]}
-        terminal = str(master)
-    return subprocess.Popen([*shell, *command(terminal)], **options)
-
-
-SIGNALS = {"0": 0, **{str(int(n)): 128 + n for n in (signal.SIGINT, signal.SIGTERM)}}
-if hasattr(signal, "SIGHUP"):
-    SIGNALS[str(int(signal.SIGHUP))] = 128 + signal.SIGHUP
-
 
 @POSIX_ONLY
-@pytest.mark.parametrize("kind", ["closed", "full", "broken", "dead"])
-def test_a_run_that_cannot_be_shown_continues(kind):
-    for number, status in SIGNALS.items():
-        folder = f"run-{number}"
-
-        def command(terminal, number=number, folder=folder):
-            return [sys.executable, "-c", RUN, number, terminal, *NUMPY, folder, *TINY]
-
-        with ExitStack() as stack:  # at its end the run alone holds the other end of a terminal
-            process = start(stack, kind, command)
-        try:
-            assert process.wait(timeout=LONG) == status
-        finally:
-            process.kill()
-        step = final(folder)[1]["step"]
-        assert step == (4 if status else 6)
-        assert {path.name for path in Path(folder).iterdir()} == FILES | {"train.log"}
-        said = Path(folder, "train.log").read_text()
-        assert "[standard output could not be written: " in said
-        assert "Ep 1 (Step 000004)" in said or status
-        assert "\x1b" not in said
-        if status:
-            assert f"Stopped after step {step - 1}; the checkpoint is saved in {folder}\n" in said
-            assert "Finishing this step, then saving ..." in said
-        else:
-            assert f"Next: npgpt generate --model {folder}" in said
+@pytest.mark.parametrize(("kind", "number"), [*zip(outputs.KINDS, outputs.SIGNALS, strict=True)])
+def test_a_run_that_cannot_be_shown_continues(tmp_path, kind, number):
+    """Four of the sixteen that `python -m parity_tests.support.outputs` checks."""
+    outputs.check(kind, number, tmp_path)
 
 
 @POSIX_ONLY
