@@ -73,8 +73,8 @@ def merges_if_gpt2(vocabulary: Mapping[str, int], merges: Sequence[Sequence[str]
 
 def splits_as_gpt2(values: Mapping[str, Any]) -> bool:
     """Return True if a tokenizer.json, apart from its vocabulary and merges, is as GPT-2's."""
-    model, before = values.get("model"), values.get("pre_tokenizer")
-    special = [token for token in values.get("added_tokens") or [] if isinstance(token, dict)]
+    model, before, added = (values.get(k) for k in ("model", "pre_tokenizer", "added_tokens"))
+    special = [token for token in added if isinstance(token, dict)] if type(added) is list else []
     plain = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges",
              "byte_fallback")  # fmt: skip
     moved = ("single_word", "lstrip", "rstrip")

@@ -203,6 +203,7 @@ INVALID = {  # tokenizer.json, and the error
     "a name twice": ('{"model": 1, "model": 2}', "a name occurs twice"),
     "a huge id": (model(vocab={"a": 10**40}), "reading its tokenizer failed: invalid type"),
     "a negative id": (model(vocab={"a": -1}, merges=[]), "expected u32"),
+    "a number for the added tokens": (forged(added_tokens=3), "invalid type: integer `3`"),
     "no model": ("{}", "Model missing"),
     "another model": (forged(model={"type": "Neural"}), "reading its tokenizer failed"),
     "a merge of no tokens": (model(merges=[["zz", "qq"]]), "out of vocabulary"),

@@ -9,6 +9,7 @@ import math
 import re
 import tracemalloc
 import warnings
+from copy import deepcopy
 
 import numpy as np
 
@@ -84,9 +85,9 @@ def change_json(value, rng):
         elif kind == 2:
             parent[last], raw = HERE, rng.choice(RAW)
         elif kind == 3 and isinstance(parent, list):
-            parent.append(rng.choice(VALUES))
+            parent.append(deepcopy(rng.choice(VALUES)))
         else:
-            parent[last] = rng.choice(VALUES)
+            parent[last] = deepcopy(rng.choice(VALUES))  # the next change may be in it
     text = json.dumps(value).encode()
     return text.replace(json.dumps(HERE).encode(), raw, 1) if raw is not None else text
 

@@ -5,11 +5,13 @@ checksums. `read()` reads them as the commands do and returns the tensors by nam
 """
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
 import safetensors
 
+from npgpt.data.tokenizer import tokenizer
 from npgpt.errors import InputError
 from npgpt.training import run_state
 from npgpt.training.curve import read_curve
@@ -18,7 +20,7 @@ from npgpt.weights.huggingface import read_huggingface
 from npgpt.weights.quantized_file import write_quantized
 from npgpt.weights.safetensors import read_safetensors
 from npgpt.weights.tensor_bundle import read_bundle
-from parity_tests.support import bundles, fuzz
+from parity_tests.support import bundles, fuzz, tokenizers_of
 from parity_tests.support.bundle_bytes import BFLOAT16
 from parity_tests.support.bundle_bytes import odd as odd_bundle
 from parity_tests.support.fuzz_hdf5 import Base
@@ -350,6 +352,39 @@ def as_int32(number):
     return (number % (1 << 32)).to_bytes(4, "little")
 
 
+class OwnTokenizer(Format):
+    """The files of a tokenizer, read, and used on a text."""
+
+    path = ""
+    TEXT = "the lamp is lit, a\u00e9\U0001f5fc\n <|endoftext|>!"
+
+    def make(self):
+        self.bases = [json.loads(one.to_str()) for one in tokenizers_of.small()]
+        os.environ["RUST_BACKTRACE"] = "0"  # for which a panic maps 76 MB of the library
+
+    def forge(self, rng):
+        for path in self.path.iterdir():
+            path.unlink()
+        values = rng.choice(self.bases)
+        files = {"tokenizer.json": values, "tokenizer_config.json": {"eos_token": {"content": "a"}}}
+        if values["model"].get("merges") and rng.random() < 0.3:
+            merges = [" ".join(pair).encode() for pair in values["model"]["merges"]]
+            text = fuzz.change_bytes(b"\n".join(merges), rng, fuzz.as_text)
+            (self.path / "merges.txt").write_bytes(text)
+            files = {"vocab.json": values["model"]["vocab"], "added_tokens.json": {"<x>": 60}}
+        changed = rng.choice([*files])
+        for name, value in files.items():
+            raw = fuzz.change_json(value, rng) if name == changed else json.dumps(value).encode()
+            (self.path / name).write_bytes(raw)
+
+    def read(self):
+        own = tokenizer(self.path)
+        ids = own.encode(self.TEXT)
+        assert own.decode(ids) == own.decode(ids, unknown="?")
+        own.decode([0, own.n_vocab, 1 << 40], unknown="?")
+        return {}
+
+
 FORMATS = {
     "checkpoint": Checkpoint,
     "run state": RunState,
@@ -361,4 +396,5 @@ FORMATS = {
     "openai": OpenAI,
     "llm.c": LLMC,
     "npz": NumPy,
+    "tokenizer": OwnTokenizer,
 }

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 import tokenizers
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 
 from npgpt.data import gpt2_bpe
 
@@ -43,6 +43,34 @@ def metaspace(text, vocab_size=80):
     )
     found.train_from_iterator([text], trainer)
     return found
+
+
+def small():
+    """Return tokenizers of some 50 tokens, whose files have all kinds of parts."""
+    text = "the lamp is lit at dusk, and the keeper writes the hour in the book " * 3
+    plain, parts = tokenizers.Tokenizer(models.BPE()), tokenizers.Tokenizer(models.BPE())
+    words = tokenizers.Tokenizer(models.WordPiece(unk_token="<unk>"))
+    scores = tokenizers.Tokenizer(models.Unigram())
+    for found in (plain, parts):
+        found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        found.decoder = decoders.ByteLevel()
+    parts.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(tokenizers.Regex("a+"), "a")]
+    )
+    pattern = tokenizers.Regex(" ?[a-z]+|.")
+    parts.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(pattern, "isolated"), pre_tokenizers.ByteLevel(use_regex=False)]
+    )
+    words.pre_tokenizer, words.decoder = pre_tokenizers.Whitespace(), decoders.WordPiece()
+    scores.pre_tokenizer, scores.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    options = dict(vocab_size=50, show_progress=False)
+    special = ["<unk>", END]
+    for found in (plain, parts):
+        found.train_from_iterator([text], trainers.BpeTrainer(special_tokens=[END], **options))
+    words.train_from_iterator([text], trainers.WordPieceTrainer(special_tokens=special, **options))
+    trainer = trainers.UnigramTrainer(special_tokens=special, unk_token="<unk>", **options)
+    scores.train_from_iterator([text], trainer)
+    return [plain, parts, words, scores, metaspace(text, 20)]
 
 
 def write(folder, tokenizer, **config):

@@ -15,6 +15,7 @@ pytestmark = [
 OUTCOMES = {  # of 500 files: at least half of those that were counted, so that all of a reader runs
     "checkpoint": 25, "run state": 25, "run directory": 15, "safetensors": 12, "huggingface": 50,
     "quantized": 30, "tensorflow": 14, "openai": 20, "llm.c": 5, "npz": 2,
+    "tokenizer": 35,
 }  # fmt: skip
 
 
