@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from npgpt.config import VOCABULARIES
+from npgpt.system.time_limit import within
 
 if TYPE_CHECKING:
     import tiktoken
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"
 URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe"
 SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+MAX_TIME = 120  # seconds for these 456 kB
 VERSION = "#version: 0.2"  # the first line of a file of merges
 SPLIT_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 
@@ -31,10 +33,13 @@ BYTE_OF = {chr(byte): byte for byte in PRINTABLE} | {
 
 
 def download_merges() -> bytes:
-    """Return the published file of merges. tiktoken downloads it once and compares its hash."""
+    """Return the published file of merges. tiktoken downloads it once and compares its hash.
+
+    Raises TimeoutError if that takes more than MAX_TIME.
+    """
     from tiktoken.load import read_file_cached
 
-    return read_file_cached(URL, SHA256)
+    return within(MAX_TIME, functools.partial(read_file_cached, URL, SHA256))
 
 
 @functools.lru_cache(1)

@@ -49,11 +49,12 @@ def open_handle(path: str | Path, flags: int) -> int:
     A pipe would wait for its other end, and a device may never end. The check is repeated after
     opening, because the path may name another file by then. Writing does not follow a link.
     """
-    reading = not flags & os.O_WRONLY
-    if reading or os.path.lexists(path):
-        require_regular(os.stat(path))
-    if not reading:
+    if flags & os.O_WRONLY:
         flags |= getattr(os, "O_NOFOLLOW", 0)
+        with suppress(FileNotFoundError):
+            require_regular(os.lstat(path))
+    else:
+        require_regular(os.stat(path))
     for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
         flags |= getattr(os, name, 0)
     handle = os.open(path, flags, 0o666)
@@ -70,6 +71,7 @@ def require_regular(status: os.stat_result) -> None:
     kinds = {
         stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device",
         stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket",
+        stat.S_IFLNK: "a symbolic link",
     }  # fmt: skip
     kind = stat.S_IFMT(status.st_mode)
     if kind != stat.S_IFREG:

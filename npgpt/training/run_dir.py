@@ -11,7 +11,7 @@ from typing import Any
 
 from npgpt.config import RunConfig
 from npgpt.data.dataset import Tokens
-from npgpt.data.tokenizer import REPLACEMENT
+from npgpt.data.tokenizer import REPLACEMENT, Tokenizer
 from npgpt.errors import InputError, RunError
 from npgpt.model.finite import is_finite
 from npgpt.model.params import named
@@ -43,10 +43,15 @@ class RunDir:
     ----------
     path : Path
     settings : RunConfig
-        Set by `open`.
+        Set by `open`, as are the other two.
+    data_sha256 : str
+        Digest of the tokens.
+    tokenizer : Tokenizer
     """
 
     settings: RunConfig
+    data_sha256: str
+    tokenizer: Tokenizer
 
     def __init__(self, path: Path):
         self.path = path
@@ -84,12 +89,12 @@ class RunDir:
     def remove_temporaries(self) -> None:
         """Delete the temporary files that a killed run left, if possible, and no others.
 
-        Only the holder of the lock writes such files.
+        Only the holder of the lock writes such files, but loss.png: npgpt plot may be writing it.
         """
         with suppress(OSError):
             for name in os.listdir(self.path):
                 found = TEMPORARY.fullmatch(name)
-                if found and found[1] in CONTENTS:
+                if found and found[1] in CONTENTS and found[1] != "loss.png":
                     remove(self.path / name)
 
     def open(self, settings: RunConfig, tokens: Tokens, trainer: Trainer) -> None:
@@ -113,7 +118,7 @@ class RunDir:
             # The last one is renamed first: with its settings, a run can be resumed.
             "config.json": json.dumps(asdict(settings) | derived, indent=2) + "\n",
         }
-        missing = [name for name in texts if not (self.path / name).exists()]
+        is_new = not os.path.lexists(self.path / "config.json")
         try:
             with ExitStack() as stack:  # every file is on the disk before one is renamed
                 for name, text in texts.items():
@@ -121,11 +126,12 @@ class RunDir:
                     file.write(text.encode())
                     sync_file(file)
         except BaseException as error:
-            for name in missing:
-                remove(self.path / name)
-            removed = not any(os.path.lexists(self.path / name) for name in missing)
-            if missing and removed and isinstance(error, RunError):
-                raise RunError(f"{error}; the new run was removed") from None
+            if is_new:
+                for name in texts:
+                    remove(self.path / name)
+                left = any(os.path.lexists(self.path / name) for name in texts)
+                if isinstance(error, RunError) and not left:
+                    raise RunError(f"{error}; the new run was removed") from None
             raise
 
     def sample_text(self, step: int, epoch: int, tokens: list[int]) -> str:
@@ -193,7 +199,7 @@ def create_numbered(parent: Path, preset: str) -> Path:
     for number in itertools.count(1):
         path = parent / f"{preset}-{number}"
         # Looking and creating are one step: another run may be looking for a name, too.
-        with suppress(FileExistsError):  # a file
+        with suppress(FileExistsError):  # it is a file
             if make_directory(path):
                 return path
     raise AssertionError("there is always a next number")

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.arrays import Array
-from npgpt.errors import InputError, WeightFileError
-from npgpt.system.files import read_regular
+from npgpt.errors import WeightFileError
+from npgpt.system.files import os_error, read_regular
 from npgpt.weights.mapped import MappedTensor
 
 JSON = "tokenizer.json"
@@ -59,7 +59,7 @@ def read_directory(directory: Path) -> TokenizerFiles | None:
     """
     try:
         present = set(os.listdir(directory or "."))
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
     for kind in KINDS:
         if present.issuperset(kind):
@@ -82,7 +82,7 @@ def read_file(path: Path) -> bytes:
     try:
         return read_regular(path, MAX_SIZE)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise os_error(f"{path} cannot be read", error) from None
 
 
 def foreign_files(directory: Path) -> list[str]:

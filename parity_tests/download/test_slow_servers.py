@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from npgpt.data import gpt2_bpe, tokenizer
 from npgpt.download import hub, pacing, resumable
 from npgpt.download.http import RequestError, open_url
 from npgpt.errors import DownloadError
@@ -93,4 +94,8 @@ def test_a_library_without_a_time_limit(monkeypatch):
     with pytest.raises(RequestError, match=r"no complete answer") as raised:
         hub.read_metadata("a/b", "c", None)
     assert raised.value.retry
+    monkeypatch.setattr(gpt2_bpe, "MAX_TIME", 0.01)
+    monkeypatch.setattr("tiktoken.load.read_file_cached", lambda url, sha256: released.wait())
+    with pytest.raises(DownloadError, match=r"could not be downloaded \(TimeoutError\)"):
+        tokenizer.named("gpt2")
     released.set()

@@ -90,7 +90,7 @@ def test_what_is_no_file_is_not_replaced(kind):
     before = os.lstat("there")
     for action in (write, lambda path: append(Path(path), "text")):
         with pytest.raises(
-            RunError, match=f"^there could not be written: it is {kind}, not a file"
+            RunError, match=rf"^there could not be written: it is ({kind}|a symbolic link), not a"
         ):
             action("there")
     assert os.lstat("there") == before
@@ -104,7 +104,7 @@ def test_a_link_is_replaced_and_not_followed():
     assert not os.path.islink("file")
     assert (Path("file").read_bytes(), Path("other").read_bytes()) == (b"new", b"theirs")
     Path("log").symlink_to("other")
-    with pytest.raises(RunError, match=r"^log could not be written: Too many levels of symbolic"):
+    with pytest.raises(RunError, match=r"^log could not be written: it is a symbolic link"):
         append(Path("log"), "text")
     assert Path("other").read_bytes() == b"theirs"
 
@@ -247,7 +247,7 @@ def test_a_disk_that_reports_no_space_is_not_full(monkeypatch, tmp_path, total, 
 def test_a_lock_that_is_no_file(make):
     Path("other").write_bytes(b"theirs")
     make(".lock")
-    with pytest.raises(OSError, match=r"not a file|symbolic links"):
+    with pytest.raises(OSError, match="not a file"):
         files.file_lock(Path(".lock"), "busy").__enter__()
     assert Path("other").read_bytes() == b"theirs"
     assert os.path.lexists(".lock")
