@@ -77,14 +77,16 @@ def change_json(value, rng):
         parent = value
         for key in outer:
             parent = parent[key]
-        kind = rng.randrange(6)
+        kind = rng.randrange(7)
         if kind == 0:
             del parent[last]
         elif kind == 1 and isinstance(parent, dict):
             parent[rng.choice(["", "n_embd", "x\x1b", "__metadata__"])] = parent.pop(last)
         elif kind == 2:
             parent[last], raw = HERE, rng.choice(RAW)
-        elif kind == 3 and isinstance(parent, list):
+        elif kind == 3 and isinstance(parent, dict):
+            parent["x"], raw = HERE, rng.choice(RAW)
+        elif kind == 4 and isinstance(parent, list):
             parent.append(deepcopy(rng.choice(VALUES)))
         else:
             parent[last] = deepcopy(rng.choice(VALUES))  # the next change may be in it

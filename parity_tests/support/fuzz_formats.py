@@ -11,11 +11,13 @@ from dataclasses import replace
 import numpy as np
 import safetensors
 
-from npgpt.data.tokenizer import tokenizer
+from npgpt.data.tokenizer import REPLACEMENT, tokenizer
 from npgpt.errors import InputError
 from npgpt.training import run_state
-from npgpt.training.curve import read_curve
+from npgpt.training.curve import make_curve, read_curve
+from npgpt.training.events import Progress
 from npgpt.weights import formats, leveldb
+from npgpt.weights.hdf5 import read_hdf5
 from npgpt.weights.huggingface import read_huggingface
 from npgpt.weights.quantized_file import write_quantized
 from npgpt.weights.safetensors import read_safetensors
@@ -25,6 +27,7 @@ from parity_tests.support.bundle_bytes import BFLOAT16
 from parity_tests.support.bundle_bytes import odd as odd_bundle
 from parity_tests.support.fuzz_hdf5 import Base
 from parity_tests.support.fuzz_safetensors import forge_safetensors
+from parity_tests.support.fuzz_tables import forge_table
 from parity_tests.support.weight_files import (
     CONFIG,
     assemble,
@@ -53,9 +56,9 @@ class Format:
         """Write forged files."""
         raise NotImplementedError
 
-    def read(self):
+    def read(self, *, verify=True):
         """Read all that is in the files and return the tensors by name."""
-        source = formats.open_weights(self.path, verify=True)
+        source = formats.open_weights(self.path, verify=verify)
         source.params()
         return source.tensors
 
@@ -74,8 +77,11 @@ class Checkpoint(Format):
     def forge(self, rng):
         self.base = rng.choices(self.bases, [4, 4, 4, 1])[0]
         self.path.write_bytes(self.base.forge(rng))
+        self.all = rng.random() < 0.5
 
     def read(self):
+        if not self.all:
+            return read_hdf5(self.path).tensors
         tensors = super().read()
         if hasattr(self.base, "state"):
             run_state.read(self.path)
@@ -93,7 +99,11 @@ class RunState(Format):
 
     def read(self):
         run_state.read_settings(self.path)
-        _, _, saved = run_state.read(self.path)
+        settings, _, saved = run_state.read(self.path)
+        progress = Progress(**saved.state["progress"])
+        make_curve(self.path, 16, progress.history)
+        for sample in progress.samples:
+            tokenizer(settings.tokenizer).decode(sample["tokens"], unknown=REPLACEMENT)
         json.dumps(saved.state)
         return {}
 
@@ -248,41 +258,10 @@ class TensorFlow(Format):
 
     def forge(self, rng):
         self.index.write_bytes(forge_table(self.pairs, rng))
+        self.verify = rng.random() < 0.3
 
     def read(self):
-        return read_bundle(self.path, verify=True)
-
-
-def forge_table(pairs, rng):
-    """Return a LevelDB table with a change of a block, the index, a pair or a field of it."""
-    pairs, i = [*pairs], rng.randrange(len(pairs))
-    groups = [pairs[j : j + 4] for j in range(0, len(pairs), 4)]
-    blocks = [(group[-1][0], bundles.block(group, interval=3)) for group in groups]
-    key, value = pairs[i]
-    match rng.choice(["file", "block", "index", "value", "key", "field"]):
-        case "file":
-            return change_varints(bundles.assemble(blocks), rng)
-        case "block":
-            key, content = blocks[i % len(blocks)]
-            blocks[i % len(blocks)] = key, change_varints(content, rng)
-            return bundles.assemble(blocks)
-        case "index":
-            return bundles.assemble(blocks, change_index=lambda index: change_varints(index, rng))
-        case "value":
-            pairs[i] = key, change_varints(value, rng)
-        case "key":
-            pairs[i] = change_varints(key, rng), value
-        case "field":
-            names = rng.sample(["kind", "shard", "offset", "size"], rng.randint(0, 3))
-            fields = {name: rng.choice(fuzz.NUMBERS) for name in names}
-            shape = rng.choice([(1, 2), (2,), (rng.choice(fuzz.NUMBERS), rng.choice(fuzz.NUMBERS))])
-            pairs[i] = key, bundles.entry("float32", shape, bytes(8), **fields)
-    return bundles.table(pairs, block_size=100)
-
-
-def change_varints(data, rng):
-    """Return the bytes after changes, with numbers as varints."""
-    return fuzz.change_bytes(data, rng, bundles.varint)
+        return read_bundle(self.path, verify=self.verify)
 
 
 class OpenAI(Format):
@@ -306,6 +285,10 @@ class OpenAI(Format):
             path.write_bytes(forge_json(self.files[path], rng))
         else:
             path.write_bytes(fuzz.change_bytes(self.files[path], rng))
+        self.verify = rng.random() < 0.3
+
+    def read(self):
+        return super().read(verify=self.verify)
 
 
 class LLMC(Format):

@@ -1,6 +1,7 @@
 """Forge safetensors files: their bytes, header, entries and metadata."""
 
 import json
+import math
 
 from parity_tests.support import fuzz
 from parity_tests.support.weight_files import assemble
@@ -29,9 +30,19 @@ def forge_safetensors(header, data, rng):
     return assemble(header | {name: change_entry(header[name], rng)}, data)
 
 
+SAME_SIZE = ["F32", "I32", "U32"], ["F16", "BF16", "I16", "U16"], ["I8", "U8", "BOOL"]
+
+
 def change_entry(about, rng):
     """Return the entry of a tensor with one to three other values, or numbers in its lists."""
     about = dict(about)
+    if rng.random() < 0.3:  # of the same size in bytes
+        shape = about["shape"]
+        size = math.prod(shape)
+        about["shape"] = rng.choice([shape, shape[::-1], [1, *shape], [*shape, 1], [size]])
+        codes = next((codes for codes in SAME_SIZE if about["dtype"] in codes), [about["dtype"]])
+        about["dtype"] = rng.choice(codes)
+        return about
     for _ in range(rng.randint(1, 3)):
         key, value = rng.choice([*about]), rng.choice(fuzz.VALUES)
         if isinstance(about[key], list) and about[key] and rng.random() < 0.5:

@@ -111,7 +111,7 @@ def main():
     parser.add_argument("formats", nargs="*", default=[*FORMATS])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--details", action="store_true")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     failed = [run(name, given.count, given.seed, details=given.details) for name in given.formats]
     sys.exit(1 if any(failed) else 0)
 
