@@ -11,7 +11,7 @@ import numpy as np
 
 from npgpt.errors import InputError
 from npgpt.model.backend import OPS, Backend
-from npgpt.system import env_vars
+from npgpt.system import env_vars, memory
 
 __all__ = ["Backend", "check_dtype", "get", "name_of"]
 
@@ -43,10 +43,13 @@ def get(
         If `ops` is not a backend, or cannot compute with `dtype`.
     """
     env_vars.set_defaults()  # before Numba is imported
-    env_vars.check_numba()
     bfloat16 = isinstance(dtype, str) and dtype == "bfloat16"
     if ops is None or (bfloat16 and isinstance(ops, str) and ops == "fused"):
         ops = "mixed" if bfloat16 else "fused"
+    if ops == "numpy":
+        memory.require(memory.TO_MULTIPLY, "multiply matrices")
+    elif isinstance(ops, str):
+        env_vars.check_numba()
     backend = _import(ops) if isinstance(ops, str) else ops
     missing = [name for name in OPS if not hasattr(backend, name)]
     if missing:

@@ -10,8 +10,10 @@ imported, Numba's when Numba is imported.
 """
 
 import os
+import sys
 
 from npgpt.errors import InputError
+from npgpt.system import memory
 
 OPENMP = {"GOMP_SPINCOUNT": "1000"}  # about a microsecond
 OPENBLAS = {"OPENBLAS_THREAD_TIMEOUT": "4"}  # 2**4 clock cycles, the minimum
@@ -31,7 +33,12 @@ def set_defaults() -> None:
 
 
 def check_numba() -> None:
-    """Raise InputError for a value that Numba would reject with a traceback."""
+    """Raise InputError for a value that Numba would reject with a traceback.
+
+    Raises MemoryShortage if too little memory is left to import Numba.
+    """
+    if "numba" not in sys.modules:
+        memory.require(memory.TO_IMPORT_NUMBA, "import Numba")
     for name, check, expected in (
         ("NUMBA_NUM_THREADS", lambda text: int(text) > 0, "a number of threads, at least 1"),
         ("NUMBA_DISABLE_JIT", lambda text: int(text) >= 0, "0 or 1"),

@@ -12,9 +12,12 @@ from npgpt.errors import InputError, RunError
 
 # Needed in bytes of address space, with a margin (python -m parity_tests.support.memory_limits)
 TO_START = 100 << 20
+TO_IMPORT_NUMBA = 200 << 20
 TO_LOAD = 16 << 20  # a kernel
 TO_COMPILE = 100 << 20
+TO_MULTIPLY = 48 << 20  # with OpenBLAS
 TO_TOKENIZE = 48 << 20
+TO_DRAW = 128 << 20
 
 SAYS = re.compile(
     r"cannot allocate memory(?! in static TLS)|failed to map segment|out of memory|bad_alloc|"
@@ -25,6 +28,10 @@ SAYS = re.compile(
 
 class MemoryShortage(MemoryError):
     """Raised before a library would end the process for lack of memory."""
+
+
+# Released by `describe`, so that the process can end in order. No page of it is ever touched.
+reserve = [bytearray(8 << 20)]
 
 
 def left() -> int | None:
@@ -96,6 +103,7 @@ def find_cause(error: BaseException) -> BaseException:
 
 
 def describe(shortage: BaseException) -> str:
-    """Return the line that reports a lack of memory."""
+    """Return the line that reports a lack of memory, and release the reserve."""
+    reserve.clear()
     said = getattr(shortage, "strerror", None) or str(shortage) or "smaller numbers need less"
     return f"not enough memory: {said}"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from npgpt.errors import RunError
+from npgpt.system import memory
 from npgpt.system.atomic import atomic_write
 from npgpt.system.terminal import escape, shorten
 from npgpt.training.curve import Curve
@@ -39,6 +40,7 @@ def plot(curves: Sequence[Curve], path: Path) -> None:
     """
     png = io.BytesIO()
     try:
+        memory.require(memory.TO_DRAW, "draw")  # OpenBLAS would end the process
         with default_style():
             draw(curves).savefig(png, format="png")
     except Exception as error:  # matplotlib's own, which depends on the user's settings

@@ -58,6 +58,8 @@ def run(arguments: list[str], limit: int | None, cwd: Path, **environment: str) 
     said = unannounced(done.stderr)
     if done.returncode == 0 and not said:
         return Outcome("success", said)
+    if done.returncode == 0 and re.fullmatch(r"npgpt: \S+ could not be drawn: .*\n", said):
+        return Outcome("success, no picture", said)
     if done.returncode == 1 and re.fullmatch(r"npgpt: .*not enough memory.*\n", said):
         return Outcome("one line", said)
     if done.returncode < 0:
@@ -125,7 +127,7 @@ def main() -> int:
                 kinds[outcome.kind] += 1
                 if outcome.kind == "success":
                     enough = enough or limit
-                wrong = outcome.kind not in ("success", "one line")
+                wrong = outcome.kind not in ("success", "success, no picture", "one line")
                 failed += wrong
                 if wrong or arguments.show:
                     print(
