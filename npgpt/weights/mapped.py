@@ -67,6 +67,16 @@ class MappedFile:
                 "them with git lfs pull, or with npgpt download"
             )
 
+    def require_size(self, size: int) -> None:
+        """Raise WeightFileError if a mapped file has been truncated below `size` bytes.
+
+        Reading its pages would be a bus error, which no handler could survive.
+        """
+        if self.data.size >= size and size > (now := self.pages.size() if self.data.size else 0):
+            raise WeightFileError(
+                f"{self.path} has been truncated to {now:,} bytes while it was in use"
+            )
+
     def drop_pages(self, start: int, stop: int) -> None:
         """Release the memory of the pages within these bytes. They are read again if used again.
 
@@ -142,6 +152,7 @@ class MappedTensor:
         """
         dtype = np.dtype(np.uint16 if self.dtype == BFLOAT16 else self.dtype)
         start, stop = (self.start + n * dtype.itemsize for n in (first, last))
+        self.file.require_size(stop)
         found = self.file.data[start:stop]
         if found.size < stop - start:
             raise WeightFileError(

@@ -1,10 +1,12 @@
 """Tensors in a mapped file: copied on write, converted as by PyTorch."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 
-from npgpt.errors import InputError
+from npgpt.errors import InputError, WeightFileError
 from npgpt.weights.mapped import CHUNK, LARGEST, MappedFile, MappedTensor, round_chunks, widen
 
 
@@ -22,6 +24,19 @@ def test_writing_into_a_view_changes_neither_the_file_nor_other_mappings(path, r
     np.testing.assert_array_equal(mine, numbers + 1)
     np.testing.assert_array_equal(other, numbers)
     assert path.read_bytes() == numbers.tobytes()
+
+
+def test_a_file_that_is_truncated_while_it_is_mapped(path):
+    """Where that is noticed. Reading its pages is a bus error."""
+    numbers = np.arange(3000, dtype=np.float32)
+    path.write_bytes(numbers.tobytes())
+    tensor = MappedTensor(MappedFile(path), 0, (3000,), "float32")
+    os.truncate(path, 4096)
+    np.testing.assert_array_equal(tensor.elements(0, 1024), numbers[:1024])
+    with pytest.raises(WeightFileError, match="numbers has been truncated to 4,096 bytes while"):
+        tensor.elements(1024, 1025)
+    with pytest.raises(WeightFileError, match="truncated to 4,096"):
+        list(tensor.chunks(512))
 
 
 @pytest.mark.parametrize("start", range(9))
