@@ -22,7 +22,7 @@ class Export:
         huggingface: a directory with safetensors, for transformers and others. llm.c: a file such
         as gpt2_124M.bin, for tied models. npgpt: a checkpoint without the training state.
     out
-        File or directory to write. It must not exist.
+        File or directory to write. It must not exist; an empty directory is replaced.
     tokenizer
         "byte", "gpt2", or the path of a tokenizer.json, of its directory, or of a model. Needed if
         the tokenizer is neither recorded with the model nor beside the weights.

@@ -10,13 +10,14 @@ Numba compiles our kernels faster with the help of names that are private to it
 and compiling takes longer.
 """
 
-import os
+from contextlib import suppress
 from functools import cache, partial
 
 import numba
 
-from npgpt.errors import InputError
+from npgpt.errors import InputError, RunError
 from npgpt.kernels import cache as kernel_cache
+from npgpt.system.atomic import atomic_write
 
 if numba.config.DISABLE_JIT:
     raise InputError(
@@ -89,10 +90,6 @@ def is_fast() -> bool:
 
 
 def write(path, text: str) -> None:
-    """Write a small file at once: several processes may write the same one."""
-    part = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        part.write_text(text)
-        os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)
+    """Write a small file at once, if possible: several processes may write the same one."""
+    with suppress(RunError), atomic_write(path) as file:
+        file.write(text.encode())

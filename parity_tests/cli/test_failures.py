@@ -120,10 +120,10 @@ def test_a_file_that_cannot_be_read(refused, run, monkeypatch, line, code, statu
 
 
 def test_an_error_of_the_disk_that_no_reader_expects(refused, run, monkeypatch):
-    def fail(path):
+    def fail(path, **options):
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
-    monkeypatch.setattr(os, "scandir", fail)
+    monkeypatch.setattr("npgpt.weights.formats.open_directory", fail)
     refused("inspect run", says="npgpt: run cannot be read: Input/output error", code=1)
     monkeypatch.setattr("npgpt.cli.inspect.resolve", fail)
     refused("inspect run", says="npgpt: run: Input/output error", code=1)

@@ -65,7 +65,7 @@ def test_a_directory_that_was_empty_keeps_its_mode():
 
 
 def test_a_temporary_name_that_is_taken_is_not_followed(monkeypatch):
-    """Nobody can guess it; if somebody does, the file behind the link is not written to."""
+    """No process can guess it. If one does, the file behind its link is not written to."""
     Path("other").write_bytes(b"theirs")
     monkeypatch.setattr(atomic.secrets, "token_hex", lambda count: "0" * 2 * count)
     part = Path(f".file.{'0' * 32}.part")
