@@ -10,6 +10,7 @@ import tyro
 from npgpt.cli.common import OptionalWeights, announce_compilation
 from npgpt.errors import InputError
 from npgpt.system.console import track_progress
+from npgpt.system.terminal import printable_line
 
 if TYPE_CHECKING:
     from npgpt.arrays import Array
@@ -53,7 +54,7 @@ class Compare:
         tokens = encode_prompt(a, self.prompt)
         count = len(list(named(a.params)))
         parameters = list(track_progress(compare.compare_parameters(a, b), count))
-        print(f"{self.first} and {self.second}")
+        print(printable_line(f"{self.first} and {self.second}"))
         different = [one for one in parameters if one.largest != 0]
         equal = len(parameters) - len(different)
         print(f"{equal} of {len(parameters)} parameters are bit-identical\n")

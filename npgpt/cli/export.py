@@ -8,6 +8,7 @@ from typing import Literal
 from npgpt.cli.common import ModelPath, OptionalTokenizer, model_path
 from npgpt.download.resolve import resolve
 from npgpt.errors import ConfigError, InputError
+from npgpt.system.terminal import printable_line
 
 
 @dataclass(kw_only=True)
@@ -61,7 +62,7 @@ class Export:
         else:
             contents = checkpoint.Contents(config, source.params("float32"), name)
             checkpoint.write(self.out, contents)
-        print(self.out)
+        print(printable_line(str(self.out)))
         return 0
 
     def require_new(self) -> None:

@@ -11,6 +11,7 @@ import tyro
 from npgpt.cli.common import OptionalTokenizer
 from npgpt.download.resolve import resolve
 from npgpt.errors import InputError
+from npgpt.system.terminal import printable_line
 
 
 @dataclass(kw_only=True)
@@ -46,5 +47,5 @@ class Quantize:
         if os.path.lexists(self.to):
             raise InputError(f"{self.to} already exists: choose another --to")
         quantized_file.write_quantized(self.to, source, self.weights)
-        print(f"{self.to}: {os.path.getsize(self.to):,} bytes")
+        print(f"{printable_line(str(self.to))}: {os.path.getsize(self.to):,} bytes")
         return 0

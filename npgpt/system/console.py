@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 COLOR = re.compile(r"\x1b\[[0-9;]*m")
+BULLET = "\u2022"  # of tyro's lists
 MIN_WIDTH = 40  # columns; tyro never returns with fewer than 8
 
 
@@ -80,18 +81,21 @@ def track(bar: "Progress", items: Iterable[T], total: int, description: str) -> 
         yield from bar.track(items, total, description=description)
 
 
-class ColorFilter:
-    """A stream that writes to another one without colours."""
+class HelpStream:
+    """A stream that passes help texts on: with colours and bullets only if the other shows them."""
 
     def __init__(self, stream: Any):
-        self.stream = stream
+        self.stream, self.has_colors = stream, has_colors(stream)
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        self.bullet = BULLET if "utf" in encoding.lower() else "*"
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
         """Write a text."""
-        self.stream.write(COLOR.sub("", text))
+        shown = text if self.has_colors else COLOR.sub("", text)
+        self.stream.write(shown.replace(BULLET, self.bullet))
         return len(text)
 
 
@@ -100,8 +104,7 @@ def help_output() -> Iterator[None]:
     """Adapt help texts and errors of tyro to the two streams and to the width of the terminal."""
     stdout, stderr, width = sys.stdout, sys.stderr, os.environ.get("COLUMNS")
     try:
-        sys.stdout = stdout if has_colors(stdout) else ColorFilter(stdout)
-        sys.stderr = stderr if has_colors(stderr) else ColorFilter(stderr)
+        sys.stdout, sys.stderr = HelpStream(stdout), HelpStream(stderr)
         os.environ["COLUMNS"] = str(max(MIN_WIDTH, shutil.get_terminal_size().columns))
         yield
     finally:

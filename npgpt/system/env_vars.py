@@ -4,6 +4,8 @@ Numba and the BLAS behind NumPy each own a thread pool, and idle threads of both
 A spinning pool takes cores from the other one, so idle threads are put to sleep early.
 
 NUMBA_OPT=2: LLVM's level 3 makes no kernel faster and compiles up to 1.5 times as long.
+NUMBA_DISABLE_ERROR_MESSAGE_HIGHLIGHTING=1: for highlighting, Numba imports colorama if it is
+installed, which writes an escape sequence to every terminal when the process ends.
 
 Each variable is read once: OpenMP's when the first parallel loop runs, OpenBLAS's when NumPy is
 imported, Numba's when Numba is imported.
@@ -18,7 +20,7 @@ from npgpt.system import memory
 OPENMP = {"GOMP_SPINCOUNT": "1000"}  # about a microsecond
 OPENBLAS = {"OPENBLAS_THREAD_TIMEOUT": "4"}  # 2**4 clock cycles, the minimum
 IDLE = OPENMP | OPENBLAS  # what puts idle threads to sleep
-NUMBA = {"NUMBA_OPT": "2"}
+NUMBA = {"NUMBA_OPT": "2", "NUMBA_DISABLE_ERROR_MESSAGE_HIGHLIGHTING": "1"}
 LAYERS = "default", "safe", "forksafe", "threadsafe", "tbb", "omp", "workqueue"
 
 

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import subprocess
 import sys
 
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from npgpt.cli.main import main
 from npgpt.system import console
 from npgpt.training.run_dir import RunDir
+from parity_tests.support.processes import LONG
 from parity_tests.support.quantized import model_of
-from parity_tests.support.runs import TINY
+from parity_tests.support.runs import POSIX_ONLY, TINY
 
 COLORS = re.compile(r"\x1b\[[0-9;]*3[0-7][0-9;]*m")
 FORCED = {
@@ -102,6 +104,34 @@ def test_terminals_without_width(shown, width):
     for command in ("help", "unknown", "train", "inspect"):
         out, err = shown(command, "TT", FORCED | {"COLUMNS": width, "TERM": "xterm"})
         assert len(out + err) > 100
+
+
+def test_help_in_another_encoding(monkeypatch):
+    for encoding, bullet in (("ascii", "  * train "), ("utf-8", "\u2022 train ")):
+        raw = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding))
+        with pytest.raises(SystemExit):
+            main(["--help"])
+        assert bullet in raw.getvalue().decode(encoding)
+        assert "?" not in raw.getvalue().decode(encoding)
+
+
+@POSIX_ONLY
+@pytest.mark.slow
+def test_numba_writes_no_escape_sequence_at_the_end():
+    """colorama does, where it is installed; it looks at the terminal itself."""
+    import pty
+
+    code = "from npgpt.system import env_vars; env_vars.set_defaults(); import numba\n"
+    code += "try: numba.njit(lambda: 'a' + 1)()\nexcept numba.TypingError: pass"
+    terminal, side = pty.openpty()
+    variables = os.environ | {"TERM": "dumb"}
+    variables.pop("NUMBA_DISABLE_ERROR_MESSAGE_HIGHLIGHTING", None)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=side, env=variables) as process:
+        process.wait(timeout=LONG)
+    os.write(side, b"end")
+    assert os.read(terminal, 100) == b"end"
+    os.close(terminal), os.close(side)
 
 
 def test_what_is_a_terminal(monkeypatch):
