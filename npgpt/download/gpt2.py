@@ -5,6 +5,7 @@ moved into place once all are verified, the file with the model's shape last: a 
 it is complete. Existing files are never overwritten.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -149,8 +150,11 @@ def install(
 ) -> None:
     """Download the files, check them, and move them into `directory`: all of them or none."""
     verified = staging_dir(directory, name, source, "whole")
+    partial_dir = staging_dir(directory, name, source, "part")
+    for path in (verified, partial_dir):  # their names can be guessed, so that a part is resumed
+        if path.is_symlink():
+            raise OSError(errno.ELOOP, f"{path} is a symbolic link")
     if not verified.exists():
-        partial_dir = staging_dir(directory, name, source, "part")
         make_directory(partial_dir)
         try:
             fetch_files(partial_dir, name, source, check, progress)

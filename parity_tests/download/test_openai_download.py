@@ -8,7 +8,7 @@ import pytest
 
 from npgpt.download import gpt2, resumable
 from npgpt.download.gpt2 import ReleasedModel
-from npgpt.errors import DownloadError, InputError, WeightFileError
+from npgpt.errors import DownloadError, InputError, RunError, WeightFileError
 from parity_tests.support.downloads import CHECKPOINT, SMALL
 from parity_tests.support.file_server import contents, listed
 
@@ -89,6 +89,29 @@ def test_files_are_checked_before_they_are_moved(openai, server, tmp_path):
     assert openai(to=to, check=check) == to
     assert openai(to=to, check=check) == to
     assert seen == [CHECKPOINT]
+
+
+@pytest.mark.parametrize("state", ["part", "whole"])
+def test_a_link_in_place_of_a_hidden_directory_is_not_followed(openai, tmp_path, state):
+    to, other = tmp_path / "to", tmp_path / "other"
+    for path in (to, other):
+        path.mkdir()
+    (to / f".gpt2-small-openai.{state}").symlink_to(other)
+    with pytest.raises(DownloadError, match=rf"\.{state} is a symbolic link; resolve this"):
+        openai(to=to)
+    assert listed(other) == []
+
+
+def test_files_that_cannot_be_checked_are_kept(openai, tmp_path):
+    """That the disk fails says nothing about them."""
+
+    def check(folder):
+        raise RunError("wte cannot be read: Input/output error")
+
+    with pytest.raises(RunError, match="cannot be read"):
+        openai(to=tmp_path / "to", check=check)
+    assert contents(tmp_path / "to/.gpt2-small-openai.part") == CHECKPOINT
+    assert contents(openai(to=tmp_path / "to")) == CHECKPOINT
 
 
 def test_damaged_files_are_deleted(openai, server, tmp_path):
