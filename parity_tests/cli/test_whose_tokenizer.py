@@ -223,6 +223,7 @@ def test_a_tokenizer_larger_than_the_vocabulary(refused, folder):
     refused("train --data text.txt --init-from bare --tokenizer own", says=said)
 
 
+@pytest.mark.slow
 def test_generate_and_evaluate_use_the_models_own(npgpt_, folder):
     """Ids from 300 on are padding: none of them ends the text, or the command."""
     said = npgpt_("generate --model own --prompt The --max-new-tokens 60 --temperature 9").out
@@ -236,6 +237,7 @@ def test_generate_and_evaluate_use_the_models_own(npgpt_, folder):
     assert f"loss {loss:.4f} nats" in said
 
 
+@pytest.mark.slow
 def test_a_run_finds_its_tokenizer_wherever_it_is_moved(npgpt_, folder):
     npgpt_("train --data text.txt --tokenizer own --steps 2 --prompt The --out run", *TINY)
     config = json.loads(Path("run/config.json").read_text())
@@ -252,6 +254,7 @@ def test_a_run_finds_its_tokenizer_wherever_it_is_moved(npgpt_, folder):
     assert ids("tuned") == IDS
 
 
+@pytest.mark.slow
 def test_training_from_a_model_with_its_own_tokenizer(npgpt_, folder):
     line = "train --data text.txt --init-from own --steps 1 --sample-tokens 2 --batch-size 1"
     npgpt_(f"{line} --out run --stride 12 --train-fraction 0.8")

@@ -131,6 +131,7 @@ def gpt2():
     return tokenizers_of.gpt2()
 
 
+@pytest.mark.slow
 def test_files_with_gpt2s_vocabulary_and_merges_are_gpt2(gpt2, bpe, tmp_path, monkeypatch):
     write(tmp_path / "json", gpt2)
     write_pair(tmp_path / "pair", gpt2)
