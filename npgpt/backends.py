@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from npgpt.errors import InputError
+from npgpt.errors import InputError, show
 from npgpt.model.backend import OPS, Backend
 from npgpt.system import env_vars, memory
 
@@ -54,7 +54,7 @@ def get(
     missing = [name for name in OPS if not hasattr(backend, name)]
     if missing:
         raise InputError(
-            f"ops is {ops!r}, which has no {missing[0]}: it must be npgpt.fused, npgpt.mixed, "
+            f"ops is {show(ops)}, which has no {missing[0]}: it must be npgpt.fused, npgpt.mixed, "
             "npgpt.ops or an object with the same attributes"
         )
     if bfloat16 and backend is not _import("mixed"):
@@ -86,16 +86,16 @@ def check_dtype(dtype: Any) -> np.dtype:
         return np.dtype(np.float32)
     try:
         found = None if dtype is None else np.dtype(dtype)  # NumPy's None is float64
-    except TypeError:
+    except (TypeError, ValueError):
         found = None
     if found not in (np.float32, np.float64):
-        raise InputError(f"dtype is {dtype!r}, but must be float32, float64 or bfloat16")
+        raise InputError(f"dtype is {show(dtype)}, but must be float32, float64 or bfloat16")
     return found
 
 
 def _import(name: str) -> Backend:
     if name not in MODULES:
-        raise InputError(f"ops is {name!r}, but must be one of {', '.join(MODULES)}")
+        raise InputError(f"ops is {show(name)}, but must be one of {', '.join(MODULES)}")
     return import_module(MODULES[name])
 
 

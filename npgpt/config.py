@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from npgpt.errors import ConfigError
+from npgpt.errors import ConfigError, show
 
 PresetName = Literal[
     "tiny", "book", "book-appendix-d", "gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl"
@@ -59,6 +59,7 @@ class Config:
     tied: bool = True
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd"):
             at_least(self, name, 1)
         at_least(self, "dropout", 0)
@@ -72,7 +73,7 @@ class Config:
         for name in ("qkv_bias", "tied"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(
-                    f"{name} is {getattr(self, name)!r:.60}, but must be true or false"
+                    f"{name} is {show(getattr(self, name))}, but must be true or false"
                 )
 
 
@@ -164,6 +165,7 @@ class TrainingConfig:
     seed: int = 123
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name in ("epochs", "batch_size", "grad_accumulation", "eval_every"):
             at_least(self, name, 1)
         for name in ("steps", "stride", "eval_batches", "checkpoint_every"):
@@ -185,14 +187,14 @@ class TrainingConfig:
             at_least(self, name, 0)
             if getattr(self, name) >= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be in [0, 1)")
-        if self.decay not in ("all", "matrices"):
-            raise ConfigError(f'decay is {self.decay!r:.60}, but must be "all" or "matrices"')
-        if self.eval_rng not in ("shared", "separate"):
+        if not is_one_of(self.decay, ("all", "matrices")):
+            raise ConfigError(f'decay is {show(self.decay)}, but must be "all" or "matrices"')
+        if not is_one_of(self.eval_rng, ("shared", "separate")):
             raise ConfigError(
-                f'eval_rng is {self.eval_rng!r:.60}, but must be "shared" or "separate"'
+                f'eval_rng is {show(self.eval_rng)}, but must be "shared" or "separate"'
             )
         if not isinstance(self.prompt, str):
-            raise ConfigError(f"prompt is {self.prompt!r:.60}, but must be a string")
+            raise ConfigError(f"prompt is {show(self.prompt)}, but must be a string")
         if not 0 <= self.seed < 2**64:
             raise ConfigError(f"seed is {self.seed}, but must be in [0, 2**64)")
 
@@ -219,6 +221,22 @@ class Preset:
     init: Literal["book", "gpt2"] = "gpt2"
 
 
+def plain(value: Any) -> Any:
+    """Return a NumPy scalar, or an array without axes, as the Python number that it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
+def make_plain(config: Any) -> None:
+    """Replace NumPy scalars in the fields of a frozen config by Python numbers."""
+    for one in fields(config):
+        object.__setattr__(config, one.name, plain(getattr(config, one.name)))
+
+
+def is_one_of(value: Any, names: Iterable[str]) -> bool:
+    """Return True if this is a string among `names`. Arrays are none, and cannot be compared."""
+    return isinstance(value, str) and value in names
+
+
 def at_least(config: Any, name: str, smallest: float) -> None:
     """Raise ConfigError unless `config.name` is a finite number of its kind, >= smallest."""
     value = getattr(config, name)
@@ -230,7 +248,7 @@ def at_least(config: Any, name: str, smallest: float) -> None:
         )
     if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
         sort = "an integer" if integral else "a number"
-        raise ConfigError(f"{name} is {value!r:.60}, but must be {sort}")
+        raise ConfigError(f"{name} is {show(value)}, but must be {sort}")
     if value < smallest:
         raise ConfigError(f"{name} is {value}, but must be at least {smallest}")
 
@@ -329,10 +347,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
             value, allowed = getattr(self, name), get_args(kind) or (kind,)
-            fits = value in allowed if get_origin(kind) is Literal else isinstance(value, allowed)
-            if not fits:
+            is_literal = get_origin(kind) is Literal
+            if not (is_one_of(value, allowed) if is_literal else isinstance(value, allowed)):
                 names = " or ".join(getattr(one, "__name__", one) for one in allowed)
-                raise ConfigError(f"{name} is {value!r:.60}, but must be {names}")
+                raise ConfigError(f"{name} is {show(value)}, but must be {names}")
         if (self.dtype, self.ops) == ("bfloat16", "numpy"):
             raise ConfigError("dtype is 'bfloat16', which NumPy does not multiply: leave out --ops")
 

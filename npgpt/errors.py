@@ -35,3 +35,12 @@ class DropoutWarning(UserWarning):
 
 class KernelCacheWarning(UserWarning):
     """Issued when a directory cannot be used, or is not safe, as the cache of compiled kernels."""
+
+
+def show(value: object) -> str:
+    """Return repr(value) for a message: one line of at most 60 characters."""
+    try:
+        lines = repr(value).splitlines()
+    except Exception:  # an integer of more than 4300 digits, an object's own error
+        lines = [f"a value of type {type(value).__name__}"]
+    return " ".join(line.strip() for line in lines)[:60]

@@ -10,7 +10,7 @@ from npgpt import backends
 from npgpt.arrays import Array, TokenIds
 from npgpt.backends import Backend
 from npgpt.config import Config
-from npgpt.errors import InputError
+from npgpt.errors import InputError, show
 from npgpt.model import initializers, inputs, params, quantize, trace, transformer
 from npgpt.model.backend import Random
 from npgpt.model.gradients import LossCache, Workspace
@@ -187,8 +187,7 @@ class GPT:
         InputError
             If `tokens` cannot be read by the model.
         """
-        start = inputs.check_past(past, self.config)
-        ids = inputs.check_tokens(tokens, self.config, start=start)
+        ids = inputs.check_continuation(tokens, past, self.config, self.dtype)
         return transformer.next_logits(self.params, ids, self.config, past=past, ops=self.ops)
 
     def loss_and_gradients(
@@ -300,7 +299,7 @@ class GPT:
         """
         space = self._space()
         if not isinstance(cache, LossCache):
-            raise InputError(f"cache must be the second value of loss, not {cache!r:.60}")
+            raise InputError(f"cache must be the second value of loss, not {show(cache)}")
         dloss = inputs.check_number("dloss", dloss)
         out = None if out is None else space.check(out)
         activations, gradients = cache.use(self.params)

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from npgpt.backends import Backend
+from npgpt.config import is_one_of
 from npgpt.data.tokenizer_choice import choose
 from npgpt.download.resolve import resolve
-from npgpt.errors import InputError
+from npgpt.errors import InputError, show
 from npgpt.gpt import GPT
 from npgpt.model.inputs import check_path
 from npgpt.quantized_matrix import KINDS
@@ -50,8 +51,8 @@ def load(
     InputError
         If the file is missing, incomplete or invalid, or was made with another tokenizer.
     """
-    if weights not in (None, *WEIGHTS):
-        raise InputError(f"weights is {weights!r}, but must be {' or '.join(WEIGHTS)}")
+    if weights is not None and not is_one_of(weights, WEIGHTS):
+        raise InputError(f"weights is {show(weights)}, but must be {' or '.join(WEIGHTS)}")
     check_path(path)
     source = formats.open_weights(resolve(path))
     found = choose(source, tokenizer).tokenizer

@@ -7,7 +7,7 @@ the last bits elsewhere. `state` is the bytes of torch.get_rng_state(): a stream
 library continues in the other.
 """
 
-import operator
+import math
 from functools import partial
 from typing import Any, Self
 
@@ -16,7 +16,8 @@ import numpy as np
 from npgpt import backends
 from npgpt.arrays import Array
 from npgpt.backends import Backend
-from npgpt.errors import InputError
+from npgpt.config import plain
+from npgpt.errors import InputError, show
 from npgpt.model.inputs import check_probabilities
 from npgpt.system.rng_state import build, parse
 
@@ -161,7 +162,7 @@ class Generator:
         """
         p = _real("p", p)
         if not 0 <= p <= 1:
-            raise InputError(f"p = {p}: a probability lies between 0 and 1")
+            raise InputError(f"p = {show(p)}: a probability lies between 0 and 1")
         out, contiguous = _destination(shape, np.bool_, out, dtypes=(np.bool_,))
         self._random.bernoulli(self._engine, p, out=contiguous.reshape(-1))
         return _deliver(contiguous, out)
@@ -335,34 +336,36 @@ class Generator:
 
 
 def _integer(name: str, value: Any, least: int, most: int) -> int:
-    try:
-        if isinstance(value, (bool, np.bool_)):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        raise InputError(f"{name} = {value!r}: it must be an integer") from None
+    number = plain(value)
+    if type(number) is not int:
+        raise InputError(f"{name} = {show(value)}: it must be an integer")
     if not least <= number <= most:
-        raise InputError(f"{name} = {number}: it must lie between {least} and {most}")
+        raise InputError(f"{name} = {show(number)}: it must lie between {least} and {most}")
     return number
 
 
 def _real(name: str, value: Any) -> float:
-    if isinstance(value, (int, float, np.integer, np.floating)):
-        return float(value)
-    raise InputError(f"{name} = {value!r:.60}: it must be a number")
+    number = plain(value)
+    if type(number) in (int, float):
+        return number
+    raise InputError(f"{name} = {show(value)}: it must be a number")
 
 
 def _finite(name: str, value: Any, dtype: np.dtype) -> float:
     number = _real(name, value)
     most = 2.0**120 if dtype == np.float32 else 2.0**990  # results must not overflow either
     if not abs(number) <= most:
-        raise InputError(f"{name} = {number}: a {dtype} one must lie between {-most} and {most}")
-    return number
+        shown = show(number)
+        raise InputError(f"{name} = {shown}: a {dtype} one must lie between {-most} and {most}")
+    return float(number)
 
 
 def _shape(shape: Shape) -> tuple[int, ...]:
     sizes = shape if isinstance(shape, (tuple, list)) else (shape,)
-    return tuple(_integer(f"a size in shape {shape}", n, 0, 2**62) for n in sizes)
+    sizes = tuple(_integer(f"a size in shape {show(shape)}", n, 0, 2**62) for n in sizes)
+    if len(sizes) > 64 or math.prod(n or 1 for n in sizes) >= 2**59:  # NumPy's limits
+        raise InputError(f"shape {show(shape)} is too large for an array")
+    return sizes
 
 
 def _destination(
@@ -388,10 +391,10 @@ def _deliver(contiguous: Array, out: Array) -> Array:
 
 def _one_of(dtypes: tuple, dtype: Any) -> np.dtype:
     try:
-        found = np.dtype(dtype)
-    except TypeError:
+        found = None if dtype is None else np.dtype(dtype)  # NumPy's None is float64
+    except (TypeError, ValueError):
         found = None
     if found is None or found not in dtypes:
         allowed = " or ".join(np.dtype(d).name for d in dtypes)
-        raise InputError(f"dtype {dtype if found is None else found}: it must be {allowed}")
+        raise InputError(f"dtype {show(dtype) if found is None else found}: it must be {allowed}")
     return found

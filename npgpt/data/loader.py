@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from npgpt.arrays import Array
-from npgpt.errors import InputError
-from npgpt.model.inputs import check_integer
+from npgpt.errors import InputError, show
+from npgpt.model.inputs import check_bool, check_integer, check_kind
 from npgpt.rng import Generator
 
 
@@ -65,9 +65,12 @@ class Loader:
         for array in (inputs, targets):
             if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape != inputs.shape:
                 raise InputError("inputs and targets must be two arrays of one shape (n, T)")
-        check_integer("batch_size", batch_size, least=1)
+            if array.dtype.kind not in "iu":
+                raise InputError(f"inputs and targets must be integers, not {array.dtype}")
         self.inputs, self.targets = inputs, targets
-        self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
+        self.batch_size = check_integer("batch_size", batch_size, least=1)
+        self.shuffle = check_bool("shuffle", shuffle)
+        self.drop_last = check_bool("drop_last", drop_last)
 
     def __len__(self) -> int:
         """Return the number of batches in one pass."""
@@ -87,7 +90,13 @@ class Loader:
         Returns
         -------
         (n,) int64
+
+        Raises
+        ------
+        InputError
+            If `rng` is no generator.
         """
+        check_kind("rng", rng, Generator)
         rng.random64()
         if not self.shuffle:
             return np.arange(len(self.inputs))
@@ -106,7 +115,17 @@ class Loader:
         Yields
         ------
         inputs, targets : (B, T) int
+
+        Raises
+        ------
+        InputError
+            If `order` has no window's number or another length, or `start` is negative.
         """
+        start, n = check_integer("start", start, least=0), len(self.inputs)
+        if not isinstance(order, np.ndarray) or order.shape != (n,) or order.dtype.kind not in "iu":
+            raise InputError(f"order must be {n} integers in an array, not {show(order)}")
+        if n and not 0 <= order.min() <= order.max() < n:
+            raise InputError(f"order must be numbers of windows, 0 to {n - 1}, not {show(order)}")
         for i in range(start, len(self)):
             chosen = order[i * self.batch_size : (i + 1) * self.batch_size]
             yield self.inputs[chosen], self.targets[chosen]

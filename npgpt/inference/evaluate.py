@@ -7,10 +7,10 @@ import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.data.tokenizer import tokenizer_of
-from npgpt.errors import InputError
+from npgpt.errors import InputError, show
 from npgpt.gpt import GPT
 from npgpt.model import finite
-from npgpt.model.inputs import check_integer, check_kind
+from npgpt.model.inputs import check_integer, check_kind, check_sequence
 
 Batch = tuple[Array, Array]  # inputs (B, T) and targets (B, n)
 
@@ -56,23 +56,23 @@ def evaluate(
         If the loss of a batch is nan or infinite.
     """
     check_kind("model", model, GPT)
-    tokens = encode_text(model, text) if isinstance(text, str) else np.asarray(text)
-    if tokens.ndim != 1:
-        raise InputError(f"tokens must have shape (N,), got {tokens.shape}")
+    encoded = encode_text(model, text) if isinstance(text, str) else text
+    tokens = check_sequence(encoded, model.config, "tokens")
     if len(tokens) < 2:
         raise InputError(f"the text must have at least 2 tokens to predict one, got {tokens.size}")
-    for name, value in dict(
-        batch_size=batch_size, context_length=context_length, stride=stride
-    ).items():
-        if value is not None:
-            check_integer(name, value, least=1)
+    if not callable(track):
+        raise InputError(f"track is {show(track)}, but must be a function of a list")
     longest = model.config.context_length
-    length = context_length or longest
+    batch_size = check_integer("batch_size", batch_size, least=1)
+    length = longest if context_length is None else context_length
+    length = check_integer("context_length", length, least=1)
+    stride = check_integer("stride", length if stride is None else stride, least=1)
     if length > longest:
-        raise InputError(f"context_length is {length}, but must be at most the model's {longest}")
-    if stride is not None and stride > length:
+        shown = show(length)
+        raise InputError(f"context_length is {shown}, but must be at most the model's {longest}")
+    if stride > length:
         raise InputError(
-            f"stride is {stride}, but must be at most the context length {length}: "
+            f"stride is {show(stride)}, but must be at most the context length {length}: "
             "tokens between two windows would be left out"
         )
     total, count = 0.0, 0

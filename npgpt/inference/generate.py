@@ -11,7 +11,7 @@ from typing import Any, overload
 import numpy as np
 
 from npgpt.arrays import Array, Flat, TokenIds
-from npgpt.errors import InputError, RunError
+from npgpt.errors import InputError, RunError, show
 from npgpt.gpt import GPT
 from npgpt.inference import sampling
 from npgpt.model import finite, kv_cache
@@ -84,20 +84,19 @@ def generate(
     RunError
         If the logits are nan or infinite, when the next token is asked for.
     """
-    sampling.check(temperature, top_k, top_p)
-    check_integer("max_new_tokens", max_new_tokens, least=0)
-    if eos_id is not None:
-        check_integer("eos_id", eos_id)
+    settings = sampling.check(temperature, top_k, top_p)
+    max_new_tokens = check_integer("max_new_tokens", max_new_tokens, least=0)
     check_kind("model", model, GPT)
+    if eos_id is not None and check_integer("eos_id", eos_id) not in range(model.config.vocab_size):
+        eos_id = None  # the model never generates it
     prompts, single = _prompts(model, tokens)
     generators: list[Any] = list(rng) if isinstance(rng, (list, tuple)) else [rng]
-    if temperature > 0 and None in generators:
+    if settings["temperature"] > 0 and any(one is None for one in generators):
         raise InputError(f"temperature {temperature} draws at random: give it rng=Generator(seed)")
     if any(one is not None and not hasattr(one, "multinomial") for one in generators):
-        raise InputError(f"rng must be one or more npgpt.Generator, not {rng!r:.60}")
+        raise InputError(f"rng must be one or more npgpt.Generator, not {show(rng)}")
     if isinstance(rng, (list, tuple)) and len(rng) != len(prompts):
         raise InputError(f"rng has {len(rng)} generators for {len(prompts)} prompts")
-    settings = dict(temperature=temperature, top_k=top_k, top_p=top_p)
     steps = _steps(model, prompts, max_new_tokens, eos_id, generators, settings)
     return (int(new[0]) for new in steps) if single else steps
 

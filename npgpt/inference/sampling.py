@@ -14,14 +14,16 @@ from npgpt.ops.attention import softmax
 from npgpt.rng import Generator
 
 
-def check(temperature: Any, top_k: Any, top_p: Any) -> None:
-    """Raise InputError for settings that are out of range."""
-    if check_number("temperature", temperature) < 0:
+def check(temperature: Any, top_k: Any, top_p: Any) -> dict[str, Any]:
+    """Return the settings of `next_token`. Raise InputError for one that is out of range."""
+    settings: dict[str, Any] = {"temperature": check_number("temperature", temperature)}
+    if settings["temperature"] < 0:
         raise InputError(f"temperature is {temperature}, but must be 0 (greedy) or above")
-    if top_k is not None:
-        check_integer("top_k", top_k, least=1)
-    if top_p is not None and not 0 < check_number("top_p", top_p) <= 1:
+    settings["top_k"] = None if top_k is None else check_integer("top_k", top_k, least=1)
+    settings["top_p"] = None if top_p is None else check_number("top_p", top_p)
+    if top_p is not None and not 0 < top_p <= 1:
         raise InputError(f"top_p is {top_p}, but must be in (0, 1]")
+    return settings
 
 
 def next_token(
@@ -81,6 +83,7 @@ def keep_top_p(probs: Array, p: float) -> Array:
     order = np.argsort(-probs, axis=-1, kind="stable")
     ranked = np.take_along_axis(probs, order, -1)
     before = ranked.cumsum(-1) - ranked  # the mass of all tokens more likely
+    before[..., 0] = -1  # a tiny `p` may round to 0
     ranked = np.where(before < p, ranked, 0)
     kept = np.zeros_like(probs)
     np.put_along_axis(kept, order, ranked, -1)

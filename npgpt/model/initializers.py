@@ -10,7 +10,7 @@ import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.config import Config
-from npgpt.errors import InputError
+from npgpt.errors import InputError, show
 from npgpt.model.backend import Distributions
 from npgpt.model.params import Params, named
 from npgpt.ops import layernorm
@@ -99,5 +99,5 @@ SCHEMES = {"book": book, "gpt2": gpt2}
 def get(scheme: str) -> Callable[[Params, Config, Distributions], None]:
     """Return the scheme of this name. Raise InputError if there is none."""
     if not isinstance(scheme, str) or scheme not in SCHEMES:
-        raise InputError(f"scheme is {scheme!r}, but must be one of {sorted(SCHEMES)}")
+        raise InputError(f"scheme is {show(scheme)}, but must be one of {sorted(SCHEMES)}")
     return SCHEMES[scheme]

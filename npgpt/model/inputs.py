@@ -1,5 +1,6 @@
 """Checks of what a user passes to a model: tokens, targets, generators, numbers."""
 
+import math
 import operator
 import warnings
 from pathlib import Path
@@ -8,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from npgpt.arrays import Array, TokenIds
-from npgpt.config import Config
-from npgpt.errors import ConfigError, DropoutWarning, InputError
+from npgpt.config import Config, plain
+from npgpt.errors import ConfigError, DropoutWarning, InputError, show
 from npgpt.model.kv_cache import LayerCache
 from npgpt.ops.linear_cross_entropy import IGNORED
 
@@ -17,13 +18,13 @@ from npgpt.ops.linear_cross_entropy import IGNORED
 def check_config(config: Any) -> None:
     """Raise ConfigError unless this is a Config."""
     if not isinstance(config, Config):
-        raise ConfigError(f"config must be an npgpt.Config, not {config!r:.60}")
+        raise ConfigError(f"config must be an npgpt.Config, not {show(config)}")
 
 
 def check_kind(name: str, value: Any, kind: type) -> None:
     """Raise InputError unless `value` is an instance of a class of npgpt."""
     if not isinstance(value, kind):
-        raise InputError(f"{name} must be an npgpt.{kind.__name__}, not {value!r:.60}")
+        raise InputError(f"{name} must be an npgpt.{kind.__name__}, not {show(value)}")
 
 
 def check_integer(name: str, value: Any, *, least: int | None = None) -> int:
@@ -33,10 +34,17 @@ def check_integer(name: str, value: Any, *, least: int | None = None) -> int:
             raise TypeError
         number = operator.index(value)
     except TypeError:
-        raise InputError(f"{name} is {value!r:.60}, but must be an integer") from None
+        raise InputError(f"{name} is {show(value)}, but must be an integer") from None
     if least is not None and number < least:
-        raise InputError(f"{name} is {number}, but must be at least {least}")
+        raise InputError(f"{name} is {show(number)}, but must be at least {least}")
     return number
+
+
+def check_bool(name: str, value: Any) -> bool:
+    """Return a bool. Raise InputError for anything else."""
+    if not isinstance(found := plain(value), bool):
+        raise InputError(f"{name} is {show(value)}, but must be True or False")
+    return found
 
 
 def check_tokens(
@@ -57,7 +65,7 @@ def check_targets(targets: TokenIds, config: Config) -> Array:
     counted = ids[ids != IGNORED]
     if not counted.size:
         raise InputError(f"all {ids.size} targets are {IGNORED}, which is ignored: none is left")
-    check_vocabulary(counted, config, f"; only {IGNORED} is ignored")
+    check_vocabulary(counted, config, but=f"; only {IGNORED} is ignored")
     return ids.astype(np.int64, copy=False)
 
 
@@ -81,22 +89,29 @@ def check_shape(tokens: TokenIds, config: Config, start: int, what: str) -> Arra
     return ids
 
 
-def check_vocabulary(ids: Array, config: Config, but: str = "") -> None:
-    """Raise InputError unless every id is in the vocabulary. `but` ends the message for others."""
+def check_vocabulary(ids: Array, config: Config, what: str = "token id", but: str = "") -> None:
+    """Raise InputError unless every id is in the vocabulary."""
     low, high, V = ids.min(), ids.max(), config.vocab_size
     if low < 0 or high >= V:
         wrong = low if low < 0 else high
-        raise InputError(f"token id {wrong} is outside the vocabulary of {V} (0 to {V - 1}){but}")
+        raise InputError(f"{what} {wrong} is outside the vocabulary of {V} (0 to {V - 1}){but}")
 
 
-def check_sequence(tokens: Any, config: Config, what: str) -> None:
-    """Raise InputError unless these are token ids (N,) of any length, in an array."""
-    if not isinstance(tokens, np.ndarray) or tokens.ndim != 1 or tokens.dtype.kind not in "iu":
-        raise InputError(f"{what} must be an array of integers of shape (N,), not {tokens!r:.60}")
-    V = config.vocab_size
-    if tokens.size and not 0 <= tokens.min() <= tokens.max() < V:
-        wrong = tokens.min() if tokens.min() < 0 else tokens.max()
-        raise InputError(f"{what}: {wrong} is outside the vocabulary of {V} (0 to {V - 1})")
+def check_sequence(tokens: Any, config: Config, what: str) -> Array:
+    """Return token ids (N,) of any length as an array. Raise InputError for anything else."""
+    try:
+        ids = np.asarray(tokens)
+    except (ValueError, TypeError):
+        ids = np.empty((0, 0))
+    if ids.shape == (0,) and isinstance(tokens, (list, tuple)):
+        ids = ids.astype(np.int64)  # NumPy takes an empty list for floats
+    if ids.dtype.kind in "US":
+        raise InputError(f"{what} must be token ids, not text: encode it with npgpt.tokenizer(...)")
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise InputError(f"{what} must be integers of shape (N,), not {show(tokens)}")
+    if ids.size:
+        check_vocabulary(ids, config, f"{what}: token id")
+    return ids
 
 
 def check_pair(tokens: TokenIds, targets: TokenIds, config: Config) -> tuple[Array, Array]:
@@ -122,27 +137,37 @@ def check_last(tokens: TokenIds, targets: TokenIds, config: Config) -> tuple[Arr
     return ids, labels
 
 
-def check_past(past: Any, config: Config) -> int:
-    """Return the number of positions in a key/value cache, one LayerCache per block, or in None."""
-    if past is None or past == []:
-        return 0
+def check_continuation(tokens: TokenIds, past: Any, config: Config, dtype: np.dtype) -> Array:
+    """Return tokens as (B, T) int64, which follow the positions in `past`: one cache per block."""
+    if past is None or (isinstance(past, list) and not past):
+        return check_tokens(tokens, config)
     if not isinstance(past, list) or not all(isinstance(one, LayerCache) for one in past):
-        raise InputError(f"past must be a list of LayerCache or None, not {past!r:.60}")
+        raise InputError(f"past must be a list of LayerCache or None, not {show(past)}")
     if len(past) != config.n_layer:
         raise InputError(f"past has {len(past)} layers, the model has {config.n_layer}")
-    return past[0].length
+    start, (B, H, _, D) = past[0].length, past[0].k.shape
+    if (H, H * D) != (config.n_head, config.n_embd) or past[0].k.dtype != dtype:
+        raise InputError(f"past is of another model: {H} heads of {D}, {past[0].k.dtype}")
+    if any(layer.length != start for layer in past):
+        raise InputError("past has layers of different lengths: one forward pass has failed")
+    ids = check_tokens(tokens, config, start=start)
+    if len(ids) != B:
+        raise InputError(f"past has {B} sequences, but the tokens have {len(ids)}")
+    if (end := start + ids.shape[1]) > past[0].max_length:
+        raise InputError(f"past has room for {past[0].max_length} positions, not for {end}")
+    return ids
 
 
 def check_path(path: Any) -> None:
     """Raise InputError unless this can be the path of a file."""
-    if not isinstance(path, (str, Path)) or "\0" in str(path):
-        raise InputError(f"path is {path!r:.60}, but must be a string or a Path")
+    if not isinstance(path, (str, Path)) or "\0" in str(path) or path == "":
+        raise InputError(f"path is {show(path)}, but must be a string or a Path")
 
 
 def check_masks(rng: Any) -> None:
     """Raise InputError unless `rng` draws dropout masks, or is None."""
     if rng is not None and not hasattr(rng, "bernoulli"):
-        raise InputError(f"rng must be an npgpt.Generator or None, not {rng!r:.60}")
+        raise InputError(f"rng must be an npgpt.Generator or None, not {show(rng)}")
 
 
 def warn_of_dropout(config: Config, *, stacklevel: int) -> None:
@@ -157,12 +182,16 @@ def warn_of_dropout(config: Config, *, stacklevel: int) -> None:
 
 def check_number(name: str, value: Any, *, least: float = -np.inf) -> float:
     """Return a finite number of at least `least` as a float."""
-    kinds = int, float, np.integer, np.floating
-    if isinstance(value, bool) or not isinstance(value, kinds) or not np.isfinite(value):
-        raise InputError(f"{name} is {value!r:.60}, but must be a finite number")
-    if value < least:
-        raise InputError(f"{name} is {value}, but must be at least {least:g}")
-    return float(value)
+    number = plain(value)
+    try:
+        finite = type(number) in (int, float) and math.isfinite(number)
+    except OverflowError:  # an integer that is too large for a float
+        finite = False
+    if not finite:
+        raise InputError(f"{name} is {show(value)}, but must be a finite number")
+    if number < least:
+        raise InputError(f"{name} is {show(number)}, but must be at least {least:g}")
+    return float(number)
 
 
 def check_probabilities(probs: Any) -> Array:

@@ -16,7 +16,7 @@ import numpy as np
 from npgpt import arrays
 from npgpt.arrays import Array
 from npgpt.config import Config
-from npgpt.errors import InputError
+from npgpt.errors import InputError, show
 from npgpt.ops import layernorm, linear
 from npgpt.quantized_matrix import QuantizedMatrix
 
@@ -118,7 +118,7 @@ def zeros_like(tree: Params) -> Params:
         If `tree` is not a complete tree.
     """
     if not isinstance(tree, Params):
-        raise InputError(f"zeros_like takes a tree such as model.params, not {tree!r:.60}")
+        raise InputError(f"zeros_like takes a tree such as model.params, not {show(tree)}")
     empty = map_leaves(tree, lambda leaf: Shape(leaf.shape))
     return views(empty, arrays.zeros(total(empty), tree.wte.weight.dtype))
 
@@ -126,7 +126,7 @@ def zeros_like(tree: Params) -> Params:
 def check(tree: Params, config: Config) -> None:
     """Raise InputError unless this is the tree of a config, all of one floating-point dtype."""
     if not isinstance(tree, Params):
-        raise InputError(f"parameters must be a tree as in model.params, not {tree!r:.60}")
+        raise InputError(f"parameters must be a tree as in model.params, not {show(tree)}")
     expected, found = dict(named(shapes(config))), dict(named(tree))
     if expected.keys() != found.keys():
         name = min(expected.keys() ^ found.keys())
@@ -224,13 +224,15 @@ def named(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     InputError
         If `node` is not a tree.
     """
+    if not isinstance(prefix, str):
+        raise InputError(f"prefix is {show(prefix)}, but must be a string")
     if node is None:
         return
     if is_leaf(node):
         yield prefix, node
         return
     if not isinstance(node, tuple):
-        raise InputError(f"named takes a tree such as model.params, not {node!r:.60}")
+        raise InputError(f"named takes a tree such as model.params, not {show(node)}")
     names = getattr(node, "_fields", range(len(node)))
     for name, child in zip(names, node, strict=True):
         yield from named(child, f"{prefix}.{name}" if prefix else str(name))

@@ -171,7 +171,14 @@ def sync_file(file: BinaryIO) -> None:
 
 
 def temporary_path(path: Path) -> Path:
-    """Return a path beside `path` that no other process can guess. `TEMPORARY` matches its name."""
+    """Return a path beside `path` that no other process can guess. `TEMPORARY` matches its name.
+
+    Raises RunError for a path without a name, such as ".".
+    """
+    if not path.name:
+        raise RunError(
+            f"{path} could not be written: it is a directory, not a file; nothing was written"
+        )
     return path.with_name(f".{path.name}.{secrets.token_hex(16)}.part")
 
 

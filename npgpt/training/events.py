@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from npgpt.arrays import Array
-from npgpt.errors import InputError
+from npgpt.errors import InputError, show
 
 
 @dataclass
@@ -135,7 +135,7 @@ class Progress:
         for name in ("step", "epoch", "position", "tokens_seen"):
             if not is_count(getattr(self, name)):
                 raise InputError(
-                    f"{name} is {getattr(self, name)!r:.40}, but must be an integer of at least 0"
+                    f"{name} is {show(getattr(self, name))}, but must be an integer of at least 0"
                 )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from npgpt import backends
 from npgpt.arrays import Array
 from npgpt.backends import Backend
-from npgpt.errors import InputError
+from npgpt.errors import InputError, show
 from npgpt.model import params, quantize
 from npgpt.model.gradients import check_gradients
 from npgpt.model.inputs import check_number
@@ -76,10 +76,10 @@ class AdamW:
         ops: Backend | str | None = None,
     ):
         if not isinstance(parameters, Params):
-            raise InputError(f"parameters must be model.params, not {parameters!r:.60}")
+            raise InputError(f"parameters must be model.params, not {show(parameters)}")
         quantize.require_float(parameters)
         if not callable(decays):
-            raise InputError(f"decays is {decays!r:.60}, but must be a function of name and array")
+            raise InputError(f"decays is {show(decays)}, but must be a function of name and array")
         self.parameters, self.decays, self.ops = parameters, decays, backends.get(ops)
         self._set(lr, betas, eps, weight_decay)
         self.m, self.v = params.zeros_like(parameters), params.zeros_like(parameters)
@@ -90,10 +90,10 @@ class AdamW:
         lr, eps = check_number("lr", lr, least=0), check_number("eps", eps, least=0)
         weight_decay = check_number("weight_decay", weight_decay, least=0)
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-            raise InputError(f"betas is {betas!r:.60}, but must be two numbers")
+            raise InputError(f"betas is {show(betas)}, but must be two numbers")
         for beta in betas:
             if check_number("a number in betas", beta, least=0) >= 1:
-                raise InputError(f"betas is {betas!r}, but both must be in [0, 1)")
+                raise InputError(f"betas is {show(betas)}, but both must be in [0, 1)")
         self.lr, self.betas, self.eps = lr, (float(betas[0]), float(betas[1])), eps
         self.weight_decay = weight_decay
 
@@ -180,10 +180,12 @@ class AdamW:
         try:
             found = {key: state[key] for key in state.keys()}
         except (AttributeError, TypeError, ValueError):
-            raise InputError(f"state must be a dict of AdamW.state, not {state!r:.60}") from None
+            raise InputError(f"state must be a dict of AdamW.state, not {show(state)}") from None
         if found.keys() != expected:
             key = min(map(str, found.keys() ^ expected))
-            raise InputError(f"state has {'no' if key in expected else 'an unknown'} key {key!r}")
+            raise InputError(
+                f"state has {'no' if key in expected else 'an unknown'} key {show(key)}"
+            )
         for key, array in moments:
             value = found[key]
             if not isinstance(value, np.ndarray) or value.dtype != array.dtype:
@@ -191,9 +193,12 @@ class AdamW:
             if value.shape != array.shape:
                 raise InputError(f"state: {key} is {value.shape}, but must be {array.shape}")
         for key in NUMBERS:
-            value = np.asarray(found[key])
+            try:
+                value = np.asarray(found[key])
+            except (ValueError, TypeError):  # rows of unequal length
+                value = np.empty(0)
             if value.size != 1 or value.dtype.kind not in "iuf":
-                raise InputError(f"state: {key} is {found[key]!r:.60}, but must be a number")
+                raise InputError(f"state: {key} is {show(found[key])}, but must be a number")
             numbers[key] = value.item()
         steps = check_number("state: steps", numbers["steps"], least=0)
         if steps != int(steps):

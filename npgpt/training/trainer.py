@@ -8,11 +8,11 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.config import TrainingConfig
 from npgpt.data.loader import Loader, windows
-from npgpt.errors import InputError, RunError
+from npgpt.errors import InputError, RunError, show
 from npgpt.gpt import GPT
 from npgpt.inference.generate import generate
 from npgpt.model import finite, params
-from npgpt.model.inputs import check_kind, check_pair, check_sequence
+from npgpt.model.inputs import check_integer, check_kind, check_pair, check_sequence
 from npgpt.ops.linear_cross_entropy import IGNORED
 from npgpt.rng import Generator
 from npgpt.training import optim
@@ -26,7 +26,7 @@ class Trainer:
     ----------
     model : GPT
         Model to train. Its parameters are updated in place.
-    train_tokens, val_tokens : (N,) int array
+    train_tokens, val_tokens : (N,) int array-like
         Token ids of the training and the validation split.
     training : TrainingConfig
         Hyperparameters.
@@ -70,11 +70,12 @@ class Trainer:
         check_kind("model", model, GPT)
         check_kind("training", training, TrainingConfig)
         check_kind("rng", rng, Generator)
-        for name, ids in (("training tokens", train_tokens), ("validation tokens", val_tokens)):
-            check_sequence(ids, model.config, name)
-        if len(prompt):
-            check_sequence(np.asarray(prompt), model.config, "prompt")
-        self.model, self.training, self.rng, self.prompt = model, training, rng, list(prompt)
+        train_tokens = check_sequence(train_tokens, model.config, "training tokens")
+        val_tokens = check_sequence(val_tokens, model.config, "validation tokens")
+        self.prompt: list[int] = check_sequence(prompt, model.config, "prompt").tolist()
+        if progress is not None and not isinstance(progress, Progress):
+            raise InputError(f"progress must be a Progress or None, not {show(progress)}")
+        self.model, self.training, self.rng = model, training, rng
         self.progress = Progress() if progress is None else progress
         T, per_step = model.config.context_length, training.batch_size * training.grad_accumulation
         stride = training.stride or T
@@ -228,15 +229,20 @@ class Trainer:
         Parameters
         ----------
         index : int
-            Index of the step, counted from 0.
+            Index of the step, counted from 0. After the last step the rate stays the same.
 
         Returns
         -------
         lr : float
+
+        Raises
+        ------
+        InputError
+            If `index` is negative or not an integer.
         """
         t = self.training
         return optim.learning_rate(
-            index,
+            min(check_integer("index", index, least=0), self.total_steps),
             total=self.total_steps,
             warmup=t.warmup_steps,
             peak=t.lr,
