@@ -46,7 +46,7 @@ def get(
     bfloat16 = isinstance(dtype, str) and dtype == "bfloat16"
     if ops is None or (bfloat16 and isinstance(ops, str) and ops == "fused"):
         ops = "mixed" if bfloat16 else "fused"
-    if ops == "numpy":
+    if isinstance(ops, str) and ops == "numpy":
         memory.require(memory.TO_MULTIPLY, "multiply matrices")
     elif isinstance(ops, str):
         env_vars.check_numba()

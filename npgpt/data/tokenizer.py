@@ -13,7 +13,7 @@ from npgpt.config import VOCABULARIES, Config
 from npgpt.data import gpt2_bpe
 from npgpt.data.gpt2_bpe import END_OF_TEXT
 from npgpt.data.tokenizer_choice import KINDS, find, is_known
-from npgpt.errors import DownloadError, InputError
+from npgpt.errors import DownloadError, InputError, show
 from npgpt.system import memory
 from npgpt.weights.tokenizer_files import TokenizerFiles, TokenizerName
 
@@ -63,7 +63,7 @@ class Tokenizer:
             If `text` is not a string, or the tokenizer cannot encode it.
         """
         if not isinstance(text, str):
-            raise InputError(f"text must be a string, not {text!r:.60}")
+            raise InputError(f"text must be a string, not {show(text)}")
         memory.require(memory.TO_TOKENIZE // 4 + 16 * len(text), "encode a text")
         with library_errors(f"the tokenizer {self}"):
             return self._encode(text)

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeGuard
 
 from npgpt.config import PRESETS, VOCABULARIES, absolute_tokenizer
 from npgpt.download.resolve import resolve
-from npgpt.errors import InputError
+from npgpt.errors import InputError, show
 from npgpt.weights import formats, tokenizer_files
 from npgpt.weights.tokenizer_files import TokenizerFiles, TokenizerName
 from npgpt.weights.weight_file import WeightFile
@@ -77,7 +77,7 @@ def find(name: str | Path | TokenizerFiles) -> TokenizerName:
     if is_known(name):
         return name
     if not isinstance(name, (str, Path)) or not os.path.lexists(name):
-        raise InputError(f"unknown tokenizer {name!r:.200}; expected {KINDS}")
+        raise InputError(f"unknown tokenizer {show(name)}; expected {KINDS}")
     path = Path(name)
     if path.is_dir():
         if files := tokenizer_files.read_directory(path):
