@@ -1,6 +1,7 @@
 """The command line: parse the arguments, run a command and return its exit status."""
 
 import functools
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -68,7 +69,9 @@ def run(arguments: Sequence[str]) -> int:
             for category in SHOWN:
                 warnings.simplefilter("default", category)
             warnings.showwarning = functools.partial(show_warning, warnings.showwarning)
-            return parse(arguments).run()
+            command = parse(arguments)
+            require_working_directory()
+            return command.run()
     except KeyboardInterrupt:
         return INTERRUPTED
     except (SystemExit, OutputError):
@@ -82,6 +85,16 @@ def run(arguments: Sequence[str]) -> int:
         if isinstance(error, OSError):  # of a disk that fails
             return fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
         raise
+
+
+def require_working_directory() -> None:
+    """Raise InputError if the working directory was deleted. Numba cannot compile in one."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise InputError(
+            f"the working directory cannot be used ({error.strerror}): change to another one"
+        ) from None
 
 
 def fail(error: Exception | str, status: int) -> int:

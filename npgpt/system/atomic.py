@@ -133,12 +133,13 @@ def make_directory(path: Path) -> bool:
     Return False if the directory exists. Raises OSError.
     """
     try:
-        os.mkdir(path)
-    except FileNotFoundError:
-        if path.parent == path:
-            raise
-        make_directory(path.parent)
-        return make_directory(path)
+        try:
+            os.mkdir(path)
+        except FileNotFoundError:
+            if path.parent == path:
+                raise
+            make_directory(path.parent)
+            os.mkdir(path)  # once: in a working directory that is deleted, it fails each time
     except FileExistsError:
         if not path.is_dir():
             raise

@@ -132,6 +132,18 @@ def test_what_is_synced_and_when(synced, tmp_path):
     assert synced == [tmp_path.name, "a", "b"]
     synced.clear()
     assert not make_directory(Path("a/b"))
+
+
+@POSIX_ONLY
+def test_a_working_directory_that_was_deleted(tmp_path, monkeypatch, npgpt_):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(FileNotFoundError):
+        make_directory(Path("runs/tiny-1"))
+    said = npgpt_("info", code=2).err
+    reason = "the working directory cannot be used (No such file or directory)"
+    assert said == f"npgpt: {reason}: change to another one\n"
     assert synced == []
     with atomic_directory("a/new") as new, atomic.new_file(new / "file") as file:
         file.write(b"x")
