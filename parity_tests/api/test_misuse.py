@@ -224,6 +224,10 @@ MISTAKES = {
         "past has 2 layers, the model has 1",
     ),
     "a tokenizer": (lambda: npgpt.tokenizer(3), "unknown tokenizer 3"),
+    "bytes to encode": (lambda: npgpt.tokenizer("byte").encode(b"a"), "must be a string, not b'a'"),
+    "an unknown id": (lambda: npgpt.tokenizer("byte").decode([999]), "byte has no token 999, only"),
+    "a text to decode": (lambda: npgpt.tokenizer("byte").decode("a"), "id must be an integer, not"),
+    "one id": (lambda: npgpt.tokenizer("byte").decode(3), "tokens must be token ids, not 3"),
     # training
     "no model to train": (lambda: trainer(model="m"), "model must be an npgpt.GPT"),
     "settings in a dict": (lambda: trainer(training={}), "must be an npgpt.TrainingConfig"),
