@@ -75,7 +75,7 @@ BAD_FILES = {
     "unknown weights": (lambda a, m: m.update(weights="int4"), "weights is 'int4', expected int8"),
     "a list of weights": (lambda a, m: m.update(weights=["int8"]), "__metadata__ is .* strings"),
     "an unknown tokenizer": (lambda a, m: m.update(tokenizer="x"), "its tokenizer is 'x'"),
-    "no config": (lambda a, m: m.pop("config"), "its config is not JSON"),
+    "no config": (lambda a, m: m.pop("config"), "its config is None, expected JSON"),
     "a config of too few": (lambda a, m: m.update(config="{}"), "its config must have the fields"),
     "a scale of zero": (scaled(0), r"c_fc.weight.scale\[3\] is 0.0, but a scale must be"),
     "a scale below zero": (scaled(-1), r"c_fc.weight.scale\[3\] is -1.0"),
