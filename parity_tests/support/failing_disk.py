@@ -51,7 +51,7 @@ class Faults:
         name = path_of(path)
         if self.busy or not name.startswith(f"{self.root}{os.sep}"):
             return
-        if kind == "write" and not name.endswith(".part"):  # to a file that others may read
+        if kind == "write" and ".part" not in name:  # to a file that others may read
             kind = "append"
         self.counts[kind] += 1
         dead = self.forever and self.before is not None

@@ -151,7 +151,7 @@ def run_result() -> Any:
 def write_model() -> None:
     from parity_tests.support.checkpoints import model_of
 
-    model_of().save("model.h5")
+    model_of(vocab_size=257).save("model.h5")
 
 
 def output(name: str) -> Callable[[], Any]:
