@@ -132,6 +132,7 @@ def test_what_is_synced_and_when(synced, tmp_path):
     assert synced == [tmp_path.name, "a", "b"]
     synced.clear()
     assert not make_directory(Path("a/b"))
+    assert synced == []
 
 
 @POSIX_ONLY
@@ -144,7 +145,6 @@ def test_a_working_directory_that_was_deleted(tmp_path, monkeypatch, npgpt_):
     said = npgpt_("info", code=2).err
     reason = "the working directory cannot be used (No such file or directory)"
     assert said == f"npgpt: {reason}: change to another one\n"
-    assert synced == []
     with atomic_directory("a/new") as new, atomic.new_file(new / "file") as file:
         file.write(b"x")
     assert [synced[0], synced[-1]] == ["file", "a"]
