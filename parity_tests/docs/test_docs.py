@@ -1,6 +1,6 @@
 """The pages are programs: they run, print what they say they print, and quote the code as it is.
 
-In docs/ops/*.md, docs/book.md and docs/getting-started.md a ```python block is executed, in order,
+In docs/ops/*.md, docs/book.md, docs/from-pytorch.md and docs/getting-started.md a ```python block is executed, in order,
 one namespace a page; what it prints is the ```text block after it. A ```python block whose first
 line is a path, `# npgpt/ops/gelu.py`, is a quotation: it stands in that file word for word, at any
 one depth of indentation.
@@ -82,6 +82,18 @@ def test_page_runs_and_prints_what_it_shows(page):
 @pytest.mark.slow
 def test_the_books_page_prints_what_the_book_prints(bpe):
     run(ROOT / "docs" / "book.md")
+
+
+@pytest.mark.slow
+def test_the_page_for_users_of_pytorch_runs_every_row_of_its_table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # it saves a model
+    page = ROOT / "docs" / "from-pytorch.md"
+    rows = re.findall(r"(?m)^\| (`.*) \| (.*) \|$", page.read_text("utf-8"))
+    assert len(rows) > 20
+    programs = "".join(block.text for block in blocks(page) if block.language == "python")
+    shown = [code for _, here in rows for code in re.findall(r"`([^`]*\(.*?\)[^`]*)`", here)]
+    assert [code for code in shown if code not in programs] == []
+    run(page)
 
 
 @pytest.mark.slow
