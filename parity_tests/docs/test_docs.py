@@ -1,9 +1,9 @@
 """The pages are programs: they run, print what they say they print, and quote the code as it is.
 
-In docs/ops/*.md, docs/book.md, docs/from-pytorch.md and docs/getting-started.md a ```python block is executed, in order,
-one namespace a page; what it prints is the ```text block after it. A ```python block whose first
-line is a path, `# npgpt/ops/gelu.py`, is a quotation: it stands in that file word for word, at any
-one depth of indentation.
+In docs/ops/*.md, docs/book.md, docs/from-pytorch.md and docs/getting-started.md a ```python block
+is executed, in order, one namespace a page; what it prints is the ```text block after it. A
+```python block whose first line is a path, `# npgpt/ops/gelu.py`, is a quotation: it stands in that
+file word for word, at any one depth of indentation.
 """
 
 import contextlib
