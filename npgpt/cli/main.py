@@ -22,6 +22,7 @@ from npgpt.cli.plot import Plot
 from npgpt.cli.profile import Profile
 from npgpt.cli.quantize import Quantize
 from npgpt.cli.signals import INTERRUPTED
+from npgpt.cli.tokenize import Tokenize
 from npgpt.cli.train import Train
 from npgpt.cli.train_flags import RunFlags, check_flags, train_defaults
 from npgpt.errors import InputError, KernelCacheWarning, RunError, WeightFileWarning
@@ -32,6 +33,7 @@ from npgpt.system.terminal import MAX_ERROR, printable_line
 
 COMMANDS = {
     "train": Train,
+    "tokenize": Tokenize,
     "generate": Generate,
     "evaluate": Evaluate,
     "plot": Plot,

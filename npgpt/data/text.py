@@ -69,22 +69,37 @@ def read_file(path: Path) -> str:
         raise InputError(f"there is no text file {path}") from None
     except OSError as error:
         raise os_error(f"{path} cannot be read", error) from None
+    check_encoding(raw, path)
+    text = decode(raw, path)
+    if not text.strip():
+        raise InputError(f"{path} is empty: choose a file that has a text")
+    return text
+
+
+def check_encoding(raw: bytes, path: str | Path) -> None:
+    """Raise InputError if the beginning of a file looks like UTF-16 or UTF-32."""
     if encoding := wide_encoding(raw):
         raise InputError(
             f"{path} is {encoding}, not UTF-8: convert it, for example with "
             f"iconv -f {encoding} -t UTF-8"
         )
+
+
+def decode(raw: bytes, path: str | Path, offset: int = 0) -> str:
+    """Return the text of a file, or of the part of it that begins at byte `offset`.
+
+    A byte order mark is removed, lines end in \\n. Raises InputError if it is binary or not UTF-8.
+    """
     if b"\0" in raw:
-        raise InputError(f"{path} is not text: byte {raw.index(bytes(1))} is zero")
+        raise InputError(f"{path} is not text: byte {offset + raw.index(bytes(1))} is zero")
     try:
-        text = raw.decode("utf-8-sig")
+        text = raw.decode("utf-8" if offset else "utf-8-sig")
     except UnicodeDecodeError as error:
+        byte = error.object[error.start]
         raise InputError(
-            f"{path} is not UTF-8: byte {error.start} is 0x{raw[error.start]:02x}; "
+            f"{path} is not UTF-8: byte {offset + error.start} is 0x{byte:02x}; "
             "convert it, for example with iconv -f latin1 -t utf-8"
         ) from None
-    if not text.strip():
-        raise InputError(f"{path} is empty: choose a file that has a text")
     return text.replace("\r\n", "\n").replace("\r", "\n")  # as Python reads text files
 
 

@@ -1,0 +1,181 @@
+"""npgpt tokenize."""
+
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from npgpt.cli.common import default
+from npgpt.errors import InputError
+from npgpt.system.console import is_live, make_bar
+from npgpt.system.terminal import printable_line
+
+SHOWN = 3  # names of files that are passed over
+
+
+@dataclass(kw_only=True)
+class Tokenize:
+    """Write texts as token files, to train on data of any size.
+
+    A document is a text file (or the text between two <|endoftext|>), a line {"text": ...} of a
+    JSONL file, or a row of a parquet file with the column "text". The command continues a
+    conversion that was interrupted.
+
+    Parameters
+    ----------
+    sources
+        Files, directories, or - for standard input. Files read in a directory: .txt, .jsonl and
+        .ndjson, each also with .gz or .zst, and .parquet. For .zst and .parquet,
+        pip install 'npgpt[data]'.
+    to
+        Directory for the token files. They take twice their size until all are complete.
+    tokenizer
+        "gpt2", "byte", or the path of a tokenizer.json, of its directory, or of a model.
+    workers
+        Processes that encode. They do not affect the result.
+    part
+        I/N: encode the I-th of N parts only, on one of N machines that share the directory. The
+        last one to finish writes the token files.
+    val_fraction
+        Fraction of the documents in the validation split, evenly spread, at least one. 0: none.
+    val
+        Files or directories of the validation split, in place of a fraction.
+    first_shard
+        Take the first shard as the validation split, as llm.c's own scripts do.
+    format
+        llmc: shards with a header. nanogpt: train.bin and val.bin.
+    shard_tokens
+        Tokens per file in the format llmc.
+    stdin
+        What standard input holds: a text, or a document per line.
+    """
+
+    sources: tyro.conf.Positional[list[str]]
+    to: Path
+    tokenizer: Annotated[str, tyro.conf.arg(metavar="{gpt2,byte,PATH}")] = "gpt2"
+    workers: Annotated[int | None, default("one per core", "INT")] = None
+    part: Annotated[str, tyro.conf.arg(metavar="I/N")] = "1/1"
+    val_fraction: Annotated[float | None, default("0.01", "FLOAT")] = None
+    val: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
+    first_shard: tyro.conf.FlagCreatePairsOff[bool] = False
+    format: Literal["llmc", "nanogpt"] = "llmc"
+    shard_tokens: int = 100_000_000
+    stdin: Literal["text", "jsonl"] = "text"
+
+    def run(self) -> int:
+        """Write the files; return the exit status."""
+        from npgpt.data.sources import list_sources
+        from npgpt.data.tokenize import Job
+        from npgpt.data.tokenizer import tokenizer
+        from npgpt.system import machine
+
+        part, workers = self.checked()
+        if not self.sources:
+            raise InputError("there is nothing to tokenize: name a file, a directory, or -")
+        sources, passed_over = list_sources(self.sources, self.stdin)
+        val_sources, more = list_sources(self.val)
+        show_passed_over(passed_over + more)
+        size = sum(source.size for source in sources + val_sources)
+        files = len(sources) + len(val_sources)
+        print(f"{files:,} {'file' if files == 1 else 'files'}, {size:,} bytes", file=sys.stderr)
+        with Progress(size) as progress:
+            job = Job(
+                sources,
+                self.to,
+                tokenizer(self.tokenizer),
+                val_sources,
+                self.format,
+                0.01 if self.val_fraction is None else self.val_fraction,
+                self.first_shard,
+                self.shard_tokens,
+                workers or machine.cores(),
+                part,
+                progress.advance,
+            )
+            index = job.run()
+        if index is None:
+            print(f"part {self.part} is done; the last of {part[1]} parts writes the token files")
+        else:
+            show_index(index, str(self.to))
+        return 0
+
+    def checked(self) -> tuple[tuple[int, int], int | None]:
+        """Return the part and the number of workers. Raise InputError for values out of range."""
+        numbers = self.part.split("/")
+        if len(numbers) != 2 or not all(n.isascii() and n.isdigit() for n in numbers):
+            raise InputError(f"--part is {self.part!r:.40}, but must be I/N, such as 1/4")
+        number, parts = (int(n[:9]) for n in numbers)
+        if not 1 <= number <= parts <= 10_000:
+            raise InputError(f"--part is {self.part:.40}, but must be from 1/N to N/N")
+        for name, value in (("workers", self.workers), ("shard-tokens", self.shard_tokens)):
+            if value is not None and not 1 <= value < 1 << 31:
+                raise InputError(f"--{name} is {value}, but must be at least 1")
+        if self.val_fraction is not None and not 0 <= self.val_fraction < 1:
+            raise InputError(f"--val-fraction is {self.val_fraction}, but must be in [0, 1)")
+        ways = {
+            "--val": bool(self.val), "--val-fraction": self.val_fraction is not None,
+            "--first-shard": self.first_shard,
+        }  # fmt: skip
+        if sum(ways.values()) > 1:
+            given = " and ".join(name for name, used in ways.items() if used)
+            raise InputError(f"{given} are two validation splits: give one of them")
+        if self.first_shard and self.format != "llmc":
+            raise InputError("--first-shard needs --format llmc: nanoGPT has no shards")
+        return (number, parts), self.workers
+
+
+class Progress:
+    """A progress bar on a terminal, else a line per minute."""
+
+    def __init__(self, total: int):
+        from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn
+
+        self.total, self.done = total, 0
+        columns = BarColumn(), DownloadColumn(), TimeRemainingColumn()
+        self.bar = make_bar(sys.stderr, *columns, transient=True)
+        self.task = self.bar.add_task("", total=total or None)
+        self.started = self.shown = time.monotonic()
+
+    def __enter__(self) -> "Progress":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+    def advance(self, size: int) -> None:
+        """Count bytes of the sources."""
+        self.done += size
+        self.bar.advance(self.task, size)
+        now = time.monotonic()
+        if now - self.shown >= 60 and not is_live(sys.stderr):
+            self.shown = now
+            left = (self.total - self.done) * (now - self.started) / max(1, self.done)
+            share = f"{100 * self.done / self.total:.0f} %, " if self.total else ""
+            note = f"about {left / 60:.0f} minutes left" if self.total else f"{self.done:,} bytes"
+            print(share + note, file=sys.stderr, flush=True)
+
+
+def show_passed_over(paths: list[Path]) -> None:
+    """Print how many files of directories are not read, and the first names."""
+    if paths:
+        names = ", ".join(printable_line(str(path), 80) for path in paths[:SHOWN])
+        dots = ", ..." if len(paths) > SHOWN else ""
+        print(f"{len(paths):,} files passed over: {names}{dots}", file=sys.stderr)
+
+
+def show_index(index: dict[str, Any], name: str) -> None:
+    """Print what was written, and what was skipped."""
+    skipped = index["skipped"]
+    if skipped["bad"]:
+        first = printable_line(skipped["first_bad"], 200)
+        print(f"{skipped['bad']:,} documents skipped; the first: {first}", file=sys.stderr)
+    if skipped["empty"]:
+        print(f"{skipped['empty']:,} empty documents skipped", file=sys.stderr)
+    for split, found in index["splits"].items():
+        documents = f"{found['documents']:,} documents, " if "documents" in found else ""
+        print(f"{split}: {documents}{found['tokens']:,} tokens")
+    print(f"{len(index['shards']):,} files and index.json in {printable_line(name)}")
