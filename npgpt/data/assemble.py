@@ -16,7 +16,7 @@ from npgpt.errors import InputError, RunError
 
 @dataclass(frozen=True)
 class Division:
-    """How documents become two splits, and splits become files."""
+    """The rules by which documents become two splits, and splits become files."""
 
     layout: Layout
     dtype: str
@@ -41,7 +41,7 @@ class Split:
     def pieces(self, *, starts_only: bool = False) -> Iterator[tuple[Array, Array, Array]]:
         """Yield for each piece which documents are selected, their sizes, and its tokens.
 
-        The first entry is of the document that the piece before has begun.
+        The first entry is of the document that the piece before continues.
         """
         number = -1
         for path in self.paths:

@@ -54,9 +54,9 @@ class Block(NamedTuple):
 
 def make_groups(sources: Sequence[Source]) -> list[list[Source]]:
     """Return the sources in groups. No block has documents of two groups."""
-    groups, size = list[list[Source]](), GROUP
+    groups, size = list[list[Source]](), 0
     for source in sources:
-        if size + source.size > GROUP:
+        if not groups or size + source.size > GROUP:
             groups.append([])
             size = 0
         groups[-1].append(source)
@@ -112,20 +112,20 @@ def read_text(source: Source, file: Input) -> Iterator[tuple[Part, int]]:
 
 
 def find_cut(data: bytes, after: int) -> int:
-    """Return a place at which a word ends, the last one before `after` or the first one behind it.
+    """Return where a word ends: the last end before `after`, or else the first one behind it.
 
-    0 if there is none. White space follows another character there.
+    White space follows another character there. 0 if a word ends nowhere.
     """
     for step, end in ((-1, after), (1, after)):
         for space in (b"\n", b" "):
-            place = end
+            at = end
             for _ in range(1000):
-                place = data.rfind(space, 1, place) if step < 0 else data.find(space, place + 1)
-                if place < 0:
+                at = data.rfind(space, 1, at) if step < 0 else data.find(space, at + 1)
+                if at < 0:
                     break
-                before = data[max(0, place - 4) : place].decode("utf-8", "ignore")
+                before = data[max(0, at - 4) : at].decode("utf-8", "ignore")
                 if before and not before[-1].isspace():
-                    return place
+                    return at
     return 0
 
 

@@ -1,12 +1,12 @@
 """Byte-pair encoding of a word of any length, in linear time.
 
 The library's time for one word is quadratic in older versions. Here, the word is encoded in windows
-that overlap. If both windows have the same token at the same place, the tokens of the left one up
+that overlap. If both windows have the same token at the same byte, the tokens of the left one up
 to it and those of the right one after it are the encoding of both: a sequence of tokens is the
 encoding of its bytes if and only if each pair of neighbours is the encoding of theirs, and here
 each pair is in one of the two windows.
 
-Source: Antonov, "So many tokens, so little time" (GitHub, 2024), github/rust-gems, crates/bpe.
+Source: https://github.com/github/rust-gems, crates/bpe/README.md
 """
 
 from typing import Any
@@ -75,8 +75,8 @@ class LongWords:
         return next((int(at) for at in found if data[at] & 0xC0 != 0x80), int(starts[0]))
 
 
-def previous_character(data: bytes, place: int) -> int:
-    """Return the start of a character at or before `place`, or the end of the data."""
-    while place < len(data) and data[place] & 0xC0 == 0x80:
-        place -= 1
-    return place
+def previous_character(data: bytes, at: int) -> int:
+    """Return the start of a character at or before `at`, or the end of the data."""
+    while at < len(data) and data[at] & 0xC0 == 0x80:
+        at -= 1
+    return at

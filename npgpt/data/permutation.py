@@ -1,8 +1,8 @@
 """A random order of any number of items in constant memory.
 
 A Feistel network permutes the numbers below a power of four (Luby and Rackoff 1988). A result that
-is not below n is permuted again, until one is (cycle walking, Black and Rogaway 2002): on average at
-most four times. Half of the bits change in each round, by a hash of the other half and a key.
+is not below n is permuted again, until one is (cycle walking, Black and Rogaway 2002): at most four
+times on average. Half of the bits change in each round, by a hash of the other half and a key.
 """
 
 import hashlib

@@ -131,7 +131,7 @@ def open_source(source: Source) -> Iterator[Input]:
             suffix = Path(source.name).suffix.lower()
             if suffix == ".gz":
                 with gzip.GzipFile(fileobj=raw) as file:
-                    yield Input(io.BufferedReader(file), raw)  # type: ignore[arg-type]
+                    yield Input(io.BufferedReader(file), raw)
             elif suffix == ".zst":
                 with zstd_module(source.name).ZstdFile(raw) as file:
                     yield Input(file, raw)

@@ -2,8 +2,8 @@
 
 GPT-2's pattern splits a text into words, and no merge crosses the end of a word. A cut where a word
 ends therefore changes no id. A word ends before white space that follows another character, and
-between a letter or a number and a character of another kind. A stretch of text without such a place
-is one long word with at most two before it: `long_word.py` encodes it.
+between a letter or a number and a character of another kind. A stretch of text without such an
+end is one long word with at most two before it: `long_word.py` encodes it.
 """
 
 import re
@@ -67,7 +67,7 @@ class TextEncoder:
 
 
 def find_cut(text: str, low: int, high: int) -> int:
-    """Return the last place from `low` to `high` at which a word ends, 0 if none is found.
+    """Return the last end of a word from `low` to `high`, 0 if none is found.
 
     `low` must be at least 1.
     """
@@ -79,11 +79,11 @@ def find_cut(text: str, low: int, high: int) -> int:
             if not text[end - 1].isspace():
                 return end
     after = kind(text[high])
-    for place in range(high, low - 1, -1):
-        before = kind(text[place - 1])
+    for at in range(high, low - 1, -1):
+        before = kind(text[at - 1])
         if before != after and UNKNOWN not in (before, after):
             if before in "LN" or (before == "O" and after == "W"):
-                return place
+                return at
         after = before
     return 0
 

@@ -184,9 +184,9 @@ def open_llmc(path: Path) -> Shard:
     if not names:
         expected = " or ".join(f"{m} (version {v})" for m, v in MAGIC.values())
         raise InputError(
-            f"{path} begins with {magic} (version {version}), but llm.c's token files with {expected}"
+            f"{path} begins with {magic} (version {version}), llm.c's token files with {expected}"
         )
-    dtype = DTYPES[names[0]]
+    dtype: np.dtype[Any] = DTYPES[names[0]]
     size = 4 * HEADER + dtype.itemsize * count
     if size != data.size or count < 1:
         raise InputError(

@@ -28,7 +28,7 @@ INDEX = "index.json"
 KIND = "npgpt token files"  # the value of "kind" in an index
 VERSION = 1
 SPLITS = "val", "train"
-DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 
 
 def dtype_of(vocab_size: int) -> str:
@@ -46,9 +46,10 @@ def make_header(count: int, dtype: str) -> bytes:
 def after_documents(chunks: Iterable[Array], end_of_text: int) -> Iterator[Array]:
     """Turn <|endoftext|> before each document into <|endoftext|> after each document."""
     last = None
-    for i, chunk in enumerate(chunks):
-        yield chunk[1:] if i == 0 else chunk
-        last = chunk
+    for chunk in chunks:
+        if len(chunk):
+            yield chunk[1:] if last is None else chunk
+            last = chunk
     if last is not None:
         yield np.array([end_of_text], last.dtype)
 
@@ -88,7 +89,6 @@ def write_files(
 
 def write_index(directory: Path, index: dict[str, Any]) -> None:
     """Write the index: last, so that it names complete files only."""
+    text = json.dumps({"kind": KIND, "version": VERSION} | index, indent=2)
     with atomic_write(directory / INDEX) as file:
-        file.write(
-            json.dumps({"kind": KIND, "version": VERSION} | index, indent=2).encode() + b"\n"
-        )
+        file.write(text.encode() + b"\n")

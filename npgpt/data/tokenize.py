@@ -28,12 +28,12 @@ from npgpt.weights.tokenizer_files import TokenizerFiles
 
 WORK = ".npgpt-tokenize"  # the directory of pieces, until the token files are complete
 PLAN = "plan.json"
-MAX_PLAN = 1 << 28
+MAX_JSON = 1 << 28
 
 
 @dataclass
 class Job:
-    """What to tokenize, and where to.
+    """A conversion: its sources, its directory, its options.
 
     `part`: (i, n), this process encodes the i-th of n parts, from 1. The last one to finish puts
     the pieces together. `on_bytes`: called with the number of bytes of the sources that are done.
@@ -61,6 +61,12 @@ class Job:
         """The type of a token."""
         return token_format.dtype_of(self.tokenizer.n_vocab)
 
+    @property
+    def sources_id(self) -> str:
+        """A hash of the names and sizes of all files, which every part must have."""
+        found = [[[s.name, s.size] for s in some] for some in (self.sources, self.val_sources)]
+        return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
     def run(self) -> dict[str, Any] | None:
         """Encode this part; return the index if all parts are done and the files are complete.
 
@@ -76,7 +82,7 @@ class Job:
                 self.write_plan()
                 names = self.encode()
                 with atomic_write(self.work / f"part-{number}.json") as file:
-                    file.write(json.dumps(names).encode())
+                    file.write(json.dumps({"sources": self.sources_id, "names": names}).encode())
             return self.finish()
         except OSError as error:
             raise os_error(f"{self.directory} cannot be written", error) from None
@@ -105,25 +111,17 @@ class Job:
             "version": token_format.VERSION,
             **describe_tokenizer(self.tokenizer),
             "parts": self.part[1],
-            "train": [[source.name, source.size] for source in self.sources],
-            "val": [[source.name, source.size] for source in self.val_sources],
         }
         path = self.work / PLAN
-        try:
-            found = json.loads(read_regular(path, MAX_PLAN))
-        except FileNotFoundError:
+        if not path.exists():
             with atomic_write(path) as file:
                 file.write(json.dumps(plan).encode())
-            return
-        except ValueError:
-            raise InputError(f"{path} is damaged: delete {self.work}") from None
-        if found != plan:
-            different = [
-                key for key in plan if not isinstance(found, dict) or plan[key] != found.get(key)
-            ]
+        found = read_json(path)
+        other = [key for key in plan if found.get(key) != plan[key]]
+        if other:
             raise InputError(
-                f"{self.directory} has an unfinished conversion with other values ({different[0]}):"
-                f" repeat its command, or delete {self.work} to begin again"
+                f"{self.directory} has an unfinished conversion with other values ({other[0]}): "
+                f"repeat its command, or delete {self.work} to begin again"
             )
 
     def encode(self) -> list[str]:
@@ -164,7 +162,7 @@ class Job:
         with file_lock(self.work / "files.lock", "another process writes the token files"):
             if not all(path.exists() for path in paths):  # meanwhile done by another process
                 return None
-            names = sorted(name for path in paths for name in read_names(path))
+            names = sorted(name for path in paths for name in self.read_names(path))
             pieces = {
                 split: [self.work / name for name in names if name.startswith(split)]
                 for split in token_format.SPLITS
@@ -198,6 +196,16 @@ class Job:
             **found,
         }
 
+    def read_names(self, path: Path) -> list[str]:
+        """Return the names of the pieces of a part that is done."""
+        found = read_json(path)
+        names = found.get("names")
+        if found.get("sources") != self.sources_id or not isinstance(names, list):
+            raise RunError(
+                f"{path.stem} was encoded from other files: run the command of this part again"
+            )
+        return [str(name) for name in names]
+
     def remove_files(self) -> None:
         """Delete what a conversion that was killed has written of the token files."""
         with suppress(OSError):
@@ -223,12 +231,12 @@ def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def read_names(path: Path) -> list[str]:
-    """Return the names of the pieces of a part."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file of a conversion. Raise RunError if it is damaged."""
     try:
-        names = json.loads(read_regular(path, MAX_PLAN))
-    except ValueError:
-        names = None
-    if not isinstance(names, list) or not all(isinstance(n, str) and "/" not in n for n in names):
-        raise RunError(f"{path} is damaged: delete it, and run the command of this part again")
-    return names
+        found = json.loads(read_regular(path, MAX_JSON))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise RunError(f"{path} is damaged: delete it, and run the same command again")
+    return found

@@ -99,8 +99,8 @@ def ended(process: Any) -> RunError:
     """Return the error for a worker that was killed."""
     process.join()
     return RunError(
-        f"a worker ended with exit code {process.exitcode}, as without memory: run the same command "
-        "again, perhaps with fewer --workers"
+        f"a worker process ended with exit code {process.exitcode}: run the same command again, "
+        "with fewer --workers if memory is short"
     )
 
 

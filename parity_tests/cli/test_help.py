@@ -57,13 +57,17 @@ def test_info_warns_of_what_is_slow():
 
 
 FLAGS = {
-    "": "train generate evaluate plot book download export quantize inspect compare profile "
-    "estimate info",
+    "": "train tokenize generate evaluate plot book download export quantize inspect compare "
+    "profile estimate info",
     "train": (
         "--preset --data --tokenizer --epochs --steps --batch-size --context-length --stride --lr "
         "--weight-decay --warmup-steps --initial-lr --min-lr --grad-clip --grad-accumulation "
         "--dropout --eval-every --eval-batches --prompt --seed --dtype "
         "{float32,float64,bfloat16} --ops {fused,numpy} --out --resume --init-from"
+    ),
+    "tokenize": (
+        "--to --tokenizer --workers --part --val-fraction --val --first-shard --format "
+        "{llmc,nanogpt} --shard-tokens --stdin {text,jsonl}"
     ),
     "generate": (
         "--model --weights --prompt --max-new-tokens --temperature --top-k --top-p --seed "

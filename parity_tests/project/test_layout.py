@@ -81,7 +81,7 @@ def test_the_layers_of_the_import_contract():
     assert len(layers) <= LAYERS
     named_there = {name.strip() for line in layers for name in line.split("|")}
     assert named_there == {f"npgpt.{name}" for name in PACKAGES | MODULES - {"__init__"}}
-    assert len(contracts) == 4
+    assert len(contracts) == 5
 
 
 def test_no_file_is_long():
