@@ -15,9 +15,9 @@ import sys
 
 import numpy as np
 
-from parity_tests.support.judges import Judge, answer
+from parity_tests.support.library_process import LibraryProcess, answer
 
-JUDGE = Judge(__file__, {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"})
+TENSORFLOW = LibraryProcess(__file__, {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"})
 
 
 def available() -> bool:
@@ -28,7 +28,7 @@ def available() -> bool:
 
 def ask(jobs: list[list]) -> None:
     """Run jobs, [name of a function below, its arguments ...], one after the other."""
-    JUDGE.ask(jobs, os.environ.get("NPGPT_TENSORFLOW_PYTHON", sys.executable))
+    TENSORFLOW.ask(jobs, os.environ.get("NPGPT_TENSORFLOW_PYTHON", sys.executable))
 
 
 def save(arrays, prefix, shards=1, bfloat16=(), whole=False):

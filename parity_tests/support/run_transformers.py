@@ -10,9 +10,9 @@ import os
 
 import numpy as np
 
-from parity_tests.support.judges import Judge, answer
+from parity_tests.support.library_process import LibraryProcess, answer
 
-ask = Judge(__file__, {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}).ask
+ask = LibraryProcess(__file__, {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}).ask
 
 
 def available() -> bool:

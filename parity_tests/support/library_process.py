@@ -1,7 +1,8 @@
-"""A library that is slow to import judges in a process of its own, which is started once.
+"""A library that is slow to import, in a process of its own that is started once.
 
-Its script defines functions, and ends with `answer(save, load)`: it then runs the jobs that
-`Judge.ask` sends, [name of a function, its arguments ...], until its standard input is closed.
+Its script defines functions, and ends with `answer(save, load)`. It then runs the jobs that
+`LibraryProcess.ask` sends, [name of a function, its arguments ...], until its standard input is
+closed.
 """
 
 import atexit
@@ -14,7 +15,7 @@ import traceback
 from contextlib import suppress
 
 
-class Judge:
+class LibraryProcess:
     """The process that runs a script.
 
     Parameters
