@@ -136,6 +136,7 @@ def test_what_is_synced_and_when(synced, tmp_path):
     with atomic_directory("a/new") as new, atomic.new_file(new / "file") as file:
         file.write(b"x")
     assert [synced[0], synced[-1]] == ["file", "a"]
+    assert atomic.TEMPORARY.fullmatch(synced[1])[1] == "new"
 
 
 @POSIX_ONLY
@@ -148,7 +149,6 @@ def test_a_working_directory_that_was_deleted(tmp_path, monkeypatch, npgpt_):
     said = npgpt_("info", code=2).err
     reason = "the working directory cannot be used (No such file or directory)"
     assert said == f"npgpt: {reason}: change to another one\n"
-    assert atomic.TEMPORARY.fullmatch(synced[1])[1] == "new"
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
