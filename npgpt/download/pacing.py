@@ -26,6 +26,7 @@ class PacedReader(io.RawIOBase):
         self.waited, self.received = 0.0, 0  # in this window
 
     def readable(self) -> bool:
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int | None:
@@ -48,6 +49,7 @@ class PacedReader(io.RawIOBase):
         self.in_headers, self.waited, self.received = False, 0.0, 0
 
     def close(self) -> None:
+        """Close the connection's reader too."""
         self.raw.close()
         super().close()
 
@@ -70,6 +72,7 @@ class PacedHTTPHandler(urllib.request.HTTPHandler):
     """Open http URLs with a PacedResponse."""
 
     def do_open(self, http_class: Any, req: Any, **args: Any) -> Any:
+        """Open a URL as `http_class` does."""
         return super().do_open(paced(http_class), req, **args)
 
 
@@ -77,6 +80,7 @@ class PacedHTTPSHandler(urllib.request.HTTPSHandler):
     """Open https URLs with a PacedResponse."""
 
     def do_open(self, http_class: Any, req: Any, **args: Any) -> Any:
+        """Open a URL as `http_class` does."""
         return super().do_open(paced(http_class), req, **args)
 
 

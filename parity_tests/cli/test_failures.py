@@ -65,7 +65,7 @@ with tempfile.TemporaryDirectory() as folder:
 found = [resume(f"run-{limit}", int(limit)) for limit in sys.argv[1:]]
 print(json.dumps(found))
 """
-LIMITS = {100: "config.json", 2000: "metrics.jsonl", 100_000: "checkpoint.h5"}
+LIMITS = {100: "metrics.jsonl", 100_000: "checkpoint.h5"}
 
 
 @POSIX_ONLY

@@ -213,7 +213,7 @@ def saved_and_read(trainer, tokens, tmp_path):
     backend_name = "fused" if trainer.model.ops.__name__ == "npgpt.fused" else "numpy"
     model, training = trainer.model, trainer.training
     chosen = dict(ops=backend_name, dtype=model.dtype.name, config=model.config, training=training)
-    directory.settings, directory.tokens = RunConfig(**chosen), tokens
+    directory.settings, directory.data_sha256 = RunConfig(**chosen), tokens.sha256
     directory.save(trainer)
     settings, model, saved = run_state.read(tmp_path)
     assert settings == directory.settings
