@@ -308,8 +308,8 @@ class RunConfig:
     preset : str, default "tiny"
         Source of all other defaults. To see them: npgpt train --preset NAME --help.
     data : str, default "bundled"
-        Training text: "bundled", "verdict" (downloaded once), a text file, or a directory of .txt
-        files.
+        Training text: "bundled", "verdict" (downloaded once), a text file, a directory of .txt
+        files, a .jsonl or .parquet file, or a directory of token files (npgpt tokenize).
     tokenizer : str, default "byte"
         "byte": one token per byte. "gpt2": GPT-2's byte-pair encoding (downloaded once). Otherwise
         the path of a tokenizer.json, of its directory, or of a model.

@@ -24,14 +24,18 @@ COLUMNS = ("mean", "std", "min", "max")
 class Inspect:
     """Show the format and config of a weight file, and each tensor with its statistics.
 
+    Of a directory of token files, it shows the format and the number of tokens.
+
     Parameters
     ----------
     path
-        A file or directory in any supported format, or gpt2-small to gpt2-xl once downloaded.
+        A file or directory in any supported format, or gpt2-small to gpt2-xl once downloaded; or a
+        directory of token files.
     json
         Print one JSON object.
     verify
-        Verify the checksums of all numbers first. OpenAI's format and npgpt's own have them.
+        Verify the checksums of all numbers first. OpenAI's format and npgpt's own have them. Of
+        token files, compare every hash with the index, and every id with the vocabulary.
     """
 
     path: tyro.conf.Positional[Path]
@@ -47,6 +51,11 @@ class Inspect:
         from npgpt.model.params import size
         from npgpt.weights import formats
 
+        if self.path.is_dir():
+            from npgpt.data.token_files import is_token_directory
+
+            if is_token_directory(self.path):
+                return self.show_tokens()
         path = resolve(self.path)
         try:
             source = formats.open_weights(path, verify=self.verify)
@@ -66,6 +75,27 @@ class Inspect:
             "ignored": list(source.ignored),
         }
         self.show(report, source.tensors)
+        return 0
+
+    def show_tokens(self) -> int:
+        """Print the report on token files; return the exit status."""
+        from npgpt.data.token_files import open_token_files
+
+        files = open_token_files(self.path)
+        sizes = {split: [len(s.tokens) for s in shards] for split, shards in files.shards.items()}
+        tokenizer, vocab_size = files.index.get("tokenizer"), files.index.get("vocab_size", 1 << 32)
+        if self.verify:
+            for _ in files.verify(vocab_size):
+                pass
+        if self.json:
+            tokens = {split: sum(counts) for split, counts in sizes.items()}
+            report = {"format": files.format, "path": str(self.path), "tokenizer": tokenizer}
+            print(json.dumps(report | {"tokens": tokens}, indent=2))
+            return 0
+        name = printable_line(tokenizer or "unknown", MAX_NAME)
+        print(f"{printable_line(str(self.path))}: token files, {files.format}; tokenizer {name}")
+        for split, counts in sizes.items():
+            print(f"{split}: {sum(counts):,} tokens in {len(counts):,} files")
         return 0
 
     def show(self, report: dict[str, Any], stored: "dict[str, MappedTensor]") -> None:

@@ -87,9 +87,9 @@ class Train:
         resumed = self.resume and run_dir.run_dir_of(self.resume)
         if self.resume and (not resumed or run_dir.RunDir(resumed).has_checkpoint):
             _, model, saved = run_state.read(self.resume)
-            tokens = dataset.read_tokens(self.settings, tokenizer_of(model))
+            tokens = dataset.read_tokens(self.settings, tokenizer_of(model), say)
             return tokens, run.resume(self.settings, tokens, model, saved)
-        tokens = dataset.read_tokens(self.settings)
+        tokens = dataset.read_tokens(self.settings, say=say)
         if resumed:
             run.require_same_text(self.settings, tokens, run_state.read_data_sha256(resumed))
         if self.settings.init_from is None:  # the first kernels to run draw the parameters
@@ -166,6 +166,11 @@ class Train:
         if saved_at != trainer.progress.step - 1 and trainer.progress.step:
             directory.save(trainer)
         return False
+
+
+def say(line: str) -> None:
+    """Print a line about the data on standard error."""
+    print(printable_line(line), file=sys.stderr, flush=True)
 
 
 def plot(directory: "RunDir", trainer: "Trainer") -> None:

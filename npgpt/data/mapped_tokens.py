@@ -68,6 +68,7 @@ class MappedWindows:
     def __init__(self, tokens: MappedTokens, context_length: int, stride: int, shift: int):
         self.tokens, self.stride, self.shift = tokens, stride, shift
         self.shape = ((len(tokens) - context_length - 1) // stride + 1, context_length)
+        self.dtype = np.dtype(np.int64)
 
     def __len__(self) -> int:
         return self.shape[0]

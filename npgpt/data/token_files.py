@@ -15,7 +15,7 @@ import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.data.mapped_tokens import MappedTokens, Shard, check_ids
-from npgpt.data.token_format import DTYPES, HEADER, INDEX, KIND, MAGIC, VERSION
+from npgpt.data.token_format import DTYPES, HEADER, INDEX, KIND, MAGIC, VERSION, WORK
 from npgpt.errors import InputError
 from npgpt.weights.mapped import MappedFile
 from npgpt.weights.strict_json import read_json_object
@@ -84,11 +84,16 @@ class TokenFiles:
 
 def is_token_directory(path: Path) -> bool:
     """Return True if this is a directory that holds token files."""
-    return path.is_dir() and ((path / INDEX).is_file() or any(path.glob("*.bin")))
+    if not path.is_dir():
+        return False
+    complete = (path / INDEX).is_file() or not any(path.glob("*.txt"))
+    return (path / WORK).is_dir() or (complete and any(path.glob("*.bin")))
 
 
 def open_token_files(path: Path) -> TokenFiles:
     """Map the token files in a directory. Raise InputError if one is invalid or missing."""
+    if (path / WORK).is_dir() and not (path / INDEX).is_file():
+        raise InputError(f"{path} is not complete: repeat its npgpt tokenize command")
     if (path / INDEX).is_file():
         return open_index(path)
     files = sorted(path.glob("*.bin"))

@@ -25,6 +25,7 @@ HEADER = 256  # int32 numbers
 MAGIC = {"uint16": (20240520, 1), "uint32": (20240801, 7)}  # and the version
 SHARD_TOKENS = 100_000_000
 INDEX = "index.json"
+WORK = ".npgpt-tokenize"  # the directory of pieces, until the token files are complete
 KIND = "npgpt token files"  # the value of "kind" in an index
 VERSION = 1
 SPLITS = "val", "train"
@@ -89,6 +90,6 @@ def write_files(
 
 def write_index(directory: Path, index: dict[str, Any]) -> None:
     """Write the index: last, so that it names complete files only."""
-    text = json.dumps({"kind": KIND, "version": VERSION} | index, indent=2)
+    text = json.dumps(index, indent=2)
     with atomic_write(directory / INDEX) as file:
         file.write(text.encode() + b"\n")

@@ -26,7 +26,6 @@ from npgpt.system.atomic import TEMPORARY, atomic_write, make_directory, remove
 from npgpt.system.files import file_lock, os_error, read_regular
 from npgpt.weights.tokenizer_files import TokenizerFiles
 
-WORK = ".npgpt-tokenize"  # the directory of pieces, until the token files are complete
 PLAN = "plan.json"
 MAX_JSON = 1 << 28
 
@@ -54,7 +53,7 @@ class Job:
     @property
     def work(self) -> Path:
         """The directory of the pieces."""
-        return self.directory / WORK
+        return self.directory / token_format.WORK
 
     @property
     def dtype(self) -> str:
@@ -187,6 +186,8 @@ class Job:
         headers = [read_header(path) or Piece() for paths in pieces.values() for path in paths]
         total = add_up(headers)
         return {
+            "kind": token_format.KIND,
+            "version": token_format.VERSION,
             "format": self.layout,
             "dtype": self.dtype,
             **describe_tokenizer(self.tokenizer),
@@ -208,6 +209,7 @@ class Job:
 
     def remove_files(self) -> None:
         """Delete what a conversion that was killed has written of the token files."""
+        remove(self.directory / token_format.INDEX)  # first: it names complete files only
         with suppress(OSError):
             for name in os.listdir(self.directory):
                 hidden = TEMPORARY.fullmatch(name)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
-from npgpt.arrays import Array
+from npgpt.data.loader import Order
 from npgpt.errors import InputError, show
 
 
@@ -111,7 +111,8 @@ class Progress:
     tokens_seen : int, default 0
         Number of tokens trained on.
     order : (n,) int64 array or None, default None
-        Order of the windows in the current epoch. None between two epochs.
+        Order of the windows in the current epoch. None between two epochs. That of mapped windows
+        is a `Permutation`, and no part of a checkpoint: it follows from the seed and the epoch.
     history : list of dict
         The fields of every Evaluation.
     samples : list of dict
@@ -127,7 +128,7 @@ class Progress:
     epoch: int = 0
     position: int = 0
     tokens_seen: int = 0
-    order: Array | None = None
+    order: Order | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
 

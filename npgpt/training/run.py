@@ -90,7 +90,8 @@ def resume(
         raise WeightFileError(
             f"the checkpoint has an order of {len(order)} windows, the text makes {count}"
         )
-    if progress.position >= (1 if order is None else batches):
+    within = order is not None or trainer.steps_data.is_mapped
+    if progress.position >= (batches if within else 1):
         raise WeightFileError(
             f"the checkpoint is {progress.position} batches into an epoch of {batches} batches"
         )

@@ -31,7 +31,7 @@ def write(path: Path, trainer: Trainer, settings: RunConfig, data_sha256: str) -
     saved = checkpoint.TrainingState(
         state=to_json(settings, trainer.progress, data_sha256),
         random_state=trainer.rng.state,
-        order=np.empty(0, np.int64) if order is None else order,
+        order=order if isinstance(order, np.ndarray) else np.empty(0, np.int64),
         m=optimizer.m,
         v=optimizer.v,
     )

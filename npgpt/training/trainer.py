@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.config import TrainingConfig
 from npgpt.data.loader import Loader, windows
+from npgpt.data.mapped_tokens import MappedTokens
 from npgpt.errors import InputError, RunError, show
 from npgpt.gpt import GPT
 from npgpt.inference.generate import generate
@@ -26,7 +28,7 @@ class Trainer:
     ----------
     model : GPT
         Model to train. Its parameters are updated in place.
-    train_tokens, val_tokens : (N,) int array-like
+    train_tokens, val_tokens : (N,) int array-like or MappedTokens
         Token ids of the training and the validation split.
     training : TrainingConfig
         Hyperparameters.
@@ -59,8 +61,8 @@ class Trainer:
     def __init__(
         self,
         model: GPT,
-        train_tokens: Array,
-        val_tokens: Array,
+        train_tokens: Array | MappedTokens,
+        val_tokens: Array | MappedTokens,
         training: TrainingConfig,
         rng: Generator,
         *,
@@ -70,8 +72,10 @@ class Trainer:
         check_kind("model", model, GPT)
         check_kind("training", training, TrainingConfig)
         check_kind("rng", rng, Generator)
-        train_tokens = check_sequence(train_tokens, model.config, "training tokens")
-        val_tokens = check_sequence(val_tokens, model.config, "validation tokens")
+        if not isinstance(train_tokens, MappedTokens):  # whose ids are checked when they are read
+            train_tokens = check_sequence(train_tokens, model.config, "training tokens")
+        if not isinstance(val_tokens, MappedTokens):
+            val_tokens = check_sequence(val_tokens, model.config, "validation tokens")
         self.prompt: list[int] = check_sequence(prompt, model.config, "prompt").tolist()
         if progress is not None and not isinstance(progress, Progress):
             raise InputError(f"progress must be a Progress or None, not {show(progress)}")
@@ -86,10 +90,9 @@ class Trainer:
                 f"context {T}, stride {stride}), but one step needs {per_step} (batch size "
                 f"{training.batch_size}, accumulation {training.grad_accumulation})"
             )
-        self.steps_data = Loader(inputs, targets, batch_size=per_step, shuffle=True, drop_last=True)
-        self.train_data = Loader(
-            inputs, targets, batch_size=training.batch_size, shuffle=True, drop_last=True
-        )
+        shuffled: dict[str, Any] = {"shuffle": True, "drop_last": True, "seed": training.seed}
+        self.steps_data = Loader(inputs, targets, batch_size=per_step, **shuffled)
+        self.train_data = Loader(inputs, targets, batch_size=training.batch_size, **shuffled)
         inputs, targets = windows(val_tokens, T, stride, what="validation")
         self.val_data = Loader(
             inputs, targets, batch_size=training.batch_size, shuffle=False, drop_last=False
@@ -133,7 +136,7 @@ class Trainer:
         p = self.progress
         while p.step < self.total_steps:
             if p.order is None:
-                p.order = self.steps_data.order(self.rng)
+                p.order = self.steps_data.order(self.rng, p.epoch)
             for tokens, targets in self.steps_data.batches(p.order, start=p.position):
                 yield from self._step_events(tokens, targets)
                 if p.step == self.total_steps or p.order is None:

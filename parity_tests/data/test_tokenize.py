@@ -209,7 +209,7 @@ def test_what_was_done_is_not_encoded_again(tmp_path, monkeypatch):
     monkeypatch.setattr(tokenize, "run_tasks", run_tasks)
     with pytest.raises(RunError, match="killed"):
         job([source], tmp_path / "to").run()
-    damaged = tmp_path / "to" / tokenize.WORK / done[0]
+    damaged = tmp_path / "to" / token_format.WORK / done[0]
     damaged.write_bytes(damaged.read_bytes()[:-1])
     before = list(done)
     with pytest.raises(InputError, match=r"unfinished conversion with other values \(tokenizer\)"):
@@ -228,7 +228,7 @@ def test_a_damaged_piece_is_encoded_by_the_next_run(tmp_path, monkeypatch):
         patch.setattr(tokenize, "assemble", lambda *_: (_ for _ in ()).throw(RunError("killed")))
         with pytest.raises(RunError, match="killed"):
             job([source], tmp_path / "to").run()
-    piece = tmp_path / "to" / tokenize.WORK / "train-000000-000000"
+    piece = tmp_path / "to" / token_format.WORK / "train-000000-000000"
     data = bytearray(piece.read_bytes())
     data[-1] ^= 1
     piece.write_bytes(data)
@@ -387,7 +387,7 @@ def test_killed_and_continued(tmp_path, monkeypatch):
         "tokenize.Job(files, Path(sys.argv[1]), tokenizer('byte')).run()"
     )
     with subprocess.Popen([sys.executable, "-c", script, tmp_path / "two"]) as process:
-        work = tmp_path / "two" / tokenize.WORK
+        work = tmp_path / "two" / token_format.WORK
         while len(list(work.glob("train-*"))) < 5:
             assert process.poll() is None
             time.sleep(0.001)
