@@ -94,19 +94,14 @@ def kind_of(path: Path) -> Kind | None:
 
 
 class Input:
-    """The decompressed bytes of a source.
-
-    Attributes
-    ----------
-    position : int
-        Bytes read from the disk so far, to show the progress.
-    """
+    """The decompressed bytes of a source."""
 
     def __init__(self, file: Any, raw: Any):
         self.file, self.raw = file, raw
 
     @property
     def position(self) -> int:
+        """Bytes read from the disk so far, to show the progress."""
         return self.raw.tell() if self.raw is not None else 0
 
     def read(self, size: int) -> bytes:
