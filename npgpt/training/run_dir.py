@@ -58,7 +58,7 @@ class RunDir:
 
     def require_unused(self) -> None:
         """Raise InputError if the directory has a run, or another file that a run would replace."""
-        if any(os.path.lexists(self.path / name) for name in ("config.json", CHECKPOINT)):
+        if self.holds_run:
             raise InputError(
                 f"{self.path} already holds a run: choose another --out, "
                 f"or resume it with {option('resume', self.path)}"
@@ -66,6 +66,11 @@ class RunDir:
         for name in CONTENTS:
             if os.path.lexists(self.path / name):
                 raise InputError(f"{self.path / name} already exists: choose another --out")
+
+    @property
+    def holds_run(self) -> bool:
+        """Return True if the directory has the settings or the checkpoint of a run."""
+        return any(os.path.lexists(self.path / name) for name in ("config.json", CHECKPOINT))
 
     @property
     def has_checkpoint(self) -> bool:
@@ -118,7 +123,7 @@ class RunDir:
             # The last one is renamed first: with its settings, a run can be resumed.
             "config.json": json.dumps(asdict(settings) | derived, indent=2) + "\n",
         }
-        is_new = not os.path.lexists(self.path / "config.json")
+        is_new = not self.holds_run
         try:
             with ExitStack() as stack:  # every file is on the disk before one is renamed
                 for name, text in texts.items():

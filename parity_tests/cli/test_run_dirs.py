@@ -67,17 +67,27 @@ def test_a_file_of_the_same_name_is_not_overwritten(refused, name):
     refused("train --data text.txt --ops numpy --out run", *TINY, says=says)
 
 
-def test_a_new_run_that_cannot_be_written_leaves_nothing(refused, monkeypatch):
+@pytest.fixture
+def full_disk(monkeypatch):
     def full(file):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("npgpt.training.run_dir.sync_file", full)
+
+
+def test_a_new_run_that_cannot_be_written_leaves_nothing(refused, full_disk):
     says = "No space left on device; nothing was written; the new run was removed"
     refused(" ".join(NUMPY), "--out", "run", says=says, code=1)
     assert not Path("run").exists()
     Path("run").mkdir()
     refused(" ".join(NUMPY), "--out", "run", says=says, code=1)
     assert list(Path("run").iterdir()) == []
+
+
+def test_a_run_whose_config_was_deleted_is_not_new(refused, run, full_disk):
+    Path("run/config.json").unlink()
+    says = "run/metrics.jsonl could not be written: No space left on device; the previous file is"
+    refused("train --resume run --epochs 3", says=says, code=1)
 
 
 def test_only_temporary_files_of_a_killed_run_are_removed(npgpt_):
