@@ -47,14 +47,12 @@ def check_bool(name: str, value: Any) -> bool:
     return found
 
 
-def check_tokens(
-    tokens: TokenIds, config: Config, *, start: int = 0, what: str = "tokens"
-) -> Array:
+def check_tokens(tokens: TokenIds, config: Config, *, start: int = 0) -> Array:
     """Return tokens as (B, T) int64. Raise InputError if a model of this config cannot read them.
 
     `start` is the position of the first token.
     """
-    ids = check_shape(tokens, config, start, what)
+    ids = check_shape(tokens, config, start, "tokens")
     check_vocabulary(ids, config)
     return ids.astype(np.int64, copy=False)
 

@@ -87,6 +87,17 @@ def read_regular(path: str | Path, max_size: int) -> bytes:
         return file.read(size)
 
 
+def read_input(path: str | Path, max_size: int) -> bytes:
+    """Return the bytes of a file of the user. Raise InputError if it cannot be read, or is larger.
+
+    Raises RunError if the machine fails, as `os_error`.
+    """
+    try:
+        return read_regular(path, max_size)
+    except OSError as error:
+        raise os_error(f"{path} cannot be read", error) from None
+
+
 def require_space(directory: Path, needed: int) -> None:
     """Raise OSError if the disk has less than `needed` bytes left.
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.errors import InputError
-from npgpt.system.files import os_error, read_regular
+from npgpt.system.files import read_input
 from npgpt.training.events import is_count, is_number
 from npgpt.weights.mapped import short
 from npgpt.weights.strict_json import MAX_TEXT, parse_json
@@ -40,25 +40,17 @@ def make_curve(path: Path, tokens_per_epoch: int, history: Iterable[Mapping[str,
 def read_curve(path: Path) -> Curve:
     """Read the losses of the run in a directory. Raise InputError for invalid files."""
     file = path / "config.json"
-    config = parse_json(read(file, MAX_TEXT), str(file), any_text=True)
+    config = parse_json(read_input(file, MAX_TEXT), str(file), any_text=True)
     scale = config.get("tokens_per_epoch") if isinstance(config, dict) else None
     if not is_count(scale) or scale == 0:
         raise InputError(f"{file} has no tokens_per_epoch: not the config of a run")
     file = path / "metrics.jsonl"
-    lines = io.BytesIO(read(file, MAX_METRICS))
+    lines = io.BytesIO(read_input(file, MAX_METRICS))
     points = (parse_point(line, f"{file}, line {i}") for i, line in enumerate(lines, 1))
     curve = make_curve(path, scale, points)
     if not curve.points.size:
         raise InputError(f"{file} is empty: the run has no evaluation yet")
     return curve
-
-
-def read(file: Path, max_size: int) -> bytes:
-    """Return the bytes of a file. Raise InputError if it cannot be read, or is too large."""
-    try:
-        return read_regular(file, max_size)
-    except OSError as error:
-        raise os_error(f"{file} cannot be read", error) from None
 
 
 def parse_point(line: bytes, about: str) -> dict[str, Any]:

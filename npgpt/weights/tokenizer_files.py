@@ -12,7 +12,7 @@ import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.errors import WeightFileError
-from npgpt.system.files import os_error, read_regular
+from npgpt.system.files import read_input
 from npgpt.weights.mapped import MappedTensor
 
 JSON = "tokenizer.json"
@@ -64,25 +64,18 @@ def read_directory(directory: Path) -> TokenizerFiles | None:
     for kind in KINDS:
         if present.issuperset(kind):
             names = [*kind, *(name for name in EXTRAS if name in present)]
-            return TokenizerFiles(directory, {n: read_file(directory / n) for n in names})
+            contents = {name: read_input(directory / name, MAX_SIZE) for name in names}
+            return TokenizerFiles(directory, contents)
     return None
 
 
 def read_json_file(path: Path) -> TokenizerFiles:
     """Read a tokenizer.json of any name, and the files that belong to it beside it."""
-    contents = {JSON: read_file(path)}
+    contents = {JSON: read_input(path, MAX_SIZE)}
     for name in EXTRAS:
         if os.path.lexists(path.with_name(name)):
-            contents[name] = read_file(path.with_name(name))
+            contents[name] = read_input(path.with_name(name), MAX_SIZE)
     return TokenizerFiles(path, contents)
-
-
-def read_file(path: Path) -> bytes:
-    """Return the bytes of a file. Raise InputError if it cannot be read, or is too large."""
-    try:
-        return read_regular(path, MAX_SIZE)
-    except OSError as error:
-        raise os_error(f"{path} cannot be read", error) from None
 
 
 def foreign_files(directory: Path) -> list[str]:
