@@ -139,12 +139,12 @@ class Tokenizer:
         try:
             ids = iter(tokens)
         except TypeError:
-            raise InputError(f"tokens must be token ids, not {tokens!r:.60}") from None
+            raise InputError(f"tokens must be token ids, not {show(tokens)}") from None
         for token in ids:
             try:
                 found = operator.index(token)
             except TypeError:
-                raise InputError(f"a token id must be an integer, not {token!r:.60}") from None
+                raise InputError(f"a token id must be an integer, not {show(token)}") from None
             if unknown is None and not self.has(found):
                 raise InputError(
                     f"the tokenizer {self} has no token {found}, only ids below {self.n_vocab}: "

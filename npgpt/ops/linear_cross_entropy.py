@@ -76,7 +76,10 @@ def evaluate(x: Array, weight: Array, targets: Array, *, chunk: int = 512):
 
 
 def check(targets: Array, weight: Array) -> Array:
-    """Return the targets as a vector. Raise IndexError for one outside the vocabulary."""
+    """Return the targets as a vector.
+
+    Raises IndexError for one outside the vocabulary, ValueError if all are IGNORED.
+    """
     counted = targets[targets != IGNORED]
     if not counted.size:
         raise ValueError(f"all {targets.size} targets are {IGNORED}, which is ignored")

@@ -1,1 +1,1 @@
-"""The machine, its environment variables and its files."""
+"""The process and its surroundings: memory, environment variables, files, streams, terminals."""

@@ -36,9 +36,7 @@ class WeightFile:
     transposed: frozenset[str] = frozenset()  # the parameters stored as (out, in)
     weights: str = "float32"  # the dtype of the matrices once loaded
     scales: Mapping[str, Array] = field(default_factory=dict)  # of the parameters stored as int8
-    ignored: Sequence[
-        str
-    ] = ()  # the tensors that are no part of the model, by the names in the file
+    ignored: Sequence[str] = ()  # tensors that are no part of the model, by the names in the file
     other_tokenizer: str | None = None  # the class that config.json names, unless it is GPT-2's
 
     @property
