@@ -16,6 +16,7 @@ from npgpt.cli.estimate import Estimate
 from npgpt.cli.evaluate import Evaluate
 from npgpt.cli.export import Export
 from npgpt.cli.generate import Generate
+from npgpt.cli.help_output import help_output
 from npgpt.cli.info import Info
 from npgpt.cli.inspect import Inspect
 from npgpt.cli.plot import Plot
@@ -27,7 +28,6 @@ from npgpt.cli.train import Train
 from npgpt.cli.train_flags import RunFlags, check_flags, train_defaults
 from npgpt.errors import InputError, KernelCacheWarning, RunError, WeightFileWarning
 from npgpt.system import memory
-from npgpt.system.console import help_output
 from npgpt.system.streams import OutputError, checked_output
 from npgpt.system.terminal import MAX_ERROR, printable_line
 

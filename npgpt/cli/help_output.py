@@ -1,0 +1,52 @@
+"""Help texts and errors of tyro, adapted to the terminal.
+
+tyro writes colours and bullets to every stream, and breaks lines at the width of COLUMNS.
+"""
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from npgpt.system.console import has_colors
+
+COLOR = re.compile(r"\x1b\[[0-9;]*m")
+BULLET = "\u2022"  # of tyro's lists
+MIN_WIDTH = 40  # columns; tyro never returns with fewer than 8
+
+
+class HelpStream:
+    """A stream that passes help texts on: with colours and bullets only if the other shows them."""
+
+    def __init__(self, stream: Any):
+        self.stream, self.has_colors = stream, has_colors(stream)
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        self.bullet = BULLET if "utf" in encoding.lower() else "*"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        shown = text if self.has_colors else COLOR.sub("", text)
+        self.stream.write(shown.replace(BULLET, self.bullet))
+        return len(text)
+
+
+@contextmanager
+def help_output() -> Iterator[None]:
+    """Adapt help texts and errors of tyro to the two streams and to the width of the terminal."""
+    stdout, stderr, width = sys.stdout, sys.stderr, os.environ.get("COLUMNS")
+    try:
+        sys.stdout, sys.stderr = HelpStream(stdout), HelpStream(stderr)
+        os.environ["COLUMNS"] = str(max(MIN_WIDTH, shutil.get_terminal_size().columns))
+        yield
+    finally:
+        sys.stdout, sys.stderr = stdout, stderr
+        if width is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = width
