@@ -103,6 +103,7 @@ if TYPE_CHECKING:  # mypy compares every op of the three backends with its proto
     from npgpt import fused, mixed, ops
     from npgpt.model import backend
 
+    ADAM: tuple[backend.Adam, ...] = ops.adam, fused.adam, mixed.adam
     ADAMW: tuple[backend.AdamW, ...] = ops.adamw, fused.adamw, mixed.adamw
     ATTENTION: tuple[backend.Attention, ...] = ops.attention, fused.attention, mixed.attention
     DECODE: tuple[backend.Decode, ...] = ops.decode, fused.decode, mixed.decode
@@ -114,5 +115,8 @@ if TYPE_CHECKING:  # mypy compares every op of the three backends with its proto
     HEAD: tuple[backend.LinearCrossEntropy, ...] = (
         ops.linear_cross_entropy, fused.linear_cross_entropy, mixed.linear_cross_entropy,
     )  # fmt: skip
+    MUON: tuple[backend.Muon, ...] = ops.muon, fused.muon, mixed.muon
     RANDOM: tuple[backend.RandomStream, ...] = ops.random, fused.random, mixed.random
+    RMSPROP: tuple[backend.RMSprop, ...] = ops.rmsprop, fused.rmsprop, mixed.rmsprop
+    SGD: tuple[backend.SGD, ...] = ops.sgd, fused.sgd, mixed.sgd
     ALL: tuple[Backend, ...] = ops, fused, mixed

@@ -5,6 +5,7 @@ and why. Matrix products are Numba kernels, too (kernels/gemm.py).
 """
 
 from npgpt.fused import (
+    adam,
     adamw,
     attention,
     decode,
@@ -14,10 +15,14 @@ from npgpt.fused import (
     layernorm,
     linear,
     linear_cross_entropy,
+    muon,
     random,
+    rmsprop,
+    sgd,
 )
 
 __all__ = [
+    "adam",
     "adamw",
     "attention",
     "decode",
@@ -27,5 +32,8 @@ __all__ = [
     "layernorm",
     "linear",
     "linear_cross_entropy",
+    "muon",
     "random",
+    "rmsprop",
+    "sgd",
 ]

@@ -5,10 +5,11 @@ bfloat16 as it packs them. Parameters, activations, gradients, LayerNorm, softma
 float32: mixed precision (Micikevicius et al. 2017, arXiv:1710.03740).
 """
 
-from npgpt.fused import adamw, dropout, gelu, layernorm, random
-from npgpt.mixed import attention, decode, embedding, linear, linear_cross_entropy
+from npgpt.fused import adam, adamw, dropout, gelu, layernorm, random, rmsprop, sgd
+from npgpt.mixed import attention, decode, embedding, linear, linear_cross_entropy, muon
 
 __all__ = [
+    "adam",
     "adamw",
     "attention",
     "decode",
@@ -18,5 +19,8 @@ __all__ = [
     "layernorm",
     "linear",
     "linear_cross_entropy",
+    "muon",
     "random",
+    "rmsprop",
+    "sgd",
 ]

@@ -32,8 +32,17 @@ class Distributions(Protocol):
     ) -> Array: ...
 
 
+class Adam(Protocol):
+    """One step of Adam."""
+
+    def update(
+        self, p: Array, grad: Array, m: Array, v: Array, *, step: int, lr: float,
+        betas: tuple[float, float], eps: float, weight_decay: float, scale: float = 1.0,
+    ) -> None: ...  # fmt: skip
+
+
 class AdamW(Protocol):
-    """One step of the optimizer, and the squared norm of a gradient."""
+    """One step of AdamW, and the squared norm of a gradient."""
 
     def update(
         self, p: Array, grad: Array, m: Array, v: Array, *, step: int, lr: float,
@@ -123,6 +132,35 @@ class LinearCrossEntropy(Protocol):
     ) -> np.floating: ...
 
 
+class Muon(Protocol):
+    """One step of Muon for a matrix, or for several side by side: (I, parts * O)."""
+
+    def update(
+        self, p: Array, grad: Array, m: Array, *, lr: float, momentum: float, weight_decay: float,
+        match_rms_adamw: bool = True, parts: int = 1, scale: float = 1.0,
+    ) -> None: ...  # fmt: skip
+
+    def orthogonalize(self, u: Array) -> Array: ...
+
+
+class RMSprop(Protocol):
+    """One step of RMSprop."""
+
+    def update(
+        self, p: Array, grad: Array, v: Array, *, lr: float, alpha: float, eps: float,
+        weight_decay: float, scale: float = 1.0,
+    ) -> None: ...  # fmt: skip
+
+
+class SGD(Protocol):
+    """One step of SGD; `m` is None without momentum."""
+
+    def update(
+        self, p: Array, grad: Array, m: Array | None, *, lr: float, momentum: float,
+        nesterov: bool, weight_decay: float, scale: float = 1.0,
+    ) -> None: ...  # fmt: skip
+
+
 class RandomStream(Protocol):
     """PyTorch's CPU random stream: `engine` is its state, `out` the array that is filled."""
 
@@ -149,6 +187,9 @@ class RandomStream(Protocol):
 
 class Backend(Protocol):
     """All ops that a model, a generator of random numbers and an optimizer call."""
+
+    @property
+    def adam(self) -> Adam: ...
 
     @property
     def adamw(self) -> AdamW: ...
@@ -178,7 +219,16 @@ class Backend(Protocol):
     def linear_cross_entropy(self) -> LinearCrossEntropy: ...
 
     @property
+    def muon(self) -> Muon: ...
+
+    @property
     def random(self) -> RandomStream: ...
+
+    @property
+    def rmsprop(self) -> RMSprop: ...
+
+    @property
+    def sgd(self) -> SGD: ...
 
 
 OPS = tuple(name for name in vars(Backend) if isinstance(vars(Backend)[name], property))

@@ -6,6 +6,7 @@ signatures.
 """
 
 from npgpt.ops import (
+    adam,
     adamw,
     attention,
     decode,
@@ -15,10 +16,14 @@ from npgpt.ops import (
     layernorm,
     linear,
     linear_cross_entropy,
+    muon,
     random,
+    rmsprop,
+    sgd,
 )
 
 __all__ = [
+    "adam",
     "adamw",
     "attention",
     "decode",
@@ -28,5 +33,8 @@ __all__ = [
     "layernorm",
     "linear",
     "linear_cross_entropy",
+    "muon",
     "random",
+    "rmsprop",
+    "sgd",
 ]

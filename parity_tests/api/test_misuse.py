@@ -125,8 +125,8 @@ MISTAKES = {
     "a dtype that is none": (lambda: npgpt.GPT(CONFIG, dtype=3, ops=ops), "dtype is 3, but must"),
     "a dtype of None": (lambda: npgpt.GPT(CONFIG, dtype=None, ops=ops), "dtype is None"),
     "a backend's name": (lambda: npgpt.GPT(CONFIG, ops="cuda"), "ops is 'cuda', but must be"),
-    "a backend": (lambda: npgpt.GPT(CONFIG, ops=np), "which has no adamw: it must be npgpt.fused"),
-    "no backend": (lambda: npgpt.Generator(1, ops=3), "ops is 3, which has no adamw"),
+    "a backend": (lambda: npgpt.GPT(CONFIG, ops=np), "which has no adam: it must be npgpt.fused"),
+    "no backend": (lambda: npgpt.Generator(1, ops=3), "ops is 3, which has no adam"),
     "no tree": (lambda: npgpt.GPT.from_params(CONFIG, {}, ops=ops), "parameters must be a tree"),
     "another tree": (lambda: npgpt.GPT.from_params(CONFIG, tree(OTHER), ops=ops), "have a h.1"),
     "another shape": (

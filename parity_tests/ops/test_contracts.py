@@ -16,6 +16,7 @@ from parity_tests.support.harness import backward, draw, forward, leaves
 BACKENDS = npgpt.ops, npgpt.fused
 LAYER = ("forward", "backward")
 FUNCTIONS = {  # the contract: what each op can be asked
+    "adam": ("update",),
     "adamw": ("update", "square_sum"),
     "attention": LAYER,
     "decode": ("forward",),  # a composite: test_generate.py
@@ -25,7 +26,10 @@ FUNCTIONS = {  # the contract: what each op can be asked
     "layernorm": LAYER,
     "linear": LAYER,
     "linear_cross_entropy": (*LAYER, "evaluate"),
+    "muon": ("update", "orthogonalize"),
     "random": npgpt.ops.random.__all__,
+    "rmsprop": ("update",),
+    "sgd": ("update",),
 }
 OWN_CACHE = {"attention"}  # the fused one keeps a number per row instead of its probabilities
 NO_OUT = {"linear_cross_entropy"}  # a scalar
@@ -67,7 +71,7 @@ def test_the_backends_agree_on_signatures(op, function):
     assert slow == fast
 
 
-@pytest.mark.parametrize("op", [op for op in FUNCTIONS if op not in ("adamw", "decode", "random")])
+@pytest.mark.parametrize("op", [op for op, names in FUNCTIONS.items() if LAYER[1] in names])
 def test_the_backends_share_their_types(op):
     slow, fast = (module(s, op) for s in BACKENDS)
     assert (slow.Cache is fast.Cache) == (op not in OWN_CACHE)
@@ -250,15 +254,27 @@ def test_threads_change_no_bit(case, threads, rng):
         np.testing.assert_array_equal(found[0][name], found[1][name], str(name))
 
 
+ADAM = dict(step=3, betas=(0.9, 0.99), eps=1e-8)
+STEPS = {  # the number of moments, and hyperparameters
+    "adam": (2, ADAM),
+    "adamw": (2, ADAM),
+    "muon": (1, dict(momentum=0.9, parts=3)),
+    "rmsprop": (1, dict(alpha=0.9, eps=1e-8)),
+    "sgd": (1, dict(momentum=0.9, nesterov=True)),
+}
+
+
 @needs_threads
-def test_threads_change_no_bit_of_a_step(threads, rng):
-    adamw, found = npgpt.fused.adamw, []
-    arrays = rng.random((4, 2 * WORTH + 7)).astype(np.float32)
+@pytest.mark.parametrize("op", STEPS)
+def test_threads_change_no_bit_of_a_step(op, threads, rng):
+    moments, settings = STEPS[op]
+    arrays, found = rng.random((2 + moments, 130, 3 * 87)).astype(np.float32), []
+    assert arrays[0].size > 2 * WORTH
     for n in (1, 2):
         threads(n)
-        p, grad, m, v = arrays.copy()
-        adamw.update(p, grad, m, v, step=3, lr=0.1, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1)
-        found.append((p, m, v, adamw.square_sum(grad)))
+        p, grad, *others = arrays.copy()
+        getattr(npgpt.fused, op).update(p, grad, *others, lr=0.1, weight_decay=0.1, **settings)
+        found.append((p, *others, npgpt.fused.adamw.square_sum(grad)))
     for one, two in zip(*found, strict=True):
         np.testing.assert_array_equal(one, two)
 
