@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 # The module of each public name. npgpt/__init__.pyi lists the same names for type checkers.
 _MODULES = {
+    "Adam": "npgpt.training.optim",
     "AdamW": "npgpt.training.optim",
     "Config": "npgpt.config",
     "ConfigError": "npgpt.errors",
@@ -28,8 +29,11 @@ _MODULES = {
     "InputError": "npgpt.errors",
     "KernelCacheWarning": "npgpt.errors",
     "Loader": "npgpt.data.loader",
+    "Muon": "npgpt.training.optim",
     "Preset": "npgpt.config",
+    "RMSprop": "npgpt.training.optim",
     "RunError": "npgpt.errors",
+    "SGD": "npgpt.training.optim",
     "Trainer": "npgpt.training.trainer",
     "TrainingConfig": "npgpt.config",
     "WeightFileError": "npgpt.errors",

@@ -23,7 +23,11 @@ from npgpt.loading import load as load
 from npgpt.model.params import named as named
 from npgpt.model.params import zeros_like as zeros_like
 from npgpt.rng import Generator as Generator
+from npgpt.training.optim import SGD as SGD
+from npgpt.training.optim import Adam as Adam
 from npgpt.training.optim import AdamW as AdamW
+from npgpt.training.optim import Muon as Muon
+from npgpt.training.optim import RMSprop as RMSprop
 from npgpt.training.trainer import Trainer as Trainer
 
 __version__: str

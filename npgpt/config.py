@@ -17,6 +17,7 @@ PresetName = Literal[
     "tiny", "book", "book-appendix-d", "gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl"
 ]
 TokenizerName = Literal["byte", "gpt2"]
+OptimizerName = Literal["adam", "adamw", "muon", "rmsprop", "sgd"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,18 +96,24 @@ class TrainingConfig:
     train_fraction : float, default 0.9
         Fraction of the characters in the training split, in (0, 1]. The rest is the validation
         split.
+    optimizer : {"adam", "adamw", "muon", "rmsprop", "sgd"}, default "adamw"
+        Rule that updates the parameters: `npgpt.AdamW` and the others.
     lr : float, default 4e-4
         Peak learning rate.
     weight_decay : float, default 0.1
-        AdamW's weight decay: each step subtracts lr * weight_decay * parameter.
+        Share of a parameter that is subtracted, times lr (AdamW, Muon), or added to its gradient.
     decay : {"all", "matrices"}, default "all"
         Parameters that weight decay applies to: all of them, as in the book, or matrices only.
     beta1 : float, default 0.9
-        Decay rate of AdamW's first moment, the running mean of the gradient, in [0, 1).
+        Decay rate of Adam's first moment, the running mean of the gradient, in [0, 1).
     beta2 : float, default 0.999
-        Decay rate of AdamW's second moment, the running mean of its square, in [0, 1).
+        Decay rate of Adam's second moment, the mean of its square, in [0, 1). RMSprop's alpha.
     eps : float, default 1e-8
-        Term added to AdamW's denominator for numerical stability.
+        Term added to the denominator of Adam and RMSprop for numerical stability.
+    momentum : float or None, default None
+        Momentum of SGD or Muon, in [0, 1). None: 0 for SGD, 0.95 for Muon.
+    nesterov : bool, default False
+        Use Nesterov's momentum in SGD. Muon always does.
     warmup_steps : int, default 0
         Steps over which the learning rate rises linearly from initial_lr to lr.
     initial_lr : float, default 1e-5
@@ -145,12 +152,15 @@ class TrainingConfig:
     batch_size: int = 2
     stride: int | None = None
     train_fraction: float = 0.9
+    optimizer: OptimizerName = "adamw"
     lr: float = 4e-4
     weight_decay: float = 0.1
     decay: Literal["all", "matrices"] = "all"
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
+    momentum: float | None = None
+    nesterov: bool = False
     warmup_steps: int = 0
     initial_lr: float = 1e-5
     min_lr: float | None = None
@@ -183,10 +193,11 @@ class TrainingConfig:
             raise ConfigError(f"grad_clip is {self.grad_clip}, but must be above 0")
         if not 0 < self.train_fraction <= 1:
             raise ConfigError(f"train_fraction is {self.train_fraction}, but must be in (0, 1]")
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", *(["momentum"] if self.momentum is not None else [])):
             at_least(self, name, 0)
             if getattr(self, name) >= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be in [0, 1)")
+        check_optimizer(self)
         if not is_one_of(self.decay, ("all", "matrices")):
             raise ConfigError(f'decay is {show(self.decay)}, but must be "all" or "matrices"')
         if not is_one_of(self.eval_rng, ("shared", "separate")):
@@ -251,6 +262,19 @@ def at_least(config: Any, name: str, smallest: float) -> None:
         raise ConfigError(f"{name} is {show(value)}, but must be {sort}")
     if value < smallest:
         raise ConfigError(f"{name} is {value}, but must be at least {smallest}")
+
+
+def check_optimizer(training: TrainingConfig) -> None:
+    """Raise ConfigError unless the optimizer exists and has the momentum that is given."""
+    name, momentum, names = training.optimizer, training.momentum, get_args(OptimizerName)
+    if not is_one_of(name, names):
+        raise ConfigError(f"optimizer is {show(name)}, but must be one of {', '.join(names)}")
+    if momentum is not None and name not in ("sgd", "muon"):
+        raise ConfigError(f"momentum is {momentum}, but {name} has none: choose sgd or muon")
+    if not isinstance(training.nesterov, bool):
+        raise ConfigError(f"nesterov is {show(training.nesterov)}, but must be true or false")
+    if training.nesterov and not (name == "sgd" and momentum):
+        raise ConfigError("nesterov is true, but needs optimizer sgd and a momentum above 0")
 
 
 def gpt2(n_layer: int, n_head: int, n_embd: int) -> Preset:

@@ -4,10 +4,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, get_args
 
 import tyro
 
+from npgpt.config import OptimizerName
 from npgpt.system import env_vars
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ OptionalTokenizer = Annotated[
     Optional[str],  # noqa: UP045
     default("recorded with the model, or beside it", "{byte,gpt2,PATH}"),
 ]
+
+
+# A str, not a Literal: an unknown name is one line of TrainingConfig's, and no box of tyro's
+OptimizerFlag = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(get_args(OptimizerName)) + "}")]
 
 
 def model_path(path: Path | None) -> Path:

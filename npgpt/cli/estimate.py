@@ -45,6 +45,7 @@ class Estimate(ModelFlags):
         """Return the measurements and the estimate as JSON values."""
         from npgpt.model import params
         from npgpt.performance import estimate
+        from npgpt.performance.profile import training_bytes
         from npgpt.system.machine import memory
 
         stages = estimate.measure(settings)
@@ -58,7 +59,7 @@ class Estimate(ModelFlags):
             "ops": settings.ops,
             "batch_size": settings.training.batch_size,
             "parameters": size,
-            "bytes": 4 * size * (8 if settings.dtype == "float64" else 4),
+            "bytes": training_bytes(settings),
             "memory": memory()[0],
             "measured": {
                 "batch": measured.batch_size,
@@ -104,7 +105,7 @@ def print_report(report: dict[str, Any]) -> None:
         print(f"{report['tokens']:,.0f} tokens take {total}, without evaluations")
     if report["memory"] and report["bytes"] > report["memory"]:
         print(
-            "warning: parameters, gradients and AdamW's moments take "
+            "warning: parameters, gradients and moments take "
             f"{report['bytes'] / 1e9:,.1f} GB, and this machine has {report['memory'] / 1e9:,.1f}"
         )
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, TypeVar
 
-from npgpt.cli.common import default
+from npgpt.cli.common import OptimizerFlag, default
 from npgpt.config import Config, PresetName, RunConfig, TrainingConfig, defaults
 
 FromPreset = Annotated[int | None, default("the preset's", "INT")]
@@ -34,6 +34,8 @@ class ModelFlags:
         Dropout rate, in [0, 1).
     tied
         Use the token embedding as the output head.
+    optimizer
+        Optimizer, whose moments take memory and time.
     dtype
         Data type of parameters and activations. With bfloat16, only the operands of matrix products
         are rounded; everything else is float32.
@@ -50,6 +52,7 @@ class ModelFlags:
     n_embd: FromPreset = None
     dropout: Annotated[float | None, default("the preset's", "FLOAT")] = None
     tied: Annotated[bool | None, default("the preset's", "{True,False}")] = None
+    optimizer: OptimizerFlag = "adamw"
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     ops: Literal["fused", "numpy"] = "fused"
 

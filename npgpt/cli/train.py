@@ -138,8 +138,8 @@ class Train:
         from npgpt.performance import precompile
 
         if self.settings.ops == "fused":
-            dropout = self.settings.config.dropout
-            precompile.compile_kernels("train", self.settings.dtype, scheme, dropout)
+            dropout, optimizer = self.settings.config.dropout, self.settings.training.optimizer
+            precompile.compile_kernels("train", self.settings.dtype, scheme, dropout, optimizer)
 
     def follow(
         self, trainer: "Trainer", directory: "RunDir", bar: "ProgressBar", stop: StopRequest

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from npgpt.cli.common import OptimizerFlag
 from npgpt.config import (
     PRESETS,
     VOCABULARIES,
@@ -36,6 +37,8 @@ class ModelShape(Config):
 
 class Hyperparameters(TrainingConfig):
     """Hyperparameters."""
+
+    optimizer: OptimizerFlag  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         pass

@@ -1,7 +1,7 @@
 """All parameters by their checkpoint names, as one flat array with named views into it.
 
 The tree has the names of the released checkpoint: params.h[3].attn.c_attn.weight is
-"h.3.attn.c_attn.weight". Gradients and both AdamW moments are the same tree on other flat arrays.
+"h.3.attn.c_attn.weight". Gradients and moments are the same tree on other flat arrays.
 A parameter that a config leaves out (a tied head, the query/key/value bias) is None in the tree and
 has no name.
 """
@@ -164,6 +164,12 @@ def views(tree: Params, flat: Array) -> Params:
     ends = [0, *itertools.accumulate(math.prod(shape) for _, shape in named(tree))]
     slices = itertools.pairwise(ends)
     return map_leaves(tree, lambda shape: flat[slice(*next(slices))].reshape(shape))
+
+
+def kept_shapes(shapes: Params, keep: Callable[[str, Shape], bool]) -> Params:
+    """Return a tree of Shapes with an empty one where `keep(name, shape)` is False."""
+    kept = iter([s if keep(name, s) else Shape((0,)) for name, s in named(shapes)])
+    return map_leaves(shapes, lambda _: next(kept))
 
 
 def total(tree: Params) -> int:

@@ -15,9 +15,8 @@ from typing import Literal
 
 from npgpt import backends
 from npgpt.config import Config, RunConfig
-from npgpt.model import params
 from npgpt.performance import flops, roofline
-from npgpt.performance.profile import PEAK_ROWS, prepare_training_step
+from npgpt.performance.profile import PEAK_ROWS, prepare_training_step, training_bytes
 from npgpt.system.machine import memory
 
 BUDGET = 45.0  # seconds for all timed steps; the rest of the minute is for the peak
@@ -143,10 +142,10 @@ def next_layers(
 def fits(settings: RunConfig, layers: int, available: int | None) -> bool:
     """Return True if a step with this number of layers fits into memory."""
     config, itemsize = settings.config, 8 if settings.dtype == "float64" else 4
-    numbers = 4 * params.size(replace(config, n_layer=layers))  # gradients, and two moments
     rows = settings.training.batch_size * config.context_length
-    numbers += ACTIVATIONS * layers * rows * config.n_embd
-    return available is None or numbers * itemsize <= MEMORY_FRACTION * available
+    activations = ACTIVATIONS * layers * rows * config.n_embd * itemsize
+    needed = training_bytes(replace(settings, config=replace(config, n_layer=layers)))
+    return available is None or needed + activations <= MEMORY_FRACTION * available
 
 
 # Extrapolating

@@ -12,29 +12,38 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
 from npgpt import backends
-from npgpt.config import Config
+from npgpt.config import Config, TrainingConfig
 from npgpt.model import kv_cache, params, quantize, transformer
 from npgpt.model.backend import OPS
 from npgpt.model.initializers import SCHEMES
 from npgpt.quantized_matrix import KINDS as QUANTIZED
 from npgpt.rng import Generator
 from npgpt.system import machine
-from npgpt.training import optim
+from npgpt.training import optim, schedule
 
 # The ops that the second process compiles: a little less than half of the time, as it starts a
 # second later. The inner kernels of the matrix product are in the share of the first one.
 SHARES = {
-    "train": ("embedding", "layernorm", "gelu", "dropout", "adamw", "random"),
+    "train": (
+        "embedding", "layernorm", "gelu", "dropout", "adam", "adamw", "rmsprop", "sgd", "random",
+    ),
     "generate": ("decode",),
-}
+}  # fmt: skip
 VOCABULARY = 1 << 14  # of the tiny model: embeddings are drawn on all threads, as larger ones are
 
 
-def compile_kernels(work: str, kind: str, scheme: str | None = None, dropout: float = 0.0) -> None:
+def compile_kernels(
+    work: str,
+    kind: str,
+    scheme: str | None = None,
+    dropout: float = 0.0,
+    optimizer: str = "adamw",
+) -> None:
     """Compile what the first step or token needs, unless that has been done before.
 
     Nothing happens without a directory for the cache, or with a single core: then kernels are
@@ -49,8 +58,10 @@ def compile_kernels(work: str, kind: str, scheme: str | None = None, dropout: fl
         How parameters will be drawn (npgpt/model/initializers.py); None if they will be read.
     dropout : float
         The dropout rate of training.
+    optimizer : {"adam", "adamw", "muon", "rmsprop", "sgd"}
+        The optimizer of training.
     """
-    done = marker(work, kind)
+    done = marker(work, kind if optimizer == "adamw" else f"{kind}-{optimizer}")
     if machine.cores() < 2 or done is None or done.exists():
         return
     if work == "generate" and kind in QUANTIZED:  # the NumPy ops take no quantized matrices
@@ -59,13 +70,14 @@ def compile_kernels(work: str, kind: str, scheme: str | None = None, dropout: fl
         mark_done(done)
         return
     others = SHARES[work]
-    command = second_process(work, kind, scheme, dropout)
+    command = second_process(work, kind, scheme, dropout, optimizer)
     null = subprocess.DEVNULL
     second = subprocess.Popen(command, stdin=null, stdout=null, stderr=null)
     with second:  # leaving the block waits for its end
         try:
             with gc_paused():
-                warm_up(work, kind, [name for name in OPS if name not in others])
+                names = [name for name in OPS if name not in others]
+                warm_up(work, kind, names, optimizer=optimizer)
         except BaseException:
             second.kill()
             raise
@@ -87,13 +99,22 @@ def marker(work: str, kind: str) -> Path | None:
     return directory and directory / f"{work}-{kind}"
 
 
-def second_process(work: str, kind: str, scheme: str | None, dropout: float) -> list[str]:
+def second_process(
+    work: str, kind: str, scheme: str | None, dropout: float, optimizer: str
+) -> list[str]:
     """Return the command of the process that compiles the other share."""
     module = "npgpt.performance.precompile"
-    return [sys.executable, "-m", module, work, kind, scheme or "", str(dropout)]
+    return [sys.executable, "-m", module, work, kind, scheme or "", str(dropout), optimizer]
 
 
-def warm_up(work: str, kind: str, names, scheme: str | None = None, dropout: float = 0.0) -> None:
+def warm_up(
+    work: str,
+    kind: str,
+    names,
+    scheme: str | None = None,
+    dropout: float = 0.0,
+    optimizer: Any = "adamw",
+) -> None:
     """Run a tiny model with these ops compiled. Its parameters are zero, or drawn by `scheme`."""
     fast, plain = backends.get("mixed" if kind in QUANTIZED else "fused"), backends.get("numpy")
     backend = SimpleNamespace(
@@ -111,8 +132,9 @@ def warm_up(work: str, kind: str, names, scheme: str | None = None, dropout: flo
         Generator(rng.random64(), ops=backend).randperm(2)  # the order of windows
         _, cache = transformer.loss(tree, tokens, tokens, config, rng=rng, g=gradients, ops=backend)
         transformer.backward(cache, gradients, ops=backend)
-        scale = optim.global_norm(gradients, ops=backend)
-        optim.AdamW(tree, ops=backend).step(gradients, scale=min(scale, 1.0))
+        scale = schedule.global_norm(gradients, ops=backend)
+        training = TrainingConfig(optimizer=optimizer)
+        optim.make(tree, training, ops=backend).step(gradients, scale=min(scale, 1.0))
         transformer.evaluate(tree, tokens, tokens, config, ops=backend)
         return
     tree = quantize.quantize(tree, kind) if kind in QUANTIZED else tree
@@ -135,6 +157,6 @@ def gc_paused() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    work, kind, scheme, dropout = sys.argv[1:]
+    work, kind, scheme, dropout, optimizer = sys.argv[1:]
     with gc_paused():
-        warm_up(work, kind, SHARES[work], scheme or None, float(dropout))
+        warm_up(work, kind, SHARES[work], scheme or None, float(dropout), optimizer)

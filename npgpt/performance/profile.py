@@ -20,9 +20,11 @@ from npgpt.errors import ConfigError, InputError
 from npgpt.gpt import GPT
 from npgpt.inference.generate import generate
 from npgpt.model import params
+from npgpt.ops.muon import ITERATIONS
 from npgpt.performance import flops, roofline
 from npgpt.rng import Generator
 from npgpt.system.machine import format_gib, memory
+from npgpt.training import optim
 from npgpt.training.trainer import Trainer
 
 PEAK_ROWS = 512  # positions for which the rate of products is measured: more are no faster
@@ -112,7 +114,7 @@ def prepare_training_step(settings: RunConfig, ops: Any) -> Callable[[], object]
     Raises InputError if parameters, gradients and moments do not fit into memory.
     """
     config, training = settings.config, settings.training
-    require_memory(4 * parameter_bytes(settings), "parameters, gradients and AdamW's moments")
+    require_memory(training_bytes(settings), "parameters, gradients and moments")
     rng = Generator(training.seed, ops=backends.get(settings.ops, dtype=settings.dtype))
     model = GPT(config, seed=rng, dtype=settings.parameter_dtype, scheme=settings.init, ops=ops)
     rows, T = training.batch_size * training.grad_accumulation, config.context_length
@@ -155,6 +157,13 @@ def prepare_generation(
 def parameter_bytes(settings: RunConfig) -> int:
     """Return the size of the parameters in bytes."""
     return params.size(settings.config) * (8 if settings.dtype == "float64" else 4)
+
+
+def training_bytes(settings: RunConfig) -> int:
+    """Return the size of the parameters, their gradients and the optimizer's moments in bytes."""
+    moments = optim.moment_shapes(settings.training, params.shapes(settings.config)).values()
+    numbers = 2 * params.size(settings.config) + sum(map(params.total, moments))
+    return numbers * (8 if settings.dtype == "float64" else 4)
 
 
 def require_memory(needed: int, what: str) -> None:
@@ -295,6 +304,18 @@ def head_evaluate(x: Array, weight: Array, targets: Array, **_: Any) -> Work:
     return Work(2 * N * V * C, x.nbytes + weight.nbytes)
 
 
+def muon_update(p: Array, *_: Any, parts: int = 1, **options: Any) -> Work:
+    """Count three products per iteration; p, grad and m are read, and two of them written."""
+    small, large = sorted((p.shape[0], p.shape[1] // parts))
+    operations = 2 * small * small * (2 * large + small)
+    return Work(ITERATIONS * parts * operations, 5 * p.nbytes)
+
+
+def sgd_update(p: Array, grad: Array, m: Array | None, **_: Any) -> Work:
+    """Count p and grad, and m if there is momentum; all but grad are written too."""
+    return Work(bytes=(3 if m is None else 5) * p.nbytes)
+
+
 COUNTS: dict[str, Callable[..., Work]] = {
     "embedding.forward": embedding_forward,
     "embedding.backward": embedding_backward,
@@ -312,6 +333,10 @@ COUNTS: dict[str, Callable[..., Work]] = {
     "linear_cross_entropy.forward": head_forward,
     "linear_cross_entropy.backward": head_backward,
     "linear_cross_entropy.evaluate": head_evaluate,
+    "adam.update": passes(7),
     "adamw.update": passes(7),
     "adamw.square_sum": passes(1),
+    "muon.update": muon_update,
+    "rmsprop.update": passes(5),
+    "sgd.update": sgd_update,
 }

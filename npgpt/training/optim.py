@@ -1,25 +1,13 @@
-"""AdamW, clipping to a global norm, and the learning-rate schedule."""
+"""The optimizers SGD, RMSprop, Adam, AdamW and Muon. Each formula is in npgpt/ops, by its name."""
 
-import math
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-import numpy as np
-
-from npgpt import backends
 from npgpt.arrays import Array
 from npgpt.backends import Backend
-from npgpt.errors import InputError, show
-from npgpt.model import params, quantize
-from npgpt.model.gradients import check_gradients
-from npgpt.model.inputs import check_number
-from npgpt.model.params import Params
-
-
-def every(name: str, array: Array) -> bool:
-    """Decay all parameters, as torch.optim.AdamW and the book do."""
-    return True
+from npgpt.config import TrainingConfig
+from npgpt.errors import InputError
+from npgpt.model.params import Params, Shape, kept_shapes
+from npgpt.training.optimizer import Decays, Keeps, Optimizer, every
 
 
 def matrices(name: str, array: Array) -> bool:
@@ -27,11 +15,189 @@ def matrices(name: str, array: Array) -> bool:
     return array.ndim >= 2
 
 
-DECAYS = {"all": every, "matrices": matrices}
-NUMBERS = "steps", "lr", "beta1", "beta2", "eps", "weight_decay"  # of an optimizer's state
+DECAYS: dict[str, Decays] = {"all": every, "matrices": matrices}
+MUON_MOMENTUM = 0.95
 
 
-class AdamW:
+class SGD(Optimizer):
+    """Stochastic gradient descent, in place on a tree of parameters: torch.optim.SGD.
+
+    Parameters
+    ----------
+    parameters : Params
+        `model.params`.
+    lr : float, default 1e-3
+        Learning rate.
+    momentum : float, default 0.0
+        Factor of the earlier gradients' sum, in [0, 1). 0: no memory for moments.
+    nesterov : bool, default False
+        Nesterov's momentum: the step looks one step ahead.
+    weight_decay : float, default 0.0
+        This fraction of a parameter is added to its gradient.
+    decays : callable, default all parameters
+        `decays(name, array)` returns True for parameters with weight decay.
+    ops : Backend or str or None, default None
+        The backend. None: npgpt.fused.
+
+    Attributes
+    ----------
+    m : Params
+        Momentum buffers, the same tree as `parameters`. Missing without momentum.
+    steps : int
+        Number of steps made.
+
+    Raises
+    ------
+    InputError
+        If an argument is invalid, or the parameters are quantized.
+    """
+
+    momentum: float
+    nesterov: bool
+    m: Params
+
+    def __init__(
+        self,
+        parameters: Params,
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        *,
+        decays: Decays = every,
+        ops: Backend | str | None = None,
+    ):
+        super().__init__(
+            parameters, decays, ops, moments_of("sgd", momentum),
+            lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay,
+        )  # fmt: skip
+        if nesterov and not momentum:
+            raise InputError(f"nesterov is True, but momentum is {momentum}: it must be above 0")
+
+    def _update(self, name: str, p: Array, grad: Array, *moments: Array, **numbers: Any) -> None:
+        m = moments[0] if moments else None
+        options: Any = dict(momentum=self.momentum, nesterov=self.nesterov)
+        self.ops.sgd.update(p, grad, m, **options, **numbers)
+
+
+class RMSprop(Optimizer):
+    """The RMSprop optimizer, in place on a tree of parameters: torch.optim.RMSprop.
+
+    Parameters
+    ----------
+    parameters : Params
+        `model.params`.
+    lr : float, default 1e-2
+        Learning rate.
+    alpha : float, default 0.99
+        Decay rate of the running mean of the squared gradient, in [0, 1).
+    eps : float, default 1e-8
+        Added to the denominator.
+    weight_decay : float, default 0.0
+        This fraction of a parameter is added to its gradient.
+    decays : callable, default all parameters
+        `decays(name, array)` returns True for parameters with weight decay.
+    ops : Backend or str or None, default None
+        The backend. None: npgpt.fused.
+
+    Attributes
+    ----------
+    v : Params
+        Running means of the squared gradients, the same tree as `parameters`.
+    steps : int
+        Number of steps made.
+
+    Raises
+    ------
+    InputError
+        If an argument is invalid, or the parameters are quantized.
+    """
+
+    alpha: float
+    eps: float
+    v: Params
+
+    def __init__(
+        self,
+        parameters: Params,
+        lr: float = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        decays: Decays = every,
+        ops: Backend | str | None = None,
+    ):
+        super().__init__(
+            parameters, decays, ops, moments_of("rmsprop"),
+            lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay,
+        )  # fmt: skip
+
+    def _update(self, name: str, p: Array, grad: Array, *moments: Array, **numbers: Any) -> None:
+        self.ops.rmsprop.update(p, grad, *moments, alpha=self.alpha, eps=self.eps, **numbers)
+
+
+class Adam(Optimizer):
+    """The Adam optimizer, in place on a tree of parameters: torch.optim.Adam.
+
+    Parameters
+    ----------
+    parameters : Params
+        `model.params`.
+    lr : float, default 1e-3
+        Learning rate.
+    betas : (float, float), default (0.9, 0.999)
+        Decay rates of the two moments, in [0, 1).
+    eps : float, default 1e-8
+        Added to the denominator.
+    weight_decay : float, default 0.0
+        This fraction of a parameter is added to its gradient. `AdamW` decays the parameter itself.
+    decays : callable, default all parameters
+        `decays(name, array)` returns True for parameters with weight decay.
+    ops : Backend or str or None, default None
+        The backend. None: npgpt.fused.
+
+    Attributes
+    ----------
+    m, v : Params
+        First and second moments, the same tree as `parameters`.
+    steps : int
+        Number of steps made.
+
+    Raises
+    ------
+    InputError
+        If an argument is invalid, or the parameters are quantized.
+    """
+
+    betas: tuple[float, float]
+    eps: float
+    m: Params
+    v: Params
+
+    def __init__(
+        self,
+        parameters: Params,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        decays: Decays = every,
+        ops: Backend | str | None = None,
+    ):
+        super().__init__(
+            parameters, decays, ops, moments_of("adam"),
+            lr=lr, betas=betas, eps=eps, weight_decay=weight_decay,
+        )  # fmt: skip
+
+    def _update(self, name: str, p: Array, grad: Array, *moments: Array, **numbers: Any) -> None:
+        m, v = moments
+        options: Any = dict(step=self.steps, betas=self.betas, eps=self.eps)
+        self.ops.adam.update(p, grad, m, v, **options, **numbers)
+
+
+class AdamW(Optimizer):
     """The AdamW optimizer, in place on a tree of parameters: torch.optim.AdamW.
 
     Parameters
@@ -64,6 +230,11 @@ class AdamW:
         If an argument is invalid, or the parameters are quantized.
     """
 
+    betas: tuple[float, float]
+    eps: float
+    m: Params
+    v: Params
+
     def __init__(
         self,
         parameters: Params,
@@ -72,166 +243,145 @@ class AdamW:
         eps: float = 1e-8,
         weight_decay: float = 0.01,
         *,
-        decays: Callable[[str, Array], bool] = every,
+        decays: Decays = every,
         ops: Backend | str | None = None,
     ):
-        if not isinstance(parameters, Params):
-            raise InputError(f"parameters must be model.params, not {show(parameters)}")
-        quantize.require_float(parameters)
-        if not callable(decays):
-            raise InputError(f"decays is {show(decays)}, but must be a function of name and array")
-        self.parameters, self.decays, self.ops = parameters, decays, backends.get(ops)
-        self._set(lr, betas, eps, weight_decay)
-        self.m, self.v = params.zeros_like(parameters), params.zeros_like(parameters)
-        self._named = list(params.named(parameters))
-        self.steps = 0
+        super().__init__(
+            parameters, decays, ops, moments_of("adamw"),
+            lr=lr, betas=betas, eps=eps, weight_decay=weight_decay,
+        )  # fmt: skip
 
-    def _set(self, lr: Any, betas: Any, eps: Any, weight_decay: Any) -> None:
-        lr, eps = check_number("lr", lr, least=0), check_number("eps", eps, least=0)
-        weight_decay = check_number("weight_decay", weight_decay, least=0)
-        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-            raise InputError(f"betas is {show(betas)}, but must be two numbers")
-        for beta in betas:
-            if check_number("a number in betas", beta, least=0) >= 1:
-                raise InputError(f"betas is {show(betas)}, but both must be in [0, 1)")
-        self.lr, self.betas, self.eps = lr, (float(betas[0]), float(betas[1])), eps
-        self.weight_decay = weight_decay
-
-    def __repr__(self) -> str:
-        return (
-            f"AdamW(lr={self.lr:g}, betas={self.betas}, eps={self.eps:g}, "
-            f"weight_decay={self.weight_decay:g}, steps={self.steps}, "
-            f"{backends.name_of(self.ops)})"
-        )
-
-    def __reduce__(self) -> tuple:
-        # for copy and pickle: with its model in one call, both share the copied parameters
-        make = partial(type(self), decays=self.decays, ops=backends.key_of(self.ops))
-        arguments = self.parameters, self.lr, self.betas, self.eps, self.weight_decay
-        return make, arguments, {"m": self.m, "v": self.v, "steps": self.steps}
-
-    def step(self, gradients: Params, *, lr: float | None = None, scale: float = 1.0) -> None:
-        """Update the parameters and the moments. The gradients are only read.
-
-        Parameters
-        ----------
-        gradients : Params
-            The same tree as the parameters.
-        lr : float or None, default None
-            Learning rate of this step. None: `self.lr`.
-        scale : float, default 1.0
-            Factor of the gradients, for clipping.
-
-        Raises
-        ------
-        InputError
-            If `gradients` is another tree than the parameters, or a number is invalid.
-        """
-        lr = check_number("lr", self.lr if lr is None else lr, least=0)
-        scale = check_number("scale", scale)
-        check_gradients(gradients, self.parameters, "gradients")
-        self.steps += 1
-        others = [params.leaves(tree) for tree in (gradients, self.m, self.v)]
-        for (name, p), grad, m, v in zip(self._named, *others, strict=True):
-            self.ops.adamw.update(
-                p,
-                grad,
-                m,
-                v,
-                step=self.steps,
-                lr=lr,
-                betas=self.betas,
-                eps=self.eps,
-                weight_decay=self.weight_decay if self.decays(name, p) else 0.0,
-                scale=scale,
-            )
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """Steps, hyperparameters and copies of the moments: a dict of numbers and arrays.
-
-        The keys of the moments are "m." and "v." before the parameter's name. `numpy.savez` writes
-        the dict, and `load_state` restores it.
-        """
-        betas = {"beta1": self.betas[0], "beta2": self.betas[1]}
-        numbers = {"lr": self.lr, **betas, "eps": self.eps, "weight_decay": self.weight_decay}
-        moments = {key: array.copy() for key, array in self._moments()}
-        return {"steps": self.steps, **numbers, **moments}
-
-    def _moments(self) -> list[tuple[str, Array]]:
-        trees = ("m", self.m), ("v", self.v)
-        return [(f"{m}.{name}", array) for m, tree in trees for name, array in params.named(tree)]
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Restore the steps, hyperparameters and moments that `state` returned.
-
-        Parameters
-        ----------
-        state : dict
-            Numbers may be arrays of one element, as `numpy.load` returns them.
-
-        Raises
-        ------
-        InputError
-            If a key is missing or unknown, or a value does not fit. Nothing is changed then.
-        """
-        moments, numbers = self._moments(), {}
-        expected = {*NUMBERS, *(key for key, _ in moments)}
-        try:
-            found = {key: state[key] for key in state.keys()}
-        except (AttributeError, TypeError, ValueError):
-            raise InputError(f"state must be a dict of AdamW.state, not {show(state)}") from None
-        if found.keys() != expected:
-            key = min(map(str, found.keys() ^ expected))
-            raise InputError(
-                f"state has {'no' if key in expected else 'an unknown'} key {show(key)}"
-            )
-        for key, array in moments:
-            value = found[key]
-            if not isinstance(value, np.ndarray) or value.dtype != array.dtype:
-                raise InputError(f"state: {key} must be an array of {array.dtype}")
-            if value.shape != array.shape:
-                raise InputError(f"state: {key} is {value.shape}, but must be {array.shape}")
-        for key in NUMBERS:
-            try:
-                value = np.asarray(found[key])
-            except (ValueError, TypeError):  # rows of unequal length
-                value = np.empty(0)
-            if value.size != 1 or value.dtype.kind not in "iuf":
-                raise InputError(f"state: {key} is {show(found[key])}, but must be a number")
-            numbers[key] = value.item()
-        steps = check_number("state: steps", numbers["steps"], least=0)
-        if steps != int(steps):
-            raise InputError(f"state: steps is {steps}, but must be an integer")
-        betas = numbers["beta1"], numbers["beta2"]
-        self._set(numbers["lr"], betas, numbers["eps"], numbers["weight_decay"])
-        self.steps = int(steps)
-        for key, array in moments:
-            np.copyto(array, found[key])
+    def _update(self, name: str, p: Array, grad: Array, *moments: Array, **numbers: Any) -> None:
+        m, v = moments
+        options: Any = dict(step=self.steps, betas=self.betas, eps=self.eps)
+        self.ops.adamw.update(p, grad, m, v, **options, **numbers)
 
 
-def global_norm(gradients: Params, *, ops: Backend) -> float:
-    """Return the Euclidean norm of all gradients as one vector."""
-    return math.sqrt(sum(ops.adamw.square_sum(grad) for _, grad in params.named(gradients)))
+class Muon(Optimizer):
+    """The Muon optimizer of the blocks' matrices, in place: torch.optim.Muon.
 
+    Queries, keys and values are three matrices. Embeddings, output head, LayerNorms and biases are
+    updated by AdamW, with the same learning rate and weight decay.
 
-def clip_scale(norm: float, max_norm: float) -> float:
-    """Return the factor that scales gradients of this norm to at most `max_norm`.
+    Parameters
+    ----------
+    parameters : Params
+        `model.params`.
+    lr : float, default 1e-3
+        Learning rate.
+    momentum : float, default 0.95
+        Decay rate of the running mean of the gradient, in [0, 1).
+    betas : (float, float), default (0.9, 0.999)
+        Decay rates of AdamW's two moments, in [0, 1).
+    eps : float, default 1e-8
+        Added to AdamW's denominator.
+    weight_decay : float, default 0.1
+        Fraction of a parameter, times `lr`, that is subtracted in each step.
+    match_rms_adamw : bool, default True
+        Scale a matrix's step by 0.2 sqrt(max(I, O)), as long as a step of AdamW. False: by
+        sqrt(max(1, O / I)), PyTorch's default, with which `lr` must be about ten times as large.
+    decays : callable, default all parameters
+        `decays(name, array)` returns True for parameters with weight decay.
+    ops : Backend or str or None, default None
+        The backend. None: npgpt.fused. With npgpt.mixed, the matrix products are of bfloat16.
 
-    As torch.nn.utils.clip_grad_norm_, including the 1e-6 that avoids a division by zero.
+    Attributes
+    ----------
+    m, v : Params
+        Running means of the gradient and of its square, the same tree as `parameters`. In `v`, the
+        arrays of the blocks' matrices are empty.
+    steps : int
+        Number of steps made.
+
+    Raises
+    ------
+    InputError
+        If an argument is invalid, or the parameters are quantized.
     """
-    return min(1.0, max_norm / (norm + 1e-6))
+
+    momentum: float
+    betas: tuple[float, float]
+    eps: float
+    match_rms_adamw: bool
+    m: Params
+    v: Params
+
+    def __init__(
+        self,
+        parameters: Params,
+        lr: float = 1e-3,
+        momentum: float = MUON_MOMENTUM,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.1,
+        match_rms_adamw: bool = True,
+        *,
+        decays: Decays = every,
+        ops: Backend | str | None = None,
+    ):
+        super().__init__(
+            parameters, decays, ops, moments_of("muon"),
+            lr=lr, momentum=momentum, betas=betas, eps=eps, weight_decay=weight_decay,
+            match_rms_adamw=match_rms_adamw,
+        )  # fmt: skip
+
+    def _update(self, name: str, p: Array, grad: Array, *moments: Array, **numbers: Any) -> None:
+        m, v = moments
+        options: Any
+        if v.size:
+            options = dict(step=self.steps, betas=self.betas, eps=self.eps)
+            self.ops.adamw.update(p, grad, m, v, **options, **numbers)
+            return
+        parts = 3 if name.endswith("c_attn.weight") else 1
+        options = dict(momentum=self.momentum, match_rms_adamw=self.match_rms_adamw, parts=parts)
+        self.ops.muon.update(p, grad, m, **options, **numbers)
 
 
-def learning_rate(
-    step: int, *, total: int, warmup: int, peak: float, initial: float, lowest: float
-) -> float:
-    """Return the learning rate of `step`, counted from 0, out of `total`.
+# By their names in a TrainingConfig
 
-    Linear from `initial` to `peak` over `warmup` steps, then along a cosine down to `lowest`. If
-    `lowest` equals `peak`, it stays constant. Source: the book, appendix D.
-    """
-    if step < warmup:
-        return initial + step * (peak - initial) / warmup
-    progress = (step - warmup) / max(1, total - warmup)
-    return lowest + (peak - lowest) * 0.5 * (1 + math.cos(math.pi * progress))
+
+def moments_of(optimizer: str, momentum: float = 0.0) -> dict[str, Keeps]:
+    """Return the moments of an optimizer, and for each a function of the parameters with it."""
+    match optimizer:
+        case "sgd":
+            return {"m": always} if momentum else {}
+        case "rmsprop":
+            return {"v": always}
+        case "muon":
+            return {"m": always, "v": outside_of_blocks}
+    return {"m": always, "v": always}
+
+
+def always(name: str, shape: Shape) -> bool:
+    """Keep a moment of every parameter."""
+    return True
+
+
+def outside_of_blocks(name: str, shape: Shape) -> bool:
+    """Keep a moment of all parameters but the blocks' matrices."""
+    return len(shape) < 2 or not name.startswith("h.")
+
+
+def moment_shapes(training: TrainingConfig, shapes: Params) -> dict[str, Params]:
+    """Return trees of the Shapes of all moments in a run, empty for parameters without one."""
+    moments = moments_of(training.optimizer, training.momentum or 0.0)
+    return {moment: kept_shapes(shapes, keep) for moment, keep in moments.items()}
+
+
+def make(parameters: Params, training: TrainingConfig, *, ops: Backend) -> Optimizer:
+    """Return the optimizer of a run."""
+    t = training
+    both: Any = dict(lr=t.lr, weight_decay=t.weight_decay, decays=DECAYS[t.decay], ops=ops)
+    adaptive: Any = dict(betas=(t.beta1, t.beta2), eps=t.eps)
+    match t.optimizer:
+        case "sgd":
+            return SGD(parameters, momentum=t.momentum or 0.0, nesterov=t.nesterov, **both)
+        case "rmsprop":
+            return RMSprop(parameters, alpha=t.beta2, eps=t.eps, **both)
+        case "adam":
+            return Adam(parameters, **adaptive, **both)
+        case "adamw":
+            return AdamW(parameters, **adaptive, **both)
+        case "muon":
+            momentum = MUON_MOMENTUM if t.momentum is None else t.momentum
+            return Muon(parameters, momentum=momentum, **adaptive, **both)

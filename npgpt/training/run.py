@@ -95,7 +95,8 @@ def resume(
         raise WeightFileError(
             f"the checkpoint is {progress.position} batches into an epoch of {batches} batches"
         )
-    trainer.optimizer.m, trainer.optimizer.v = saved.m, saved.v
+    for name, tree in saved.moments.items():
+        setattr(trainer.optimizer, name, tree)
     trainer.optimizer.steps = progress.step
     return trainer
 

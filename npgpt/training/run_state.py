@@ -15,6 +15,9 @@ from npgpt import backends
 from npgpt.config import Config, RunConfig, TrainingConfig
 from npgpt.errors import InputError, WeightFileError
 from npgpt.gpt import GPT
+from npgpt.model import params
+from npgpt.model.params import Params
+from npgpt.training import optim
 from npgpt.training.events import Evaluation, Progress, Sample, is_count, is_number
 from npgpt.training.trainer import Trainer
 from npgpt.weights import checkpoint, formats, quantized_file
@@ -32,8 +35,7 @@ def write(path: Path, trainer: Trainer, settings: RunConfig, data_sha256: str) -
         state=to_json(settings, trainer.progress, data_sha256),
         random_state=trainer.rng.state,
         order=order if isinstance(order, np.ndarray) else np.empty(0, np.int64),
-        m=optimizer.m,
-        v=optimizer.v,
+        moments=optimizer.moments,
     )
     contents = checkpoint.Contents(model.config, model.params, model.tokenizer)
     checkpoint.write(path, contents, saved)
@@ -52,7 +54,30 @@ def read(path: Path) -> tuple[RunConfig, GPT, checkpoint.TrainingState]:
             f"{path}: the settings name a {settings.dtype} model with {settings.config}, "
             f"but the model in the file is {model.dtype.name} with {config}"
         )
+    require_moments(saved.moments, settings, path)
     return settings, model, saved
+
+
+def require_moments(moments: dict[str, Params], settings: RunConfig, path: Path) -> None:
+    """Raise WeightFileError unless the moments are those that the run's optimizer keeps."""
+    training, shapes = settings.training, params.shapes(settings.config)
+    expected = names_in_file(optim.moment_shapes(training, shapes))
+    if found := names_in_file(moments) ^ expected:
+        name = min(found)
+        raise WeightFileError(
+            f"{path} has {'no' if name in expected else 'a'} {name}, unlike runs with the "
+            f"optimizer {training.optimizer}, which its settings name"
+        )
+
+
+def names_in_file(moments: dict[str, Params]) -> set[str]:
+    """Return the names of the moments that are stored, from trees of arrays or Shapes."""
+    return {
+        f"training/{moment}/{name}"
+        for moment, tree in moments.items()
+        for name, leaf in params.named(tree)
+        if params.total(leaf)
+    }
 
 
 def read_settings(path: Path) -> RunConfig:

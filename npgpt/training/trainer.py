@@ -17,7 +17,7 @@ from npgpt.model import finite, params
 from npgpt.model.inputs import check_integer, check_kind, check_pair, check_sequence
 from npgpt.ops.linear_cross_entropy import IGNORED
 from npgpt.rng import Generator
-from npgpt.training import optim
+from npgpt.training import optim, schedule
 from npgpt.training.events import Evaluation, Event, Progress, Sample, Step
 
 
@@ -41,7 +41,7 @@ class Trainer:
 
     Attributes
     ----------
-    optimizer : AdamW
+    optimizer : SGD, RMSprop, Adam, AdamW or Muon
     gradients : params.Params
         Gradient of the last step, before clipping.
     total_steps : int
@@ -98,15 +98,7 @@ class Trainer:
             inputs, targets, batch_size=training.batch_size, shuffle=False, drop_last=False
         )
 
-        self.optimizer = optim.AdamW(
-            model.params,
-            lr=training.lr,
-            betas=(training.beta1, training.beta2),
-            eps=training.eps,
-            weight_decay=training.weight_decay,
-            decays=optim.DECAYS[training.decay],
-            ops=model.ops,
-        )
+        self.optimizer = optim.make(model.params, training, ops=model.ops)
         self.gradients: params.Params  # of the last step
         self.part_gradients = params.zeros_like(model.params)  # no memory until it is written to
         self.tokens_per_epoch = len(self.steps_data) * per_step * T
@@ -172,7 +164,7 @@ class Trainer:
 
     @finite.ignore_overflow()
     def update(self, tokens: Array, targets: Array, lr: float) -> tuple[float, float | None]:
-        """Update the parameters: forward, backward, clipping and AdamW.
+        """Update the parameters: forward, backward, clipping and the optimizer.
 
         With gradient accumulation, the batch is split into parts of equal size. Each part's loss is
         scaled by its share of the targets that are not ignored: the sum of the parts' gradients is
@@ -218,9 +210,9 @@ class Trainer:
             raise finite.error(f"the loss is {loss}", self.model.params, self.model.path)
         norm, scale, clip = None, 1.0, self.training.grad_clip
         if clip is not None:
-            norm = optim.global_norm(self.gradients, ops=self.model.ops)
+            norm = schedule.global_norm(self.gradients, ops=self.model.ops)
             if self.progress.step >= self.training.warmup_steps:
-                scale = optim.clip_scale(norm, clip)
+                scale = schedule.clip_scale(norm, clip)
         require_finite("loss", loss, self.progress.step)
         require_finite("gradient's norm", norm or 0.0, self.progress.step)
         self.optimizer.step(self.gradients, lr=lr, scale=scale)
@@ -244,7 +236,7 @@ class Trainer:
             If `index` is negative or not an integer.
         """
         t = self.training
-        return optim.learning_rate(
+        return schedule.learning_rate(
             min(check_integer("index", index, least=0), self.total_steps),
             total=self.total_steps,
             warmup=t.warmup_steps,

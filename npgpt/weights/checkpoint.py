@@ -3,8 +3,9 @@
     attributes   format "npgpt", version, config (JSON), tokenizer
     /parameters  one dataset per parameter, by its checkpoint name
     /tokenizer   only if the attribute is "files": one dataset per file of the tokenizer
-    /training    only with a run: datasets `state` (JSON), `random_state` and `order`,
-                 and the groups /training/m and /training/v, AdamW's moments by the same names
+    /training    only with a run: datasets `state` (JSON), `random_state` and `order`, and the
+                 groups /training/m and /training/v, the moments that the run's optimizer keeps,
+                 by the same names; the settings in `state` name the optimizer (AdamW if none)
 
 Everything is validated before an array is read: hdf5.py validates the structure of the file, and
 weight_file.py its JSON. hdf5_writer.py writes it. Only there the HDF5 library is imported.
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from npgpt import arrays
 from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.errors import WeightFileError
@@ -42,7 +44,7 @@ MAX_MEMORY = 50_000_000  # bytes of the state of a run, in memory: about 50,000 
 MAX_NAMES = 500  # different names of fields in it: each is kept once
 VALUE, CONTAINER = 90, 200  # bytes at most of a value, and besides its values of a list or object
 STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"(\s*:)?')  # group 1: it is the name of a field
-GROUPS = "parameters", "training/m", "training/v"
+MOMENTS = "m", "v"  # groups of /training
 
 
 class Model(Protocol):
@@ -71,8 +73,7 @@ class TrainingState:
     state: dict[str, Any]  # JSON: settings, step, epoch, position, tokens_seen, history, samples
     random_state: Array  # (5056,) uint8, of the generator
     order: Array  # (n,) int64, the order of this epoch's windows; empty between two epochs
-    m: Params  # AdamW's moments
-    v: Params
+    moments: dict[str, Params]  # of the optimizer, by MOMENTS; empty arrays are not stored
 
 
 def write(path: str | Path, model: Model, training: TrainingState | None = None) -> None:
@@ -83,8 +84,8 @@ def write(path: str | Path, model: Model, training: TrainingState | None = None)
     """
     from npgpt.weights import hdf5_writer  # imports the HDF5 library: 13 MB
 
-    copies = 1 if training is None else 3
-    size = copies * sum(array.nbytes for _, array in params.named(model.params))
+    trees = [model.params, *(training.moments.values() if training else ())]
+    size = sum(array.nbytes for tree in trees for _, array in params.named(tree))
     hdf5_writer.write(path, lambda file: fill(file, model, training), size=size)
 
 
@@ -101,8 +102,8 @@ def fill(file: h5py.File, model: Model, training: TrainingState | None) -> None:
         group.create_dataset("state", data=np.frombuffer(text.encode("ascii"), np.uint8))
         group.create_dataset("random_state", data=training.random_state)
         group.create_dataset("order", data=training.order)
-        write_tree(group.create_group("m"), training.m)
-        write_tree(group.create_group("v"), training.v)
+        for moment, tree in training.moments.items():
+            write_tree(group.create_group(moment), tree)
     if files := tokenizer_files.to_arrays(model.tokenizer):
         group = file.create_group("tokenizer")
         for name, content in files.items():
@@ -110,9 +111,10 @@ def fill(file: h5py.File, model: Model, training: TrainingState | None) -> None:
 
 
 def write_tree(group: h5py.Group, tree: Params) -> None:
-    """Write one dataset per parameter."""
+    """Write one dataset per array that is not empty."""
     for name, array in params.named(tree):
-        group.create_dataset(name, data=array)
+        if array.size:
+            group.create_dataset(name, data=array)
 
 
 def read_checkpoint(path: str | Path, *, verify: bool = False) -> WeightFile:
@@ -142,15 +144,15 @@ def read_training(path: str | Path) -> tuple[Contents, TrainingState]:
     stored = read_hdf5(path, verify=True)
     config, tokenizer = parse_header(stored, path)
     state = parse_state(stored, path)
-    trees = [map_tree(stored, group, config, path) for group in GROUPS]
-    if len({tree["wte.weight"].dtype for tree in trees}) > 1:
-        raise WeightFileError(f"{path}: AdamW's moments must have the dtype of the parameters")
+    found = map_tree(stored, "parameters", config, path)
+    mapped = map_moments(stored, found, path)
     random_state = read_vector(stored, "training/random_state", "uint8", 1 << 16, path).copy()
     order = read_vector(stored, "training/order", "int64", 1 << 32, path).copy()
     if order.size and (np.sort(order) != np.arange(order.size)).any():
         raise WeightFileError(f"{path}: the order of the windows is not a permutation")
-    parameters, m, v = (read_tree(tree, config) for tree in trees)
-    saved = TrainingState(state, random_state, order, m, v)
+    parameters = read_tree(found, config)
+    moments = {moment: read_tree(tree, config) for moment, tree in mapped.items()}
+    saved = TrainingState(state, random_state, order, moments)
     return Contents(config, parameters, tokenizer), saved
 
 
@@ -232,22 +234,57 @@ def map_tree(
 
     Raises WeightFileError unless they are those of the config, all float32 or all float64.
     """
-    prefix = f"{group}/"
-    found = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in stored.tensors.items()
-        if name.startswith(prefix)
-    }
     return match_parameters(
-        config, found, Path(path), name_in_file=lambda name: prefix + name, dtypes=("float32",)
+        config,
+        members(stored, group),
+        Path(path),
+        name_in_file=lambda name: f"{group}/{name}",
+        dtypes=("float32",),
     )
 
 
+def map_moments(
+    stored: Stored, parameters: dict[str, MappedTensor], path: str | Path
+) -> dict[str, dict[str, MappedTensor]]:
+    """Return the moments in a file, mapped, by the names of their parameters.
+
+    An optimizer need not keep all. Raises WeightFileError unless each has the shape and the dtype
+    of its parameter.
+    """
+    found = {moment: members(stored, f"training/{moment}") for moment in MOMENTS}
+    for moment, tensors in found.items():
+        for name, tensor in tensors.items():
+            own, parameter = f"training/{moment}/{name}", parameters.get(name)
+            if parameter is None:
+                raise WeightFileError(f"{path} has {short(own)}, which its config does not have")
+            if tensor.shape != parameter.shape:
+                raise WeightFileError(
+                    f"{path}: {own} has shape {tensor.shape}, its config requires {parameter.shape}"
+                )
+            if tensor.dtype != parameter.dtype:
+                raise WeightFileError(
+                    f"{path}: {own} is {tensor.dtype}; moments must have the dtype of the "
+                    f"parameters, {parameter.dtype}"
+                )
+    return {moment: tensors for moment, tensors in found.items() if tensors}
+
+
+def members(stored: Stored, group: str) -> dict[str, MappedTensor]:
+    """Return the datasets in a group by their names in it."""
+    prefix, tensors = f"{group}/", stored.tensors.items()
+    return {name.removeprefix(prefix): t for name, t in tensors if name.startswith(prefix)}
+
+
 def read_tree(stored: dict[str, MappedTensor], config: Config) -> Params:
-    """Read parameters into memory, independent of the file."""
-    tree = params.zeros(config, stored["wte.weight"].dtype)
+    """Read parameters or moments into memory, independent of the file.
+
+    An array that is not stored is empty.
+    """
+    shapes = params.kept_shapes(params.shapes(config), lambda name, _: name in stored)
+    dtype = next(iter(stored.values())).dtype
+    tree = params.views(shapes, arrays.zeros(params.total(shapes), dtype))
     for name, array in params.named(tree):
-        tensor = stored[name]
-        array[...] = tensor.raw()
-        tensor.file.drop_pages(tensor.start, tensor.start + tensor.nbytes)
+        if (tensor := stored.get(name)) is not None:
+            array[...] = tensor.raw()
+            tensor.file.drop_pages(tensor.start, tensor.start + tensor.nbytes)
     return tree

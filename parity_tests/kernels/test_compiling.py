@@ -151,7 +151,7 @@ def test_nothing_is_compiled_twice_ahead_of_time(monkeypatch, tmp_path):
     done, calls = tmp_path / "train-float32", []
     monkeypatch.setattr(precompile.machine, "cores", lambda: 2)
     monkeypatch.setattr(precompile, "marker", lambda work, kind: tmp_path / f"{work}-{kind}")
-    monkeypatch.setattr(precompile, "warm_up", lambda *arguments: calls.append(arguments[:2]))
+    monkeypatch.setattr(precompile, "warm_up", lambda *arguments, **_: calls.append(arguments[:2]))
     for code, compiled in ("raise SystemExit(1)", 1), ("pass", 2), ("pass", 2):
         command = [sys.executable, "-c", code]
         monkeypatch.setattr(precompile, "second_process", lambda *_, command=command: command)

@@ -9,7 +9,7 @@ from npgpt.config import PRESETS, Config, RunConfig, defaults
 from npgpt.data import dataset
 from npgpt.data.tokenizer import tokenizer
 from npgpt.parity import book_check
-from npgpt.training import optim, run
+from npgpt.training import run, schedule
 
 SMALL = Config(vocab_size=257, context_length=8, n_layer=1, n_head=2, n_embd=8, dropout=0.1)
 
@@ -48,7 +48,7 @@ def test_the_presets_are_the_books():
     curve = dict(total=135, warmup=t.warmup_steps, peak=t.lr, initial=t.initial_lr, lowest=t.min_lr)
     printed = {0: 1e-5, 1: 4.6667e-05, 26: 0.00096333, 27: 0.001, 81: 0.000505, 134: 1.0209e-05}
     for step, lr in printed.items():
-        assert optim.learning_rate(step, **curve) == pytest.approx(lr, rel=5e-5)  # 5 digits printed
+        assert schedule.learning_rate(step, **curve) == pytest.approx(lr, rel=5e-5)  # 5 digits
 
 
 @pytest.mark.parametrize("eval_rng", ["shared", "separate"])

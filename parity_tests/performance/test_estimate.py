@@ -8,6 +8,7 @@ import pytest
 from npgpt.cli.estimate import duration
 from npgpt.cli.main import main
 from npgpt.config import defaults
+from npgpt.model import params
 from npgpt.performance import estimate, flops, profile, roofline
 from npgpt.performance.estimate import Measurement, TimedModel
 
@@ -119,7 +120,7 @@ def test_the_budget_is_kept_however_long_a_step_takes():
 
 def test_memory_bounds_what_is_timed():
     def bytes_of(layers):
-        return 16 * estimate.params.size(replace(settings().config, n_layer=layers))
+        return 16 * params.size(replace(settings().config, n_layer=layers))
 
     assert estimate.fits(settings(), 12, None)
     assert not estimate.fits(settings(), 12, bytes_of(12))
@@ -207,9 +208,7 @@ def test_estimate_warns_of_too_little_memory(said, monkeypatch):
 
 def test_estimate_begins_nothing_that_does_not_fit(said, monkeypatch):
     monkeypatch.setattr(profile, "memory", lambda: (None, 100))
-    says = (
-        "npgpt: parameters, gradients and AdamW's moments take 0.0 GiB, but 0.0 GiB of memory are"
-    )
+    says = "npgpt: parameters, gradients and moments take 0.0 GiB, but 0.0 GiB of memory are"
     assert said(SMALL, code=2).err.startswith(says)
 
 

@@ -250,9 +250,7 @@ def test_profile_refuses(said, flags, says):
 
 def test_profile_does_not_begin_what_does_not_fit(said, monkeypatch):
     monkeypatch.setattr(profile, "memory", lambda: (None, 2**30))
-    says = (
-        "npgpt: parameters, gradients and AdamW's moments take 23.2 GiB, but 1.0 GiB of memory are"
-    )
+    says = "npgpt: parameters, gradients and moments take 23.2 GiB, but 1.0 GiB of memory are"
     assert said("profile --preset gpt2-xl", code=2).err.startswith(says)
     says = "npgpt: parameters take 5.8 GiB, but 1.0 GiB"
     assert said("profile --preset gpt2-xl --generate", code=2).err.startswith(says)

@@ -10,10 +10,11 @@ import npgpt.ops
 from parity_tests.support.sources import ROOT, SOURCES, named, parsed
 
 PUBLIC = {
-    "AdamW", "Config", "ConfigError", "DownloadError", "DropoutWarning", "GPT", "Generator",
-    "IgnoredTensorsWarning", "InputError", "KernelCacheWarning", "Loader", "Preset", "RunError",
-    "Trainer", "TrainingConfig", "WeightFileError", "WeightFileWarning", "evaluate", "generate",
-    "load", "named", "presets", "tokenizer", "zeros_like",
+    "Adam", "AdamW", "Config", "ConfigError", "DownloadError", "DropoutWarning", "GPT", "Generator",
+    "IgnoredTensorsWarning", "InputError", "KernelCacheWarning", "Loader", "Muon", "Preset",
+    "RMSprop", "RunError", "SGD", "Trainer", "TrainingConfig", "WeightFileError",
+    "WeightFileWarning", "evaluate", "generate", "load", "named", "presets", "tokenizer",
+    "zeros_like",
 }  # fmt: skip
 
 

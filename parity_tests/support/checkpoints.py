@@ -27,7 +27,7 @@ def training_of(model, *, order=range(7)):
         {"step": 3, "history": [{"loss": 0.1 + 0.2}], "prompt": "\u00e9\U0001f600"},
         rng.state,
         np.array(order, np.int64)[::-1].copy(),
-        *moments,
+        dict(zip("mv", moments, strict=True)),
     )
 
 

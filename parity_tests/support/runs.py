@@ -42,6 +42,6 @@ def final(path):
     model, saved = checkpoint.read_training(Path(path) / "checkpoint.h5")
     for point in saved.state["progress"]["history"]:
         del point["tokens_per_s"]
-    trees = (model.params, saved.m, saved.v)
+    trees = (model.params, *saved.moments.values())
     arrays = [(name, a.tobytes()) for tree in trees for name, a in named(tree)]
     return arrays, saved.state["progress"], saved.random_state.tobytes(), saved.order.tolist()

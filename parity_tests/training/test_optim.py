@@ -13,7 +13,7 @@ from npgpt import Config, Generator
 from npgpt.config import TrainingConfig
 from npgpt.gpt import GPT
 from npgpt.model import params
-from npgpt.training import optim
+from npgpt.training import optim, schedule
 from npgpt.training.trainer import Trainer
 from parity_tests.support.harness import assert_parity, farthest, parameters
 from reference import gpt2
@@ -36,7 +36,7 @@ def test_the_curve_prints_the_books_numbers():
     curve = dict(total=135, warmup=27, peak=1e-3, initial=1e-5, lowest=1e-5)
     printed = {0: "1e-05", 1: "4.6667e-05", 26: "0.00096333", 27: "0.001", 81: "0.000505",
                134: "1.0209e-05"}  # fmt: skip
-    assert {i: f"{optim.learning_rate(i, **curve):.5g}" for i in printed} == printed
+    assert {i: f"{schedule.learning_rate(i, **curve):.5g}" for i in printed} == printed
 
 
 def book_curve(steps, warmup, peak, initial, lowest):
@@ -56,15 +56,15 @@ def book_curve(steps, warmup, peak, initial, lowest):
 @pytest.mark.parametrize("steps, warmup", [(135, 27), (50, 10), (7, 0), (5, 4), (1, 0)])
 def test_the_curve_is_the_books_at_every_step(steps, warmup):
     curve = dict(warmup=warmup, peak=1e-3, initial=3e-5, lowest=1e-5)
-    ours = [optim.learning_rate(i, total=steps, **curve) for i in range(steps)]
+    ours = [schedule.learning_rate(i, total=steps, **curve) for i in range(steps)]
     # (a + i * b) / c against a + i * (b / c): two roundings in another order
     np.testing.assert_allclose(ours, book_curve(steps, **curve), rtol=4e-16)
 
 
 def test_a_warmup_as_long_as_the_run_does_not_divide_by_zero():
     curve = dict(total=4, warmup=4, peak=1.0, initial=0.0, lowest=0.1)
-    assert [optim.learning_rate(i, **curve) for i in range(4)] == [0, 0.25, 0.5, 0.75]
-    assert optim.learning_rate(4, **curve) == 1.0
+    assert [schedule.learning_rate(i, **curve) for i in range(4)] == [0, 0.25, 0.5, 0.75]
+    assert schedule.learning_rate(4, **curve) == 1.0
 
 
 # Clipping
@@ -75,9 +75,9 @@ def test_the_books_example_of_clipping(backend, dtype):
     config = Config(vocab_size=2, context_length=2, n_layer=1, n_head=1, n_embd=2)
     tree = params.zeros(config, dtype)  # of a model, all of whose other gradients are 0
     tree.wte.weight[...] = [[1, 2], [2, 4]]
-    norm = optim.global_norm(tree, ops=backend)
+    norm = schedule.global_norm(tree, ops=backend)
     assert norm == 5
-    clipped = tree.wte.weight * dtype(optim.clip_scale(norm, 1.0))
+    clipped = tree.wte.weight * dtype(schedule.clip_scale(norm, 1.0))
     # PyTorch's 1e-6 beside the norm of 5 takes 2e-7 off
     np.testing.assert_allclose(clipped, [[0.2, 0.4], [0.4, 0.8]], rtol=3e-7)
 
@@ -93,11 +93,11 @@ def test_clipping_is_pytorchs(backend, dtype, most, rng):
         theirs[-1].grad = torch.tensor(array, dtype=torch.float64)
     truth = torch.nn.utils.clip_grad_norm_(theirs, most)
 
-    norm = optim.global_norm(tree, ops=backend)
+    norm = schedule.global_norm(tree, ops=backend)
     assert type(norm) is float
     # 20,000 squares summed in float64 for every dtype: some roundings of a norm of 140
     assert norm == pytest.approx(float(truth), rel=1e-14)
-    scale = optim.clip_scale(norm, most)
+    scale = schedule.clip_scale(norm, most)
     assert (scale == 1.0) == (most == 1e3)
     rounded = 1e-14 + np.finfo(dtype).eps  # the norm's, and that of the product
     for (name, array), clipped in zip(npgpt.named(tree), theirs, strict=True):
@@ -105,7 +105,7 @@ def test_clipping_is_pytorchs(backend, dtype, most, rng):
 
 
 def test_a_gradient_of_zeros_is_not_divided_by_zero():
-    assert optim.clip_scale(0.0, 1.0) == 1.0
+    assert schedule.clip_scale(0.0, 1.0) == 1.0
 
 
 # AdamW by itself: the same gradients for both

@@ -42,7 +42,7 @@ def begin(training=TRAINING, config=CONFIG, *, ops=None, tokens=None, dtype=np.f
 
 def bits(trainer):
     """Return the complete state of a run, as bytes by name."""
-    trees = dict(p=trainer.model.params, m=trainer.optimizer.m, v=trainer.optimizer.v)
+    trees = dict(p=trainer.model.params, **trainer.optimizer.moments)
     all_of_it = {f"{k}.{name}": a.tobytes() for k, t in trees.items() for name, a in named(t)}
     p = dict(vars(trainer.progress))
     for point in p["history"]:

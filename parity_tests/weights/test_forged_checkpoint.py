@@ -138,7 +138,7 @@ FORGERIES = {
     "float64 moments": (
         lambda file: [replaced(f"training/v/{name}", dataset(array[:].astype(np.float64)))(file)
                       for name, array in file["training/v"].items()],
-        "AdamW's moments must have the dtype of the parameters",
+        "training/v/.* is float64; moments must have the dtype of the parameters, float32",
     ),
     "float16": (replaced(WTE, dataset(ZEROS.astype("f2"))), ANOTHER_TYPE),
     "the other byte order": (replaced(WTE, dataset(ZEROS.astype(">f4"))), ANOTHER_TYPE),
