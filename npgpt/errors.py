@@ -38,9 +38,10 @@ class KernelCacheWarning(UserWarning):
 
 
 def show(value: object) -> str:
-    """Return repr(value) for a message: one line of at most 60 characters."""
+    """Return repr(value) for a message: one line of at most 80 characters."""
     try:
         lines = repr(value).splitlines()
-    except Exception:  # an integer of more than 4300 digits, an object's own error
+    except Exception:  # an integer of more than 4300 digits, a nest of lists, an object's own error
         lines = [f"a value of type {type(value).__name__}"]
-    return " ".join(line.strip() for line in lines)[:60]
+    text = " ".join(line.strip() for line in lines)
+    return text if len(text) <= 80 else f"{text[:77]}..."

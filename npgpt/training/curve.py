@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from npgpt.arrays import Array
-from npgpt.errors import InputError
+from npgpt.errors import InputError, show
 from npgpt.system.files import read_input
 from npgpt.training.events import is_count, is_number
-from npgpt.weights.mapped import short
 from npgpt.weights.strict_json import MAX_TEXT, parse_json
 
 MAX_METRICS = 1 << 26  # bytes of metrics.jsonl: 400,000 evaluations
@@ -59,11 +58,11 @@ def parse_point(line: bytes, about: str) -> dict[str, Any]:
         raise InputError(f"{about} has {len(line):,} bytes, but must have at most {MAX_LINE:,}")
     point = parse_json(line, about)
     if not isinstance(point, dict):
-        raise InputError(f"{about} is {short(point)}, but must be a JSON object")
+        raise InputError(f"{about} is {show(point)}, but must be a JSON object")
     for name in ("tokens_seen", "train_loss", "val_loss"):
         if name not in point:
             raise InputError(f"{about} has no {name}: not an evaluation of a run")
         is_valid, kind = (is_count, "a count") if name == "tokens_seen" else (is_number, "a number")
         if not is_valid(point[name]):
-            raise InputError(f"{about}: {name} is {short(point[name])}, but must be {kind}")
+            raise InputError(f"{about}: {name} is {show(point[name])}, but must be {kind}")
     return point

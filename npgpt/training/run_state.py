@@ -13,7 +13,7 @@ import numpy as np
 
 from npgpt import backends
 from npgpt.config import Config, RunConfig, TrainingConfig
-from npgpt.errors import InputError, WeightFileError
+from npgpt.errors import InputError, WeightFileError, show
 from npgpt.gpt import GPT
 from npgpt.model import params
 from npgpt.model.params import Params
@@ -21,7 +21,6 @@ from npgpt.training import optim
 from npgpt.training.events import Evaluation, Progress, Sample, is_count, is_number
 from npgpt.training.trainer import Trainer
 from npgpt.weights import checkpoint, formats, quantized_file
-from npgpt.weights.mapped import short
 from npgpt.weights.strict_json import read_json_object
 
 CONFIG = "config.json"
@@ -110,7 +109,7 @@ def read_data_sha256(path: Path) -> str:
     """Return the digest of the tokens in the config.json of a run that has no checkpoint."""
     digest = read_json_object(path / CONFIG).get("data_sha256")
     if not isinstance(digest, str):
-        raise WeightFileError(f"{path / CONFIG}: data_sha256 is {short(digest)}, but must be text")
+        raise WeightFileError(f"{path / CONFIG}: data_sha256 is {show(digest)}, but must be text")
     return digest
 
 
@@ -161,4 +160,4 @@ def require_fields(record: Any, kind: type[Evaluation | Sample]) -> None:
 def require(valid: bool, name: str, value: Any) -> None:
     """Raise ValueError, naming a value of the state, unless it is valid."""
     if not valid:
-        raise ValueError(f"{name} is {short(value)}")
+        raise ValueError(f"{name} is {show(value)}")

@@ -25,13 +25,13 @@ import numpy as np
 from npgpt import arrays
 from npgpt.arrays import Array
 from npgpt.config import Config
-from npgpt.errors import WeightFileError
+from npgpt.errors import WeightFileError, show
 from npgpt.model import params
 from npgpt.model.params import Params
 from npgpt.weights import tokenizer_files
 from npgpt.weights.hdf5 import Contents as Stored
 from npgpt.weights.hdf5 import read_hdf5
-from npgpt.weights.mapped import MappedTensor, short
+from npgpt.weights.mapped import MappedTensor
 from npgpt.weights.strict_json import parse_json
 from npgpt.weights.tokenizer_files import TokenizerName
 from npgpt.weights.weight_file import WeightFile, match_parameters, parse_config
@@ -164,12 +164,12 @@ def parse_header(stored: Stored, path: str | Path) -> tuple[Config, TokenizerNam
     version = attributes.get("version")
     if version != VERSION:
         raise WeightFileError(
-            f"{path} has format version {short(version)}; this npgpt reads {VERSION}"
+            f"{path} has format version {show(version)}; this npgpt reads {VERSION}"
         )
     config = parse_config(attributes.get("config", ""), path)
     tokenizer = attributes.get("tokenizer")
     if not isinstance(tokenizer, str) or not (tokenizer.isprintable() and len(tokenizer) <= 80):
-        raise WeightFileError(f"{path}: its tokenizer is {short(tokenizer)}, expected a name")
+        raise WeightFileError(f"{path}: its tokenizer is {show(tokenizer)}, expected a name")
     if tokenizer == tokenizer_files.OWN:
         return config, tokenizer_files.from_tensors(stored.tensors, Path(path))
     return config, tokenizer or None
@@ -256,7 +256,7 @@ def map_moments(
         for name, tensor in tensors.items():
             own, parameter = f"training/{moment}/{name}", parameters.get(name)
             if parameter is None:
-                raise WeightFileError(f"{path} has {short(own)}, which its config does not have")
+                raise WeightFileError(f"{path} has {show(own)}, which its config does not have")
             if tensor.shape != parameter.shape:
                 raise WeightFileError(
                     f"{path}: {own} has shape {tensor.shape}, its config requires {parameter.shape}"

@@ -5,12 +5,12 @@ import stat
 import warnings
 from pathlib import Path
 
-from npgpt.errors import IgnoredTensorsWarning, InputError, WeightFileError
+from npgpt.errors import IgnoredTensorsWarning, InputError, WeightFileError, show
 from npgpt.system.files import os_error
 from npgpt.weights import checkpoint, huggingface, llmc, openai, quantized_file
 from npgpt.weights.checksum import MAGIC as HDF5
 from npgpt.weights.leveldb import MAGIC as LEVELDB
-from npgpt.weights.mapped import MappedFile, MappedTensor, refuse_pickle, short
+from npgpt.weights.mapped import MappedFile, MappedTensor, refuse_pickle
 from npgpt.weights.safetensors import is_index, is_safetensors, read_safetensors, read_shards
 from npgpt.weights.tensor_bundle import read_bundle
 from npgpt.weights.weight_file import WeightFile
@@ -58,7 +58,7 @@ def open_weights(path: str | Path, *, verify: bool = False) -> WeightFile:
     """
     found = open_by_contents(Path(path), verify=verify)
     if found.ignored:
-        count, names = len(found.ignored), ", ".join(map(short, found.ignored[:5]))
+        count, names = len(found.ignored), ", ".join(map(show, found.ignored[:5]))
         more = ", ..." if count > 5 else ""
         kind = "tensor that is" if count == 1 else "tensors that are"
         text = f"{found.path}: ignored {count} {kind} no part of the model: {names}{more}"

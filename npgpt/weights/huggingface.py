@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from npgpt.config import VOCABULARIES, Config
-from npgpt.errors import WeightFileError, WeightFileWarning
+from npgpt.errors import WeightFileError, WeightFileWarning, show
 from npgpt.model import params
 from npgpt.model.params import Params
 from npgpt.system.atomic import atomic_directory, new_file
-from npgpt.weights.mapped import MappedFile, MappedTensor, round_chunks, short
+from npgpt.weights.mapped import MappedFile, MappedTensor, round_chunks
 from npgpt.weights.safetensors import (
     INDEX,
     TensorStream,
@@ -130,12 +130,12 @@ def read_config(path: Path) -> dict[str, Any]:
         value = values.get(name, default)
         if value not in allowed:
             supported = " or ".join(map(str, allowed))
-            raise WeightFileError(f"{path}: {name} is {short(value)}; npgpt supports {supported}")
+            raise WeightFileError(f"{path}: {name} is {show(value)}; npgpt supports {supported}")
     values |= {ours: values[name] for name, ours in ALIASES.items() if name in values}
     width, inner = values.get("n_embd", 768), values.get("n_inner")
     if isinstance(width, int) and inner not in (None, 4 * width):
         raise WeightFileError(
-            f"{path}: n_inner is {short(inner)}; npgpt supports 4 x n_embd = {4 * width}"
+            f"{path}: n_inner is {show(inner)}; npgpt supports 4 x n_embd = {4 * width}"
         )
     return values
 
@@ -148,7 +148,7 @@ def names_in_file(tensors: dict[str, MappedTensor], path: Path) -> dict[str, str
         name = ".".join(parts).removeprefix(PREFIX)
         if names.setdefault(name, own) != own:
             raise WeightFileError(
-                f"{path} has {short(name)} twice, as {short(names[name])} and as {short(own)}"
+                f"{path} has {show(name)} twice, as {show(names[name])} and as {show(own)}"
             )
     return names
 
@@ -159,7 +159,7 @@ def parse_config(values: dict[str, Any], found: dict[str, MappedTensor], path: P
     tied = values.get("tie_word_embeddings", True)
     if not isinstance(tied, bool):
         raise WeightFileError(
-            f"{path}: tie_word_embeddings is {short(tied)}, expected true or false"
+            f"{path}: tie_word_embeddings is {show(tied)}, expected true or false"
         )
     return make_config(
         path,

@@ -186,15 +186,6 @@ class MappedTensor:
         return out.reshape(self.shape)
 
 
-def short(value: Any) -> str:
-    """Return the repr of a value from a file, at most 80 characters, for an error message."""
-    try:
-        text = repr(value)
-    except RecursionError:
-        text = "a nest of lists"
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 def itemsize(dtype: str) -> int:
     """Return the size of one element in bytes."""
     return 2 if dtype == BFLOAT16 else np.dtype(dtype).itemsize

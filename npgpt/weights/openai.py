@@ -4,8 +4,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from npgpt.errors import WeightFileError
-from npgpt.weights.mapped import MappedTensor, short
+from npgpt.errors import WeightFileError, show
+from npgpt.weights.mapped import MappedTensor
 from npgpt.weights.strict_json import read_json_object
 from npgpt.weights.tensor_bundle import read_bundle
 from npgpt.weights.weight_file import (
@@ -68,7 +68,7 @@ def names_in_file(tensors: dict[str, MappedTensor], index: Path) -> dict[str, st
         if name.startswith("model/"):
             if (other := names.setdefault(parameter_name(name), name)) != name:
                 raise WeightFileError(
-                    f"{index}: {short(other)} and {short(name)} are the same parameter"
+                    f"{index}: {show(other)} and {show(name)} are the same parameter"
                 )
     return names
 

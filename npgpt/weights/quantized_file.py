@@ -19,11 +19,11 @@ import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.config import VOCABULARIES
-from npgpt.errors import WeightFileError
+from npgpt.errors import WeightFileError, show
 from npgpt.model import params, quantize
 from npgpt.quantized_matrix import QuantizedMatrix
 from npgpt.weights import tokenizer_files
-from npgpt.weights.mapped import BFLOAT16, MappedFile, MappedTensor, short
+from npgpt.weights.mapped import BFLOAT16, MappedFile, MappedTensor
 from npgpt.weights.safetensors import TensorStream, is_safetensors, read_file, write_safetensors
 from npgpt.weights.tokenizer_files import TokenizerFiles
 from npgpt.weights.weight_file import WeightFile, match_parameters, parse_config
@@ -101,15 +101,13 @@ def read_quantized(path: str | Path) -> WeightFile:
     version, weights, tokenizer = (metadata.get(key) for key in ("version", "weights", "tokenizer"))
     if version != VERSION:
         raise WeightFileError(
-            f"{path} has quantized format version {short(version)}; this npgpt reads {VERSION}: "
+            f"{path} has quantized format version {show(version)}; this npgpt reads {VERSION}: "
             "quantize the model again with npgpt quantize"
         )
     if not isinstance(weights, str) or weights not in DTYPES:
-        raise WeightFileError(
-            f"{path}: weights is {short(weights)}, expected {' or '.join(DTYPES)}"
-        )
+        raise WeightFileError(f"{path}: weights is {show(weights)}, expected {' or '.join(DTYPES)}")
     if tokenizer not in ("", tokenizer_files.OWN, *VOCABULARIES):
-        raise WeightFileError(f"{path}: its tokenizer is {short(tokenizer)}, expected a name")
+        raise WeightFileError(f"{path}: its tokenizer is {show(tokenizer)}, expected a name")
     config = parse_config(metadata.get("config"), path)
     own: TokenizerFiles | None = None
     if tokenizer == tokenizer_files.OWN:
@@ -128,7 +126,7 @@ def read_quantized(path: str | Path) -> WeightFile:
             scales[name] = read_scale(name, tensor, found, path)
     if surplus := sorted(found.keys() - parameters.keys() - {name + SCALE for name in scales}):
         raise WeightFileError(
-            f"{path} has {short(surplus[0])}, which belongs to none of its int8 matrices"
+            f"{path} has {show(surplus[0])}, which belongs to none of its int8 matrices"
         )
     return WeightFile(
         "quantized", path, config, own or tokenizer or None, found, parameters, weights=weights,

@@ -22,9 +22,9 @@ from typing import Any, BinaryIO, TypeGuard
 import numpy as np
 
 from npgpt.arrays import Array
-from npgpt.errors import WeightFileError
+from npgpt.errors import WeightFileError, show
 from npgpt.system.atomic import atomic_write
-from npgpt.weights.mapped import BFLOAT16, MappedFile, MappedTensor, itemsize, refuse_pickle, short
+from npgpt.weights.mapped import BFLOAT16, MappedFile, MappedTensor, itemsize, refuse_pickle
 from npgpt.weights.strict_json import MAX_TABLE, Pairs, parse_json_object, read_json_object
 
 INDEX = "model.safetensors.index.json"
@@ -71,7 +71,7 @@ def read_file(path: str | Path) -> tuple[dict[str, MappedTensor], dict[str, str]
     for name, entry in others(header):
         if name == METADATA:
             raise WeightFileError(f"{path}: its header has {METADATA} twice")
-        parse_fields(f"{path}: {short(name)}", entry)
+        parse_fields(f"{path}: {show(name)}", entry)
     metadata = parse_metadata(header.pop(METADATA, None), file)
     tensors = {name: parse_entry(name, entry, file, begin) for name, entry in header.items()}
     check_order(tensors, file, begin)
@@ -81,7 +81,7 @@ def read_file(path: str | Path) -> tuple[dict[str, MappedTensor], dict[str, str]
 def check_order(tensors: dict[str, MappedTensor], file: MappedFile, begin: int) -> None:
     """Raise WeightFileError unless the tensors follow each other from `begin` to the file's end."""
     ends = [(begin, begin, "the header")]
-    ends += sorted((t.start, t.start + t.nbytes, short(name)) for name, t in tensors.items())
+    ends += sorted((t.start, t.start + t.nbytes, show(name)) for name, t in tensors.items())
     ends += [(file.data.size, file.data.size, "the end of the file")]
     for (_, stop, one), (start, _, other) in pairwise(ends):
         if stop != start:
@@ -134,7 +134,7 @@ def parse_metadata(found: Any, file: MappedFile) -> dict[str, str]:
     if isinstance(found, dict):
         if {type(text) for _, text in (*found.items(), *others(found))} <= {str}:
             return found
-    raise WeightFileError(f"{file.path}: its {METADATA} is {short(found)}, expected strings")
+    raise WeightFileError(f"{file.path}: its {METADATA} is {show(found)}, expected strings")
 
 
 def parse_fields(about: str, entry: Any) -> tuple[str, list[int], list[int]]:
@@ -145,7 +145,7 @@ def parse_fields(about: str, entry: Any) -> tuple[str, list[int], list[int]]:
     if isinstance(entry, list) and len(entry) == len(FIELDS):  # as in the safetensors library
         entry = dict(zip(FIELDS, entry, strict=True))
     if not isinstance(entry, dict):
-        raise WeightFileError(f"{about} is {short(entry)}, expected dtype, shape and data_offsets")
+        raise WeightFileError(f"{about} is {show(entry)}, expected dtype, shape and data_offsets")
     if repeated := [name for name, _ in others(entry) if name in FIELDS]:
         raise WeightFileError(f"{about} has {repeated[0]} twice")
     if len(entry) > len(FIELDS) and is_deep(entry, MAX_DEPTH - 1):
@@ -154,12 +154,12 @@ def parse_fields(about: str, entry: Any) -> tuple[str, list[int], list[int]]:
     dtype = DTYPES.get(code) if isinstance(code, str) else None
     if dtype is None:
         raise WeightFileError(
-            f"{about} has dtype {short(code)}; expected one of {', '.join(DTYPES)}"
+            f"{about} has dtype {show(code)}; expected one of {', '.join(DTYPES)}"
         )
     if not is_sizes(shape) or len(shape) > MAX_AXES:
-        raise WeightFileError(f"{about} has the shape {short(shape)}, expected a list of sizes")
+        raise WeightFileError(f"{about} has the shape {show(shape)}, expected a list of sizes")
     if not is_sizes(offsets) or len(offsets) != 2:
-        raise WeightFileError(f"{about} has the data_offsets {short(offsets)}, expected two")
+        raise WeightFileError(f"{about} has the data_offsets {show(offsets)}, expected two")
     return dtype, shape, offsets
 
 
@@ -168,17 +168,17 @@ def parse_entry(name: str, entry: Any, file: MappedFile, begin: int) -> MappedTe
 
     `begin`: the offset of the numbers in the file.
     """
-    about = f"{file.path}: {short(name)}"
+    about = f"{file.path}: {show(name)}"
     dtype, shape, (first, last) = parse_fields(about, entry)
     if math.prod(max(n, 1) for n in shape) >= 1 << 60:  # NumPy's limit, with a margin
-        raise WeightFileError(f"{about}: its shape {short(shape)} is larger than any array")
+        raise WeightFileError(f"{about}: its shape {show(shape)} is larger than any array")
     if last - first != math.prod(shape) * itemsize(dtype):
         raise WeightFileError(
-            f"{about}: bytes {first} to {last} cannot be {short(shape)} numbers of {dtype}"
+            f"{about}: bytes {first} to {last} cannot be {show(shape)} numbers of {dtype}"
         )
     if begin + last > file.data.size:
         raise WeightFileError(
-            f"{file.path} is truncated: {short(name)} ends at {begin + last:,}, "
+            f"{file.path} is truncated: {show(name)} ends at {begin + last:,}, "
             f"the file at {file.data.size:,} bytes"
         )
     return MappedTensor(file, begin + first, tuple(shape), dtype)
@@ -197,19 +197,19 @@ def read_shards(index: str | Path) -> dict[str, MappedTensor]:
     for name, shard in weight_map.items():
         if not is_file_name(shard):
             raise WeightFileError(
-                f"{index}: {short(name)} is in {short(shard)}, expected a file beside it"
+                f"{index}: {show(name)} is in {show(shard)}, expected a file beside it"
             )
         if shard not in shards:
             shards[shard] = read_safetensors(index.parent / shard)
         if name not in shards[shard]:
             raise WeightFileError(
-                f"{index.parent / shard} has no {short(name)}, which {index.name} assigns to it"
+                f"{index.parent / shard} has no {show(name)}, which {index.name} assigns to it"
             )
     for shard, tensors in shards.items():
         for name in tensors:
             if weight_map.get(name) != shard:
                 raise WeightFileError(
-                    f"{index.parent / shard} has {short(name)}, which {index.name} does not "
+                    f"{index.parent / shard} has {show(name)}, which {index.name} does not "
                     "assign to it"
                 )
     return {name: shards[shard][name] for name, shard in weight_map.items()}

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from npgpt.errors import WeightFileError
-from npgpt.weights.mapped import MappedFile, short
+from npgpt.errors import WeightFileError, show
+from npgpt.weights.mapped import MappedFile
 
 MAX_TEXT = 1 << 20  # bytes of JSON; the header of the largest GPT-2 has 60,000
 MAX_TABLE = 100_000_000  # bytes of a table of tensors: the limit of the safetensors library
@@ -39,7 +39,7 @@ def parse_json_object(text: Any, about: str, **options: Any) -> dict[str, Any]:
     """
     found = parse_json(text, about, **options)
     if not isinstance(found, dict):
-        raise WeightFileError(f"{about} is not a JSON object: {short(found)}")
+        raise WeightFileError(f"{about} is not a JSON object: {show(found)}")
     return found
 
 
@@ -73,7 +73,7 @@ def parse_json(
             json.dumps(found, ensure_ascii=False).encode()  # fails for half of a surrogate pair
         return found
     except TypeError:  # neither a string nor bytes
-        raise WeightFileError(f"{about} is {short(text)}, expected JSON") from None
+        raise WeightFileError(f"{about} is {show(text)}, expected JSON") from None
     except (ValueError, RecursionError) as error:
         raise WeightFileError(f"{about} is not JSON ({error})") from None
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.arrays import Array
-from npgpt.errors import WeightFileError
+from npgpt.errors import WeightFileError, show
 from npgpt.system.files import read_input
 from npgpt.weights.mapped import MappedTensor
 
@@ -108,7 +108,7 @@ def from_tensors(tensors: Mapping[str, MappedTensor], path: Path) -> TokenizerFi
             continue
         own = name.removeprefix(PREFIX)
         if own not in NAMES or tensor.dtype != "uint8" or len(tensor.shape) != 1:
-            raise WeightFileError(f"{path} has {name!r:.80}, which is no file of a tokenizer")
+            raise WeightFileError(f"{path} has {show(name)}, which is no file of a tokenizer")
         if tensor.nbytes > MAX_SIZE:
             raise WeightFileError(
                 f"{path}: {name} has {tensor.nbytes:,} bytes; at most {MAX_SIZE:,} are read"

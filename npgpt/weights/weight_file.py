@@ -10,12 +10,12 @@ import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.config import Config
-from npgpt.errors import InputError, WeightFileError
+from npgpt.errors import InputError, WeightFileError, show
 from npgpt.model import params, quantize
 from npgpt.model.params import Params
 from npgpt.quantized_matrix import QuantizedMatrix
 from npgpt.system.shell import npgpt_command
-from npgpt.weights.mapped import BFLOAT16, MappedTensor, short
+from npgpt.weights.mapped import BFLOAT16, MappedTensor
 from npgpt.weights.strict_json import parse_json
 from npgpt.weights.tokenizer_files import TokenizerName
 
@@ -132,7 +132,7 @@ def match_parameters(
     for name in found:
         if name not in expected:
             raise WeightFileError(
-                f"{path} has {short(name_in_file(name))}, which its config does not have"
+                f"{path} has {show(name_in_file(name))}, which its config does not have"
             )
     for name, shape in expected.items():
         own = name_in_file(name)
@@ -160,7 +160,7 @@ def make_config(path: Path, **values: Any) -> Config:
     """Return a Config of numbers read from `path`. Raises WeightFileError if they are invalid."""
     for name, value in values.items():
         if not isinstance(value, (int, float)):
-            raise WeightFileError(f"{path}: {name} is {short(value)}, expected a number")
+            raise WeightFileError(f"{path}: {name} is {show(value)}, expected a number")
     try:
         return Config(**values)
     except InputError as error:
