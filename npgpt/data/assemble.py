@@ -1,5 +1,6 @@
 """Put the tokens of all pieces together: divide the documents into two splits, write the files."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,10 +64,11 @@ class Split:
     def chunks(self) -> Iterator[Array]:
         """Yield the tokens."""
         for selected, sizes, tokens in self.pieces():
-            if selected.all():
-                yield tokens
-            elif selected.any():
-                yield tokens[np.repeat(selected, sizes)]
+            edges = np.concatenate([[0], np.cumsum(sizes)])
+            flips = np.flatnonzero(np.diff(selected)) + 1
+            for begin, end in itertools.pairwise([0, *flips.tolist(), len(selected)]):
+                if selected[begin]:
+                    yield tokens[edges[begin] : edges[end]]
 
 
 def assemble(

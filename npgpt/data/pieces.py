@@ -21,8 +21,7 @@ from npgpt.data.documents import Block
 from npgpt.data.parts import texts_of
 from npgpt.data.text_encoder import TextEncoder
 from npgpt.errors import InputError, RunError
-from npgpt.system.atomic import atomic_write
-from npgpt.system.files import open_regular
+from npgpt.system.files import open_regular, os_error
 
 MAX_HEADER = 1 << 16
 START = np.dtype("<u4")
@@ -42,13 +41,15 @@ class Piece:
     crc: int = 0  # of all that follows the header
 
 
-def write_piece(path: Path, block: Block, encoder: TextEncoder, dtype: str) -> None:
+def write_piece(path: Path, block: Block, digest: str, encoder: TextEncoder, dtype: str) -> None:
     """Encode a block and write its piece.
 
-    Raises InputError if a text cannot be encoded, or if a file begins with bad documents only.
+    An incomplete file is recognized by its size, and a damaged one by its checksum: it need not be
+    synced. Raises InputError if a text cannot be encoded, or if a file begins with bad documents
+    only; RunError if writing fails.
     """
     end_of_text = np.array([encoder.tokenizer.eot_token], dtype)
-    piece = Piece(block.digest, dtype)
+    piece = Piece(digest, dtype)
     arrays, starts = list[Array](), list[int]()
     for part in block.parts:
         good, bad = 0, list[str]()
@@ -80,9 +81,11 @@ def write_piece(path: Path, block: Block, encoder: TextEncoder, dtype: str) -> N
         piece.first_bad = piece.first_bad or (bad[0][:1000] if bad else "")
     body = np.array(starts, START).tobytes() + b"".join(array.tobytes() for array in arrays)
     piece.crc = zlib.crc32(body)
-    with atomic_write(path) as file:
-        file.write(json.dumps(asdict(piece)).encode() + b"\n")
-        file.write(body)
+    try:
+        with open_regular(path, "wb") as file:
+            file.write(json.dumps(asdict(piece)).encode() + b"\n" + body)
+    except OSError as error:
+        raise os_error(f"{path} cannot be written", error) from None
 
 
 def read_header(path: Path) -> Piece | None:

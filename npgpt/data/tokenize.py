@@ -147,9 +147,9 @@ class Job:
                     if by_group or (g + b) % parts == number - 1:
                         names.append(f"{split}-{g:06d}-{b:06d}")
                         path = self.work / names[-1]
-                        header = read_header(path)
-                        if header is None or header.digest != block.digest:
-                            yield Task(path, block)
+                        header, digest = read_header(path), block.digest
+                        if header is None or header.digest != digest:
+                            yield Task(path, block, digest)
                     self.on_bytes(block.position - before)
                     before = block.position
 

@@ -21,10 +21,11 @@ KINDS: dict[str, Any] = {"InputError": InputError, "RunError": RunError, "Memory
 
 
 class Task(NamedTuple):
-    """A block, and the file for its tokens."""
+    """A block, its hash, and the file for its tokens."""
 
     path: Path
     block: Block
+    digest: str
 
 
 def run_tasks(
@@ -37,7 +38,7 @@ def run_tasks(
     if workers == 1:
         encoder = TextEncoder(tokenizer(name))
         for task in tasks:
-            write_piece(task.path, task.block, encoder, dtype)
+            write_piece(task.path, task.block, task.digest, encoder, dtype)
             yield task
         return
     context = multiprocessing.get_context("spawn")
@@ -117,7 +118,7 @@ def work(connection: Connection, name: TokenizerName, dtype: str) -> None:
         try:
             if encoder is None:
                 encoder = TextEncoder(tokenizer(name))
-            write_piece(task.path, task.block, encoder, dtype)
+            write_piece(task.path, task.block, task.digest, encoder, dtype)
         except tuple(KINDS.values()) as found:
             kind = next(kind for kind, cls in KINDS.items() if isinstance(found, cls))
             error = kind, str(found)

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -373,6 +374,21 @@ def test_flags_out_of_range(flags, message, tmp_path):
     command = Tokenize(sources=[str(source)], to=tmp_path / "to", tokenizer="byte", **flags)
     with pytest.raises(InputError, match=re.escape(message)):
         command.run()
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed(tmp_path, monkeypatch):
+    def kill(_):
+        for process in multiprocessing.active_children():
+            process.kill()
+
+    monkeypatch.setattr(documents, "BLOCK", 500)
+    source = write_jsonl(tmp_path / "d.jsonl")
+    with pytest.raises(RunError, match=r"ended with exit code -9: run the same command again"):
+        job([source], tmp_path / "to", workers=2, on_bytes=kill).run()
+    job([source], tmp_path / "to").run()
+    job([source], tmp_path / "again").run()
+    assert contents(tmp_path / "to") == contents(tmp_path / "again")
 
 
 @pytest.mark.slow
