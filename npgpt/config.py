@@ -334,6 +334,9 @@ class RunConfig:
     data : str, default "bundled"
         Training text: "bundled", "verdict" (downloaded once), a text file, a directory of .txt
         files, a .jsonl or .parquet file, or a directory of token files (npgpt tokenize).
+    val_data : str or None, default None
+        Validation text, of the same kinds. None: the validation split of `data`, or else the part
+        that train_fraction leaves.
     tokenizer : str, default "byte"
         "byte": one token per byte. "gpt2": GPT-2's byte-pair encoding (downloaded once). Otherwise
         the path of a tokenizer.json, of its directory, or of a model.
@@ -360,6 +363,7 @@ class RunConfig:
 
     preset: PresetName = "tiny"
     data: str = "bundled"
+    val_data: str | None = None
     tokenizer: str = "byte"
     init: Literal["gpt2", "book"] = "gpt2"
     init_from: str | None = None

@@ -95,7 +95,11 @@ class Tokenize:
                 part,
                 progress.advance,
             )
-            index = job.run()
+            try:
+                index = job.run()
+            except KeyboardInterrupt:
+                print("Interrupted: the same command continues", file=sys.stderr)
+                raise
         if index is None:
             print(f"part {self.part} is done; the last of {part[1]} parts writes the token files")
         else:

@@ -39,16 +39,29 @@ def read_tokens(
     """
     encoding = tokenizer(settings.tokenizer) if encoding is None else encoding
     check_size(encoding, settings.config)
-    fraction = settings.training.train_fraction
-    if settings.data not in ("bundled", "verdict"):
+    vocab_size, fraction = settings.config.vocab_size, settings.training.train_fraction
+    if settings.val_data is None:
+        train, val, digest = read_splits(settings.data, encoding, fraction, vocab_size, say)
+        return Tokens(train, val, digest, encoding)
+    train, _, digest = read_splits(settings.data, encoding, 1.0, vocab_size, say)
+    first, second, other = read_splits(settings.val_data, encoding, 1.0, vocab_size, say)
+    digest = hashlib.sha256(f"{digest} {other}".encode()).hexdigest()
+    return Tokens(train, second if len(second) else first, digest, encoding)
+
+
+def read_splits(
+    data: str,
+    encoding: Tokenizer,
+    train_fraction: float,
+    vocab_size: int,
+    say: Callable[[str], object],
+) -> tuple[Array | MappedTokens, Array | MappedTokens, str]:
+    """Return training and validation tokens of a text or of token files, and their digest."""
+    if data not in ("bundled", "verdict"):
         from npgpt.data import mapped_data  # here, because a short text needs none of it
 
-        path = Path(settings.data)
-        if (directory := mapped_data.find(path, encoding, say)) is not None:
-            vocab_size = settings.config.vocab_size
-            train, val, digest = mapped_data.split(directory, encoding, fraction, vocab_size)
-            return Tokens(train, val, digest, encoding)
-    both = text.split(text.read(settings.data), fraction)
-    train_ids, val_ids = (np.asarray(encoding.encode(part), np.int64) for part in both)
-    digest = hashlib.sha256(train_ids.tobytes() + b"|" + val_ids.tobytes()).hexdigest()
-    return Tokens(train_ids, val_ids, digest, encoding)
+        if (directory := mapped_data.find(Path(data), encoding, say)) is not None:
+            return mapped_data.split(directory, encoding, train_fraction, vocab_size)
+    both = text.split(text.read(data), train_fraction)
+    train, val = (np.asarray(encoding.encode(part), np.int64) for part in both)
+    return train, val, hashlib.sha256(train.tobytes() + b"|" + val.tobytes()).hexdigest()

@@ -60,7 +60,8 @@ FLAGS = {
     "": "train tokenize generate evaluate plot book download export quantize inspect compare "
     "profile estimate info",
     "train": (
-        "--preset --data --tokenizer --epochs --steps --batch-size --context-length --stride --lr "
+        "--preset --data --val-data --tokenizer --epochs --steps --batch-size --context-length "
+        "--stride --lr "
         "--weight-decay --warmup-steps --initial-lr --min-lr --grad-clip --grad-accumulation "
         "--dropout --eval-every --eval-batches --prompt --seed --dtype "
         "{float32,float64,bfloat16} --ops {fused,numpy} --out --resume --init-from"

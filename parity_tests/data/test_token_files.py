@@ -288,3 +288,20 @@ def test_lines_of_json_are_read_as_documents_not_as_text(tmp_path, monkeypatch):
     path.write_text('{"text": "one"}\n{"text": "two"}\n')
     tokens = read_tokens(replace(SETTINGS, data=str(path)))
     assert tokens.train.read(0, len(tokens.train)).tolist() == [256, *b"one", 256, *b"tw"]
+
+
+def test_validation_data_of_their_own(tmp_path):
+    to, _ = write(tmp_path / "to", val_fraction=0.4)
+    whole, _ = write(tmp_path / "whole", val_fraction=0)
+    path = tmp_path / "val.txt"
+    path.write_text("a validation text")
+    settings = replace(SETTINGS, data=str(whole), val_data=str(path))
+    tokens = read_tokens(settings)
+    assert len(tokens.train) == 19
+    assert tokens.val.tolist() == list(b"a validation text")
+    other = read_tokens(replace(settings, val_data=str(to)))
+    assert (len(other.train), len(other.val)) == (19, 5)
+    assert len(read_tokens(replace(settings, val_data=str(whole))).val) == 19
+    assert other.sha256 != tokens.sha256
+    swapped = read_tokens(replace(settings, data=str(path), val_data=str(whole)))
+    assert swapped.train.tolist() == tokens.val.tolist()
