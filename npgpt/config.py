@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -386,11 +384,6 @@ class RunConfig:
     def parameter_dtype(self) -> str:
         """The name of the dtype of the parameters."""
         return "float32" if self.dtype == "bfloat16" else self.dtype
-
-
-def absolute_tokenizer(name: str | Path) -> str:
-    """Return the name of a tokenizer unchanged, and the path of one as an absolute path."""
-    return name if isinstance(name, str) and name in VOCABULARIES else os.path.abspath(name)
 
 
 def defaults(preset: PresetName, *, tokenizer_name: str | None = None) -> RunConfig:

@@ -18,7 +18,6 @@ from npgpt.config import (
     PresetName,
     RunConfig,
     TrainingConfig,
-    absolute_tokenizer,
     defaults,
 )
 from npgpt.errors import ConfigError
@@ -66,6 +65,8 @@ class RunFlags(RunConfig):
 
     def validated(self) -> RunConfig:
         """Return the settings. Raise ConfigError if they are invalid."""
+        from npgpt.data.tokenizer_choice import absolute_tokenizer
+
         parts: dict[str, Any] = {
             "config": Config(**vars(self.config)),
             "training": TrainingConfig(**vars(self.training)),
@@ -98,6 +99,7 @@ def with_tokenizer(preset: PresetName, name: str | None) -> RunConfig:
     if name is None or name in VOCABULARIES:
         return defaults(preset, tokenizer_name=name)
     from npgpt.data.tokenizer import tokenizer
+    from npgpt.data.tokenizer_choice import absolute_tokenizer
 
     settings, size = defaults(preset), tokenizer(name).n_vocab
     config = dataclasses.replace(settings.config, vocab_size=size)
@@ -107,7 +109,7 @@ def with_tokenizer(preset: PresetName, name: str | None) -> RunConfig:
 def with_weights(settings: RunConfig, path: Path, tokenizer: str | None) -> RunConfig:
     """Return the settings with the shape, the tokenizer and the dtype of the weights at `path`."""
     from npgpt.data.tokenizer import describe
-    from npgpt.data.tokenizer_choice import KINDS, choose
+    from npgpt.data.tokenizer_choice import KINDS, absolute_tokenizer, choose
     from npgpt.training import run
 
     source = run.open_trainable(path)

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple, TypeGuard
 
-from npgpt.config import PRESETS, VOCABULARIES, absolute_tokenizer
+from npgpt.config import PRESETS, VOCABULARIES
 from npgpt.download.resolve import resolve
 from npgpt.errors import InputError, show
 from npgpt.weights import formats, tokenizer_files
@@ -51,11 +51,16 @@ def choose(source: WeightFile, given: str | Path | None = None) -> Choice:
     if foreign := tokenizer_files.foreign_files(directory):
         return Choice(None, f"{foreign[0]} beside the weights, which npgpt does not read")
     if source.other_tokenizer is not None:
-        return Choice(None, f"config.json names {source.other_tokenizer!r:.60}")
+        return Choice(None, f"config.json names {show(source.other_tokenizer)}")
     if source.format in ("openai", "huggingface", "llm.c") and is_released(source):
         return Choice("gpt2", "the model has the shape of a released GPT-2")
     said = "neither recorded in the file nor beside it"
-    return Choice(None, said if recorded is None else f"the file names {recorded!r:.60}")
+    return Choice(None, said if recorded is None else f"the file names {show(recorded)}")
+
+
+def absolute_tokenizer(name: str | Path) -> str:
+    """Return the name of a tokenizer unchanged, and the path of one as an absolute path."""
+    return name if isinstance(name, str) and name in VOCABULARIES else os.path.abspath(name)
 
 
 def is_known(name: object) -> TypeGuard[TokenizerName]:
