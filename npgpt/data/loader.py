@@ -122,7 +122,7 @@ class Loader:
         Returns
         -------
         (n,) int64
-            For mapped windows, an object whose slices are such arrays.
+            For mapped windows, an object whose slices are the numbers of windows.
 
         Raises
         ------
