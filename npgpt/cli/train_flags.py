@@ -132,13 +132,8 @@ def check_flags(command: "Train", before: RunConfig) -> None:
     saved, given = flat(before), flat(settings)
     if command.resume is not None:
         flag, source = "resume", str(command.resume)
-        free = {
-            "epochs",
-            "steps",
-            "checkpoint_every",
-            "data",
-            "val_data",
-        }  # a text's tokens are compared later
+        free = {"epochs", "steps", "checkpoint_every"}
+        free |= {"data", "val_data"}  # their tokens are compared later
     elif settings.init_from is not None:
         flag, source = "init-from", settings.init_from
         free = saved.keys() - {"vocab_size", "n_layer", "n_head", "n_embd", "qkv_bias", "tied",

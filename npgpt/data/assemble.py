@@ -91,6 +91,8 @@ def assemble(
     found: dict[str, Any] = {"splits": {}, "shards": []}
     for name, split in splits.items():
         documents, tokens = split.size()
+        if not documents:
+            raise InputError("the validation texts have no documents")
         found["splits"][name] = {"documents": documents, "tokens": tokens}
         chunks = split.chunks()
         if division.layout == "nanogpt":

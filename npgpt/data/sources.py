@@ -64,10 +64,6 @@ def list_sources(names: Iterable[str], stdin: Kind = "text") -> tuple[list[Sourc
             found.append(make_source(path, kind_of(path) or "text"))
     if sum(source.name == STDIN for source in found) > 1:
         raise InputError("standard input, -, can be read once only")
-    if len({source.name for source in found}) < len(found):
-        names = [source.name for source in found]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{twice} is named twice")
     return found, passed_over
 
 

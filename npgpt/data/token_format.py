@@ -11,6 +11,7 @@ Source: karpathy/llm.c, dev/data/data_common.py; karpathy/nanoGPT, data/openwebt
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,7 @@ MAGIC = {"uint16": (20240520, 1), "uint32": (20240801, 7)}  # and the version
 SHARD_TOKENS = 100_000_000
 INDEX = "index.json"
 WORK = ".npgpt-tokenize"  # the directory of pieces, until the token files are complete
+NAME = re.compile(r"(train|val|tokens_(train|val)_\d{6,})\.bin")
 KIND = "npgpt token files"  # the value of "kind" in an index
 VERSION = 1
 SPLITS = "val", "train"

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -96,6 +97,9 @@ class Job:
                 f"{self.tokenizer.n_vocab:,} tokens: use --format llmc"
             )
         everything = self.sources + self.val_sources
+        for name, count in Counter(source.name for source in everything).most_common(1):
+            if count > 1:
+                raise InputError(f"{name} is named twice")
         if self.part[1] > 1 and any(source.name == STDIN for source in everything):
             raise InputError("standard input has no parts: leave --part out")
         if os.path.lexists(self.directory / token_format.INDEX):
@@ -170,7 +174,7 @@ class Job:
                 self.layout,
                 self.dtype,
                 self.tokenizer.eot_token or 0,
-                self.val_fraction,
+                0 if self.val_sources else self.val_fraction,
                 self.first_shard,
                 self.shard_tokens,
             )
@@ -213,7 +217,7 @@ class Job:
         with suppress(OSError):
             for name in os.listdir(self.directory):
                 hidden = TEMPORARY.fullmatch(name)
-                if (hidden[1] if hidden else name).endswith(".bin"):
+                if token_format.NAME.fullmatch(hidden[1] if hidden else name):
                     remove(self.directory / name)
 
 

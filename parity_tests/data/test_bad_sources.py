@@ -9,6 +9,7 @@ import pytest
 from npgpt.cli.main import main
 from npgpt.cli.tokenize import Tokenize
 from npgpt.data import documents, token_format
+from npgpt.data.sources import list_sources
 from npgpt.errors import InputError
 from parity_tests.support.token_documents import job, write_jsonl
 
@@ -114,3 +115,16 @@ def test_flags_out_of_range(flags, message, tmp_path):
     command = Tokenize(sources=[str(source)], to=tmp_path / "to", tokenizer="byte", **flags)
     with pytest.raises(InputError, match=re.escape(message)):
         command.run()
+
+
+def test_validation_texts_without_documents_and_twice_the_same(tmp_path):
+    source, empty = write_jsonl(tmp_path / "d.jsonl"), tmp_path / "empty.jsonl"
+    empty.write_text("")
+    val, _ = list_sources([str(empty)])
+    with pytest.raises(InputError, match="the validation texts have no documents"):
+        job([source], tmp_path / "to", val_sources=val).run()
+    with pytest.raises(InputError, match=r"d\.jsonl is named twice"):
+        job([source], tmp_path / "b", val_sources=list_sources([str(source)])[0]).run()
+    (tmp_path / "to" / "mine.bin").write_text("not a token file")
+    job([source], tmp_path / "to").run()
+    assert (tmp_path / "to" / "mine.bin").exists()

@@ -86,14 +86,14 @@ def test_a_permutation(n):
 
 def test_permutations_are_even():
     """All orders of four items, and each item in each position of 100, are about as frequent."""
-    orders = [tuple(Permutation(4, 1, key)[:].tolist()) for key in range(2400)]
+    orders = [tuple(Permutation(4, 1, key)[:].tolist()) for key in range(1200)]
     counts = np.unique(orders, axis=0, return_counts=True)[1]
     assert len(counts) == 24
-    assert ((counts - 100) ** 2 / 100).sum() < 60  # chi square, 23 degrees of freedom: p < 4e-5
+    assert ((counts - 50) ** 2 / 50).sum() < 60  # chi square, 23 degrees of freedom: p < 4e-5
     table = np.zeros((100, 100))
-    for key in range(1000):
+    for key in range(500):
         table[np.arange(100), Permutation(100, key)[:]] += 1
-    assert ((table - 10) ** 2 / 10).sum() < 99 * 99 + 6 * (2 * 99 * 99) ** 0.5
+    assert ((table - 5) ** 2 / 5).sum() < 99 * 99 + 6 * (2 * 99 * 99) ** 0.5
 
 
 def test_an_order_of_any_number_of_windows_takes_no_memory():
@@ -143,7 +143,7 @@ def test_a_run_on_token_files_resumes_bit_for_bit(shards, tmp_path):
     trainer = run.start(settings, tokens)
     expected = finish(trainer, settings, tokens)
     per_epoch = len(trainer.steps_data)
-    for stop in (0, per_epoch // 2, per_epoch - 1, per_epoch, 2 * per_epoch - 2):
+    for stop in (per_epoch // 2, per_epoch - 1, 2 * per_epoch - 2):
         started = run.start(settings, tokens)
         assert finish(started, settings, tokens, stop, tmp_path / "checkpoint.h5") == expected
 
