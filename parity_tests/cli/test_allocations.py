@@ -11,7 +11,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="replaces NumPy's allocator by libc's"),
 ]
-CASES = 5  # of each scenario, from its first allocation to its last
+CASES = 3  # of each scenario, from its first allocation to its last
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -24,7 +24,7 @@ def test_a_wrong_value_is_named(name, value, says, refused, monkeypatch):
     refused("generate --prompt The", says=f"npgpt: {name} is {value!r}, but {says}")
 
 
-@pytest.mark.parametrize("value", ["default", "OMP", "workqueue", "forksafe"])
+@pytest.mark.parametrize("value", ["OMP", "workqueue"])
 def test_layers_of_numba_are_no_mistake(value, monkeypatch, npgpt_):
     monkeypatch.setenv("NUMBA_THREADING_LAYER", value)
     monkeypatch.setenv("NUMBA_THREADING_LAYER_PRIORITY", "workqueue tbb omp")

@@ -13,9 +13,9 @@ pytestmark = [
 ]
 # Of the operations of each kind, and of their errors, every n-th is let fail.
 STRIDES = {
-    "train": {"write": 83, "": 7},
-    "export npgpt": {"write": 23, "": 3},
-    "download": {"write": 19, "": 11},
+    "train": {"write": 211, "": 17},
+    "export npgpt": {"write": 47, "": 5},
+    "download": {"write": 37, "": 19},
 }
 
 
