@@ -55,7 +55,8 @@ class KernelFiles:
     """The files of a kernel, in place of Numba's index file and data files.
 
     `key` describes the types of a call, the CPU and the bytecode. Its hash is a part of the file's
-    name. The key itself is stored too, because two types may have the same name.
+    name. The key itself is stored too, because two types may have the same name, and so is the
+    kernel's name: two kernels may have the same types and bytecode, and a file may be renamed.
     """
 
     def __init__(self, function, directory: Path, state: str):
@@ -77,11 +78,11 @@ class KernelFiles:
         if self.digest(body) != content[:DIGEST]:
             return None
         found, data = pickle.loads(body)
-        return data if found == key else None
+        return data if found == (self.name, key) else None
 
     def save(self, key, data) -> None:
         """Save the data. Raises OSError if that fails."""
-        body = dumps((key, data))
+        body = dumps(((self.name, key), data))
         write(self.path(key), self.digest(body) + body)
 
     def flush(self) -> None:

@@ -75,6 +75,13 @@ def test_files_of_other_sources_or_types_are_as_none(files):
     assert files.load(other) is None
 
 
+def test_the_file_of_another_kernel_is_as_none(files):
+    other = KernelFiles(KernelCache, files.directory, STATE)
+    other.save(KEY, 1)
+    other.path(KEY).rename(files.path(KEY))
+    assert files.load(KEY) is None
+
+
 def test_a_kernel_that_cannot_be_saved_is_compiled_all_the_same(files, monkeypatch):
     monkeypatch.setattr(cache, "directory", lambda: files.directory)
     kernel = numba.njit(lambda x: x + 1)
