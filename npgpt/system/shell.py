@@ -23,9 +23,10 @@ def quote(word: Path | str) -> str:
     text = f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word)
     if sys.platform == "win32":
         return subprocess.list2cmdline([text])
-    if text.isprintable():
+    if is_shown(text):
         return shlex.quote(text)
-    # A line end would end the command, and a terminal obeys control characters.
+    # A line end would end the command, a terminal obeys control characters, and what the encoding
+    # of the output lacks would be shown as a question mark.
     return f"$'{''.join(map(escape, text))}'"  # of POSIX since 2024, bash, zsh and ksh
 
 
@@ -33,6 +34,15 @@ def escape(char: str) -> str:
     """Return a character as it stands inside of $'...'."""
     if char in "\\'":
         return f"\\{char}"
-    if char.isprintable():
+    if is_shown(char):
         return char
     return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
+
+
+def is_shown(text: str) -> bool:
+    """Return True if standard output shows every character of a text."""
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return text.isprintable()

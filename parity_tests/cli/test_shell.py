@@ -1,5 +1,6 @@
 """Printed commands run when they are pasted, for every path and prompt."""
 
+import io
 import subprocess
 from pathlib import Path
 
@@ -23,6 +24,14 @@ def test_a_shell_reads_what_was_quoted():
     assert all(line.isprintable() for line in script.split("\n"))
     said = subprocess.run(["bash"], input=script.encode(), capture_output=True, check=True).stdout
     assert said.decode("utf-8", "surrogateescape").split("\0") == [*WORDS, ""]
+
+
+@POSIX_ONLY
+@pytest.mark.parametrize("encoding", ["ascii", "gb2312"])
+def test_characters_that_the_output_lacks_are_escaped(monkeypatch, encoding):
+    monkeypatch.setattr(shell.sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+    line = " ".join(map(shell.quote, WORDS))
+    assert words(line.encode(encoding).decode(encoding)) == WORDS
 
 
 @POSIX_ONLY
@@ -61,4 +70,4 @@ def words(line):
     """The words that bash makes of a line."""
     script = f"printf '%s\\0' {line}".encode()
     said = subprocess.run(["bash"], input=script, capture_output=True, check=True).stdout
-    return said.decode().split("\0")[:-1]
+    return said.decode("utf-8", "surrogateescape").split("\0")[:-1]
