@@ -13,8 +13,6 @@ from npgpt.errors import InputError
 from npgpt.system.console import is_live, make_bar
 from npgpt.system.terminal import printable_line
 
-SHOWN = 3  # names of files that are passed over
-
 
 @dataclass(kw_only=True)
 class Tokenize:
@@ -67,7 +65,7 @@ class Tokenize:
 
     def run(self) -> int:
         """Write the files; return the exit status."""
-        from npgpt.data.sources import list_sources
+        from npgpt.data.sources import describe_passed_over, list_sources
         from npgpt.data.tokenize import Job
         from npgpt.data.tokenizer import tokenizer
         from npgpt.system import machine
@@ -77,7 +75,8 @@ class Tokenize:
             raise InputError("there is nothing to tokenize: name a file, a directory, or -")
         sources, passed_over = list_sources(self.sources, self.stdin)
         val_sources, more = list_sources(self.val)
-        show_passed_over(passed_over + more)
+        if passed_over + more:
+            print(describe_passed_over(passed_over + more), file=sys.stderr)
         size = sum(source.size for source in sources + val_sources)
         files = len(sources) + len(val_sources)
         print(f"{files:,} {'file' if files == 1 else 'files'}, {size:,} bytes", file=sys.stderr)
@@ -161,14 +160,6 @@ class Progress:
             share = f"{100 * self.done / self.total:.0f} %, " if self.total else ""
             note = f"about {left / 60:.0f} minutes left" if self.total else f"{self.done:,} bytes"
             print(share + note, file=sys.stderr, flush=True)
-
-
-def show_passed_over(paths: list[Path]) -> None:
-    """Print how many files of directories are not read, and the first names."""
-    if paths:
-        names = ", ".join(printable_line(str(path), 80) for path in paths[:SHOWN])
-        dots = ", ..." if len(paths) > SHOWN else ""
-        print(f"{len(paths):,} files passed over: {names}{dots}", file=sys.stderr)
 
 
 def show_index(index: dict[str, Any], name: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from npgpt.data.documents import BLOCK
 from npgpt.data.mapped_tokens import MappedTokens
-from npgpt.data.sources import Source, kind_of, list_sources
+from npgpt.data.sources import Source, describe_passed_over, kind_of, list_sources
 from npgpt.data.token_files import TokenFiles, is_token_directory, open_token_files
 from npgpt.data.token_format import INDEX
 from npgpt.data.tokenize import Job, describe_tokenizer
@@ -37,8 +37,14 @@ def find(path: Path, tokenizer: Tokenizer, say: Callable[[str], object]) -> Path
         return path
     plain = path.suffix.lower() == ".txt" or kind_of(path) is None
     if path.is_dir():
-        texts = sorted(file for file in path.rglob("*.txt") if file.is_file())
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        texts = [file for file in files if file.suffix == ".txt"]
         names, plain = [str(file) for file in texts] or [str(path)], bool(texts)
+        read = texts or [file for file in files if kind_of(file)]
+        say(f"{len(read):,} of {len(files):,} files in {path} are read")
+        kept = set(read)
+        if others := [file for file in files if file not in kept]:
+            say(describe_passed_over(others))
     elif path.is_file():
         names = [str(path)]
     else:

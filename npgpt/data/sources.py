@@ -5,7 +5,7 @@ import io
 import os
 import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from npgpt.errors import InputError
 from npgpt.system.files import open_regular, os_error
+from npgpt.system.terminal import printable_line
 
 Kind = Literal["text", "jsonl", "parquet"]
 STDIN = "-"
@@ -28,6 +29,7 @@ REFUSED = {
     ".bz2": "unpack it", ".xz": "unpack it", ".7z": "unpack it",
     ".bin": "it has tokens already, or weights",
 }  # fmt: skip
+SHOWN = 3  # names of files that are passed over
 EXTRA = "pip install 'npgpt[data]'"
 
 
@@ -65,6 +67,13 @@ def list_sources(names: Iterable[str], stdin: Kind = "text") -> tuple[list[Sourc
     if sum(source.name == STDIN for source in found) > 1:
         raise InputError("standard input, -, can be read once only")
     return found, passed_over
+
+
+def describe_passed_over(paths: Sequence[Path]) -> str:
+    """Return how many files are passed over, and the first names."""
+    names = ", ".join(printable_line(str(path), 80) for path in paths[:SHOWN])
+    files = "1 file" if len(paths) == 1 else f"{len(paths):,} files"
+    return f"{files} passed over: {names}" + (", ..." if len(paths) > SHOWN else "")
 
 
 def make_source(path: Path, kind: Kind) -> Source:

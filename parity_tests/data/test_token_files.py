@@ -20,6 +20,7 @@ from npgpt.data.tokenizer import tokenizer
 from npgpt.errors import InputError
 from npgpt.rng import Generator
 from npgpt.training import run, run_state
+from parity_tests.support.token_documents import write_folder
 
 IDS = np.random.default_rng(1).integers(0, 257, 1000)
 CONFIG = Config(vocab_size=257, context_length=8, n_layer=1, n_head=2, n_embd=8, dropout=0.1)
@@ -305,3 +306,15 @@ def test_validation_data_of_their_own(tmp_path):
     assert other.sha256 != tokens.sha256
     swapped = read_tokens(replace(settings, data=str(path), val_data=str(whole)))
     assert swapped.train.tolist() == tokens.val.tolist()
+
+
+def test_files_that_are_read_and_passed_over_are_said(tmp_path):
+    said, folder = [], write_folder(tmp_path / "folder")
+    text = "".join(path.read_text() for path in sorted(folder.glob("*.txt")))
+    tokens = read_tokens(replace(SETTINGS, data=str(folder)), say=said.append)
+    assert isinstance(tokens.train, np.ndarray)  # as before: a short text
+    assert len(tokens.train) + len(tokens.val) == len(text.encode()) + 39
+    assert said == [
+        f"40 of 41 files in {folder} are read",
+        f"1 file passed over: {folder / 'notes.md'}",
+    ]

@@ -239,7 +239,7 @@ def test_standard_input_and_what_is_said(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert main(["tokenize", str(folder), "--to", str(tmp_path / "b"), *flags]) == 0
     out, err = capsys.readouterr()
-    assert "1 files passed over" in err and "notes.md" in err and "40 files" in err
+    assert "1 file passed over" in err and "notes.md" in err and "40 files" in err
     assert "train: 40 documents" in out
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert main(["tokenize", "-", "--to", str(tmp_path / "c"), "--part", "1/2", *flags]) == 2
