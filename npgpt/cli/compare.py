@@ -29,7 +29,7 @@ class Compare:
     first
         A run directory, weights in any supported format, or gpt2-small to gpt2-xl once downloaded.
     second
-        Another, for example the weights that a port of your own has saved.
+        The model to compare it with, for example the weights that a port of your own has saved.
     prompt
         Text that both models read, to compare the outputs of each layer.
     weights

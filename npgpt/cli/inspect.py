@@ -74,6 +74,8 @@ class Inspect:
             "parameters": size(source.config),
             "ignored": list(source.ignored),
         }
+        if self.verify:
+            report["checksums"] = "verified" if source.format in formats.CHECKSUMMED else "none"
         self.show(report, source.tensors)
         return 0
 
@@ -139,7 +141,8 @@ def print_report(report: dict[str, Any]) -> None:
     config = ", ".join(f"{name} {value}" for name, value in report["config"].items())
     tokenizer = printable_line(report["tokenizer"] or "unknown", MAX_NAME)
     found = printable_line(report["tokenizer_found"], MAX_NAME)
-    print(f"{path}: {report['format']}, {report['parameters']:,} parameters")
+    checksums = f"; checksums: {report['checksums']}" if "checksums" in report else ""
+    print(f"{path}: {report['format']}, {report['parameters']:,} parameters{checksums}")
     print(f"config: {config}; tokenizer {tokenizer} ({found})\n")
 
 

@@ -127,8 +127,10 @@ class Train:
             print(f"Stopped after step {progress.step - 1}; the checkpoint is saved in {name}")
             print("Resume with:", npgpt_command("train", resume=path))
             return stop.exit_status
-        for file, content in run_dir.CONTENTS.items():
-            print(f"{printable_line(str(path / file)):<32} {content}")
+        files = {printable_line(str(path / file)): text for file, text in run_dir.CONTENTS.items()}
+        width = max(map(len, files))
+        for file, content in files.items():
+            print(f"{file:<{width}}  {content}")
         prompt = self.settings.training.prompt
         print("Next:", npgpt_command("generate", model=path, prompt=prompt))
         return 0

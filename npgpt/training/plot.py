@@ -107,19 +107,22 @@ def draw(curves: Sequence[Curve]) -> "Figure":
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
 
-    if len(curves) == 1:
-        axes.legend(axes.lines, [split for split, _ in SPLITS], frameon=False)
-    else:
-        names = [split for split, _ in SPLITS] + run_names([curve.path for curve in curves])
+    styles = axes.lines
+    if len(curves) > 1:
         styles = [Line2D([], [], linestyle=line, color="black") for _, line in SPLITS]
-        handles = styles + axes.lines[::2]
+        names = run_names([curve.path for curve in curves])
         columns = min(4, max(1, MAX_NAME // (8 + max(map(len, names)))))
         figure.set_figheight(4.5 + 0.22 * -(-len(names) // columns))
         legend = figure.legend(
-            handles, ["-"] * len(names), loc="outside lower left", ncols=columns, frameon=False
+            axes.lines[::2],
+            ["-"] * len(names),
+            loc="outside lower left",
+            ncols=columns,
+            frameon=False,
         )
         for text, name in zip(legend.get_texts(), names, strict=True):
             text.set_text(name)  # here, because a legend leaves out names that begin with _
+    axes.legend(styles, [split for split, _ in SPLITS], frameon=False)
 
     # The upper axis is the lower one, relabelled: only if all runs share the scale.
     scales = {curve.tokens_per_epoch for curve in curves}

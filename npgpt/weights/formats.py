@@ -16,9 +16,10 @@ from npgpt.weights.tensor_bundle import read_bundle
 from npgpt.weights.weight_file import WeightFile
 
 FORMATS = (
-    "supported are npgpt's checkpoint, OpenAI's TensorFlow checkpoint, Hugging Face's safetensors "
-    "and llm.c's file"
+    "supported are npgpt's checkpoint and quantized file, OpenAI's TensorFlow checkpoint, Hugging "
+    "Face's safetensors and llm.c's file"
 )
+CHECKSUMMED = ("npgpt", "openai")  # the formats whose numbers have checksums
 CHECKPOINT = "checkpoint.h5"  # the name of npgpt's checkpoint in the directory of a run
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 

@@ -140,7 +140,7 @@ def test_a_damaged_number_is_not_trained_on(npgpt_, refused, run):
     refused("train --init-from run --data text.txt --out other", says=says)
     npgpt_("inspect run")  # which shows what can be shown
     path.write_bytes(raw)
-    npgpt_("inspect run --verify")
+    assert "parameters; checksums: verified\n" in npgpt_("inspect run --verify").out
 
 
 def test_a_folder_without_a_run(refused):

@@ -61,8 +61,9 @@ def test_train_says_what_it_does_and_where_everything_is(run):
             f"Train loss {point['train_loss']:.3f}, Val loss {point['val_loss']:.3f}"
         )
     assert sum(line.startswith("The lighthouse") for line in said) == 2
+    width = len("run/checkpoint.h5")  # of the longest name
     for name in FILES:
-        assert any(line.startswith(f"run/{name} ") for line in said), name
+        assert any(line.startswith(f"{f'run/{name}':<{width}}  ") for line in said), name
     command = npgpt_command("generate", model="run", prompt="The lighthouse")
     assert said[-1] == f"Next: {command}"
 

@@ -85,7 +85,8 @@ def test_inspect_shows_the_contents(npgpt_, model, dtype):
     found = json.loads(npgpt_("inspect there --json").out)
     assert found["config"] == vars(CONFIG)
     assert (found["format"], found["tokenizer"]) == ("huggingface", "byte")
-    assert found["parameters"] == model.size
+    assert found["parameters"] == model.size and "checksums" not in found
+    assert "parameters; checksums: none\n" in npgpt_("inspect there --verify").out
     tensor = found["tensors"]["transformer.h.1.mlp.c_fc.weight"]
     weight = npgpt.load("there").params.h[1].mlp.c_fc.weight.astype(np.float64)
     assert (tensor["shape"], tensor["dtype"]) == ([6, 24], dtype)
