@@ -165,12 +165,22 @@ def read_parquet(source: Source) -> Iterator[tuple[Part, int]]:
                 raise InputError(f'{source.name} has no column "text", only {shown:.200}')
             row, rows = 0, max(1, file.metadata.num_rows)
             for batch in file.iter_batches(ROWS, columns=["text"]):
-                texts = batch.column(0).to_pylist()
+                texts = [text_or_none(value) for value in batch.column(0)]
                 yield make_rows(source, texts, row), source.size * row // rows
                 row += len(texts)
-    except ArrowException as error:
+    except (ArrowException, OSError) as error:
+        if getattr(error, "errno", None):  # of the disk
+            raise
         text = " ".join(str(error).split())
         raise InputError(f"{source.name} is not a valid parquet file: {text:.200}") from None
+
+
+def text_or_none(value: Any) -> Any:
+    """Return the value of a row, None if it is text that is not UTF-8."""
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return None
 
 
 def make_rows(source: Source, texts: list[Any], row: int) -> Part:

@@ -74,6 +74,11 @@ def test_a_parquet_file_without_the_column(tmp_path):
     parquet.write_table(rows, tmp_path / "b.parquet")
     index = job([tmp_path / "b.parquet"], tmp_path / "to", val_fraction=0).run()
     assert (index["documents"], index["skipped"]["bad"], index["skipped"]["empty"]) == (2, 1, 1)
+    data = (tmp_path / "b.parquet").read_bytes()
+    for damaged in (data[:-9], data[: len(data) // 2], data[:4] + bytes(60) + data[64:]):
+        (tmp_path / "c.parquet").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"c\.parquet is not a valid parquet file"):
+            job([tmp_path / "c.parquet"], tmp_path / "c").run()
 
 
 @pytest.mark.parametrize("module, file", [("pyarrow", "a.parquet"), ("backports", "a.txt.zst")])
