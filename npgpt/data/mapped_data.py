@@ -22,6 +22,7 @@ from npgpt.download.cache_dir import cache_dir
 from npgpt.errors import InputError
 from npgpt.system import machine
 from npgpt.system.files import open_regular, os_error
+from npgpt.system.shell import option
 
 LARGE = 10 << 20  # bytes of text: below it, a text is encoded at each start, in a second or two
 CHUNK = 1 << 16  # tokens read at once
@@ -113,7 +114,7 @@ def require_tokenizer(files: TokenFiles, tokenizer: Tokenizer) -> None:
         name = files.index["tokenizer"]
         raise InputError(
             f"{files.path} was made with the tokenizer {name}, not with {tokenizer}: "
-            f"give --tokenizer {name}"
+            f"give {option('tokenizer', name)}"
         )
 
 

@@ -212,6 +212,10 @@ BAD = {
         change("index", tokenizer="gpt2", vocab_size=50257, end_of_text=50256),
         "was made with the tokenizer gpt2, not with byte: give --tokenizer gpt2",
     ),
+    "a tokenizer of a path": (
+        change("index", tokenizer="my model", vocab_size=300),
+        "was made with the tokenizer my model, not with byte: give --tokenizer 'my model'",
+    ),
     "no tokenizer": (change("index", tokenizer=None), "tokenizer is None"),
     "no JSON": (damage("index", lambda b: b[:50]), "index.json"),
     "not complete": (
