@@ -97,8 +97,8 @@ Event = Evaluation | Sample | Step
 class Progress:
     """The position of a run.
 
-    Together with the parameters, AdamW's moments and the random state, it is all that a run needs
-    to resume.
+    Together with the parameters, the optimizer's moments and the random state, it is all that a run
+    needs to resume.
 
     Parameters
     ----------

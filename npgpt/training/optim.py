@@ -279,7 +279,7 @@ class Muon(Optimizer):
         Fraction of a parameter, times `lr`, that is subtracted in each step.
     match_rms_adamw : bool, default True
         Scale a matrix's step by 0.2 sqrt(max(I, O)), as long as a step of AdamW. False: by
-        sqrt(max(1, O / I)), PyTorch's default, with which `lr` must be about ten times as large.
+        sqrt(max(1, O / I)), PyTorch's default, with which `lr` must be five to ten times as large.
     decays : callable, default all parameters
         `decays(name, array)` returns True for parameters with weight decay.
     ops : Backend or str or None, default None

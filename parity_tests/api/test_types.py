@@ -36,6 +36,9 @@ model.backward(gradients)  # E: arg-type
 npgpt.AdamW(model.params, lr="x")  # E: arg-type
 npgpt.AdamW(model.params).step(gradients, lr=1e-3)
 npgpt.AdamW(model.params).stepp(gradients)  # E: attr-defined
+npgpt.SGD(model.params, momentum="x")  # E: arg-type
+npgpt.Muon(model.params).step(gradients, lr=1e-3)
+npgpt.TrainingConfig(optimizer="lion")  # E: arg-type
 model.params.h[0].attn.c_attn.wieght  # E: attr-defined
 for token in npgpt.generate(model, [1, 2], 3):
     token.bit_length()

@@ -277,9 +277,9 @@ def test_copies_pickles_and_states_continue_bit_for_bit(name):
         optimizer.step(tree_of(grads))
     copied, pickled = copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))
     state = by_npz(optimizer.state)
-    restored = OURS[name][0](copy.deepcopy(optimizer.parameters), ops=ops, decays=optimizer.decays,
-                             **({"momentum": 0.5} if "m" in optimizer.moments and
-                                isinstance(optimizer, npgpt.SGD) else {}))  # fmt: skip
+    kind, _, options, *_ = OURS[name]
+    twin = copy.deepcopy(optimizer.parameters)
+    restored = kind(twin, **options, decays=optimizer.decays, ops=ops)
     restored.load_state(state)
     assert repr(optimizer) == repr(copied) == repr(pickled) == repr(restored)
     for one in (optimizer, copied, pickled, restored):
