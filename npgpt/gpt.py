@@ -46,7 +46,7 @@ class GPT:
     params : Params
         The tree of parameters, such as `model.params.h[3].attn.c_attn.weight`.
     path : Path or None
-        The file that `npgpt.load` has read, named in error messages.
+        The file that `npgpt.load` has read, named in error messages. None once it is trained.
 
     Raises
     ------

@@ -38,7 +38,9 @@ def initial_model(settings: RunConfig, rng: Generator, tokenizer: TokenizerName)
                 f"{settings.init_from} holds a model with {source.config}, not {settings.config}"
             )
         tree = crop(source.params("float32"), settings.config.context_length)
-        return GPT.from_params(settings.config, tree, ops=rng.ops, tokenizer=tokenizer)
+        model = GPT.from_params(settings.config, tree, ops=rng.ops, tokenizer=tokenizer)
+        model.path = source.path
+        return model
     return GPT(
         settings.config,
         seed=rng,

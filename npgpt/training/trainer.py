@@ -216,6 +216,7 @@ class Trainer:
         require_finite("loss", loss, self.progress.step)
         require_finite("gradient's norm", norm or 0.0, self.progress.step)
         self.optimizer.step(self.gradients, lr=lr, scale=scale)
+        self.model.path = None  # an error must not blame the file for what training has changed
         return loss, norm
 
     def learning_rate(self, index: int) -> float:

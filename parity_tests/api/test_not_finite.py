@@ -7,11 +7,15 @@ import pytest
 import torch
 
 import npgpt
+from npgpt import backends
+from npgpt.config import RunConfig
 from npgpt.errors import RunError
 from npgpt.inference import sampling
 from npgpt.inference.evaluate import perplexity
 from npgpt.model import quantize
 from npgpt.parity import compare
+from npgpt.training import run
+from npgpt.training.events import Step
 
 CONFIG = npgpt.Config(vocab_size=257, context_length=12, n_layer=2, n_head=2, n_embd=8)
 MODELS = {
@@ -140,6 +144,18 @@ def test_training_from_such_weights_blames_them_and_not_the_learning_rate(backen
     trainer = npgpt.Trainer(model, ids, ids, training, npgpt.Generator(1, ops=backend))
     with pytest.raises(RunError, match=r"^the loss is nan: h\.0\.mlp\.c_fc\.weight holds nan"):
         list(trainer.events())
+
+
+def test_training_names_the_file_it_starts_from_until_it_has_changed_the_numbers(tmp_path):
+    path = tmp_path / "a.h5"
+    npgpt.GPT(CONFIG, tokenizer="byte").save(path)
+    ids, training = np.arange(40), npgpt.TrainingConfig(batch_size=1)
+    settings = RunConfig(ops="numpy", config=CONFIG, training=training, init_from=str(path))
+    model = run.initial_model(settings, npgpt.Generator(1, ops=backends.get("numpy")), "byte")
+    assert model.path == path
+    trainer = npgpt.Trainer(model, ids, ids, training, npgpt.Generator(1, ops=model.ops))
+    next(event for event in trainer.events() if isinstance(event, Step))
+    assert model.path is None
 
 
 @pytest.mark.parametrize("loss", [0.0, 1.0, 700.0, 709.7])
