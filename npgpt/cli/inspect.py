@@ -47,15 +47,13 @@ class Inspect:
 
         The tensors are also shown if they are not a model that npgpt computes.
         """
+        from npgpt.data.token_files import is_token_directory
         from npgpt.errors import WeightFileError
         from npgpt.model.params import size
         from npgpt.weights import formats
 
-        if self.path.is_dir():
-            from npgpt.data.token_files import is_token_directory
-
-            if is_token_directory(self.path):
-                return self.show_tokens()
+        if is_token_directory(self.path):
+            return self.show_tokens()
         path = resolve(self.path)
         try:
             source = formats.open_weights(path, verify=self.verify)

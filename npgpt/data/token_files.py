@@ -6,6 +6,7 @@ the files. Token ids are checked when they are read, hashes on request.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.data.mapped_tokens import MappedTokens, Shard, check_ids
-from npgpt.data.token_format import DTYPES, HEADER, INDEX, KIND, MAGIC, VERSION, WORK
+from npgpt.data.token_format import DTYPES, HEADER, INDEX, KIND, MAGIC, SPLITS, VERSION, WORK
 from npgpt.errors import InputError
 from npgpt.weights.mapped import MappedFile
 from npgpt.weights.strict_json import read_json_object
@@ -83,11 +84,14 @@ class TokenFiles:
 
 
 def is_token_directory(path: Path) -> bool:
-    """Return True if this is a directory that holds token files."""
-    if not path.is_dir():
-        return False
-    complete = (path / INDEX).is_file() or not any(path.glob("*.txt"))
-    return (path / WORK).is_dir() or (complete and any(path.glob("*.bin")))
+    """Return True if this is a directory that holds token files, not texts or a model."""
+    try:
+        names = os.listdir(path)
+    except OSError:
+        return False  # the reader of texts or of weights says why
+    others = "config.json" in names or any(name.endswith(".txt") for name in names)
+    shards = [n for n in names if n.endswith(".bin") and any(split in n for split in SPLITS)]
+    return WORK in names or (bool(shards) and (INDEX in names or not others))
 
 
 def open_token_files(path: Path) -> TokenFiles:

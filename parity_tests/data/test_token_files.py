@@ -15,7 +15,7 @@ from npgpt.data.loader import Loader, windows
 from npgpt.data.mapped_tokens import MappedTokens, Shard
 from npgpt.data.permutation import Permutation
 from npgpt.data.sources import list_sources
-from npgpt.data.token_files import open_token_files
+from npgpt.data.token_files import is_token_directory, open_token_files
 from npgpt.data.tokenizer import tokenizer
 from npgpt.errors import InputError
 from npgpt.rng import Generator
@@ -322,3 +322,20 @@ def test_files_that_are_read_and_passed_over_are_said(tmp_path):
         f"40 of 41 files in {folder} are read",
         f"1 file passed over: {folder / 'notes.md'}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("data_train_000001.bin data_val_000000.bin", True),
+        ("train.bin notes.txt", False),
+        ("train.bin notes.txt index.json", True),
+        (".npgpt-tokenize", True),
+        ("pytorch_model.bin", False),
+        ("config.json model.safetensors training_args.bin", False),
+    ],
+)
+def test_a_directory_of_a_model_or_of_texts_has_no_token_files(tmp_path, names, expected):
+    for name in names.split():
+        (tmp_path / name).touch()
+    assert is_token_directory(tmp_path) == expected
