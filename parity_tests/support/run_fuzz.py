@@ -22,6 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 import npgpt.fused  # noqa: F401 (imported before the memory is limited)
+from npgpt.system import memory
 from parity_tests.support import fuzz
 from parity_tests.support.fuzz_formats import FORMATS
 
@@ -68,7 +69,8 @@ class Child:
         """Return the outcomes, the longest time in seconds and the peak of memory in MB."""
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
+        limit = size + MEMORY + memory.TO_MULTIPLY  # which must be left before a backend is used
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         outcomes, slowest = Counter(), 0.0
         for seed in self.seeds:
             self.now[:] = seed.to_bytes(8, "little")
