@@ -377,6 +377,8 @@ class RunConfig:
             if not (is_one_of(value, allowed) if is_literal else isinstance(value, allowed)):
                 names = " or ".join(getattr(one, "__name__", one) for one in allowed)
                 raise ConfigError(f"{name} is {show(value)}, but must be {names}")
+            if isinstance(value, str) and "\0" in value:  # no path has one
+                raise ConfigError(f"{name} is {show(value)}, but must not contain NUL")
         if (self.dtype, self.ops) == ("bfloat16", "numpy"):
             raise ConfigError("dtype is 'bfloat16', which NumPy does not multiply: leave out --ops")
 

@@ -26,7 +26,7 @@ from npgpt.cli.signals import INTERRUPTED
 from npgpt.cli.tokenize import Tokenize
 from npgpt.cli.train import Train
 from npgpt.cli.train_flags import RunFlags, check_flags, train_defaults
-from npgpt.errors import InputError, KernelCacheWarning, RunError, WeightFileWarning
+from npgpt.errors import InputError, KernelCacheWarning, RunError, WeightFileWarning, show
 from npgpt.system import memory
 from npgpt.system.streams import OutputError, checked_output
 from npgpt.system.terminal import MAX_ERROR, printable_line
@@ -119,6 +119,9 @@ def show_warning(
 
 def parse(arguments: Sequence[str]) -> Any:
     """Return the command that the arguments name. Raise InputError if flags contradict it."""
+    for argument in arguments:  # of a Python program: no shell passes a NUL, and no path has one
+        if "\0" in argument:
+            raise InputError(f"an argument is {show(argument)}, but must not contain NUL")
     before = train_defaults(arguments)
     kinds = []
     for name, kind in COMMANDS.items():

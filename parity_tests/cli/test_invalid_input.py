@@ -1,5 +1,7 @@
 """Invalid options, texts and checkpoints: one line on stderr, exit status 2."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import h5py
@@ -84,6 +86,19 @@ def test_a_flag_that_cannot_be_used(refused, flag):
 )
 def test_generate_refuses(refused, run, flags, says):
     refused("generate --model run --prompt The", *flags.split(" "), says=says)
+
+
+@pytest.mark.parametrize("line", ["inspect a\0b", "train --out a\0b", "train --data=a\0b"])
+def test_an_argument_with_a_nul(refused, line):
+    refused(line, says="but must not contain NUL")
+
+
+@pytest.mark.parametrize("name", ["data", "val_data", "tokenizer", "init_from"])
+def test_settings_with_a_nul(refused, name):
+    Path("other").mkdir()
+    settings = asdict(npgpt.config.RunConfig()) | {name: "a\0b"}
+    Path("other/config.json").write_text(json.dumps(settings))
+    refused("train --resume other", says=f"{name} is 'a\\x00b', but must not contain NUL")
 
 
 def test_a_vocabulary_smaller_than_the_tokenizers(refused):
