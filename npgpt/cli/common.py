@@ -76,6 +76,7 @@ def announce_compilation(ops: str = "fused") -> Iterator[None]:
         return
     env_vars.check_numba()
     try:
+        import numba  # noqa: F401 (whole first: two threads in halves of it wait for each other)
         from numba.core import event  # not documented: without it nothing is announced
     except ImportError:
         yield

@@ -1,6 +1,7 @@
 """Signals to a run: the step is finished, the checkpoint saved, and the exit status names them."""
 
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -123,6 +124,30 @@ def test_a_command_in_another_thread(capsys):
     thread.join()
     assert codes == [0, 0], capsys.readouterr().err
     assert final("run")[1]["step"] == 2
+
+
+# Each thread enters at another point of the import of Numba.
+THREADS = """
+import sys, threading
+from npgpt.cli.common import announce_compilation
+
+def enter(module):
+    while module not in sys.modules:
+        pass
+    with announce_compilation():
+        entered.append(module)
+
+entered = []
+modules = "sys", "numba.core.config", "numba.core.types", "numba.core.errors"
+threads = [threading.Thread(target=enter, args=(module,)) for module in modules]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert len(entered) == len(modules)
+"""
+
+
+def test_commands_in_several_threads_at_once():
+    subprocess.run([sys.executable, "-c", THREADS], timeout=LONG, check=True)
 
 
 def wait_for_step(process, step):
