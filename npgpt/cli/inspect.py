@@ -10,7 +10,7 @@ import tyro
 
 from npgpt.download.resolve import resolve
 from npgpt.system.console import track_progress
-from npgpt.system.terminal import printable_line
+from npgpt.system.terminal import number_of, printable_line
 
 if TYPE_CHECKING:
     from npgpt.weights.mapped import MappedTensor
@@ -95,7 +95,8 @@ class Inspect:
         name = printable_line(tokenizer or "unknown", MAX_NAME)
         print(f"{printable_line(str(self.path))}: token files, {files.format}; tokenizer {name}")
         for split, counts in sizes.items():
-            print(f"{split}: {sum(counts):,} tokens in {len(counts):,} files")
+            where = number_of(len(counts), "file")
+            print(f"{split}: {number_of(sum(counts), 'token')} in {where}")
         return 0
 
     def show(self, report: dict[str, Any], stored: "dict[str, MappedTensor]") -> None:

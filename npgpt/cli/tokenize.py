@@ -11,7 +11,7 @@ import tyro
 from npgpt.cli.common import default
 from npgpt.errors import InputError
 from npgpt.system.console import is_live, make_bar
-from npgpt.system.terminal import printable_line
+from npgpt.system.terminal import number_of, printable_line
 
 
 @dataclass(kw_only=True)
@@ -78,8 +78,8 @@ class Tokenize:
         if passed_over + more:
             print(describe_passed_over(passed_over + more), file=sys.stderr)
         size = sum(source.size for source in sources + val_sources)
-        files = len(sources) + len(val_sources)
-        print(f"{files:,} {'file' if files == 1 else 'files'}, {size:,} bytes", file=sys.stderr)
+        files = number_of(len(sources) + len(val_sources), "file")
+        print(f"{files}, {size:,} bytes", file=sys.stderr)
         with Progress(size) as progress:
             job = Job(
                 sources,
@@ -167,10 +167,12 @@ def show_index(index: dict[str, Any], name: str) -> None:
     skipped = index["skipped"]
     if skipped["bad"]:
         first = printable_line(skipped["first_bad"], 200)
-        print(f"{skipped['bad']:,} documents skipped; the first: {first}", file=sys.stderr)
+        documents = number_of(skipped["bad"], "document")
+        print(f"{documents} skipped; the first: {first}", file=sys.stderr)
     if skipped["empty"]:
-        print(f"{skipped['empty']:,} empty documents skipped", file=sys.stderr)
+        print(f"{number_of(skipped['empty'], 'empty document')} skipped", file=sys.stderr)
     for split, found in index["splits"].items():
-        documents = f"{found['documents']:,} documents, " if "documents" in found else ""
-        print(f"{split}: {documents}{found['tokens']:,} tokens")
-    print(f"{len(index['shards']):,} files and index.json in {printable_line(name)}")
+        units = [unit for unit in ("document", "token") if f"{unit}s" in found]
+        counts = [number_of(found[f"{unit}s"], unit) for unit in units]
+        print(f"{split}: {', '.join(counts)}")
+    print(f"{number_of(len(index['shards']), 'file')} and index.json in {printable_line(name)}")

@@ -13,6 +13,7 @@ from npgpt.data import token_format
 from npgpt.data.pieces import read_header, read_piece
 from npgpt.data.token_format import Layout
 from npgpt.errors import InputError, RunError
+from npgpt.system.terminal import number_of
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,10 @@ def divide(pieces: dict[str, list[Path]], count: int, division: Division) -> dic
         return {"train": everything}
     chosen = max(1, round(count * division.val_fraction))
     if chosen >= count:
-        documents = f"{count} document" + "s" * (count > 1)
         raise InputError(
-            f"{documents} cannot be divided by --val-fraction {division.val_fraction}: name the "
-            "validation texts with --val, or give --val-fraction 0"
+            f"{number_of(count, 'document')} cannot be divided by --val-fraction "
+            f"{division.val_fraction}: name the validation texts with --val, or give "
+            "--val-fraction 0"
         )
     paths = pieces["train"]
     return {

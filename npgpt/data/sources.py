@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from npgpt.errors import InputError
 from npgpt.system.files import open_regular, os_error
-from npgpt.system.terminal import printable_line
+from npgpt.system.terminal import number_of, printable_line
 
 Kind = Literal["text", "jsonl", "parquet"]
 STDIN = "-"
@@ -72,8 +72,8 @@ def list_sources(names: Iterable[str], stdin: Kind = "text") -> tuple[list[Sourc
 def describe_passed_over(paths: Sequence[Path]) -> str:
     """Return how many files are passed over, and the first names."""
     names = ", ".join(printable_line(str(path), 80) for path in paths[:SHOWN])
-    files = "1 file" if len(paths) == 1 else f"{len(paths):,} files"
-    return f"{files} passed over: {names}" + (", ..." if len(paths) > SHOWN else "")
+    dots = ", ..." if len(paths) > SHOWN else ""
+    return f"{number_of(len(paths), 'file')} passed over: {names}{dots}"
 
 
 def make_source(path: Path, kind: Kind) -> Source:

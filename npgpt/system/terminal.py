@@ -30,6 +30,11 @@ def printable_line(text: str, limit: int | None = None) -> str:
     return found if limit is None else shorten(found, limit)
 
 
+def number_of(count: int, noun: str) -> str:
+    """Return a number and its noun: "1 file", "2 files"."""
+    return f"{count:,} {noun}" + "s" * (count != 1)
+
+
 def shorten(text: str, limit: int) -> str:
     """Return at most `limit` characters. The middle of a longer text is replaced by dots."""
     if len(text) <= limit:
