@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,17 +37,21 @@ class HelpStream:
         return len(text)
 
 
+lock = threading.Lock()  # the streams and COLUMNS belong to the whole process
+
+
 @contextmanager
 def help_output() -> Iterator[None]:
     """Adapt help texts and errors of tyro to the two streams and to the width of the terminal."""
-    stdout, stderr, width = sys.stdout, sys.stderr, os.environ.get("COLUMNS")
-    try:
-        sys.stdout, sys.stderr = HelpStream(stdout), HelpStream(stderr)
-        os.environ["COLUMNS"] = str(max(MIN_WIDTH, shutil.get_terminal_size().columns))
-        yield
-    finally:
-        sys.stdout, sys.stderr = stdout, stderr
-        if width is None:
-            del os.environ["COLUMNS"]
-        else:
-            os.environ["COLUMNS"] = width
+    with lock:
+        stdout, stderr, width = sys.stdout, sys.stderr, os.environ.get("COLUMNS")
+        try:
+            sys.stdout, sys.stderr = HelpStream(stdout), HelpStream(stderr)
+            os.environ["COLUMNS"] = str(max(MIN_WIDTH, shutil.get_terminal_size().columns))
+            yield
+        finally:
+            sys.stdout, sys.stderr = stdout, stderr
+            if width is None:
+                del os.environ["COLUMNS"]
+            else:
+                os.environ["COLUMNS"] = width

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from npgpt.cli.help_output import help_output
 from npgpt.cli.main import main
 from npgpt.cli.signals import StopRequest
 from parity_tests.support.processes import LONG, started
@@ -148,6 +149,19 @@ assert len(entered) == len(modules)
 
 def test_commands_in_several_threads_at_once():
     subprocess.run([sys.executable, "-c", THREADS], timeout=LONG, check=True)
+
+
+def test_one_thread_at_a_time_parses():
+    def enter():
+        with help_output():
+            pass
+
+    thread, stdout = threading.Thread(target=enter), sys.stdout
+    with help_output():
+        thread.start()
+        thread.join(0.2)
+    thread.join()
+    assert sys.stdout is stdout
 
 
 def wait_for_step(process, step):
