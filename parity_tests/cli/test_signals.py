@@ -152,14 +152,18 @@ def test_commands_in_several_threads_at_once():
 
 
 def test_one_thread_at_a_time_parses():
+    entered, left = threading.Event(), threading.Event()
+
     def enter():
         with help_output():
-            pass
+            entered.set()
+            left.wait()
 
     thread, stdout = threading.Thread(target=enter), sys.stdout
     with help_output():
         thread.start()
-        thread.join(0.2)
+        entered.wait(0.2)
+    left.set()
     thread.join()
     assert sys.stdout is stdout
 
