@@ -11,6 +11,7 @@ from npgpt.cli.tokenize import Tokenize
 from npgpt.data import documents, token_format
 from npgpt.data.sources import list_sources
 from npgpt.errors import InputError
+from parity_tests.support.fuzz_token_files import fuzz
 from parity_tests.support.token_documents import job, write_jsonl
 
 BAD = {
@@ -133,3 +134,9 @@ def test_validation_texts_without_documents_and_twice_the_same(tmp_path):
     (tmp_path / "to" / "mine.bin").write_text("not a token file")
     job([source], tmp_path / "to").run()
     assert (tmp_path / "to" / "mine.bin").exists()
+
+
+def test_random_changes_are_read_or_refused(tmp_path):
+    outcomes = fuzz(tmp_path, 100)
+    assert sum(times for (_, outcome), times in outcomes.items() if outcome == "refused") > 50
+    assert outcomes["c.txt", "read"] > 0
