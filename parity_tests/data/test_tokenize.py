@@ -26,6 +26,7 @@ from parity_tests.support.token_documents import (
     write_folder,
     write_jsonl,
 )
+from parity_tests.support.tokenizers_of import bpe, write
 
 
 def compress(path):
@@ -188,8 +189,11 @@ def test_what_was_done_is_not_encoded_again(tmp_path, monkeypatch):
     damaged = tmp_path / "to" / token_format.WORK / done[0]
     damaged.write_bytes(damaged.read_bytes()[:-1])
     before = list(done)
+    write(tmp_path / "other", bpe(source.read_text()))
     with pytest.raises(InputError, match=r"unfinished conversion with other values \(tokenizer\)"):
-        tokenize.Job(list_sources([str(source)])[0], tmp_path / "to", tokenizer("gpt2")).run()
+        tokenize.Job(
+            list_sources([str(source)])[0], tmp_path / "to", tokenizer(tmp_path / "other")
+        ).run()
     job([source], tmp_path / "to").run()
     assert sorted(done[3:] + before[1:]) == sorted(set(done))  # the damaged one, and the rest
     job([source], tmp_path / "again").run()
