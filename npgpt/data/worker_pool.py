@@ -4,7 +4,10 @@ Each worker has a pipe of its own, so that it ends when this process ends in any
 """
 
 import multiprocessing
+import queue
 import signal
+import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -17,6 +20,7 @@ from npgpt.data.tokenizer import tokenizer
 from npgpt.errors import InputError, RunError
 from npgpt.weights.tokenizer_files import TokenizerName
 
+AHEAD = 2  # tasks of a worker: one that it encodes, and the next one
 KINDS: dict[str, Any] = {"InputError": InputError, "RunError": RunError, "MemoryError": MemoryError}
 
 
@@ -33,7 +37,8 @@ def run_tasks(
 ) -> Iterator[Task]:
     """Encode blocks and write their pieces; yield each task that is done, in any order.
 
-    At most one block per worker and one more are in memory. With one worker, no process is started.
+    At most AHEAD blocks per worker and one more are in memory. With one worker, no process is
+    started.
     """
     if workers == 1:
         encoder = TextEncoder(tokenizer(name))
@@ -42,25 +47,23 @@ def run_tasks(
             yield task
         return
     context = multiprocessing.get_context("spawn")
-    idle = list[Connection]()
-    busy = dict[Connection, Task]()
+    tasks_of = dict[Connection, deque[Task]]()  # that each worker has not answered, in order
     processes = dict[Connection, Any]()
     try:
         for task in tasks:
-            if not idle and len(processes) < workers:  # started when there is work
+            if len(processes) < workers and all(tasks_of.values()):  # started when there is work
                 connection, other = context.Pipe()
                 process = context.Process(target=work, args=(other, name, dtype), daemon=True)
                 process.start()
                 other.close()
-                processes[connection] = process
-                idle.append(connection)
-            while not idle:
-                yield from finish(busy, idle, processes)
-            connection = idle.pop()
-            busy[connection] = task
+                processes[connection], tasks_of[connection] = process, deque()
+            while all(len(waiting) >= AHEAD for waiting in tasks_of.values()):
+                yield from finish(tasks_of, processes)
+            connection = min(tasks_of, key=lambda one: len(tasks_of[one]))
+            tasks_of[connection].append(task)
             send(connection, task, processes)
-        while busy:
-            yield from finish(busy, idle, processes)
+        while any(tasks_of.values()):
+            yield from finish(tasks_of, processes)
     finally:
         for connection in processes:
             connection.close()
@@ -72,10 +75,10 @@ def run_tasks(
 
 
 def finish(
-    busy: dict[Connection, Task], idle: list[Connection], processes: dict[Connection, Any]
+    tasks_of: dict[Connection, deque[Task]], processes: dict[Connection, Any]
 ) -> Iterator[Task]:
     """Wait for workers, and yield what they have done. Raise the error of one that has failed."""
-    for found in wait(list(busy)):
+    for found in wait([connection for connection, waiting in tasks_of.items() if waiting]):
         connection: Any = found
         try:
             error = connection.recv()
@@ -84,8 +87,7 @@ def finish(
         if error is not None:
             kind, text = error
             raise KINDS[kind](text)
-        idle.append(connection)
-        yield busy.pop(connection)
+        yield tasks_of[connection].popleft()
 
 
 def send(connection: Connection, task: Task, processes: dict[Connection, Any]) -> None:
@@ -108,12 +110,10 @@ def ended(process: Any) -> RunError:
 def work(connection: Connection, name: TokenizerName, dtype: str) -> None:
     """Encode blocks until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends this one
+    received = queue.Queue[Task | None](1)
+    threading.Thread(target=receive, args=(connection, received), daemon=True).start()
     encoder = None
-    while True:
-        try:
-            task = connection.recv()
-        except (EOFError, OSError):
-            return
+    while (task := received.get()) is not None:
         error = None
         try:
             if encoder is None:
@@ -126,3 +126,12 @@ def work(connection: Connection, name: TokenizerName, dtype: str) -> None:
             connection.send(error)
         except OSError:
             return
+
+
+def receive(connection: Connection, received: "queue.Queue[Task | None]") -> None:
+    """Receive tasks while another one is encoded, so that the worker never waits for one."""
+    try:
+        while True:
+            received.put(connection.recv())
+    except (EOFError, OSError):
+        received.put(None)
