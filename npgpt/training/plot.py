@@ -107,7 +107,7 @@ def draw(curves: Sequence[Curve]) -> "Figure":
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
 
-    styles = axes.lines
+    styles = list(axes.lines)
     if len(curves) > 1:
         styles = [Line2D([], [], linestyle=line, color="black") for _, line in SPLITS]
         names = run_names([curve.path for curve in curves])
