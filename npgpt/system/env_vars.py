@@ -40,7 +40,8 @@ def check_numba() -> None:
     Raises MemoryShortage if too little memory is left to import Numba.
     """
     if "numba" not in sys.modules:
-        memory.require(memory.TO_IMPORT_NUMBA, "import Numba")
+        numpy = 0 if "numpy" in sys.modules else memory.TO_IMPORT_NUMPY
+        memory.require(memory.TO_IMPORT_NUMBA + numpy, "import Numba")
     for name, check, expected in (
         ("NUMBA_NUM_THREADS", lambda text: int(text) > 0, "a number of threads, at least 1"),
         ("NUMBA_DISABLE_JIT", lambda text: int(text) >= 0, "0 or 1"),

@@ -14,6 +14,7 @@ from npgpt.errors import RunError
 from npgpt.training.run_dir import LOCK, RunDir, new_run_dir
 from parity_tests.support.processes import LONG, started
 from parity_tests.support.runs import FILES, POSIX_ONLY, TEXT, TINY, final, on_disk
+from parity_tests.support.sources import ROOT
 
 NUMPY = [*"train --data text.txt --ops numpy".split(), *TINY]
 
@@ -21,7 +22,8 @@ NUMPY = [*"train --data text.txt --ops numpy".split(), *TINY]
 @POSIX_ONLY
 def test_pairs_of_runs_that_start_at_once():
     command = ["-c", "from parity_tests.support.pairs import check; check(2)"]  # forks, so alone
-    with started(*command, text=True) as process:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with started(*command, text=True, env=environment) as process:
         _, err = process.communicate(timeout=LONG)
     assert process.returncode == 0, err
     assert len([*Path("runs").iterdir()]) == 4
