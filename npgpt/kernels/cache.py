@@ -72,8 +72,10 @@ def who_else_writes(path: Path, *, sticky: bool = False) -> str:
     if not hasattr(os, "geteuid"):
         return ""
     status = path.stat()
-    # The owner of this file decides what runs here in any case.
-    if status.st_uid not in (os.geteuid(), 0, os.stat(__file__).st_uid):
+    owners = {os.geteuid(), 0}
+    with contextlib.suppress(OSError):  # in a zip archive
+        owners.add(os.stat(__file__).st_uid)  # who decides what runs here in any case
+    if status.st_uid not in owners:
         return f"{path} belongs to another user, number {status.st_uid}"
     shared = status.st_mode & stat.S_IWOTH
     shared |= status.st_mode & stat.S_IWGRP and status.st_gid != os.getegid()

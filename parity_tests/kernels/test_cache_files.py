@@ -191,5 +191,6 @@ def test_without_a_home_nothing_is_written_to_the_current_directory(
     monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: f"~/.cache/{name}")
     monkeypatch.setattr(cache, "__file__", str(tmp_path / "archive.zip" / "cache.py"))
     Path("archive.zip").touch()
+    monkeypatch.setattr(cache.numba.config, "CACHE_DIR", "")
     assert directory() is None
     assert [path.name for path in tmp_path.iterdir()] == ["archive.zip"]
