@@ -42,6 +42,7 @@ def unplotted(monkeypatch):
     monkeypatch.setattr(RunDir, "plot", lambda *_: None)  # half the time of a short run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FLAGS)
 def test_a_run_learns_and_resumes_bit_for_bit_in_the_middle_of_an_epoch(npgpt_, unplotted, name):
     train = f"train --data text.txt {NUMPY} {FLAGS[name]}"

@@ -27,6 +27,7 @@ def interrupt_after(monkeypatch, step):
     monkeypatch.setattr(Trainer, "update", with_ctrl_c)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 4, 10, 15])
 def test_an_interrupted_run_resumes_bit_for_bit(npgpt_, run, monkeypatch, step):
     before = signal.getsignal(signal.SIGINT)  # ignored, where a shell runs tests behind itself

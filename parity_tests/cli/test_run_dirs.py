@@ -19,6 +19,7 @@ from parity_tests.support.sources import ROOT
 NUMPY = [*"train --data text.txt --ops numpy".split(), *TINY]
 
 
+@pytest.mark.slow
 @POSIX_ONLY
 def test_pairs_of_runs_that_start_at_once():
     command = ["-c", "from parity_tests.support.pairs import check; check(2)"]  # forks, so alone
@@ -112,6 +113,7 @@ def killed_before_the_first_checkpoint(*flags):
     assert "checkpoint.h5" not in {path.name for path in Path("run").iterdir()}
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_checkpoint_starts_again(npgpt_, refused):
     npgpt_(" ".join(NUMPY), "--out", "whole", "--steps", "3", "--seed", "7")
     killed_before_the_first_checkpoint("--out", "run", "--steps", "3", "--seed", "7")

@@ -147,6 +147,7 @@ assert len(entered) == len(modules)
 """
 
 
+@pytest.mark.slow
 def test_commands_in_several_threads_at_once():
     subprocess.run([sys.executable, "-c", THREADS], timeout=LONG, check=True)
 

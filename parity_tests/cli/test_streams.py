@@ -17,6 +17,7 @@ from parity_tests.support.runs import FILES, POSIX_ONLY, TINY
 NUMPY = [*"train --data text.txt --ops numpy --steps 6 --out".split()]
 
 
+@pytest.mark.slow
 @POSIX_ONLY
 @pytest.mark.parametrize(("kind", "number"), [*zip(outputs.KINDS, outputs.SIGNALS, strict=True)])
 def test_a_run_that_cannot_be_shown_continues(tmp_path, kind, number):

@@ -134,6 +134,7 @@ def finish(trainer, settings, tokens, stop=None, path=None):
     return trainer.model.params.wte.weight.tobytes(), trainer.rng.state.tobytes(), history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", ["llmc", "nanogpt"])
 def test_a_run_on_token_files_resumes_bit_for_bit(shards, tmp_path):
     text = "".join(map(chr, IDS[:300] % 90 + 32))

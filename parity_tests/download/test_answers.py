@@ -118,6 +118,7 @@ def test_no_redirect_leaves_tls():
     assert next_one.headers == {"Range": "bytes=1-"}
 
 
+@pytest.mark.slow
 def test_a_silent_server_times_out(large, server, tmp_path, monkeypatch):
     monkeypatch.setattr(http, "TIMEOUT", 0.1)
     assert large("silence", "stall", "good") == CONTENT

@@ -68,6 +68,7 @@ def test_threads_change_no_bit_of_a_product(rows, rng):
     np.testing.assert_array_equal(*found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("K", [40, KC, KC + 1])
 @pytest.mark.parametrize("biased", [True, False])
@@ -106,6 +107,7 @@ def test_a_nan_outside_the_product_stays_outside(rng):
 # One position at a time
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     "batch, qkv_bias", [(1, True), (2, True), (5, True), (8, True), (1, False), (5, False)]
@@ -205,6 +207,7 @@ def test_small_arrays_are_numpys():
     assert pool.empty((10,), np.float64).base is None and pool.allocations == 0
 
 
+@pytest.mark.slow
 def test_the_pages_of_a_mask_come_back():
     shape, rng, made = (3, 5, 211, 307), npgpt.Generator(1), buffer_pool.pool.allocations
     for _ in range(2):

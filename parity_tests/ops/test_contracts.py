@@ -282,6 +282,7 @@ def test_threads_change_no_bit_of_a_step(op, threads, rng):
 AT_ONCE = [c for c in CASES if c.op in {"dropout", "gelu", "layernorm", "linear_cross_entropy"}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", {c.op: c for c in reversed(AT_ONCE)}.values(), ids=str)
 def test_what_was_compiled_just_now_says_the_same(case, monkeypatch, rng):
     """Compiled code and what Numba's cache gives back of it are not always the same: a kernel that

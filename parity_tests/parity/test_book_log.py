@@ -24,6 +24,7 @@ SMALL = replace(
 
 # Of losses of 3 to 6, whose last bit is 4.8e-7 in float32 and 8.9e-16 in float64. Measured: 6.4e-7
 # (PyTorch's float32 from its own float64: 4.8e-7) and 1.8e-15
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 2e-6), ("float64", 1e-13)])
 @pytest.mark.parametrize("ops", ["numpy", "fused"])
 def test_both_programs_come_to_the_same_losses(ops, dtype, bound):

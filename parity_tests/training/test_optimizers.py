@@ -154,6 +154,7 @@ def torch_muon(match, cast, drawn_as, dtype):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "match, dtype", [(True, np.float32), (False, np.float64)], ids=["adamw-f32", "original-f64"]
 )
@@ -162,6 +163,7 @@ def test_a_hundred_steps_of_muon_are_pytorchs_without_its_cast(match, dtype, bac
     assert_as_torch(ours, lambda *types: torch_muon(match, False, *types), dtype)
 
 
+@pytest.mark.slow
 def test_a_hundred_steps_of_muon_are_within_two_percent_of_pytorchs_with_its_cast(backend):
     start = drawn(np.float32)[0]
     ours, theirs = our_steps("muon", np.float32, backend), torch_muon(True, True, *[np.float32] * 2)

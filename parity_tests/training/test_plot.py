@@ -105,6 +105,7 @@ print(matplotlib.rcParams["text.usetex"], matplotlib.rcParams._get("backend"))
 """
 
 
+@pytest.mark.slow
 def test_the_users_settings_are_not_in_the_way(tmp_path):
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nno colon\naxes.grid: abc\n")
     pictures = []

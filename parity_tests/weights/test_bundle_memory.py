@@ -19,6 +19,7 @@ HEAVY = {  # tables that are large once parsed
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", HEAVY.values(), ids=HEAVY)
 def test_no_table_takes_more_memory_than_a_small_multiple_of_its_size(tmp_path, make):
     index = make()

@@ -87,6 +87,7 @@ def test_every_number_is_the_one_that_transformers_reads(read, name):
             np.testing.assert_array_equal(array, theirs[key], err_msg=key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, (extra, _) in FOLDERS.items() if extra])
 def test_what_is_left_out_is_said(tmp_path, npgpt_, name):
     write(tmp_path, name)

@@ -322,6 +322,7 @@ sys.exit(cli.main(sys.argv[2:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 100, 10_000])
 @pytest.mark.parametrize("to", ["huggingface", "llm.c", "npgpt"])
 def test_an_export_beyond_the_limit_of_file_sizes(tmp_path, written, to, limit):

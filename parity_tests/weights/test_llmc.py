@@ -167,6 +167,7 @@ def test_a_file_that_contradicts_itself(path, unreadable, name):
     unreadable(path, says)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", [3, 5])
 def test_the_maximal_number_of_layers_takes_a_few_megabytes(path, version):
     """12 parameters each, with name, offset and shape: 470 bytes per parameter were measured."""

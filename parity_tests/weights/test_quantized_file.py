@@ -97,6 +97,7 @@ BAD_FILES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BAD_FILES)
 def test_a_damaged_quantized_file(said, unreadable, name):
     said("quantize model.h5 --to int8")
