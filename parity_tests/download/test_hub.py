@@ -86,7 +86,9 @@ def test_a_busy_hub_is_asked_again(hub, server):
     at = f"{REPOSITORY}/resolve/main/model.safetensors"
     server.plan["HEAD", at] = [503, "hangup", *server.plan["HEAD", at]]
     assert contents(hub()) == HUB
-    assert server.paths[:3] == [at] * 3
+    # the library makes a request of its own, the first time in a process and once a day
+    asked = [path for path in server.paths if path.startswith(REPOSITORY)]
+    assert asked[:3] == [at] * 3
 
 
 NO_HUB = {
