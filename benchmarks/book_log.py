@@ -16,8 +16,9 @@ from dataclasses import replace
 
 from benchmarks import harness
 from benchmarks.harness import Runner, serve, table
-from npgpt.config import RunConfig, defaults
+from npgpt.config import RunConfig
 from npgpt.parity.book_check import LOG, STEPS
+from npgpt.preset import defaults
 
 Line = tuple[int, float, float]  # a step, training and validation loss after it
 

@@ -22,7 +22,7 @@ VOCABULARY, CONTEXT, WIDTH, LAYERS = 50257, 256, 768, 12
 
 def npgpt_init():
     import npgpt
-    from npgpt.config import PRESETS
+    from npgpt.preset import PRESETS
 
     def build():
         return npgpt.GPT(PRESETS["book"].config, seed=123, scheme="book").params
@@ -55,7 +55,7 @@ def step(dropout: float):
 
     import npgpt
     from benchmarks.training_step import BOOK_ADAMW, stepping
-    from npgpt.config import PRESETS
+    from npgpt.preset import PRESETS
 
     config = replace(PRESETS["book"].config, dropout=dropout)
     rng = npgpt.Generator(123)

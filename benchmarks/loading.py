@@ -25,8 +25,8 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks.harness import peak_memory, table
-from npgpt.config import PRESETS
 from npgpt.model.params import size
+from npgpt.preset import PRESETS
 
 PROMPT = "Every effort moves you"
 FILES = {

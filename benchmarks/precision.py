@@ -22,9 +22,9 @@ import numpy as np
 
 from benchmarks import book_log, harness
 from benchmarks.harness import Runner, serve, table
-from npgpt.config import PRESETS
 from npgpt.model import params, quantize
 from npgpt.parity.book_check import STEPS
+from npgpt.preset import PRESETS
 
 MOST_TOKENS, CONTEXT = 100_000, 256
 PLACES, PROMPT, NEW = 8, 32, 128

@@ -29,7 +29,8 @@ import numpy as np
 from benchmarks import harness
 from benchmarks.baselines import llmc
 from benchmarks.harness import Runner, alternate, compared, comparison, on_threads, once, serve
-from npgpt.config import PRESETS, Config
+from npgpt.config import Config
+from npgpt.preset import PRESETS
 
 CONFIG, BOOK = Config(), PRESETS["book"].config  # both of the 124M shape
 SEED = 123

@@ -30,7 +30,7 @@ _MODULES = {
     "KernelCacheWarning": "npgpt.errors",
     "Loader": "npgpt.data.loader",
     "Muon": "npgpt.training.optim",
-    "Preset": "npgpt.config",
+    "Preset": "npgpt.preset",
     "RMSprop": "npgpt.training.optim",
     "RunError": "npgpt.errors",
     "SGD": "npgpt.training.optim",
@@ -42,7 +42,7 @@ _MODULES = {
     "generate": "npgpt.inference.generate",
     "load": "npgpt.loading",
     "named": "npgpt.model.params",
-    "presets": "npgpt.config",
+    "presets": "npgpt.preset",
     "tokenizer": "npgpt.data.tokenizer",
     "zeros_like": "npgpt.model.params",
 }

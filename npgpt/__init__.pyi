@@ -2,9 +2,7 @@ from npgpt import fused as fused
 from npgpt import mixed as mixed
 from npgpt import ops as ops
 from npgpt.config import Config as Config
-from npgpt.config import Preset as Preset
 from npgpt.config import TrainingConfig as TrainingConfig
-from npgpt.config import presets as presets
 from npgpt.data.loader import Loader as Loader
 from npgpt.data.tokenizer import tokenizer as tokenizer
 from npgpt.errors import ConfigError as ConfigError
@@ -22,6 +20,8 @@ from npgpt.inference.generate import generate as generate
 from npgpt.loading import load as load
 from npgpt.model.params import named as named
 from npgpt.model.params import zeros_like as zeros_like
+from npgpt.preset import Preset as Preset
+from npgpt.preset import presets as presets
 from npgpt.rng import Generator as Generator
 from npgpt.training.optim import SGD as SGD
 from npgpt.training.optim import Adam as Adam

@@ -1,14 +1,12 @@
-"""Shape of a model, hyperparameters of a training run, and presets of both."""
+"""The shape of a model, the hyperparameters of a training run, and all settings of a run."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from types import MappingProxyType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
+from typing import Literal, get_args, get_origin, get_type_hints
 
+from npgpt.config_checks import at_least, is_one_of, make_plain
 from npgpt.errors import ConfigError, show
 
 PresetName = Literal[
@@ -16,6 +14,7 @@ PresetName = Literal[
 ]
 TokenizerName = Literal["byte", "gpt2"]
 OptimizerName = Literal["adam", "adamw", "muon", "rmsprop", "sgd"]
+VOCABULARIES = {"gpt2": 50257, "byte": 257}  # number of tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,60 +207,6 @@ class TrainingConfig:
             raise ConfigError(f"seed is {self.seed}, but must be in [0, 2**64)")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """A model and how to train it: a value of `npgpt.presets`.
-
-    Parameters
-    ----------
-    config : Config
-        Shape of the model.
-    training : TrainingConfig
-        Hyperparameters.
-    tokenizer : {"gpt2", "byte"}, default "gpt2"
-        Name of the tokenizer.
-    init : {"gpt2", "book"}, default "gpt2"
-        Distribution of the initial parameters, the `scheme` of `GPT`.
-    """
-
-    config: Config
-    training: TrainingConfig
-    tokenizer: TokenizerName = "gpt2"
-    init: Literal["book", "gpt2"] = "gpt2"
-
-
-def plain(value: Any) -> Any:
-    """Return a NumPy scalar, or an array without axes, as the Python number that it is."""
-    return value.item() if getattr(value, "ndim", None) == 0 else value
-
-
-def make_plain(config: Any) -> None:
-    """Replace NumPy scalars in the fields of a frozen config by Python numbers."""
-    for one in fields(config):
-        object.__setattr__(config, one.name, plain(getattr(config, one.name)))
-
-
-def is_one_of(value: Any, names: Iterable[str]) -> bool:
-    """Return True if this is a string among `names`. Arrays are none, and cannot be compared."""
-    return isinstance(value, str) and value in names
-
-
-def at_least(config: Any, name: str, smallest: float) -> None:
-    """Raise ConfigError unless `config.name` is a finite number of its kind, >= smallest."""
-    value = getattr(config, name)
-    integral = "int" in str(next(f.type for f in fields(config) if f.name == name))
-    kind = int if integral else (int, float)
-    if isinstance(value, int) and value.bit_length() > 64:  # no float; its digits may be thousands
-        raise ConfigError(
-            f"{name} is an integer of {value.bit_length()} bits, but must be below 2**64"
-        )
-    if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
-        sort = "an integer" if integral else "a number"
-        raise ConfigError(f"{name} is {show(value)}, but must be {sort}")
-    if value < smallest:
-        raise ConfigError(f"{name} is {value}, but must be at least {smallest}")
-
-
 def check_optimizer(training: TrainingConfig) -> None:
     """Raise ConfigError unless the optimizer exists and has the momentum that is given."""
     name, momentum, names = training.optimizer, training.momentum, get_args(OptimizerName)
@@ -273,52 +218,6 @@ def check_optimizer(training: TrainingConfig) -> None:
         raise ConfigError(f"nesterov is {show(training.nesterov)}, but must be true or false")
     if training.nesterov and not (name == "sgd" and momentum):
         raise ConfigError("nesterov is true, but needs optimizer sgd and a momentum above 0")
-
-
-def gpt2(n_layer: int, n_head: int, n_embd: int) -> Preset:
-    """Return the preset of one of OpenAI's four models, to train it from scratch."""
-    config = Config(n_layer=n_layer, n_head=n_head, n_embd=n_embd)
-    training = TrainingConfig(
-        lr=6e-4, min_lr=6e-5, warmup_steps=100, beta2=0.95, decay="matrices", grad_clip=1.0
-    )
-    return Preset(config=config, training=training)
-
-
-BOOK = Config(context_length=256, dropout=0.1, qkv_bias=False, tied=False)
-
-PRESETS: dict[str, Preset] = {
-    "tiny": Preset(
-        config=Config(
-            vocab_size=257, context_length=64, n_layer=4, n_head=4, n_embd=128, dropout=0.1,
-            tied=False,
-        ),
-        training=TrainingConfig(epochs=7, batch_size=12, stride=16, lr=5e-3, min_lr=5e-4,
-                          warmup_steps=30, beta2=0.99, decay="matrices", grad_clip=1.0,
-                          eval_every=50, prompt="The lighthouse", sample_tokens=160),
-        tokenizer="byte",
-        init="book",
-    ),
-    "book": Preset(
-        config=BOOK,
-        training=TrainingConfig(),
-        init="book",
-    ),
-    "book-appendix-d": Preset(
-        config=BOOK,
-        training=TrainingConfig(
-            epochs=15, warmup_steps=27, lr=1e-3, initial_lr=1e-5, min_lr=1e-5, grad_clip=1.0,
-            eval_batches=1,
-        ),
-        init="book",
-    ),
-    "gpt2-small": gpt2(12, 12, 768),
-    "gpt2-medium": gpt2(24, 16, 1024),
-    "gpt2-large": gpt2(36, 20, 1280),
-    "gpt2-xl": gpt2(48, 25, 1600),
-}  # fmt: skip
-
-presets: Mapping[str, Preset] = MappingProxyType(PRESETS)  # the public name
-VOCABULARIES = {"gpt2": 50257, "byte": 257}  # number of tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -386,14 +285,3 @@ class RunConfig:
     def parameter_dtype(self) -> str:
         """The name of the dtype of the parameters."""
         return "float32" if self.dtype == "bfloat16" else self.dtype
-
-
-def defaults(preset: PresetName, *, tokenizer_name: str | None = None) -> RunConfig:
-    """Return the settings of a preset, with the vocabulary of another tokenizer if one is named."""
-    chosen = PRESETS[preset]
-    name, config = tokenizer_name or chosen.tokenizer, chosen.config
-    if name != chosen.tokenizer:
-        config = dataclasses.replace(config, vocab_size=VOCABULARIES[name])
-    return RunConfig(
-        preset=preset, tokenizer=name, init=chosen.init, config=config, training=chosen.training
-    )

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from npgpt.backends import Backend
-from npgpt.config import is_one_of
+from npgpt.config_checks import is_one_of
 from npgpt.data.tokenizer_choice import choose
 from npgpt.download.resolve import resolve
 from npgpt.errors import InputError, show

@@ -16,7 +16,7 @@ import numpy as np
 from npgpt import backends
 from npgpt.arrays import Array
 from npgpt.backends import Backend
-from npgpt.config import plain
+from npgpt.config_checks import plain
 from npgpt.errors import InputError, show
 from npgpt.model.inputs import check_probabilities
 from npgpt.system.rng_state import build, parse

@@ -4,7 +4,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from npgpt.cli.common import OptimizerFlag, default
-from npgpt.config import Config, PresetName, RunConfig, TrainingConfig, defaults
+from npgpt.config import Config, PresetName, RunConfig, TrainingConfig
+from npgpt.preset import defaults
 
 FromPreset = Annotated[int | None, default("the preset's", "INT")]
 Part = TypeVar("Part", Config, TrainingConfig)

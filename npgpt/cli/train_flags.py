@@ -11,16 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from npgpt.cli.common import OptimizerFlag
-from npgpt.config import (
-    PRESETS,
-    VOCABULARIES,
-    Config,
-    PresetName,
-    RunConfig,
-    TrainingConfig,
-    defaults,
-)
+from npgpt.config import VOCABULARIES, Config, PresetName, RunConfig, TrainingConfig
 from npgpt.errors import ConfigError
+from npgpt.preset import PRESETS, defaults
 
 if TYPE_CHECKING:
     from npgpt.cli.train import Train

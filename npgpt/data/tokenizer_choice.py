@@ -10,9 +10,10 @@ import os
 from pathlib import Path
 from typing import NamedTuple, TypeGuard
 
-from npgpt.config import PRESETS, VOCABULARIES
+from npgpt.config import VOCABULARIES
 from npgpt.download.resolve import resolve
 from npgpt.errors import InputError, show
+from npgpt.preset import PRESETS
 from npgpt.weights import formats, tokenizer_files
 from npgpt.weights.tokenizer_files import TokenizerFiles, TokenizerName
 from npgpt.weights.weight_file import WeightFile

@@ -16,12 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from npgpt.config import PRESETS
 from npgpt.download.cache_dir import cache_dir
 from npgpt.download.http import CHUNK, RemoteFile, no_progress
 from npgpt.download.hub import find_in_hub_cache, hub_files
 from npgpt.download.resumable import fetch
 from npgpt.errors import DownloadError, InputError, WeightFileError
+from npgpt.preset import PRESETS
 from npgpt.system.atomic import make_directory, new_file, sync
 from npgpt.system.files import file_lock, open_regular, os_error, read_regular
 

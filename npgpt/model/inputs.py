@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from npgpt.arrays import Array, TokenIds
-from npgpt.config import Config, plain
+from npgpt.config import Config
+from npgpt.config_checks import plain
 from npgpt.errors import ConfigError, DropoutWarning, InputError, show
 from npgpt.model.kv_cache import LayerCache
 from npgpt.ops.linear_cross_entropy import IGNORED

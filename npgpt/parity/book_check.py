@@ -15,11 +15,12 @@ import numpy as np
 
 from npgpt import backends
 from npgpt.arrays import Array
-from npgpt.config import RunConfig, defaults
+from npgpt.config import RunConfig
 from npgpt.data.dataset import Tokens, read_tokens
 from npgpt.gpt import GPT
 from npgpt.inference.generate import generate
 from npgpt.model.params import named
+from npgpt.preset import defaults
 from npgpt.rng import Generator
 from npgpt.training.events import Evaluation, Step
 from npgpt.training.run import start

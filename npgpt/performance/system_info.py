@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 import npgpt
-from npgpt.config import PRESETS
 from npgpt.download.cache_dir import cache_dir
 from npgpt.model.params import size
+from npgpt.preset import PRESETS
 from npgpt.system import env_vars
 from npgpt.system.machine import cores, cpu, format_gib, memory
 

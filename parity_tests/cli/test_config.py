@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from npgpt.arrays import LINE, PAGE, zeros
-from npgpt.config import PRESETS, VOCABULARIES, Config, RunConfig, TrainingConfig, defaults
+from npgpt.config import VOCABULARIES, Config, RunConfig, TrainingConfig
 from npgpt.errors import InputError
 from npgpt.model import params
+from npgpt.preset import PRESETS, defaults
 
 SIZES = {
     "gpt2-small": (12, 12, 768, 124_439_808),

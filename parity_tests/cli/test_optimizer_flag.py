@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from npgpt import backends, ops
-from npgpt.config import TrainingConfig, defaults
+from npgpt.config import TrainingConfig
 from npgpt.errors import WeightFileError
 from npgpt.model import params
 from npgpt.performance import precompile, profile
+from npgpt.preset import defaults
 from npgpt.training import optim, run_state
 from npgpt.training.run_dir import RunDir
 from npgpt.weights import checkpoint

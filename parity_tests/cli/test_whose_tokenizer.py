@@ -10,10 +10,10 @@ import pytest
 
 import npgpt
 from npgpt import ops
-from npgpt.config import PRESETS
 from npgpt.data import text
 from npgpt.data.tokenizer_choice import choose
 from npgpt.errors import InputError
+from npgpt.preset import PRESETS
 from npgpt.weights import formats
 from npgpt.weights.tokenizer_files import TokenizerFiles
 from parity_tests.support.bundles import write_gpt2

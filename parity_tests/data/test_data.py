@@ -9,12 +9,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import npgpt
 from npgpt import ops
-from npgpt.config import defaults
 from npgpt.data import text
 from npgpt.data.dataset import read_tokens
 from npgpt.data.loader import Loader, windows
 from npgpt.errors import InputError
 from npgpt.inference.evaluate import batches as evaluation_batches
+from npgpt.preset import defaults
 from npgpt.training.trainer import Trainer
 
 # Where a text comes from

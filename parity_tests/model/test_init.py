@@ -10,7 +10,7 @@ from torch import nn
 
 import npgpt
 from npgpt import Config, Generator
-from npgpt.config import PRESETS
+from npgpt.preset import PRESETS
 
 CONFIG = Config(vocab_size=101, context_length=24, n_layer=2, n_head=4, n_embd=48)
 # npgpt gives the stream of these two; elsewhere PyTorch's uniforms and normals differ by 3e-6

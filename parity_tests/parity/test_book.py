@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from npgpt.config import PRESETS, Config, RunConfig, defaults
+from npgpt.config import Config, RunConfig
 from npgpt.data import dataset
 from npgpt.data.tokenizer import tokenizer
 from npgpt.parity import book_check
+from npgpt.preset import PRESETS, defaults
 from npgpt.training import run, schedule
 
 SMALL = Config(vocab_size=257, context_length=8, n_layer=1, n_head=2, n_embd=8, dropout=0.1)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from benchmarks import book_log
-from npgpt.config import defaults
 from npgpt.data import text
 from npgpt.data.dataset import Tokens
 from npgpt.data.tokenizer import tokenizer
+from npgpt.preset import defaults
 
 IDS = np.frombuffer(text.read("bundled").encode(), np.uint8).astype(np.int64)
 # Nine batches an epoch, one window left over; three windows to validate on, in batches of 2 and 1

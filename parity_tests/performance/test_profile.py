@@ -11,7 +11,6 @@ import npgpt
 from npgpt import ops
 from npgpt.backends import get as backend_of
 from npgpt.cli.main import main
-from npgpt.config import defaults
 from npgpt.kernels import bandwidth
 from npgpt.model.params import named
 from npgpt.performance import flops, profile, roofline
@@ -25,6 +24,7 @@ from npgpt.performance.profile import (
     prepare_generation,
     prepare_training_step,
 )
+from npgpt.preset import defaults
 
 SMALL = dict(vocab_size=97, context_length=24, n_layer=3, n_head=4, n_embd=32)
 FLAGS = "--vocab-size 97 --context-length 24 --n-layer 1 --n-head 4 --n-embd 32 --batch-size 3"
