@@ -17,7 +17,7 @@ from parity_tests.support.runs import TINY, final
 
 
 class Panic(BaseException):
-    """As pyo3_runtime.PanicException, no Exception."""
+    """A BaseException that is no Exception, such as pyo3_runtime.PanicException."""
 
 
 def raised(error, context=None, cause=None):

@@ -1,4 +1,4 @@
-"""Which tokenizer a model has: one answer for every command, wherever the model's files are."""
+"""The tokenizer of a model: every command selects the same one, wherever the model's files are."""
 
 import dataclasses
 import json

@@ -146,7 +146,7 @@ def test_batches_are_pytorchs_draw_for_draw(n, batch_size, shuffle, drop_last):
 
 
 def test_a_pass_that_is_left_early_draws_as_much_as_pytorchs():
-    """As an evaluation of a few batches does."""
+    """Leave a pass after its first batch, as an evaluation of a few batches does."""
     ours, theirs, rng = both(12, batch_size=2, shuffle=True, drop_last=True)
     first = next(ours.batches(ours.order(rng)))
     expected = next(iter(theirs))

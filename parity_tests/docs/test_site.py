@@ -37,7 +37,7 @@ pytestmark = [
 
 
 class Page(HTMLParser):
-    """What a page offers as anchors, links to, and loads."""
+    """The anchors, links and loaded files of a page."""
 
     def __init__(self, text: str):
         super().__init__()

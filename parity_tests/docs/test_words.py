@@ -101,8 +101,8 @@ def gone(path: Path) -> list[tuple[int, str]]:
         found.append((text.count("\n", 0, match.start()) + 1, re.sub(r"\s+", " ", match[0])))
     if name.parts[0] == "npgpt" and name.parts[1] != "ops" and path.suffix == ".py":
         found += identifiers(text)
-    if name.parts[0] in ("npgpt", "reference") and path.suffix == ".py":
-        found += summaries(text)
+    if name.parts[0] in ("npgpt", "reference", "parity_tests") and path.suffix == ".py":
+        found += summaries(path.read_text("utf-8"))
     return sorted(found)
 
 

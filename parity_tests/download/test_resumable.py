@@ -95,7 +95,7 @@ def test_a_changed_file_is_found_by_its_hash(large, server):
 
 
 def test_another_etag_is_ignored_with_a_known_hash(large, server):
-    """As with two servers behind one URL."""
+    """Resume from another ETag, as of a second server behind the same URL."""
     rest = interrupted(large, **KNOWN["sha256"])
     assert large("another name", **KNOWN["sha256"]) == CONTENT
     assert server.asked == [("/a", rest, None)]

@@ -48,7 +48,7 @@ def uncached(model, tokens, count, **how):
 
 
 def cached(model, tokens, count, monkeypatch, **how):
-    """What `generate` yields, and the logits that it saw."""
+    """Return the tokens that `generate` yields, and the logits that it draws them from."""
     logits, choose = [], sampling.next_token
     with monkeypatch.context() as patched:
         patched.setattr(
@@ -113,7 +113,7 @@ def test_a_batch_is_its_rows(backend):
 
 
 def test_each_row_stops_by_itself(backend):
-    """Until its end-of-text a row is what it would be alone; after it, nothing but end-of-text."""
+    """Compare each row with itself alone up to end-of-text; only end-of-text may follow."""
     model, prompts = model_of(backend), np.array([[1, 2, 3], [9, 9, 9], [0, 16, 8]])
     free = np.array(list(generate(model, prompts, 12))).T
     eos = int(free[0, 4])

@@ -20,7 +20,7 @@ INF = np.inf
 
 
 def draws(logits, count, seed=123, **how):
-    """How often each token came, one draw after the other."""
+    """Return the number of times that each token is drawn, one draw after the other."""
     rng = npgpt.Generator(seed, ops=ops)
     drawn = [next_token(logits, **how, rng=rng)[0] for _ in range(count)]
     return np.bincount(drawn, minlength=logits.shape[-1])

@@ -1,4 +1,4 @@
-"""What the Numba backend's ops are made of: products of every shape, buffers that come back."""
+"""Kernels of the Numba backend: products of every shape, and the buffer pool."""
 
 import gc
 import itertools

@@ -124,7 +124,7 @@ def test_gpt2_begins_with_its_own_spread(tied, backend):
 
 
 def test_no_two_matrices_of_gpt2_are_alike():
-    """Of one shape and spread, that is: each drew its own numbers."""
+    """Compare the first numbers, divided by their standard deviation, of each two matrices."""
     model = npgpt.GPT(CONFIG, seed=7)
     seen = {}
     for name, array in npgpt.named(model.params):

@@ -213,7 +213,7 @@ def test_dx_may_be_dout_itself(case, backend, rng):
 
 @each_op
 def test_gradients_are_added_only_where_promised(case, backend, rng):
-    """Into what an op adds to, 1 is put first; elsewhere `backward` of the harness puts NaN."""
+    """Fill gradients that an op adds to with 1; `backward` of the harness fills others with NaN."""
     drawn = draw(case, rng, np.float32)
     _, cache = forward(case, backend, drawn)
     expected = backward(case, backend, drawn, cache)

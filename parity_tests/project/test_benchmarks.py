@@ -1,4 +1,4 @@
-"""What the benchmarks make of what they measure, and the file for llama.cpp. No times."""
+"""Summaries of the benchmarks' measurements, and the file for llama.cpp. No times."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ from npgpt.performance import flops
 
 
 class Made(NamedTuple):
-    """What a Runner says that it computed."""
+    """The result that a Runner reports."""
 
     name: str
     result: list

@@ -107,7 +107,7 @@ def run_torch(case, drawn, dtype):
 
 
 def strays(case, drawn):
-    """How far PyTorch in float32 strays from PyTorch in float64 on the same float32 numbers."""
+    """Return the distances of PyTorch in float32 from PyTorch in float64, on one set of float32."""
     narrow = [
         {k: v if v is None or v.dtype.kind != "f" else v.astype(np.float32) for k, v in d.items()}
         for d in drawn[:3]

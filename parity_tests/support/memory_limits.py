@@ -34,7 +34,7 @@ COMMANDS = {
 
 @dataclass
 class Outcome:
-    """How a command ended."""
+    """The end of a command."""
 
     kind: str  # "success", "one line" or what went wrong
     stderr: str

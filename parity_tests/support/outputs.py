@@ -78,7 +78,7 @@ def check(kind: str, number: int, parent: Path) -> None:
 
 
 def output(kind: str, stack: ExitStack) -> tuple[list[str], str, dict]:
-    """What precedes a command with such an output, the terminal, and the options of Popen."""
+    """Return the words before a command, its terminal or "none", and options of Popen, by kind."""
     options = {"env": os.environ | {"TERM": "xterm"}}
     if kind == "closed":
         return ["sh", "-c", 'exec "$@" >&- 2>&-', "sh"], "none", options

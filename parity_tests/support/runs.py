@@ -25,7 +25,7 @@ POSIX_ONLY = pytest.mark.skipif(
 
 
 def unannounced(stderr: str) -> str:
-    """What a command wrote, without the line which says that kernels are being compiled."""
+    """Return the messages of a command, without the line about compiling kernels."""
     return re.sub(rf"{COMPILING}.*\n", "", stderr)
 
 

@@ -1,4 +1,4 @@
-"""Which process runs which test file."""
+"""A schedule that assigns test files to processes."""
 
 from xdist.scheduler import LoadFileScheduling
 

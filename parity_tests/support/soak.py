@@ -32,7 +32,7 @@ from parity_tests.support.weight_files import CONFIG, llmc, numbers, write_huggi
 
 
 class Held(NamedTuple):
-    """What this process holds."""
+    """Resources of this process."""
 
     memory: float  # resident, in MB
     descriptors: int
@@ -41,7 +41,7 @@ class Held(NamedTuple):
 
 
 def held():
-    """Return what this process holds now."""
+    """Return the resources that this process has now."""
     gc.collect()
     process = Path("/proc/self")
     resident = int((process / "statm").read_text().split()[1]) * resource.getpagesize()
@@ -51,7 +51,7 @@ def held():
 
 
 def soak(times, step):
-    """Call `step` that many times; return what is held after the first tenth, and at the end."""
+    """Call `step` `times` times; return the resources after the first tenth, and at the end."""
     for _ in range(times // 10):
         step()
     warm = held()

@@ -255,9 +255,12 @@ def some_batches(config, rng, n=STEPS):
 
 
 def without_key_bias(name, array):
-    """The key's bias adds the same to all scores of a row, which softmax takes away again: its
-    gradient is 0 but for rounding errors, and AdamW makes steps of full length of those. Nothing
-    else changes by them; PyTorch's own float32 and float64 walk apart by 1e-2 there."""
+    """Return the array without the key's part of `c_attn.bias`, whose gradient is rounding errors.
+
+    The key's bias adds the same number to all scores of a row, and softmax subtracts it again. The
+    exact gradient is 0. AdamW divides the rounding errors by their own size, and makes full steps.
+    These change no output, but PyTorch's own float32 and float64 differ by 1e-2 there.
+    """
     if not name.endswith("c_attn.bias"):
         return array
     C = CONFIG.n_embd
@@ -265,14 +268,14 @@ def without_key_bias(name, array):
 
 
 def drawn(dtype):
-    """Parameters and batches: the same ones in both dtypes, but for rounding."""
+    """Return parameters and batches: the same ones in both dtypes, but for rounding."""
     rng = np.random.default_rng(1337)
     return parameters(CONFIG, rng, dtype), some_batches(CONFIG, rng)
 
 
 @cache
 def trained_by_torch(decay, drawn_as, dtype):
-    """What PyTorch in `dtype` makes of parameters drawn in `drawn_as`. Several tests need it."""
+    """Return PyTorch's training in `dtype` of parameters drawn in `drawn_as`, for several tests."""
     arrays, batches = drawn(drawn_as)
     return torch_training(arrays, CONFIG, batches, decay, dtype)
 

@@ -80,7 +80,7 @@ def decayed(name, array, decays):
 
 @cache
 def torch_steps(rule, drawn_as, dtype):
-    """What PyTorch in `dtype` makes of numbers drawn in `drawn_as`."""
+    """Return the parameters after PyTorch's steps in `dtype`, from numbers drawn in `drawn_as`."""
     _, make, options, peak, decays = RULES[rule]
     start, gradients = drawn(drawn_as)
     tensors = {n: torch.tensor(a.astype(dtype), requires_grad=True) for n, a in start.items()}
@@ -96,7 +96,10 @@ def torch_steps(rule, drawn_as, dtype):
 
 
 def assert_as_torch(ours, theirs, dtype):
-    """`theirs(drawn_as, dtype)`: PyTorch's result. Its own float32 says how close is close."""
+    """Compare with `theirs(drawn_as, dtype)`, PyTorch's result.
+
+    The tolerance is the distance between PyTorch's own float32 and float64.
+    """
     truth = theirs(dtype, np.float64)
     single, double = (theirs(np.float32, t) for t in (np.float32, np.float64))
     for name, array in ours.items():
@@ -115,7 +118,7 @@ def test_a_hundred_steps_are_pytorchs(rule, dtype, backend):
 
 
 def torch_parts(name, array):
-    """The matrices of a parameter that Muon updates, as PyTorch stores them; else nothing."""
+    """Return the matrices of a parameter that Muon updates, as PyTorch stores them; else []."""
     if not name.startswith("h.") or array.ndim < 2:
         return []
     return [part.T for part in np.split(array, 3 if "c_attn" in name else 1, axis=1)]

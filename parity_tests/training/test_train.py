@@ -178,7 +178,7 @@ def test_accumulation_is_the_large_batch(backend):
 
 
 def test_accumulation_weights_the_parts_by_the_targets_that_count(backend):
-    """Of 20 targets 1 counts in the first part, none in the second, 8 and 3 in the others."""
+    """The four rows of the batch have 1, 0, 8 and 3 targets that are not ignored."""
     config, made = replace(CONFIG, dropout=0.0), []
     ids = np.arange(72).reshape(2, 4, 9)[0]
     tokens, targets = ids[:, :-1], ids[:, 1:].copy()

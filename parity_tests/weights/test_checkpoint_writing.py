@@ -18,7 +18,7 @@ from parity_tests.support.processes import started
 
 
 def test_a_file_that_is_replaced_while_it_is_read(saved, monkeypatch):
-    """As a run replaces its checkpoint: the opened file is read to its end."""
+    """Replace a checkpoint, as a run does, while it is read: the opened file is read to its end."""
     model, check = npgpt.load(saved), hdf5.check_footer
 
     def slowly(file):

@@ -12,7 +12,8 @@ pytestmark = [
         not sys.platform.startswith("linux"), reason="the limits of memory and CPU time are Linux's"
     ),
 ]
-OUTCOMES = {  # of 500 files: at least half of those that were counted, so that all of a reader runs
+# Different outcomes of 500 files: at least half of those counted once, so that each reader runs.
+OUTCOMES = {
     "checkpoint": 25, "run state": 25, "run directory": 15, "safetensors": 12, "huggingface": 50,
     "quantized": 30, "tensorflow": 14, "openai": 20, "llm.c": 5, "npz": 2,
     "tokenizer": 35,
@@ -21,7 +22,7 @@ OUTCOMES = {  # of 500 files: at least half of those that were counted, so that 
 
 @pytest.fixture(scope="module")
 def said():
-    """What the fuzzing printed. By hand: python -m parity_tests.support.run_fuzz 100000."""
+    """Return the finished process that read 500 forged files of each format."""
     command = [sys.executable, "-m", "parity_tests.support.run_fuzz", "500"]
     return subprocess.run(command, capture_output=True, text=True)
 

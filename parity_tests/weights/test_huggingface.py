@@ -137,7 +137,7 @@ def assert_same_as_transformers(model, path):
 @as_in_transformers
 @pytest.mark.parametrize("name", FOLDERS)
 def test_every_number_is_the_one_in_the_file(answers, name):
-    """As the format's own library reads it; the names of the cases describe the files."""
+    """Compare with safetensors' own library. The names of the cases describe the files."""
     theirs = {}
     for path in (answers / name).glob("*.safetensors"):
         theirs |= load_file(path)

@@ -27,7 +27,7 @@ def test_writing_into_a_view_changes_neither_the_file_nor_other_mappings(path, r
 
 
 def test_a_file_that_is_truncated_while_it_is_mapped(path):
-    """Where that is noticed. Reading its pages is a bus error."""
+    """Check the size before pages are read: reading past the end of a file is a bus error."""
     numbers = np.arange(3000, dtype=np.float32)
     path.write_bytes(numbers.tobytes())
     tensor = MappedTensor(MappedFile(path), 0, (3000,), "float32")
