@@ -23,6 +23,7 @@ from npgpt.cli.plot import Plot
 from npgpt.cli.profile import Profile
 from npgpt.cli.quantize import Quantize
 from npgpt.cli.signals import INTERRUPTED
+from npgpt.cli.suggestions import check_command, check_flags_exist
 from npgpt.cli.tokenize import Tokenize
 from npgpt.cli.train import Train
 from npgpt.cli.train_flags import RunFlags, check_flags, train_defaults
@@ -71,6 +72,8 @@ def run(arguments: Sequence[str]) -> int:
             for category in SHOWN:
                 warnings.simplefilter("default", category)
             warnings.showwarning = functools.partial(show_warning, warnings.showwarning)
+            if arguments[:1] in (["--version"], ["-V"]):
+                return print_versions()
             command = parse(arguments)
             require_working_directory()
             return command.run()
@@ -87,6 +90,18 @@ def run(arguments: Sequence[str]) -> int:
         if isinstance(error, OSError):  # of a disk that fails
             return fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
         raise
+
+
+def print_versions() -> int:
+    """Print the versions of npgpt, and of what its speed depends on. Return the exit status."""
+    from importlib.metadata import version
+
+    import npgpt
+
+    python = ".".join(map(str, sys.version_info[:3]))
+    print(f"npgpt {npgpt.__version__}")
+    print(f"Python {python}, NumPy {version('numpy')}, Numba {version('numba')}")
+    return 0
 
 
 def require_working_directory() -> None:
@@ -122,6 +137,9 @@ def parse(arguments: Sequence[str]) -> Any:
     for argument in arguments:  # of a Python program: no shell passes a NUL, and no path has one
         if "\0" in argument:
             raise InputError(f"an argument is {show(argument)}, but must not contain NUL")
+    check_command(arguments, COMMANDS)
+    if arguments[:1] and arguments[0] in COMMANDS:
+        check_flags_exist(arguments, COMMANDS[arguments[0]])
     before = train_defaults(arguments)
     kinds = []
     for name, kind in COMMANDS.items():
@@ -134,7 +152,8 @@ def parse(arguments: Sequence[str]) -> Any:
         command = tyro.cli(
             commands,
             prog="npgpt",
-            description="GPT-2 with every gradient written out: NumPy to read, Numba to run.",
+            description="GPT-2 with every gradient written out: NumPy to read, Numba to run. "
+            "Versions: npgpt --version.",
             args=arguments,
             config=(tyro.conf.OmitSubcommandPrefixes,),
         )

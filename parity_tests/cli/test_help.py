@@ -120,10 +120,3 @@ def test_help_and_mistyped_flags_do_not_wait_for_numba():
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert said.stdout.splitlines()[-1] == "[]"
-
-
-def test_an_unknown_flag(capsys):
-    with pytest.raises(SystemExit) as left:
-        main(["train", "--epoch", "3"])
-    assert left.value.code == 2
-    assert "--epochs" in capsys.readouterr().err
