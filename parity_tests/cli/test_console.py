@@ -23,7 +23,7 @@ FORCED = {
 TRAIN = ["train", "--ops", "numpy", "--data", "text.txt", "--steps", "3", *TINY]
 COMMANDS = {
     "help": ["train", "--help"],
-    "unknown": ["train", "--nonsense", "3"],
+    "refused": ["train", "--lr", "x"],
     "train": TRAIN,
     "inspect": ["inspect", "model.h5"],
 }
@@ -78,7 +78,7 @@ def test_each_stream_is_decided_by_itself(shown, command, kinds):
     assert "\x1b" not in found[file]
     if command != "train":  # whose directory and speed change
         assert found[file] == plain[file]
-    live = {"help": "T-", "train": "T-", "inspect": "-T", "unknown": None}[command]
+    live = {"help": "T-", "train": "T-", "inspect": "-T", "refused": None}[command]
     assert ("\x1b" in found[1 - file]) == (live == kinds)
 
 
@@ -101,7 +101,7 @@ def test_no_color_and_dumb_terminals(shown, command):
 
 @pytest.mark.parametrize("width", ["0", "1", "7", "nonsense"])
 def test_terminals_without_width(shown, width):
-    for command in ("help", "unknown", "train", "inspect"):
+    for command in ("help", "refused", "train", "inspect"):
         out, err = shown(command, "TT", FORCED | {"COLUMNS": width, "TERM": "xterm"})
         assert len(out + err) > 100
 
