@@ -59,10 +59,11 @@ def _backward_block(block, dout, x, weight, mean, rstd, dx, dweight_parts, dbias
     dnorm = np.empty(C, x.dtype)  # the last loop must not read dout: dx may be the same array
     for n in range(block * N // blocks, (block + 1) * N // blocks):
         m, r, x_row, dout_row, dx_row = mean[n], rstd[n], x[n], dout[n], dx[n]
-        via_mean, via_rstd = zero, zero
         for c in range(C):
-            norm = (x_row[c] - m) * r
             dnorm[c] = dout_row[c] * weight[c]
+        via_mean, via_rstd = zero, zero
+        for c in range(C):  # stores nothing: see docs/kernels.md#sums-and-stores
+            norm = (x_row[c] - m) * r
             via_mean += dnorm[c]
             via_rstd += dnorm[c] * norm
         via_mean /= size

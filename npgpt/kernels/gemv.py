@@ -66,8 +66,10 @@ def multiply_rows_then(a, b, first, last, sums, end, next_address):
                              lines, ahead, flat, i * N, N)  # fmt: skip
         for i in range(M):
             for j in range(lines * step, N):
+                total = sums[i, j]
                 for kk in range(k, following):
-                    sums[i, j] += a[i, kk] * widen(b[kk, j])
+                    total += a[i, kk] * widen(b[kk, j])
+                sums[i, j] = total
         k = following
     for k in range(k_end, last):
         rest = b[k]
@@ -114,8 +116,10 @@ def multiply_rows_transposed(a, b, first, last, out):
             dots(1, a_flat, i * K, K, b_flat, j * K, K, lines, ahead, 4, flat, i * N + j, N)
         for i in range(M):
             for column in range(j, j + 4):
+                total = out[i, column]
                 for k in range(lines * step, K):
-                    out[i, column] += a[i, k] * widen(b[column, k])
+                    total += a[i, k] * widen(b[column, k])
+                out[i, column] = total
     for j in range(columns, last):
         rest = b[j]
         for i in range(M):
