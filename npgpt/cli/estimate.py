@@ -12,6 +12,7 @@ from npgpt.cli.model_flags import ModelFlags
 from npgpt.config import RunConfig
 from npgpt.errors import InputError
 from npgpt.system.console import track_progress
+from npgpt.system.units import duration
 
 
 @dataclass(kw_only=True)
@@ -108,12 +109,3 @@ def print_report(report: dict[str, Any]) -> None:
             "warning: parameters, gradients and moments take "
             f"{report['bytes'] / 1e9:,.1f} GB, and this machine has {report['memory'] / 1e9:,.1f}"
         )
-
-
-UNITS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400, "years": 365.25 * 86400}
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in the largest unit that makes it at least two."""
-    name = next((n for n, size in reversed(UNITS.items()) if seconds >= 2 * size), "seconds")
-    return f"{seconds / UNITS[name]:,.1f} {name}"

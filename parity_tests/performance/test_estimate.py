@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from npgpt.cli.estimate import duration
 from npgpt.cli.main import main
 from npgpt.model import params
 from npgpt.performance import estimate, flops, profile, roofline
 from npgpt.performance.estimate import Measurement, TimedModel
 from npgpt.preset import defaults
+from npgpt.system.units import duration
 
 SMALL = "--vocab-size 97 --context-length 16 --n-head 2 --n-embd 16 --batch-size 2"
 RATE = 1e9
