@@ -45,8 +45,8 @@ def windows(
     if len(tokens) < needed:
         raise InputError(
             f"the {what} split has {len(tokens)} tokens, but one window of context length "
-            f"{context_length} needs {needed}: use a longer text, another --train-fraction, or a "
-            "smaller --context-length"
+            f"{context_length} needs {needed}: use more text, a smaller --context-length or, for "
+            "data without a validation split of its own, another --train-fraction"
         )
     if isinstance(tokens, MappedTokens):
         inputs, targets = (MappedWindows(tokens, context_length, stride, i) for i in (0, 1))

@@ -109,7 +109,9 @@ def split(
 def require_tokenizer(files: TokenFiles, tokenizer: Tokenizer) -> None:
     """Raise InputError if an index names another tokenizer."""
     own = describe_tokenizer(tokenizer)
-    keys = ("tokenizer_sha256", "vocab_size", "end_of_text")
+    keys = ["tokenizer_sha256", "vocab_size", "end_of_text"]
+    if own["tokenizer_sha256"] is None:  # a name identifies it, unlike a path
+        keys.append("tokenizer")
     if files.index and any(files.index.get(key) != own[key] for key in keys):
         name = files.index["tokenizer"]
         raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 REPLACEMENT = "\ufffd"
 
 
-class Tokenizer:
+class Tokenizer(ABC):
     """Text <-> token ids. `npgpt.tokenizer` returns one.
 
     Attributes
@@ -123,11 +124,13 @@ class Tokenizer:
     def __repr__(self) -> str:
         return f"Tokenizer({str(self)!r}, {self.n_vocab:,} tokens)"
 
+    @abstractmethod
     def _encode(self, text: str) -> list[int]:
-        raise NotImplementedError
+        """Return the token ids of a text."""
 
+    @abstractmethod
     def _bytes_of(self, token: int) -> bytes | None:
-        raise NotImplementedError
+        """Return the bytes of a token, None if the tokenizer does not have it."""
 
     def _decode(self, tokens: list[int], unknown: str) -> str:
         pieces = (self.token_bytes(token) for token in tokens)

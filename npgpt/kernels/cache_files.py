@@ -12,7 +12,6 @@ import hashlib
 import os
 import pickle
 import re
-import secrets
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from numba.core.caching import FunctionCache
 from numba.core.serialize import dumps
 
 from npgpt.system import memory
+from npgpt.system.atomic import remove, temporary_path
 
 DIGEST = 32  # bytes
 
@@ -77,6 +77,8 @@ class KernelFiles:
         body = memoryview(content)[DIGEST:]
         if self.digest(body) != content[:DIGEST]:
             return None
+        # Safe although pickle executes code: `cache.directory` returns no directory that another
+        # user can write to, and it has machine code anyway. A damaged file has another digest.
         found, data = pickle.loads(body)
         return data if found == (self.name, key) else None
 
@@ -97,10 +99,10 @@ class KernelFiles:
 
 def write(path: Path, content: bytes) -> None:
     """Write a file at once: several processes may write the same one. Raises OSError."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    temporary = temporary_path(path)
     try:
-        part.write_bytes(content)
-        os.replace(part, path)
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        remove(temporary)
         raise

@@ -1,5 +1,6 @@
 """The base of all optimizers: hyperparameters, moments, and the state to resume from."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -24,7 +25,7 @@ def every(name: str, array: Array) -> bool:
     return True
 
 
-class Optimizer:
+class Optimizer(ABC):
     """The base of `SGD`, `RMSprop`, `Adam`, `AdamW` and `Muon`.
 
     Parameters
@@ -131,9 +132,9 @@ class Optimizer:
             weight_decay = self.weight_decay if self.decays(name, p) else 0.0
             self._update(name, p, *arrays_of, lr=lr, weight_decay=weight_decay, scale=scale)
 
+    @abstractmethod
     def _update(self, name: str, p: Array, grad: Array, *moments: Array, **numbers: Any) -> None:
         """Update one parameter and its moments; `numbers`: lr, weight_decay and scale."""
-        raise NotImplementedError
 
     @property
     def state(self) -> dict[str, Any]:

@@ -166,10 +166,10 @@ class Trainer:
     def update(self, tokens: Array, targets: Array, lr: float) -> tuple[float, float | None]:
         """Update the parameters: forward, backward, clipping and the optimizer.
 
-        With gradient accumulation, the batch is split into parts of equal size. Each part's loss is
-        scaled by its share of the targets that are not ignored: the sum of the parts' gradients is
-        the gradient of the batch. A mean of the parts' means would give targets in a part with few
-        of them more weight.
+        With gradient accumulation, the batch is split into parts whose sizes differ by at most one
+        row. Each part's loss is scaled by its share of the targets that are not ignored: the sum of
+        the parts' gradients is the gradient of the batch. A mean of the parts' means would give
+        targets in a part with few of them more weight.
 
         Parameters
         ----------

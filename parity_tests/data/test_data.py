@@ -109,7 +109,8 @@ def test_a_split_that_is_too_short_says_what_to_do():
         windows(np.arange(256), 256, 1, what="validation")
     assert str(caught.value) == (
         "the validation split has 256 tokens, but one window of context length 256 needs 257: use "
-        "a longer text, another --train-fraction, or a smaller --context-length"
+        "more text, a smaller --context-length or, for data without a validation split of its own, "
+        "another --train-fraction"
     )
 
 

@@ -214,6 +214,10 @@ BAD = {
         change("index", tokenizer="gpt2", vocab_size=50257, end_of_text=50256),
         "was made with the tokenizer gpt2, not with byte: give --tokenizer gpt2",
     ),
+    "another tokenizer of the same size": (
+        change("index", tokenizer="gpt2"),
+        "was made with the tokenizer gpt2, not with byte: give --tokenizer gpt2",
+    ),
     "a tokenizer of a path": (
         change("index", tokenizer="my model", vocab_size=300),
         "was made with the tokenizer my model, not with byte: give --tokenizer 'my model'",

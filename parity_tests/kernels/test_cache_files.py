@@ -62,6 +62,13 @@ def test_a_damaged_file_is_as_none(files):
     assert files.load(KEY) == bytes(1000)
 
 
+def test_a_file_that_cannot_be_replaced_leaves_no_temporary_file(files):
+    files.path(KEY).mkdir()
+    with pytest.raises(OSError):
+        files.save(KEY, 1)
+    assert list(files.directory.iterdir()) == [files.path(KEY)]
+
+
 def test_files_of_other_sources_or_types_are_as_none(files):
     files.save(KEY, 1)
     assert KernelFiles(KernelFiles, files.directory, "npgpt-other").load(KEY) is None
