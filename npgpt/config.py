@@ -14,6 +14,7 @@ PresetName = Literal[
 ]
 TokenizerName = Literal["byte", "gpt2"]
 OptimizerName = Literal["adam", "adamw", "muon", "rmsprop", "sgd"]
+LEARNING_RATE = ("lr", "initial_lr", "min_lr", "warmup_steps")  # settings of its curve
 VOCABULARIES = {"gpt2": 50257, "byte": 257}  # number of tokens
 
 
@@ -85,6 +86,9 @@ class TrainingConfig:
         Number of passes over the training split.
     steps : int or None, default None
         Number of steps, in place of epochs. None: as many as the epochs take.
+    max_tokens : int or None, default None
+        Number of training tokens, in place of epochs or steps. The run ends after the step that
+        reaches it.
     batch_size : int, default 2
         Number of windows per batch. A window is a sequence of context_length tokens.
     stride : int or None, default None
@@ -146,6 +150,7 @@ class TrainingConfig:
 
     epochs: int = 10
     steps: int | None = None
+    max_tokens: int | None = None
     batch_size: int = 2
     stride: int | None = None
     train_fraction: float = 0.9
@@ -175,9 +180,13 @@ class TrainingConfig:
         make_plain(self)
         for name in ("epochs", "batch_size", "grad_accumulation", "eval_every"):
             at_least(self, name, 1)
-        for name in ("steps", "stride", "eval_batches", "checkpoint_every"):
+        for name in ("steps", "max_tokens", "stride", "eval_batches", "checkpoint_every"):
             if getattr(self, name) is not None:
                 at_least(self, name, 1)
+        if None not in (self.steps, self.max_tokens):
+            raise ConfigError(
+                f"steps is {self.steps} and max_tokens is {self.max_tokens}: give one of them"
+            )
         for name in ("lr", "weight_decay", "warmup_steps", "initial_lr", "eps", "sample_tokens"):
             at_least(self, name, 0)
         if self.min_lr is not None:

@@ -25,6 +25,7 @@ NAMES_ELSEWHERE = {
     "min-lr": "learning-rate-min",
     "steps": "max-steps max-iters num-steps num-iterations iterations iters",
     "epochs": "epoch num-epochs num-train-epochs max-epochs n-epochs",
+    "max-tokens": "num-tokens train-tokens",
     "max-new-tokens": "max-tokens max-length n-predict num-tokens",
     "batch-size": "per-device-train-batch-size train-batch-size micro-batch-size batch bs",
     "grad-accumulation": "gradient-accumulation-steps accumulation-steps grad-accum",

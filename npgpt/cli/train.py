@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from npgpt.cli import train_flags
 from npgpt.cli.common import announce_compilation, default
 from npgpt.cli.signals import StopRequest
 from npgpt.cli.train_flags import RunFlags
@@ -35,8 +36,8 @@ class Train:
     out
         Directory for the files of the run.
     resume
-        Resume the run in this directory. Only --epochs, --steps and --checkpoint-every may change,
-        and --data if the text is the same.
+        Resume the run in this directory. Its length, evaluations, checkpoints, prompt and learning
+        rate may change, and --data if the text is the same.
     """
 
     flags: Annotated[tyro.conf.OmitArgPrefixes[RunFlags], tyro.conf.arg(name="")]
@@ -74,6 +75,8 @@ class Train:
                 directory = lock.enter_context(new)
             self.unshown.write_to(directory.log)
             directory.open(self.settings, tokens, trainer)
+            if self.saved and (self.saved != self.settings or directory.path != resumed):
+                directory.save(trainer)  # or a kill would lose the new settings
             self.compile()
             with StopRequest() as stop:
                 return self.finish(directory, tokens, trainer, stop)
@@ -84,9 +87,10 @@ class Train:
         from npgpt.data.tokenizer import tokenizer_of
         from npgpt.training import run, run_dir, run_state
 
+        self.saved: RunConfig | None = None  # of the checkpoint to resume
         resumed = self.resume and run_dir.run_dir_of(self.resume)
         if self.resume and (not resumed or run_dir.RunDir(resumed).has_checkpoint):
-            _, model, saved = run_state.read(self.resume)
+            self.saved, model, saved = run_state.read(self.resume)
             tokens = dataset.read_tokens(self.settings, tokenizer_of(model), say)
             return tokens, run.resume(self.settings, tokens, model, saved)
         tokens = dataset.read_tokens(self.settings, say=say)
@@ -103,7 +107,7 @@ class Train:
         self, directory: "RunDir", tokens: "Tokens", trainer: "Trainer", stop: StopRequest
     ) -> int:
         """Train to the end or to a signal, and say where the files are. Return the exit status."""
-        from npgpt.training import run_dir
+        from npgpt.training import run, run_dir
         from npgpt.training.progress_bar import ProgressBar
 
         path = directory.path
@@ -112,9 +116,12 @@ class Train:
         with ProgressBar(trainer.total_steps, tokens.tokenizer, done=progress.step) as bar:
             bar.print(describe(trainer, tokens, name))
             if progress.step >= trainer.total_steps:
-                unit = "epochs" if self.settings.training.steps is None else "steps"
-                more = npgpt_command("train", resume=path, **{unit: "N"})
+                length = train_flags.length_of(self.settings.training)
+                flag, unit = length.replace("_", "-"), length.removeprefix("max_")
+                more = npgpt_command("train", resume=path, **{flag: "N"})
                 bar.print(f"This run is finished. To train for more {unit}: {more}")
+            if self.saved and (line := run.describe_new_rate(self.saved.training, trainer)):
+                bar.print(line)
             try:
                 interrupted = self.follow(trainer, directory, bar, stop)
             except (RunError, MemoryError) as error:

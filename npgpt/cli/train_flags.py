@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from npgpt.cli.common import OptimizerFlag
-from npgpt.config import VOCABULARIES, Config, PresetName, RunConfig, TrainingConfig
+from npgpt.config import LEARNING_RATE, VOCABULARIES, Config, PresetName, RunConfig, TrainingConfig
 from npgpt.errors import ConfigError
 from npgpt.preset import PRESETS, defaults
 
@@ -68,23 +68,61 @@ class RunFlags(RunConfig):
         return RunConfig(**vars(self) | parts)
 
 
-def train_defaults(arguments: Sequence[str]) -> RunConfig:
-    """Return the settings of a preset, of a run to resume, or of weights to start from."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for flag in ("--preset", "--tokenizer", "--resume", "--init-from", "--init_from"):
-        first.add_argument(flag)
-    with contextlib.suppress(argparse.ArgumentError):
-        known, _ = first.parse_known_args(arguments[1:] if arguments[:1] == ["train"] else [])
-        if known.resume is not None:
-            from npgpt.training import run_state
+LENGTHS = ("epochs", "steps", "max_tokens")
+# Settings that may change when a run is resumed, because its past does not depend on them.
+FREE_TO_CHANGE = {
+    *LENGTHS, *LEARNING_RATE, "eval_every", "eval_batches", "eval_rng", "checkpoint_every",
+    "prompt", "sample_tokens",
+    "data", "val_data",  # their tokens are compared later
+}  # fmt: skip
 
-            return run_state.read_settings(Path(known.resume))
-        if known.preset in (None, *PRESETS):
-            if known.init_from is not None:
-                settings = defaults(known.preset or "tiny")
-                return with_weights(settings, Path(known.init_from), known.tokenizer)
-            return with_tokenizer(known.preset or "tiny", known.tokenizer)
-    return defaults("tiny")  # the real parser reports the mistake
+
+def length_of(training: TrainingConfig) -> str:
+    """Return the name of the setting that decides when a run ends."""
+    given = (name for name in ("steps", "max_tokens") if getattr(training, name) is not None)
+    return next(given, "epochs")
+
+
+def train_defaults(arguments: Sequence[str]) -> RunConfig:
+    """Return the settings of a preset, of a run to resume, or of weights to start from.
+
+    A length that is given as a flag replaces theirs, in whichever unit that was.
+    """
+    known = find_flags(arguments)
+    settings = settings_before(known)
+    lengths = [name for name in LENGTHS if getattr(known, name) not in (None, "None")]
+    if len(lengths) > 1:
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in lengths)
+        raise ConfigError(f"{flags} are given, but a run has one length: leave all but one out")
+    if lengths:
+        training = dataclasses.replace(settings.training, steps=None, max_tokens=None)
+        settings = dataclasses.replace(settings, training=training)
+    return settings
+
+
+def find_flags(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the flags on which the defaults of the others depend; None if they are not given."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("preset", "tokenizer", "resume", "init_from", *LENGTHS):
+        first.add_argument(f"--{name}", f"--{name.replace('_', '-')}", dest=name)
+    with contextlib.suppress(argparse.ArgumentError):  # the real parser reports the mistake
+        known, _ = first.parse_known_args(arguments[1:] if arguments[:1] == ["train"] else [])
+        return known
+    return first.parse_args([])
+
+
+def settings_before(known: argparse.Namespace) -> RunConfig:
+    """Return the settings of a preset, of a run to resume, or of weights to start from."""
+    if known.resume is not None:
+        from npgpt.training import run_state
+
+        return run_state.read_settings(Path(known.resume))
+    if known.preset not in (None, *PRESETS):
+        return defaults("tiny")  # the real parser reports the mistake
+    if known.init_from is not None:
+        settings = defaults(known.preset or "tiny")
+        return with_weights(settings, Path(known.init_from), known.tokenizer)
+    return with_tokenizer(known.preset or "tiny", known.tokenizer)
 
 
 def with_tokenizer(preset: PresetName, name: str | None) -> RunConfig:
@@ -125,8 +163,7 @@ def check_flags(command: "Train", before: RunConfig) -> None:
     saved, given = flat(before), flat(settings)
     if command.resume is not None:
         flag, source = "resume", str(command.resume)
-        free = {"epochs", "steps", "checkpoint_every"}
-        free |= {"data", "val_data"}  # their tokens are compared later
+        free = FREE_TO_CHANGE
     elif settings.init_from is not None:
         flag, source = "init-from", settings.init_from
         free = saved.keys() - {"vocab_size", "n_layer", "n_head", "n_embd", "qkv_bias", "tied",

@@ -4,13 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from npgpt import backends
-from npgpt.config import RunConfig
+from npgpt.config import LEARNING_RATE, RunConfig, TrainingConfig
 from npgpt.data.dataset import Tokens
 from npgpt.download.resolve import resolve
 from npgpt.errors import ConfigError, InputError, WeightFileError
 from npgpt.gpt import GPT
 from npgpt.model.params import crop
 from npgpt.rng import Generator
+from npgpt.training import schedule
 from npgpt.training.events import Progress
 from npgpt.training.trainer import Trainer
 from npgpt.weights import checkpoint, formats
@@ -110,3 +111,24 @@ def require_same_text(settings: RunConfig, tokens: Tokens, data_sha256: str) -> 
             f"the text {settings.data} is not the one this run was trained on: "
             f"its tokens hash to {tokens.sha256[:12]}, not {data_sha256[:12]}"
         )
+
+
+def describe_new_rate(before: TrainingConfig, trainer: Trainer) -> str | None:
+    """Return a line about a learning rate that other settings, or another length, have changed.
+
+    `before`: the settings of the run until now.
+    """
+    now, step, total = trainer.training, trainer.progress.step, trainer.total_steps
+    old_total = schedule.count_steps(before, len(trainer.steps_data), trainer.tokens_per_step)
+    changes = [
+        f"{name} is {getattr(now, name)}, before {getattr(before, name)}"
+        for name in LEARNING_RATE
+        if getattr(now, name) != getattr(before, name)
+    ]
+    if total != old_total and now.min_lr is not None:
+        changes.append(f"its curve ends at step {total}, before {old_total}")
+    if not changes or not 0 < step < total:
+        return None
+    old = schedule.rate_of_step(before, step, old_total)
+    new = schedule.rate_of_step(now, step, total)
+    return f"Learning rate: {'; '.join(changes)}. Step {step} has {new:.3g}, before {old:.3g}"

@@ -1,8 +1,9 @@
-"""The two numbers of a step: its learning rate, and the factor that clips its gradient."""
+"""The number of steps, and two numbers of each: learning rate, and factor of the gradient."""
 
 import math
 
 from npgpt.backends import Backend
+from npgpt.config import TrainingConfig
 from npgpt.model import params
 from npgpt.model.params import Params
 
@@ -32,3 +33,22 @@ def learning_rate(
         return initial + step * (peak - initial) / warmup
     progress = (step - warmup) / max(1, total - warmup)
     return lowest + (peak - lowest) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def rate_of_step(training: TrainingConfig, step: int, total: int) -> float:
+    """Return the learning rate of `step` in a run of `total` steps, and after its end the last."""
+    return learning_rate(
+        min(step, total),
+        total=total,
+        warmup=training.warmup_steps,
+        peak=training.lr,
+        initial=training.initial_lr,
+        lowest=training.lr if training.min_lr is None else training.min_lr,
+    )
+
+
+def count_steps(training: TrainingConfig, per_epoch: int, tokens: int) -> int:
+    """Return the number of steps of a run, of `tokens` tokens each and `per_epoch` an epoch."""
+    if training.max_tokens is not None:
+        return -(-training.max_tokens // tokens)
+    return training.epochs * per_epoch if training.steps is None else training.steps

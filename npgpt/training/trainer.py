@@ -45,6 +45,7 @@ class Trainer:
     gradients : params.Params
         Gradient of the last step, before clipping.
     total_steps : int
+    tokens_per_step : int
     tokens_per_epoch : int
 
     Raises
@@ -101,10 +102,11 @@ class Trainer:
         self.optimizer = optim.make(model.params, training, ops=model.ops)
         self.gradients: params.Params  # of the last step
         self.part_gradients = params.zeros_like(model.params)  # no memory until it is written to
-        self.tokens_per_epoch = len(self.steps_data) * per_step * T
-        self.total_steps = training.epochs * len(self.steps_data)
-        if training.steps is not None:
-            self.total_steps = training.steps
+        self.tokens_per_step = per_step * T
+        self.tokens_per_epoch = len(self.steps_data) * self.tokens_per_step
+        self.total_steps = schedule.count_steps(
+            training, len(self.steps_data), self.tokens_per_step
+        )
         self.seconds = 0.0  # of the steps since the last evaluation
         self.tokens_timed = 0  # trained on in these seconds
 
@@ -236,15 +238,8 @@ class Trainer:
         InputError
             If `index` is negative or not an integer.
         """
-        t = self.training
-        return schedule.learning_rate(
-            min(check_integer("index", index, least=0), self.total_steps),
-            total=self.total_steps,
-            warmup=t.warmup_steps,
-            peak=t.lr,
-            initial=t.initial_lr,
-            lowest=t.lr if t.min_lr is None else t.min_lr,
-        )
+        step = check_integer("index", index, least=0)
+        return schedule.rate_of_step(self.training, step, self.total_steps)
 
     @finite.ignore_overflow()
     def split_losses(self) -> tuple[float, float]:

@@ -106,6 +106,7 @@ def test_another_tokenizer_brings_its_vocabulary():
 AT_LEAST = {
     Config: dict(vocab_size=1, context_length=1, n_layer=1, n_head=1, n_embd=1),
     TrainingConfig: dict(epochs=1, batch_size=1, grad_accumulation=1, eval_every=1, steps=1,
+                         max_tokens=1,
                          stride=1,
                    eval_batches=1, checkpoint_every=1, warmup_steps=0, sample_tokens=0),
 }  # fmt: skip
@@ -163,6 +164,11 @@ def test_rates_are_numbers_from_0(name):
         ),
         (TrainingConfig, {"seed": -1}, "seed is -1, but must be in [0, 2**64)"),
         (TrainingConfig, {"seed": 2**64}, "seed is an integer of 65 bits, but must be below 2**64"),
+        (
+            TrainingConfig,
+            {"steps": 3, "max_tokens": 100},
+            "steps is 3 and max_tokens is 100: give one of them",
+        ),
         (RunConfig, {"ops": "torch"}, "ops is 'torch', but must be fused or numpy"),
         (RunConfig, {"dtype": "float16"}, "dtype is 'float16', but must be float32 or float64"),
         (RunConfig, {"preset": "huge"}, "preset is 'huge', but must be tiny or book or"),

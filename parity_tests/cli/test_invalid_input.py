@@ -175,7 +175,7 @@ def test_a_folder_that_holds_a_run(refused, run):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        ("--lr 1", "--lr 1.0 does not fit: run was made with 0.005"),
+        ("--eps 1", "--eps 1.0 does not fit: run was made with 1e-08"),
         ("--n-embd 32", "--n-embd 32 does not fit: run was made with 16"),
         ("--preset book", "--preset book does not fit: run was made with tiny"),
         ("--dtype float64", "--dtype float64 does not fit: run was made with float32"),

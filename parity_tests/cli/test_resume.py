@@ -1,5 +1,6 @@
 """Runs that are interrupted and resumed."""
 
+import json
 import signal
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 
 import npgpt
-from npgpt.cli.main import main
+from npgpt.cli.main import main, parse
 from npgpt.model.params import named
+from npgpt.training import schedule
 from parity_tests.support.processes import LONG, started
 from parity_tests.support.runs import FILES, POSIX_ONLY, TINY, final, lines, unannounced
 
@@ -73,6 +75,65 @@ def test_a_finished_run_has_nothing_to_do_and_more_epochs_give_more(npgpt_, run)
     npgpt_("train --resume run --epochs 3")
     assert final("run")[1]["step"] == 33
     assert [p["step"] for p in lines("run/metrics.jsonl")] == list(range(0, 33, 2))
+
+
+def test_what_does_not_change_the_past_may_change(npgpt_, run, monkeypatch):
+    from npgpt.training.trainer import Trainer
+
+    past = lines("run/metrics.jsonl")
+    flags = "--epochs 4 --eval-every 3 --eval-batches 2 --prompt The --sample-tokens 2 --lr 0.001"
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "update", killed)
+        npgpt_("train --resume run", *flags.split(), code=130)
+    said = npgpt_("train --resume run")  # the settings were saved before the first step
+    assert "before" not in said.out
+    assert final("run")[1]["step"] == 44
+    training = json.loads(Path("run/config.json").read_text())["training"]
+    changed = {"epochs": 4, "eval_every": 3, "eval_batches": 2, "prompt": "The", "lr": 0.001}
+    assert changed.items() <= training.items()
+    points = lines("run/metrics.jsonl")
+    assert points[: len(past)] == past
+    assert [point["step"] for point in points[len(past) :]] == list(range(24, 44, 3))
+    assert points[-1]["lr"] == pytest.approx(
+        schedule.learning_rate(42, total=44, warmup=1, peak=0.001, initial=1e-5, lowest=5e-4)
+    )
+
+
+def killed(*_):
+    raise KeyboardInterrupt
+
+
+def test_another_learning_rate_is_said(npgpt_, run):
+    more = "train --resume run --epochs 3 --out longer"
+    says = "its curve ends at step 33, before 22. Step 22 has 0.00169, before 0.0005\n"
+    assert f"\nLearning rate: {says}" in npgpt_(more).out
+    said = npgpt_("train --resume run --epochs 3 --lr 0.001 --min-lr None --out other").out
+    assert (
+        "\nLearning rate: lr is 0.001, before 0.005; min_lr is None, before 0.0005. "
+        "Step 22 has 0.001, before 0.0005\n"
+    ) in said
+    assert "Learning rate" not in npgpt_("train --resume run --eval-every 9").out
+
+
+@pytest.mark.parametrize(
+    ("given", "lengths"),
+    [
+        ("--max-tokens 65", (2, None, 65)),
+        ("--steps 24", (2, 24, None)),
+        ("--epochs 3 --steps None", (3, None, None)),
+    ],
+)
+@pytest.mark.parametrize("before", ["--steps 23", "--max-tokens 1409"])
+def test_a_length_replaces_the_other_lengths(npgpt_, run, before, given, lengths):
+    npgpt_(f"train --resume run {before}")
+    assert final("run")[1]["step"] == 23
+    training = parse(["train", "--resume", "run", *given.split()]).settings.training
+    assert (training.epochs, training.steps, training.max_tokens) == lengths
+
+
+def test_a_run_has_one_length(refused):
+    says = "--epochs and --max-tokens are given, but a run has one length: leave all but one out"
+    refused("train --epochs 3 --max_tokens=64", says=says)
 
 
 def test_checkpoints_every_n_steps(npgpt_, monkeypatch):

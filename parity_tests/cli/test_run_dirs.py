@@ -118,7 +118,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(npgpt_, refused):
     npgpt_(" ".join(NUMPY), "--out", "whole", "--steps", "3", "--seed", "7")
     killed_before_the_first_checkpoint("--out", "run", "--steps", "3", "--seed", "7")
     refused("train --data text.txt --out run", says="resume it with --resume run")
-    refused("train --resume run --lr 1", says="--lr 1.0 does not fit: run was made with")
+    refused("train --resume run --eps 1", says="--eps 1.0 does not fit: run was made with")
     Path("other.txt").write_text(TEXT.upper())
     says = "the text other.txt is not the one this run was trained on"
     assert says in npgpt_("train --resume run --data other.txt", code=2).err
