@@ -60,10 +60,10 @@ PACKAGES = {
     "performance", "system", "training", "weights",
 }  # fmt: skip
 MODULES = {
-    "__init__", "__main__", "arrays", "backends", "config", "errors", "gpt", "loading",
-    "quantized_matrix", "rng",
+    "__init__", "__main__", "arrays", "backends", "config", "config_checks", "errors", "gpt",
+    "loading", "preset", "quantized_matrix", "rng",
 }  # fmt: skip
-LAYERS = 13
+LAYERS = 14
 LINES = 400
 CHECKED = "npgpt", "reference", "parity_tests", "benchmarks"
 
