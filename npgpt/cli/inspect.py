@@ -87,13 +87,16 @@ class Inspect:
         if self.verify:
             for _ in files.verify(vocab_size):
                 pass
+        tokens = {split: sum(counts) for split, counts in sizes.items()}
+        report = {"format": files.format, "path": str(self.path), "tokenizer": tokenizer}
+        if self.verify:
+            report["checksums"] = "verified" if files.index else "none"
         if self.json:
-            tokens = {split: sum(counts) for split, counts in sizes.items()}
-            report = {"format": files.format, "path": str(self.path), "tokenizer": tokenizer}
             print(json.dumps(report | {"tokens": tokens}, indent=2))
             return 0
         name = printable_line(tokenizer or "unknown", MAX_NAME)
-        print(f"{printable_line(str(self.path))}: token files, {files.format}; tokenizer {name}")
+        path = printable_line(str(self.path))
+        print(f"{path}: token files, {files.format}; tokenizer {name}{checksums_of(report)}")
         for split, counts in sizes.items():
             where = number_of(len(counts), "file")
             print(f"{split}: {number_of(sum(counts), 'token')} in {where}")
@@ -140,9 +143,14 @@ def print_report(report: dict[str, Any]) -> None:
     config = ", ".join(f"{name} {value}" for name, value in report["config"].items())
     tokenizer = printable_line(report["tokenizer"] or "unknown", MAX_NAME)
     found = printable_line(report["tokenizer_found"], MAX_NAME)
-    checksums = f"; checksums: {report['checksums']}" if "checksums" in report else ""
-    print(f"{path}: {report['format']}, {report['parameters']:,} parameters{checksums}")
+    parameters = f"{report['parameters']:,} parameters"
+    print(f"{path}: {report['format']}, {parameters}{checksums_of(report)}")
     print(f"config: {config}; tokenizer {tokenizer} ({found})\n")
+
+
+def checksums_of(report: dict[str, Any]) -> str:
+    """Return the end of a report's first line, "" without --verify."""
+    return f"; checksums: {report['checksums']}" if "checksums" in report else ""
 
 
 def print_tensors(tensors: dict[str, dict[str, Any]]) -> None:

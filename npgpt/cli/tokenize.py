@@ -2,9 +2,10 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -12,6 +13,9 @@ from npgpt.cli.common import default
 from npgpt.errors import InputError
 from npgpt.system.console import is_live, make_bar
 from npgpt.system.terminal import number_of, printable_line
+
+if TYPE_CHECKING:
+    from npgpt.data.sources import Source
 
 
 @dataclass(kw_only=True)
@@ -25,8 +29,8 @@ class Tokenize:
     Parameters
     ----------
     sources
-        Files, directories, or - for standard input. Files read in a directory: .txt, .jsonl and
-        .ndjson, each also with .gz or .zst, and .parquet. For .zst and .parquet,
+        Files, directories, or - for standard input. Files read in a directory: .txt, .jsonl
+        and .ndjson, each also with .gz or .zst, and .parquet. The last two need
         pip install 'npgpt[data]'.
     to
         Directory for the token files. They take twice their size until all are complete.
@@ -51,7 +55,10 @@ class Tokenize:
         What standard input holds: a text, or a document per line.
     """
 
-    sources: tyro.conf.Positional[list[str]]
+    sources: Annotated[
+        tyro.conf.Positional[list[str]],
+        tyro.conf.arg(metavar="PATH [PATH ...]", help_behavior_hint="(required)"),
+    ]
     to: Path
     tokenizer: Annotated[str, tyro.conf.arg(metavar="{gpt2,byte,PATH}")] = "gpt2"
     workers: Annotated[int | None, default("one per core", "INT")] = None
@@ -77,9 +84,9 @@ class Tokenize:
         val_sources, more = list_sources(self.val)
         if passed_over + more:
             print(describe_passed_over(passed_over + more), file=sys.stderr)
-        size = sum(source.size for source in sources + val_sources)
-        files = number_of(len(sources) + len(val_sources), "file")
-        print(f"{files}, {size:,} bytes", file=sys.stderr)
+        everything = sources + val_sources
+        size = sum(source.size for source in everything)
+        print(describe_sources(everything, size), file=sys.stderr)
         with Progress(size) as progress:
             job = Job(
                 sources,
@@ -128,6 +135,17 @@ class Tokenize:
         if self.first_shard and self.format != "llmc":
             raise InputError("--first-shard needs --format llmc: nanoGPT has no shards")
         return (number, parts), self.workers
+
+
+def describe_sources(sources: Sequence["Source"], size: int) -> str:
+    """Return a line about the sources: the number and `size` of files, and standard input."""
+    from npgpt.data.sources import STDIN
+
+    files = sum(source.name != STDIN for source in sources)
+    parts = [f"{number_of(files, 'file')}, {size:,} bytes"] if files else []
+    if files < len(sources):
+        parts.append("standard input")
+    return "; ".join(parts)
 
 
 class Progress:

@@ -134,7 +134,10 @@ class Train:
             print(f"Stopped after step {progress.step - 1}; the checkpoint is saved in {name}")
             print("Resume with:", npgpt_command("train", resume=path))
             return stop.exit_status
-        files = {printable_line(str(path / file)): text for file, text in run_dir.CONTENTS.items()}
+        contents = dict(run_dir.CONTENTS)
+        if not progress.samples:
+            contents["samples.txt"] = "empty: text is generated after an epoch, and none has ended"
+        files = {printable_line(str(path / file)): text for file, text in contents.items()}
         width = max(map(len, files))
         for file, content in files.items():
             print(f"{file:<{width}}  {content}")

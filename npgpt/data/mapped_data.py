@@ -22,7 +22,7 @@ from npgpt.download.cache_dir import cache_dir
 from npgpt.errors import InputError
 from npgpt.system import machine
 from npgpt.system.files import open_regular, os_error
-from npgpt.system.shell import option
+from npgpt.system.shell import option, quote
 
 LARGE = 10 << 20  # bytes of text: below it, a text is encoded at each start, in a second or two
 CHUNK = 1 << 16  # tokens read at once
@@ -32,10 +32,13 @@ FAR = 256  # chunks searched for the end of a document
 def find(path: Path, tokenizer: Tokenizer, say: Callable[[str], object]) -> Path | None:
     """Return the directory of token files for the data at `path`, None for a short text.
 
-    A large text is encoded first, unless the cache has its tokens.
+    A large text is encoded first, unless the cache has its tokens. Raises InputError for a single
+    token file.
     """
     if is_token_directory(path):
         return path
+    if path.suffix == ".bin" and path.is_file() and is_token_directory(path.parent):
+        raise InputError(f"{path} is a token file: give its directory, {quote(path.parent)}")
     plain = path.suffix.lower() == ".txt" or kind_of(path) is None
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())

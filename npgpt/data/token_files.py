@@ -130,9 +130,13 @@ def open_index(path: Path) -> TokenFiles:
     entries, layout = index.get("shards"), index.get("format")
     if not isinstance(entries, list) or layout not in ("llmc", "nanogpt"):
         raise InputError(f"{file} is invalid: it has no list of shards, or an unknown format")
+    names = set[str]()
     for entry in entries:
         name, count, split, _ = read_entry(entry, file)
-        if not (path / name).is_file():
+        if name in names:
+            raise InputError(f"{file} names {name} twice")
+        names.add(name)
+        if not os.path.isfile(path / name):  # Path.is_file raises OSError for a long name
             raise InputError(f"{file} names {name}, which is missing")
         if layout == "llmc":
             shard = open_llmc(path / name)

@@ -9,7 +9,8 @@ from npgpt.data.dataset import Tokens
 from npgpt.download.resolve import resolve
 from npgpt.errors import ConfigError, InputError, WeightFileError
 from npgpt.gpt import GPT
-from npgpt.model.params import crop
+from npgpt.model import finite
+from npgpt.model.params import crop, named
 from npgpt.rng import Generator
 from npgpt.training import schedule
 from npgpt.training.events import Progress
@@ -41,6 +42,8 @@ def initial_model(settings: RunConfig, rng: Generator, tokenizer: TokenizerName)
         tree = crop(source.params("float32"), settings.config.context_length)
         model = GPT.from_params(settings.config, tree, ops=rng.ops, tokenizer=tokenizer)
         model.path = source.path
+        if not all(finite.is_finite(leaf) for _, leaf in named(tree)):
+            raise finite.error(f"{source.path} cannot be trained", tree, source.path)
         return model
     return GPT(
         settings.config,

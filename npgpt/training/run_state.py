@@ -5,6 +5,7 @@ progress     the Progress, except for the order of windows, which is an array of
 data_sha256  digest of the tokens, so that a run resumes only on the text it was started with
 """
 
+import os
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,8 @@ def names_in_file(moments: dict[str, Params]) -> set[str]:
 
 def read_settings(path: Path) -> RunConfig:
     """Read only the settings of a run from its directory or checkpoint."""
+    if not os.path.exists(path):
+        raise InputError(f"there is no run directory or checkpoint {path}")
     if not (path / formats.CHECKPOINT).exists() and (path / CONFIG).is_file():
         return read_config(path / CONFIG)  # a run that was killed before its first checkpoint
     path = formats.checkpoint_file(path)

@@ -202,6 +202,15 @@ def test_the_command_line_says_it_in_one_line(files, npgpt_, capsys):
     assert shown.endswith("28 tensors, 1 of them with nan or inf: ln_f.bias\n")
 
 
+def test_training_does_not_start_from_such_weights(files, npgpt_):
+    said = npgpt_("train --init-from nan.h5 --data text.txt --prompt a --out run", code=1)
+    assert said.err == (
+        "npgpt: nan.h5 cannot be trained: ln_f.bias holds nan or infinite numbers. "
+        "See npgpt inspect nan.h5\n"
+    )
+    assert not Path("run").exists()
+
+
 def test_a_text_that_was_started_ends_its_line(files, npgpt_):
     model = npgpt.load("good.h5")
     model.params.wpe.weight[6] = np.nan

@@ -100,7 +100,8 @@ def test_evaluate_is_the_mean_over_all_tokens(npgpt_, run):
 def test_plot_one_run_and_several(npgpt_, run):
     Path("run/loss.png").unlink()
     assert npgpt_("plot run").out == "run/loss.png\n"
-    npgpt_("train --data text.txt --steps 3 --out other", *TINY)
+    said = npgpt_("train --data text.txt --steps 3 --out other", *TINY).out
+    assert "other/samples.txt    empty: text is generated after an epoch, and none" in said
     assert npgpt_("plot run other").out == "loss.png\n"
     assert npgpt_("plot run other --out both.png").out == "both.png\n"
     one, two = (matplotlib.image.imread(p) for p in ("run/loss.png", "loss.png"))

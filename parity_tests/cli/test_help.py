@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import npgpt
-from npgpt.cli.main import main
+from npgpt.cli.main import COMMANDS, main
 from npgpt.performance import system_info
 
 
@@ -100,6 +100,17 @@ def test_help_names_every_flag(verb, capsys):
     assert said.err == ""
     assert "\x1b" not in said.out
     assert [word for word in FLAGS[verb].split() if word not in said.out] == []
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_help_has_no_empty_defaults_and_no_broken_lines(verb, capsys):
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    assert "(default: )" not in capsys.readouterr().out
+    # tyro begins a new line where a line of a docstring does not begin with a letter
+    described = COMMANDS[verb].__doc__.partition("Parameters\n")[2]
+    wrapped = re.findall(r"(?m)^        (\S.*)\n        (\S.*)", described)
+    assert [pair for pair in wrapped if not pair[1][0].isalpha()] == []
 
 
 def test_help_shows_the_defaults_of_a_preset(capsys):

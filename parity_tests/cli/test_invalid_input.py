@@ -43,7 +43,7 @@ BAD_FLAGS = {
     "--steps 0": "steps is 0, but must be at least 1",
     "--prompt=": "the prompt is empty",
     "--init-from no.h5": "there is no file or directory no.h5",
-    "--resume no": "there is no file no",
+    "--resume no": "there is no run directory or checkpoint no",
     "--out text.txt": "the run directory text.txt cannot be created: File exists",
     "--out text.txt/run": "the run directory text.txt/run cannot be created: Not a directory",
     "--data runs": "there is no text file runs",

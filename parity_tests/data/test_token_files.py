@@ -205,6 +205,11 @@ BAD = {
     ),
     "missing": (lambda to, _: next(to.glob("*train*")).unlink(), "which is missing"),
     "another count": (change("shard", tokens=6), "has 5 tokens, index.json says 6"),
+    "a long name": (change("shard", file="x" * 5000), "which is missing"),
+    "a name twice": (
+        lambda to, index: change("index", shards=index["shards"][:1] * 2)(to, index),
+        "tokens_val_000000.bin twice",
+    ),
     "a path": (change("shard", file="../x.bin"), "a shard is"),
     "no shards": (change("index", shards=5), "has no list of shards"),
     "a number": (change("index", shards=[5]), "a shard is 5"),
@@ -263,10 +268,19 @@ def test_inspect_shows_token_files(tmp_path, capsys):
     to, _ = write(tmp_path / "to", val_fraction=0.4)
     assert main(["inspect", str(to), "--verify"]) == 0
     out = capsys.readouterr().out
-    assert "llmc" in out and "tokenizer byte" in out and "train: 14 tokens in 2 files" in out
+    assert "llmc; tokenizer byte; checksums: verified\n" in out
+    assert "train: 14 tokens in 2 files" in out
     assert main(["inspect", str(to), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["tokens"] == {"train": 14, "val": 5} and report["tokenizer"] == "byte"
+
+
+def test_a_token_file_is_named_by_its_directory(tmp_path):
+    to, index = write(tmp_path / "to", val_fraction=0.4)
+    file = to / index["shards"][0]["file"]
+    with pytest.raises(InputError) as error:
+        read_tokens(replace(SETTINGS, data=str(file)))
+    assert str(error.value) == f"{file} is a token file: give its directory, {to}"
 
 
 def test_a_large_text_is_encoded_once(tmp_path, monkeypatch):

@@ -240,7 +240,7 @@ def test_standard_input_and_what_is_said(tmp_path, monkeypatch, capsys):
     flags = ["--tokenizer", "byte", "--workers", "1", "--val-fraction", "0"]
     assert main(["tokenize", "-", "--stdin", "jsonl", "--to", str(tmp_path / "a"), *flags]) == 0
     folder = write_folder(tmp_path / "folder")
-    capsys.readouterr()
+    assert capsys.readouterr().err == "standard input\n"
     assert main(["tokenize", str(folder), "--to", str(tmp_path / "b"), *flags]) == 0
     out, err = capsys.readouterr()
     assert "1 file passed over" in err and "notes.md" in err and "40 files" in err
