@@ -45,3 +45,9 @@ def show(value: object) -> str:
         lines = [f"a value of type {type(value).__name__}"]
     text = " ".join(line.strip() for line in lines)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def one_line(error: Exception) -> str:
+    """Return an error's message on one line, at most 200 characters."""
+    text = " ".join(str(getattr(error, "reason", error)).split())
+    return text[:200] or type(error).__name__

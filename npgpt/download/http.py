@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import npgpt
 from npgpt.download.pacing import PacedHTTPHandler, PacedHTTPSHandler
-from npgpt.errors import DownloadError
+from npgpt.errors import DownloadError, one_line
 
 T = TypeVar("T")
 Progress = Callable[[int, int], Any]  # called with the bytes received so far and the total
@@ -179,9 +179,3 @@ def open_url(url: str, headers: dict[str, str]) -> HTTPResponse:
         response.close()
         raise RequestError(f"sent the file compressed ({encoding}), which was not requested")
     return response
-
-
-def one_line(error: Exception) -> str:
-    """Return an error's message on one line, at most 200 characters."""
-    text = " ".join(str(getattr(error, "reason", error)).split())
-    return text[:200] or type(error).__name__

@@ -9,11 +9,10 @@ from npgpt.download.http import (
     Digest,
     RemoteFile,
     RequestError,
-    one_line,
     retry,
 )
 from npgpt.download.pacing import HEADER_TIME
-from npgpt.errors import DownloadError
+from npgpt.errors import DownloadError, one_line
 from npgpt.system.time_limit import within
 
 CONNECTION_ERRORS = "RemoteProtocolError", "ReadError", "ReadTimeout", "TimeoutError"  # lost

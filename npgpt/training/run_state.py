@@ -14,7 +14,7 @@ import numpy as np
 
 from npgpt import backends
 from npgpt.config import Config, RunConfig, TrainingConfig
-from npgpt.errors import InputError, WeightFileError, show
+from npgpt.errors import InputError, WeightFileError, one_line, show
 from npgpt.gpt import GPT
 from npgpt.model import params
 from npgpt.model.params import Params
@@ -104,7 +104,7 @@ def read_config(file: Path) -> RunConfig:
     except (KeyError, TypeError, ValueError) as error:
         raise WeightFileError(
             f"{file.parent} has no {formats.CHECKPOINT}, and {file} does not hold the settings of "
-            f"a run ({error})"
+            f"a run ({one_line(error)})"
         ) from None
 
 
@@ -145,7 +145,9 @@ def from_json(state: dict[str, Any], path: Path) -> RunConfig:
         digest = state["data_sha256"]
         require(isinstance(digest, str), "data_sha256", digest)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise WeightFileError(f"{path}: its training state is invalid ({error})") from None
+        raise WeightFileError(
+            f"{path}: its training state is invalid ({one_line(error)})"
+        ) from None
     return settings
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from npgpt.errors import WeightFileError, show
+from npgpt.errors import WeightFileError, one_line, show
 from npgpt.weights.mapped import MappedFile
 
 MAX_TEXT = 1 << 20  # bytes of JSON; the header of the largest GPT-2 has 60,000
@@ -75,7 +75,7 @@ def parse_json(
     except TypeError:  # neither a string nor bytes
         raise WeightFileError(f"{about} is {show(text)}, expected JSON") from None
     except (ValueError, RecursionError) as error:
-        raise WeightFileError(f"{about} is not JSON ({error})") from None
+        raise WeightFileError(f"{about} is not JSON ({one_line(error)})") from None
 
 
 def unique_pairs(pairs: Pairs) -> dict[str, Any]:

@@ -68,6 +68,7 @@ INVALID = {
     "a token without end": lambda s: s["progress"]["samples"][0].update(tokens=[10**400]),
     "tokens that are a number": lambda s: s["progress"]["samples"][0].update(tokens=7),
     "a rate without end": lambda s: s["settings"]["training"].update(lr=10**400),
+    "a setting of two lines": lambda s: s["settings"]["config"].update({"n\nlayer": 1}),
     "samples without tokens": lambda s: s["progress"]["samples"][0].pop("tokens"),
 }
 
@@ -76,7 +77,9 @@ INVALID = {
 def test_an_invalid_state_is_an_error_that_names_the_file(change):
     changed = state()
     change(changed)
-    with pytest.raises(WeightFileError, match=r"^checkpoint\.h5: its training state is invalid"):
+    with pytest.raises(
+        WeightFileError, match=r"^checkpoint\.h5: its training state is invalid.*\)$"
+    ):
         run_state.from_json(changed, PATH)
 
 
