@@ -7,9 +7,12 @@ keeps the text that could not be shown. A stream may be None, as without a conso
 import errno
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
+
+lock = threading.Lock()  # sys.stdout and sys.stderr belong to the whole process
 
 
 class OutputError(Exception):
@@ -59,6 +62,7 @@ class Output:
     def __init__(self, stream: TextIO | None, name: str, log: Log | None = None):
         self.stream, self.name, self.log = stream, name, log
         self.failed = self.written = False
+        self.is_over = False  # True after the command that it was made for
         self.encoding = getattr(stream, "encoding", None) or "utf-8"
 
     def __getattr__(self, name: str) -> Any:
@@ -132,14 +136,26 @@ def checked_output() -> Iterator[Output]:
 
     The command fails if its output cannot be written, but not if its messages cannot.
     """
-    before = sys.stdout, sys.stderr
-    output: Any = Output(sys.stdout, "standard output")
-    messages: Any = Output(sys.stderr, "standard error", Log())
-    try:
+    with lock:
+        output: Any = Output(sys.stdout, "standard output")
+        messages: Any = Output(sys.stderr, "standard error", Log())
         sys.stdout, sys.stderr = output, messages
+    try:
         yield output
     finally:
-        sys.stdout, sys.stderr = before
+        with lock:
+            output.is_over = messages.is_over = True
+            sys.stdout, sys.stderr = unwrap(sys.stdout), unwrap(sys.stderr)
+
+
+def unwrap(stream: Any) -> Any:
+    """Return the stream below the wrappers of commands that are over.
+
+    Commands in several threads end in any order: one that has started later may still be under way.
+    """
+    while isinstance(stream, Output) and stream.is_over:
+        stream = stream.stream
+    return stream
 
 
 def keep_unshown() -> Log:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from npgpt.cli.main import main
-from npgpt.system.streams import Log, Output, OutputError
+from npgpt.system.streams import Log, Output, OutputError, checked_output
 from parity_tests.support import outputs
 from parity_tests.support.processes import LONG
 from parity_tests.support.quantized import model_of
@@ -149,6 +149,19 @@ def test_the_streams_of_a_caller_are_as_they_were(monkeypatch):
     assert main(["inspect", "none.h5"]) == 2
     assert [sys.stdout, sys.stderr] == streams
     assert [stream.errors for stream in streams] == ["strict", "strict"]
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 0, 2], [1, 2, 0]], ids=str)
+def test_the_streams_of_a_caller_are_as_they_were_after_commands_of_several_threads(order):
+    before = sys.stdout, sys.stderr
+    commands = [checked_output() for _ in range(3)]
+    wrappers = [command.__enter__() for command in commands]
+    assert sys.stdout is wrappers[2]
+    for number in order[:2]:
+        commands[number].__exit__(None, None, None)
+    assert sys.stdout is wrappers[order[2]]  # of the one that is under way
+    commands[order[2]].__exit__(None, None, None)
+    assert (sys.stdout, sys.stderr) == before
 
 
 def test_a_stream_that_raises_anything(monkeypatch):
