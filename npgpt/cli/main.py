@@ -26,7 +26,7 @@ from npgpt.cli.signals import INTERRUPTED
 from npgpt.cli.suggestions import check_command, check_flags_exist
 from npgpt.cli.tokenize import Tokenize
 from npgpt.cli.train import Train
-from npgpt.cli.train_flags import RunFlags, check_flags, train_defaults
+from npgpt.cli.train_flags import check_flags, train_defaults
 from npgpt.errors import InputError, KernelCacheWarning, RunError, WeightFileWarning, show
 from npgpt.system import memory
 from npgpt.system.streams import OutputError, checked_output
@@ -140,12 +140,12 @@ def parse(arguments: Sequence[str]) -> Any:
     check_command(arguments, COMMANDS)
     if arguments[:1] and arguments[0] in COMMANDS:
         check_flags_exist(arguments, COMMANDS[arguments[0]])
-    before = train_defaults(arguments)
+    before, flags = train_defaults(arguments)
     kinds = []
     for name, kind in COMMANDS.items():
         default: dict[str, Any] = {}
         if kind is Train:
-            default["default"] = Train(flags=RunFlags.of(before))
+            default["default"] = Train(flags=flags)
         kinds.append(Annotated[kind, tyro.conf.subcommand(name, **default)])
     commands: Any = Union[tuple(kinds)]  # noqa: UP007 (made at run time)
     with help_output():

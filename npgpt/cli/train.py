@@ -33,6 +33,9 @@ class Train:
 
     Parameters
     ----------
+    config
+        Read settings from this file, in YAML or JSON. The config.json of a run is one. Flags
+        override it, and it overrides the preset.
     out
         Directory for the files of the run.
     resume
@@ -41,6 +44,7 @@ class Train:
     """
 
     flags: Annotated[tyro.conf.OmitArgPrefixes[RunFlags], tyro.conf.arg(name="")]
+    config: Annotated[Path | None, default("the preset's settings", "FILE")] = None
     out: Annotated[Path | None, default("runs/PRESET-1, then -2, ...", "PATH")] = None
     resume: Annotated[Path | None, default("a new run", "PATH")] = None
 

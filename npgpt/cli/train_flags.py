@@ -56,6 +56,18 @@ class RunFlags(RunConfig):
         }
         return cls(**vars(settings) | parts)
 
+    def replace(self, values: dict[str, Any]) -> "RunFlags":
+        """Return these flags with other values, by the names of the flags."""
+        parts = {}
+        for name in ("config", "training"):
+            part = getattr(self, name)
+            parts[name] = dataclasses.replace(part, **pick(values, part))
+        own = pick(values, self)
+        for name, value in own.items():
+            if isinstance(getattr(self, name), tuple):  # a flag with several values
+                own[name] = (value,) if isinstance(value, str) else tuple(value or ())
+        return dataclasses.replace(self, **own | parts)
+
     def validated(self) -> RunConfig:
         """Return the settings. Raise ConfigError if they are invalid."""
         from npgpt.data.tokenizer_choice import absolute_tokenizer
@@ -66,6 +78,11 @@ class RunFlags(RunConfig):
             "tokenizer": absolute_tokenizer(self.tokenizer),
         }
         return RunConfig(**vars(self) | parts)
+
+
+def pick(values: dict[str, Any], part: Any) -> dict[str, Any]:
+    """Return those of the values that are fields of `part`."""
+    return {name: value for name, value in values.items() if hasattr(part, name)}
 
 
 LENGTHS = ("epochs", "steps", "max_tokens")
@@ -83,27 +100,38 @@ def length_of(training: TrainingConfig) -> str:
     return next(given, "epochs")
 
 
-def train_defaults(arguments: Sequence[str]) -> RunConfig:
-    """Return the settings of a preset, of a run to resume, or of weights to start from.
+def train_defaults(arguments: Sequence[str]) -> tuple[RunConfig, RunFlags]:
+    """Return the settings that flags may contradict, and those that are the flags' defaults.
 
-    A length that is given as a flag replaces theirs, in whichever unit that was.
+    The first are those of a preset, of a run to resume, or of weights to start from. The second are
+    these, and the configuration file's. A length that is given replaces one that is not.
     """
     known = find_flags(arguments)
-    settings = settings_before(known)
+    given: dict[str, Any] = {}
+    if known.config is not None:
+        from npgpt.cli import config_file
+
+        given = config_file.read(Path(known.config))
+    before = settings_before(known, given)
+    if known.tokenizer not in (None, given.get("tokenizer")):
+        given.pop("vocab_size", None)  # it was that of the file's tokenizer
     lengths = [name for name in LENGTHS if getattr(known, name) not in (None, "None")]
     if len(lengths) > 1:
-        flags = " and ".join(f"--{name.replace('_', '-')}" for name in lengths)
-        raise ConfigError(f"{flags} are given, but a run has one length: leave all but one out")
+        names = " and ".join(f"--{name.replace('_', '-')}" for name in lengths)
+        raise ConfigError(f"{names} are given, but a run has one length: leave all but one out")
+    flags = RunFlags.of(before)
+    if any(given.get(name) is not None for name in LENGTHS):
+        flags = flags.replace({"steps": None, "max_tokens": None})
+    flags = flags.replace(given)
     if lengths:
-        training = dataclasses.replace(settings.training, steps=None, max_tokens=None)
-        settings = dataclasses.replace(settings, training=training)
-    return settings
+        flags = flags.replace({"steps": None, "max_tokens": None})
+    return before, flags
 
 
 def find_flags(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the flags on which the defaults of the others depend; None if they are not given."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("preset", "tokenizer", "resume", "init_from", *LENGTHS):
+    for name in ("config", "preset", "tokenizer", "resume", "init_from", *LENGTHS):
         first.add_argument(f"--{name}", f"--{name.replace('_', '-')}", dest=name)
     with contextlib.suppress(argparse.ArgumentError):  # the real parser reports the mistake
         known, _ = first.parse_known_args(arguments[1:] if arguments[:1] == ["train"] else [])
@@ -111,18 +139,22 @@ def find_flags(arguments: Sequence[str]) -> argparse.Namespace:
     return first.parse_args([])
 
 
-def settings_before(known: argparse.Namespace) -> RunConfig:
-    """Return the settings of a preset, of a run to resume, or of weights to start from."""
+def settings_before(known: argparse.Namespace, given: dict[str, Any]) -> RunConfig:
+    """Return the settings of a preset, of a run to resume, or of weights to start from.
+
+    `given`: the settings of the configuration file, which the flags `known` override.
+    """
     if known.resume is not None:
         from npgpt.training import run_state
 
         return run_state.read_settings(Path(known.resume))
-    if known.preset not in (None, *PRESETS):
+    named = given | {name: value for name, value in vars(known).items() if value is not None}
+    preset, tokenizer = named.get("preset", "tiny"), named.get("tokenizer")
+    if preset not in PRESETS:
         return defaults("tiny")  # the real parser reports the mistake
-    if known.init_from is not None:
-        settings = defaults(known.preset or "tiny")
-        return with_weights(settings, Path(known.init_from), known.tokenizer)
-    return with_tokenizer(known.preset or "tiny", known.tokenizer)
+    if named.get("init_from") not in (None, "None"):
+        return with_weights(defaults(preset), Path(named["init_from"]), tokenizer)
+    return with_tokenizer(preset, tokenizer)
 
 
 def with_tokenizer(preset: PresetName, name: str | None) -> RunConfig:
