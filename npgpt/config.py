@@ -135,6 +135,10 @@ class TrainingConfig:
         number of evaluations does not change the training.
     checkpoint_every : int or None, default None
         Steps between checkpoints. None: one after each epoch.
+    checkpoint_minutes : float or None, default 15.0
+        Minutes after a checkpoint, at most, until the next one. None: only after steps or epochs.
+    keep : int, default 0
+        Number of older checkpoints to keep beside checkpoint.h5.
     prompt : str, default "Every effort moves you"
         Prompt of the text that is generated after each epoch.
     sample_tokens : int, default 50
@@ -172,6 +176,8 @@ class TrainingConfig:
     eval_batches: int | None = 5
     eval_rng: Literal["shared", "separate"] = "shared"
     checkpoint_every: int | None = None
+    checkpoint_minutes: float | None = 15.0
+    keep: int = 0
     prompt: str = "Every effort moves you"
     sample_tokens: int = 50
     seed: int = 123
@@ -187,10 +193,12 @@ class TrainingConfig:
             raise ConfigError(
                 f"steps is {self.steps} and max_tokens is {self.max_tokens}: give one of them"
             )
-        for name in ("lr", "weight_decay", "warmup_steps", "initial_lr", "eps", "sample_tokens"):
+        for name in ("lr", "weight_decay", "warmup_steps", "initial_lr", "eps", "sample_tokens",
+                     "keep"):  # fmt: skip
             at_least(self, name, 0)
-        if self.min_lr is not None:
-            at_least(self, "min_lr", 0)
+        for name in ("min_lr", "checkpoint_minutes"):
+            if getattr(self, name) is not None:
+                at_least(self, name, 0)
         for name in ("train_fraction", "seed"):
             at_least(self, name, -math.inf)
         if self.grad_clip is not None:

@@ -80,7 +80,9 @@ class Train:
             self.unshown.write_to(directory.log)
             directory.open(self.settings, tokens, trainer)
             if self.saved and (self.saved != self.settings or directory.path != resumed):
-                directory.save(trainer)  # or a kill would lose the new settings
+                directory.checkpoints(trainer).save(
+                    last=True
+                )  # or a kill would lose the new settings
             self.compile()
             with StopRequest() as stop:
                 return self.finish(directory, tokens, trainer, stop)
@@ -138,7 +140,7 @@ class Train:
             print(f"Stopped after step {progress.step - 1}; the checkpoint is saved in {name}")
             print("Resume with:", npgpt_command("train", resume=path))
             return stop.exit_status
-        contents = dict(run_dir.CONTENTS)
+        contents = run_dir.CONTENTS | directory.describe_best(progress.history)
         if not progress.samples:
             contents["samples.txt"] = "empty: text is generated after an epoch, and none has ended"
         files = {printable_line(str(path / file)): text for file, text in contents.items()}
@@ -163,24 +165,24 @@ class Train:
         """Show and store every event. Return True if a signal asked to stop."""
         from npgpt.training.events import Evaluation, Sample, Step
 
-        every, saved_at = self.settings.training.checkpoint_every, None
-        for event in trainer.events():
-            bar.show(event)
-            match event:
-                case Evaluation():
-                    directory.add_evaluation(event)
-                case Sample():
-                    directory.add_sample(event)
-                case Step(step=step, ends_epoch=ends_epoch):
-                    due = (step + 1) % every == 0 if every else ends_epoch
-                    stopping = stop.number is not None  # once: it may change meanwhile
-                    if due or stopping:
-                        directory.save(trainer)
-                        saved_at = step
-                    if stopping:
-                        return True
-        if saved_at != trainer.progress.step - 1 and trainer.progress.step:
-            directory.save(trainer)
+        with directory.checkpoints(trainer) as checkpoints:
+            for event in trainer.events():
+                bar.show(event)
+                match event:
+                    case Evaluation():
+                        directory.add_evaluation(event)
+                        checkpoints.add_evaluation(event)
+                    case Sample():
+                        directory.add_sample(event)
+                    case Step():
+                        checkpoints.check()
+                        stopping = stop.number is not None  # once: it may change meanwhile
+                        is_last = stopping or trainer.progress.step >= trainer.total_steps
+                        if is_last or checkpoints.is_due(event):
+                            checkpoints.save(last=is_last)
+                        if stopping:
+                            return True
+            checkpoints.finish()
         return False
 
 

@@ -89,6 +89,7 @@ LENGTHS = ("epochs", "steps", "max_tokens")
 # Settings that may change when a run is resumed, because its past does not depend on them.
 FREE_TO_CHANGE = {
     *LENGTHS, *LEARNING_RATE, "eval_every", "eval_batches", "eval_rng", "checkpoint_every",
+    "checkpoint_minutes", "keep",
     "prompt", "sample_tokens",
     "data", "val_data",  # their tokens are compared later
 }  # fmt: skip

@@ -104,6 +104,30 @@ def new_file(path: Path, mode: int | None = None) -> Iterator[BinaryIO]:
     file.close()
 
 
+def replace(source: Path, path: Path) -> None:
+    """Rename a synced file to `path`, in the same directory. Raises RunError, as `atomic_write`."""
+    replaced = False
+    try:
+        os.replace(source, path)
+        replaced = True
+        sync(path.parent)
+    except OSError as error:
+        raise RunError(describe_failure(path, error, None, replaced)) from None
+
+
+def link_or_copy(source: Path, path: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no links.
+
+    A file at `path` is replaced. Raises RunError.
+    """
+    remove(path)
+    try:
+        os.link(source, path)
+    except OSError:
+        with atomic_write(path) as file, open(source, "rb") as original:
+            shutil.copyfileobj(original, file, 1 << 20)
+
+
 def append(path: Path, text: str) -> None:
     """Append a text to a file, created if missing; if that fails, leave the file as it was.
 
@@ -202,7 +226,7 @@ def mode_to_keep(path: Path) -> int | None:
     return stat.S_IMODE(status.st_mode) & 0o777
 
 
-def describe_failure(path: Path, error: OSError, temporary: Path, replaced: bool) -> str:
+def describe_failure(path: Path, error: OSError, temporary: Path | None, replaced: bool) -> str:
     """Return the message for a failed write: the reason, and what is on the disk now."""
     reason = error.strerror or error
     if replaced:
@@ -212,6 +236,6 @@ def describe_failure(path: Path, error: OSError, temporary: Path, replaced: bool
         )
     existed = os.path.lexists(path) and not os.path.isdir(path)
     state = "the previous file is unchanged" if existed else "nothing was written"
-    if os.path.lexists(temporary):
+    if temporary is not None and os.path.lexists(temporary):
         state += f", and {temporary.name} could not be deleted"
     return f"{path} could not be written: {reason}; {state}"

@@ -5,6 +5,7 @@ handled. They are used after a look at what the process may still take.
 """
 
 import errno
+import os
 import re
 from collections.abc import Iterator
 
@@ -56,6 +57,40 @@ def left() -> int | None:
         for limit, taken in zip(limits, used, strict=True)
         if limit != resource.RLIM_INFINITY
     )
+
+
+def available() -> int | None:
+    """Return the bytes of memory that this process may still take, None if unknown.
+
+    The least of what its limits, the machine's memory and its control group leave.
+    """
+    found = [size for size in (left(), free(), group_left()) if size is not None]
+    return min(found, default=None)
+
+
+def free() -> int | None:
+    """Return the bytes of memory of the machine that are available."""
+    try:
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":") for line in file)
+        return int(lines["MemAvailable"].split()[0]) << 10
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def group_left(root: str = "/sys/fs/cgroup") -> int | None:
+    """Return the bytes that the control group of this process (version 2) may still take."""
+    try:
+        with open("/proc/self/cgroup") as file:
+            group = file.readline().strip().split("::", 1)[1]
+        folder = next(d for d in (f"{root}{group}", root) if os.path.exists(f"{d}/memory.max"))
+        with open(f"{folder}/memory.max") as limit, open(f"{folder}/memory.current") as current:
+            taken = int(limit.read()), int(current.read())  # without a limit, it says "max"
+        with open(f"{folder}/memory.stat") as file:
+            cached = int(dict(line.split() for line in file)["inactive_file"])
+        return taken[0] - taken[1] + cached
+    except (OSError, ValueError, KeyError, IndexError, StopIteration):
+        return None
 
 
 def require(size: int, action: str) -> None:

@@ -13,12 +13,11 @@ from npgpt.config import RunConfig
 from npgpt.data.dataset import Tokens
 from npgpt.data.tokenizer import REPLACEMENT, Tokenizer
 from npgpt.errors import InputError, RunError
-from npgpt.model.finite import is_finite
-from npgpt.model.params import named
 from npgpt.system.atomic import TEMPORARY, append, atomic_write, make_directory, remove, sync_file
 from npgpt.system.files import file_lock, os_error
 from npgpt.system.shell import option
 from npgpt.training import run_state
+from npgpt.training.checkpoints import BEST, Checkpoints, best_evaluation, is_own, settle_best
 from npgpt.training.curve import make_curve
 from npgpt.training.events import Evaluation, Sample
 from npgpt.training.plot import plot
@@ -63,8 +62,8 @@ class RunDir:
                 f"{self.path} already holds a run: choose another --out, "
                 f"or resume it with {option('resume', self.path)}"
             )
-        for name in CONTENTS:
-            if os.path.lexists(self.path / name):
+        for name in sorted(os.listdir(self.path)) if self.path.is_dir() else []:
+            if name in CONTENTS or is_own(name):
                 raise InputError(f"{self.path / name} already exists: choose another --out")
 
     @property
@@ -97,10 +96,9 @@ class RunDir:
         Only the holder of the lock writes such files, but loss.png: npgpt plot may be writing it.
         """
         with suppress(OSError):
-            for name in os.listdir(self.path):
-                found = TEMPORARY.fullmatch(name)
-                if found and found[1] in CONTENTS and found[1] != "loss.png":
-                    remove(self.path / name)
+            for found in filter(None, map(TEMPORARY.fullmatch, os.listdir(self.path))):
+                if found[1] != "loss.png" and (found[1] in CONTENTS or is_own(found[1])):
+                    remove(self.path / found[0])
 
     def open(self, settings: RunConfig, tokens: Tokens, trainer: Trainer) -> None:
         """Write the files as of the trainer's progress.
@@ -110,6 +108,7 @@ class RunDir:
         """
         self.settings, self.data_sha256 = settings, tokens.sha256
         self.tokenizer = tokens.tokenizer
+        settle_best(self.path, trainer.progress.history)
         derived: dict[str, Any] = {
             "parameters": trainer.model.size,
             "tokens_per_epoch": trainer.tokens_per_epoch,
@@ -157,15 +156,18 @@ class RunDir:
         with suppress(RunError):
             append(self.path / LOG, text)
 
-    def save(self, trainer: Trainer) -> None:
-        """Write the checkpoint. Raise RunError if a parameter is not finite."""
-        for name, array in named(trainer.model.params):
-            if not is_finite(array):
-                raise RunError(
-                    f"{name} is no longer finite after step {trainer.progress.step - 1}. "
-                    "Try a lower --lr, or --grad-clip 1"
-                )
-        run_state.write(self.path / CHECKPOINT, trainer, self.settings, self.data_sha256)
+    def checkpoints(self, trainer: Trainer) -> Checkpoints:
+        """Return the writer of the run's checkpoints, a context manager."""
+        record = run_state.Record(self.settings, self.data_sha256)
+        return Checkpoints(self.path, trainer, record)
+
+    def describe_best(self, history: list[dict[str, Any]]) -> dict[str, str]:
+        """Return the name of the best model with its description, if the run has one."""
+        best = best_evaluation(history)
+        if best is None or not (self.path / BEST).exists():
+            return {}
+        loss, step = best["val_loss"], best["step"]
+        return {BEST: f"model with the lowest validation loss, {loss:.3f} after step {step}"}
 
     def plot(self, trainer: Trainer) -> None:
         """Write loss.png if the run has been evaluated at least once. Raise RunError on failure."""

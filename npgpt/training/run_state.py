@@ -8,7 +8,7 @@ data_sha256  digest of the tokens, so that a run resumes only on the text it was
 import os
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,17 +28,33 @@ CONFIG = "config.json"
 DERIVED = ("parameters", "tokens_per_epoch", "total_steps", "data_sha256")  # in config.json too
 
 
-def write(path: Path, trainer: Trainer, settings: RunConfig, data_sha256: str) -> None:
+class Record(NamedTuple):
+    """The part of a run's state that does not change with its progress."""
+
+    settings: RunConfig
+    data_sha256: str
+
+
+def write(path: Path, trainer: Trainer, record: Record) -> None:
     """Write the checkpoint of a run, atomically."""
-    model, optimizer, order = trainer.model, trainer.optimizer, trainer.progress.order
-    saved = checkpoint.TrainingState(
-        state=to_json(settings, trainer.progress, data_sha256),
+    checkpoint.write(path, contents(trainer), capture(trainer, record))
+
+
+def contents(trainer: Trainer) -> checkpoint.Contents:
+    """Return the model of a run. Its parameters are not copied."""
+    model = trainer.model
+    return checkpoint.Contents(model.config, model.params, model.tokenizer)
+
+
+def capture(trainer: Trainer, record: Record) -> checkpoint.TrainingState:
+    """Return the state of a run. Only the moments are not copied."""
+    order = trainer.progress.order
+    return checkpoint.TrainingState(
+        state=to_json(record, trainer.progress),
         random_state=trainer.rng.state,
         order=order if isinstance(order, np.ndarray) else np.empty(0, np.int64),
-        moments=optimizer.moments,
+        moments=trainer.optimizer.moments,
     )
-    contents = checkpoint.Contents(model.config, model.params, model.tokenizer)
-    checkpoint.write(path, contents, saved)
 
 
 def read(path: Path) -> tuple[RunConfig, GPT, checkpoint.TrainingState]:
@@ -122,10 +138,12 @@ def to_settings(values: dict[str, Any]) -> RunConfig:
     return RunConfig(**values | parts)
 
 
-def to_json(settings: RunConfig, progress: Progress, data_sha256: str) -> dict[str, Any]:
-    """Return the state of a run as JSON values."""
+def to_json(record: Record, progress: Progress) -> dict[str, Any]:
+    """Return the state of a run as JSON values, which do not change with the run."""
     position = {name: value for name, value in vars(progress).items() if name != "order"}
-    return {"settings": asdict(settings), "progress": position, "data_sha256": data_sha256}
+    position |= {name: list(position[name]) for name in ("history", "samples")}
+    settings = asdict(record.settings)
+    return {"settings": settings, "progress": position, "data_sha256": record.data_sha256}
 
 
 def from_json(state: dict[str, Any], path: Path) -> RunConfig:

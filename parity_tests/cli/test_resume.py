@@ -137,11 +137,13 @@ def test_a_run_has_one_length(refused):
 
 
 def test_checkpoints_every_n_steps(npgpt_, monkeypatch):
-    from npgpt.training.run_dir import RunDir
+    from npgpt.training.checkpoints import Checkpoints
 
-    saved, save = [], RunDir.save
+    saved, save = [], Checkpoints.save
     monkeypatch.setattr(
-        RunDir, "save", lambda self, run: saved.append(run.progress.step) or save(self, run)
+        Checkpoints,
+        "save",
+        lambda self, **last: saved.append(self.trainer.progress.step) or save(self, **last),
     )
     npgpt_("train --data text.txt --epochs 2 --out each", *TINY)
     npgpt_("train --data text.txt --steps 8 --checkpoint-every 3 --out three", *TINY)

@@ -127,7 +127,7 @@ def finish(trainer, settings, tokens, stop=None, path=None):
     """Train to the end; or save at a step and resume from there."""
     for event in trainer.events():
         if stop is not None and getattr(event, "norm", 0) is None and event.step == stop:
-            run_state.write(path, trainer, settings, tokens.sha256)
+            run_state.write(path, trainer, run_state.Record(settings, tokens.sha256))
             _, model, saved = run_state.read(path)
             return finish(run.resume(settings, tokens, model, saved), settings, tokens)
     history = [{**point, "tokens_per_s": 0} for point in trainer.progress.history]

@@ -15,7 +15,7 @@ TINY = (
     "--n-layer 1 --n-embd 16 --n-head 2 --context-length 16 --batch-size 4 --stride 16 "
     "--eval-every 2 --sample-tokens 3 --warmup-steps 1"
 ).split()
-FILES = {"config.json", "metrics.jsonl", "samples.txt", "loss.png", "checkpoint.h5"}
+FILES = {"config.json", "metrics.jsonl", "samples.txt", "loss.png", "checkpoint.h5", "best.h5"}
 TEXT = "The lamp is lit at dusk, and the keeper writes the hour in the book. " * 12  # 828 bytes
 
 

@@ -18,6 +18,7 @@ from npgpt.training.trainer import Evaluation, Progress, Sample, Step, Trainer
 CONFIG = Config(vocab_size=257, context_length=8, n_layer=1, n_head=2, n_embd=8, dropout=0.1)
 TRAINING = TrainingConfig(batch_size=2, lr=1e-2, eval_batches=None, min_lr=1e-3, prompt="é")
 SETTINGS = RunConfig(ops="numpy", config=CONFIG, training=TRAINING)
+RECORD = run_state.Record(SETTINGS, "a digest")
 PATH = Path("checkpoint.h5")
 
 
@@ -26,7 +27,7 @@ def state():
     progress = Progress(step=2, epoch=1, position=0, tokens_seen=32, order=np.arange(4))
     progress.history.append(vars(Evaluation(0, 1, 16, 5.5, 5.6, 1e-2, 100.0)))
     progress.samples.append(vars(Sample(1, 1, [195, 169, 7])))
-    return json.loads(json.dumps(run_state.to_json(SETTINGS, progress, "a digest")))
+    return json.loads(json.dumps(run_state.to_json(RECORD, progress)))
 
 
 def test_settings_survive_the_json_of_a_checkpoint():
@@ -92,7 +93,7 @@ def trainer():
 def test_a_checkpoint_holds_settings_model_and_progress(tmp_path):
     run = trainer()
     next(event for event in run.events() if isinstance(event, Step))
-    run_state.write(tmp_path / "checkpoint.h5", run, SETTINGS, "a digest")
+    run_state.write(tmp_path / "checkpoint.h5", run, RECORD)
     settings, model, saved = run_state.read(tmp_path)
     assert settings == run_state.read_settings(tmp_path) == SETTINGS
     np.testing.assert_array_equal(model.params.wte.weight, run.model.params.wte.weight)
@@ -107,7 +108,7 @@ def test_a_checkpoint_holds_settings_model_and_progress(tmp_path):
     [replace(SETTINGS, dtype="float64"), replace(SETTINGS, config=replace(CONFIG, n_head=1))],
 )
 def test_settings_that_contradict_the_model(tmp_path, other):
-    run_state.write(tmp_path / "checkpoint.h5", trainer(), other, "a digest")
+    run_state.write(tmp_path / "checkpoint.h5", trainer(), run_state.Record(other, "a digest"))
     with pytest.raises(WeightFileError, match=r"the settings name a float.* but the model in"):
         run_state.read(tmp_path)
 

@@ -214,7 +214,7 @@ def saved_and_read(trainer, tokens, tmp_path):
     model, training = trainer.model, trainer.training
     chosen = dict(ops=backend_name, dtype=model.dtype.name, config=model.config, training=training)
     directory.settings, directory.data_sha256 = RunConfig(**chosen), tokens.sha256
-    directory.save(trainer)
+    directory.checkpoints(trainer).save(last=True)
     settings, model, saved = run_state.read(tmp_path)
     assert settings == directory.settings
     return resume(settings, tokens, model, saved)
