@@ -129,6 +129,8 @@ class Optimizer(ABC):
         self.steps += 1
         trees = [params.leaves(tree) for tree in (gradients, *self.moments.values())]
         for (name, p), *arrays_of in zip(self._named, *trees, strict=True):
+            if not p.size:  # owned by another rank
+                continue
             weight_decay = self.weight_decay if self.decays(name, p) else 0.0
             self._update(name, p, *arrays_of, lr=lr, weight_decay=weight_decay, scale=scale)
 

@@ -1,0 +1,1 @@
+"""Training on many machines: MPI through mpi4py, which is imported under a launcher only."""

@@ -1,0 +1,317 @@
+"""What needs no MPI: launchers, cuts, the order of sums, masks, and DiLoCo's outer optimizer."""
+
+import itertools
+import random
+import re
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import npgpt
+import npgpt.ops
+from npgpt.config import Config, TrainingConfig
+from npgpt.distributed import partition, sums, world
+from npgpt.distributed.diloco import OuterOpt, outer_gradient
+from npgpt.distributed.launcher import Launcher, find_launcher
+from npgpt.distributed.micro_batch_rng import micro_batch_rng
+from npgpt.distributed.partition import Partition, flat_of, matrices_of_blocks, nothing
+from npgpt.distributed.trainer import DataParallelTrainer, check_division
+from npgpt.errors import InputError, RunError
+from npgpt.gpt import GPT
+from npgpt.model import params
+from npgpt.rng import Generator
+from npgpt.training import optim
+from npgpt.training.events import Step
+from npgpt.training.trainer import Trainer
+
+CONFIG = Config(vocab_size=31, context_length=8, n_layer=2, n_head=2, n_embd=8)
+
+# The launcher and the world
+
+OPEN_MPI = {f"OMPI_COMM_WORLD_{name}": x for name, x in
+            {"SIZE": "4", "RANK": "3", "LOCAL_RANK": "1"}.items()}  # fmt: skip
+STEP = {
+    "SLURM_STEP_ID": "0",
+    "SLURM_STEP_NUM_TASKS": "8",
+    "SLURM_PROCID": "5",
+    "SLURM_LOCALID": "1",
+}
+
+
+@pytest.mark.parametrize("environ, found", [
+    ({}, None),
+    ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, None),  # within sbatch, but no step
+    (OPEN_MPI, Launcher("mpirun", 4, 3, 1)),
+    ({"PMI_SIZE": "2", "PMI_RANK": "1"}, Launcher("mpiexec", 2, 1, 1)),
+    (STEP, Launcher("srun", 8, 5, 1)),
+    (STEP | OPEN_MPI, Launcher("mpirun", 4, 3, 1)),  # mpirun in an allocation
+    ({"PMIX_RANK": "2", "PMIX_NAMESPACE": "x"}, Launcher("a PMIx launcher", None, 2, 2)),
+])  # fmt: skip
+def test_launchers(environ, found):
+    assert find_launcher(environ) == found
+
+
+@pytest.mark.parametrize("text", ["", "many", "-1"])
+def test_a_launcher_that_is_wrong(text):
+    with pytest.raises(InputError, match=r"OMPI_COMM_WORLD_SIZE is .* at least 0"):
+        find_launcher(OPEN_MPI | {"OMPI_COMM_WORLD_SIZE": text})
+
+
+def test_a_run_alone_does_not_import_mpi(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    assert world.open_world(None) == world.open_world(Launcher("srun", 1, 0, 0)) == world.World()
+
+
+def test_without_mpi_one_line_names_the_extra(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    for name, value in OPEN_MPI.items():
+        monkeypatch.setenv(name, value)
+    assert world.run(lambda _: 0) == 2
+    assert capsys.readouterr().err == "", "another process of this machine has said it"
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", "0")
+    assert world.run(lambda _: 0) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "npgpt[mpi]" in said and "npgpt[mpi-local]" in said
+    assert said.startswith("npgpt: mpirun started 4 processes, but mpi4py is not installed")
+
+
+@pytest.mark.parametrize("error, code, says", [
+    (RunError("full"), 1, "npgpt: full\n"), (InputError("no"), 2, "npgpt: no\n"),
+    (SystemExit(3), 3, ""), (SystemExit("x"), 1, ""), (SystemExit(), 0, ""),
+])  # fmt: skip
+def test_exit_statuses(error, code, says, monkeypatch, capsys):
+    for name in OPEN_MPI:
+        monkeypatch.delenv(name, raising=False)
+
+    def main(_):
+        raise error
+
+    assert world.run(main) == code
+    assert capsys.readouterr().err == says
+
+
+@pytest.mark.parametrize("cores, all_cores, ranks, threads, said", [
+    (64, 64, 1, 64, []), (1, 2, 2, 1, []), (32, 64, 2, 32, []),
+    (1, 64, 2, 1, ["each rank may use 1 core of 64: .*--bind-to none"]),
+    (2, 2, 2, 2, ["2 ranks with 2 threads each share 2 cores: set NUMBA_NUM_THREADS=1"]),
+    (2, 2, 4, 1, ["4 ranks with 1 thread each share 2 cores: start fewer ranks"]),
+])  # fmt: skip
+def test_placement(cores, all_cores, ranks, threads, said):
+    sizes = dict(cores=cores, all_cores=all_cores, ranks=ranks, threads=threads)
+    found = world.placement_faults(**sizes)
+    assert len(found) == len(said)
+    for line, pattern in zip(found, said, strict=True):
+        assert re.match(pattern, line)
+
+
+# Cuts
+
+
+@pytest.mark.parametrize("whole", [nothing, matrices_of_blocks])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 200])
+def test_slices_of_all_ranks_make_up_the_tree(size, whole, monkeypatch):
+    monkeypatch.setattr(partition, "BLOCK", 16)
+    tree = params.zeros(CONFIG)
+    flat = flat_of(tree)
+    flat[:] = np.arange(len(flat))
+    cut = Partition(tree, size, whole)
+    assert cut.blocks == sorted(cut.blocks) and cut.blocks[-1][1] == len(flat) == cut.bounds[-1]
+    assert [start for start, _ in cut.blocks][1:] == [end for _, end in cut.blocks][:-1]
+    parts = [cut.views(flat, rank) for rank in range(size)]
+    for (name, leaf), *own in zip(*map(params.named, [tree, *parts]), strict=True):
+        pieces = [piece for _, piece in own if piece.size]
+        assert np.concatenate([piece.ravel() for piece in pieces]).tolist() == leaf.ravel().tolist()
+        assert all(np.shares_memory(piece, flat) for piece in pieces)
+        if whole(name, leaf.shape) or len(pieces) == 1:
+            assert [piece.shape for piece in pieces] == [leaf.shape]
+    sizes = [params.total(part) for part in parts]
+    assert sizes == np.diff(cut.bounds).tolist()
+    if whole is nothing and size < 10:
+        assert max(sizes) - min(sizes) <= 2 * 16
+
+
+def test_a_tree_of_separate_arrays_is_not_flat():
+    tree = params.map_leaves(params.zeros(CONFIG), np.copy)
+    with pytest.raises(InputError, match=r"not one flat array: copy it with .*params\.copy"):
+        flat_of(tree)
+    assert len(flat_of(params.copy(tree))) == params.size(CONFIG)
+
+
+def test_an_optimizer_of_a_slice_updates_that_slice_alone(rng, monkeypatch):
+    monkeypatch.setattr(partition, "BLOCK", 16)
+    trees = [params.zeros(CONFIG), params.zeros(CONFIG)]
+    grads = params.zeros(CONFIG)
+    flat_of(grads)[:] = rng.standard_normal(params.size(CONFIG))
+    training = TrainingConfig(optimizer="muon")
+    whole = optim.make(trees[0], training, ops=npgpt.ops)
+    whole.step(grads)
+    cut = Partition(grads, 3, matrices_of_blocks)
+    for rank in range(3):
+        flat = flat_of(trees[1])
+        one = optim.make(cut.views(flat, rank), training, ops=npgpt.ops)
+        before = flat.copy()
+        one.step(cut.views(flat_of(grads), rank))
+        low, high = cut.bounds[rank : rank + 2]
+        assert (flat[:low] == before[:low]).all() and (flat[high:] == before[high:]).all()
+    assert flat_of(trees[1]).tobytes() == flat_of(trees[0]).tobytes()
+
+
+# Sums
+
+
+@pytest.mark.parametrize("leaves", [1, 2, 8])
+def test_the_order_of_a_sum_does_not_depend_on_the_ranks(leaves):
+    """Sums as texts, whose operands are sorted as addition is commutative, show the tree."""
+
+    class Text(list):
+        def fill(self, zero):
+            self[:] = ["0"]
+
+        def __iadd__(self, other):
+            self[:] = [f"({' '.join(sorted([self[0], other[0]]))})"]
+            return self
+
+    def total(size):
+        found = []
+        for rank in range(size):
+            own = [range(v, 11, leaves) for v in sums.order_of_leaves(rank, size, leaves)]
+            made = []
+            add = sums.LeafSum(lambda made=made: made.append(Text(["?"])) or made[-1])
+            for _ in range(2):  # the second time, in the memory of the first
+                text = add(own, lambda i, out: out.__setitem__(slice(None), [f"g{i}"]))[0]
+            assert len(made) <= len(own).bit_length() + 1
+            found.append(text)
+        while len(found) > 1:  # recursive halving
+            half = len(found) // 2
+            found = [
+                f"({' '.join(sorted(pair))})" for pair in zip(found, found[half:], strict=False)
+            ]
+        return found[0]
+
+    sizes = [n for n in (1, 2, 4, 8) if n <= leaves]
+    assert len({total(n) for n in sizes}) == 1
+    with_holes = sums.LeafSum(lambda: np.ones(3))([[], [0]], lambda i, out: out.fill(5))
+    assert with_holes.tolist() == [5, 5, 5]
+
+
+def test_pairs_of_leaves_at_the_largest_distance_come_first():
+    assert sums.order_of_leaves(0, 1, 8) == [0, 4, 2, 6, 1, 5, 3, 7]
+    assert sums.order_of_leaves(1, 2, 8) == [1, 5, 3, 7]
+    assert sums.order_of_leaves(2, 4, 4) == [2]
+
+
+@pytest.mark.parametrize("bounds", [[0, 5, 5, 9], [0, 9]])
+def test_buckets_are_bounded_and_complete(bounds):
+    found = list(sums._buckets(bounds, 6))
+    assert all(s.stop - s.start <= max(1, 6 // (len(bounds) - 1)) for row in found for s in row)
+    assert sorted(i for row in found for s in row for i in range(s.start, s.stop)) == [*range(9)]
+    a, b = slice(0, 5), slice(5, 12)
+    pairs = list(sums._pairs_of_buckets(a, b, 3))
+    for whole, one in ((a, 0), (b, 1)):
+        inside = [i for pair in pairs for i in range(pair[one].start, pair[one].stop)]
+        assert inside == [*range(whole.start, whole.stop)]
+
+
+@pytest.mark.parametrize("size, micro_batches, leaves, says", [
+    (4, 6, None, "4 ranks cannot share 6 micro-batches evenly: start 1 or 2 or 3 or 6,"),
+    (3, 12, 4, "3 ranks cannot share 12 micro-batches and 4 leaves evenly: start 1 or 2 or 4,"),
+    (1, 12, 3, "leaves is 3, but must be a power of two"),
+    (1, 12, True, "leaves is True, but must be a power of two"),
+    (1, 4, 8, "leaves is 8, but a step has 4 micro-batches"),
+])  # fmt: skip
+def test_ranks_that_cannot_share(size, micro_batches, leaves, says):
+    with pytest.raises(InputError, match=says):
+        check_division(size, micro_batches, leaves)
+
+
+def test_a_world_of_one_trains_like_a_trainer():
+    """Without dropout only the order of sums differs, and the weights of targets."""
+    training = TrainingConfig(
+        steps=5, batch_size=2, grad_accumulation=4, grad_clip=0.5, warmup_steps=1, lr=1e-2,
+        eval_batches=1, sample_tokens=1,
+    )  # fmt: skip
+    tokens = np.random.default_rng(0).integers(0, 31, 300)
+    found = []
+    for options in (None, dict(world=world.World(), leaves=4), dict(world=world.World())):
+        rng = Generator(5, ops=npgpt.ops)
+        model = GPT(CONFIG, seed=rng, ops=npgpt.ops, dtype=np.float64)
+        kind = Trainer if options is None else DataParallelTrainer
+        trainer = kind(model, tokens, tokens, training, rng, **options or {})
+        steps = [(e.loss, e.norm) for e in trainer.events() if isinstance(e, Step)]
+        found.append([*np.ravel(steps), *flat_of(model.params)])
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(found[2], found[0], rtol=1e-9, atol=1e-12)
+
+
+def test_comm_dtypes_that_are_refused():
+    model, tokens = GPT(CONFIG, ops=npgpt.ops), np.arange(30)
+    small = TrainingConfig(batch_size=1)
+    for dtype, leaves, says in (("int8", None, "comm_dtype is 'int8'"),
+                                ("bfloat16", 1, "leave out leaves")):  # fmt: skip
+        with pytest.raises(InputError, match=says):
+            DataParallelTrainer(model, tokens, tokens, small, Generator(1, ops=npgpt.ops),
+                                world=world.World(), comm_dtype=dtype, leaves=leaves)  # fmt: skip
+
+
+# Masks
+
+
+def test_masks_depend_on_seed_step_and_micro_batch_alone():
+    keys = [*itertools.product((0, 7, 2**40 + 7), (0, 1, 2**33), (0, 1, 5))]
+    drawn = {
+        key: micro_batch_rng(*key, ops=npgpt.ops).bernoulli(0.8, 400).tobytes() for key in keys
+    }
+    assert len(set(drawn.values())) == len(keys)
+    again = micro_batch_rng(*keys[5], ops=npgpt.ops).bernoulli(0.8, 400)
+    assert again.tobytes() == drawn[keys[5]] and 290 < again.sum() < 350
+    with pytest.raises(InputError, match="step is -1, but must be at least 0"):
+        micro_batch_rng(1, -1, 0)
+
+
+def test_the_state_is_that_of_init_by_array():
+    """Python's random has the same twister with the same initialization."""
+    number = 7 + (3 << 64) + (5 << 128)  # words 7, 0, 3, 0, 5
+    words = random.Random(number)
+    drawn = micro_batch_rng(7, 3, 5, ops=npgpt.ops)
+    expected = (words.getrandbits(32) << 32 | words.getrandbits(32)) & 2**63 - 1
+    assert drawn.random64() == expected
+
+
+# DiLoCo
+
+
+def test_diloco_with_one_plain_step_is_data_parallel_sgd(rng):
+    """H = 1, inner SGD, eta = 1, mu = 0."""
+    config = replace(CONFIG, n_layer=1)
+    theta = GPT(config, ops=npgpt.ops, dtype=np.float64)
+    parallel = GPT.from_params(config, params.copy(theta.params), ops=npgpt.ops)
+    outer, lr, k = OuterOpt(eta=1.0, mu=0.0), 0.1, 3
+    for _ in range(4):
+        batches = rng.integers(0, 31, (k, 2, 2, 8))
+        thetas = []
+        for tokens, targets in batches:
+            worker = GPT.from_params(config, params.copy(theta.params), ops=npgpt.ops)
+            _, g = worker.loss_and_gradients(tokens, targets)
+            optim.SGD(worker.params, lr=lr, ops=npgpt.ops).step(g)
+            thetas.append(flat_of(worker.params))
+        flat = flat_of(theta.params)
+        outer.step(flat, outer_gradient(flat, thetas))
+        mean = sum(flat_of(parallel.loss_and_gradients(*batch)[1]) / k for batch in batches)
+        flat_of(parallel.params)[:] -= lr * mean
+        np.testing.assert_allclose(flat, flat_of(parallel.params), rtol=1e-12, atol=1e-15)
+
+
+def test_the_outer_optimizer_is_torch_sgd_with_nesterov(rng):
+    start = rng.standard_normal(20)
+    ours, outer = start.copy(), OuterOpt()
+    theirs = torch.tensor(start, requires_grad=True)
+    sgd = torch.optim.SGD([theirs], lr=0.7, momentum=0.9, nesterov=True)
+    for _ in range(5):
+        Delta = rng.standard_normal(20)
+        theirs.grad = torch.tensor(Delta)
+        sgd.step()
+        outer.step(ours, Delta)
+    np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-13)

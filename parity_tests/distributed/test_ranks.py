@@ -1,0 +1,91 @@
+"""Training on 1, 2, 3 and 4 ranks: equal bits, measured bounds, and the end of all if one fails."""
+
+import numpy as np
+import pytest
+
+from npgpt.distributed import partition, sums, world
+from parity_tests.support import ranks
+
+pytestmark = pytest.mark.slow
+
+EQUAL = {"adamw": ("adamw", 4, "float32"), "muon": ("muon", 4, "float32")}
+OTHER = {"plain": ("adamw", 0, "float32"), "bfloat16": ("adamw", 0, "bfloat16")}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """`runs(n)`: what the runs on n ranks have left, by name. Each n is started once."""
+    folder, found = tmp_path_factory.mktemp("ranks"), {}
+
+    def run(size):
+        if size not in found:
+            jobs = OTHER if size == 3 else EQUAL | OTHER if size == 2 else EQUAL
+            paths = {name: folder / f"{name}-{size}.npz" for name in jobs}
+            said = ranks.start(size, "train", *(x for n in jobs for x in (paths[n], *jobs[n])))
+            assert (said.returncode, said.stdout) == (0, ""), said.stderr
+            found[size] = {name: dict(np.load(path)) for name, path in paths.items()}
+        return found[size]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The run of a world of one, without MPI."""
+    folder = tmp_path_factory.mktemp("alone")
+    block, bucket = partition.BLOCK, sums.BUCKET
+    partition.BLOCK, sums.BUCKET = 16, 512
+    try:
+        for name, job in EQUAL.items():
+            ranks.train(world.World(), folder / f"{name}.npz", *job)
+    finally:
+        partition.BLOCK, sums.BUCKET = block, bucket
+    return {name: dict(np.load(folder / f"{name}.npz")) for name in EQUAL}
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("name", EQUAL)
+def test_every_number_of_ranks_gives_the_same_bits(name, size, runs, alone):
+    """Parameters, moments, losses, norms and the random state, with dropout and clipping."""
+    one, many = alone[name], runs(size)[name]
+    assert one.keys() == many.keys()
+    for key in one.keys() - {"moment_bytes"}:
+        assert one[key].tobytes() == many[key].tobytes(), key
+    assert (one["norms"] > ranks.TRAINING.grad_clip).all()  # clipping is at work
+    assert one["losses"].shape == (ranks.STEPS,)
+
+
+def test_moments_exist_once_in_the_world(runs, alone):
+    """Rank 0 has its share, and not more than a block too many."""
+    assert abs(runs(4)["adamw"]["moment_bytes"] / alone["adamw"]["moment_bytes"] - 1 / 4) < 0.01
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("name, bound", [("plain", 2.4e-7), ("bfloat16", 1.1e-4)])
+def test_other_sums_are_equal_within_rounding(name, bound, size, runs, alone):
+    """The bounds are three times the largest difference in 20 losses of about 5.6."""
+    apart = np.abs(runs(size)[name]["losses"] - alone["adamw"]["losses"])
+    assert apart[0] == 0  # losses are added in the order of micro-batches everywhere
+    assert 0 < apart.max() < bound
+
+
+@pytest.mark.parametrize("command, says", [
+    ("raise", ["npgpt: rank 1 of 2 on", "the loss became nan at step 3"]), ("kill", ["rank 1"]),
+])  # fmt: skip
+def test_one_rank_ends_all(command, says):
+    said = ranks.start(2, command)
+    assert said.returncode not in (0, None)
+    assert all(text in said.stderr for text in says), said.stderr
+    assert said.stderr.count("npgpt: ") == (command == "raise")
+    assert "Traceback" not in said.stderr
+
+
+def test_mixed_mpi_libraries_are_found():
+    """MPICH's launcher says four; the library of this environment is a world of one."""
+    if ranks.why_not():
+        pytest.skip(ranks.why_not())
+    program = "import sys\nfrom npgpt.distributed import world\nsys.exit(world.run(lambda w: 0))"
+    said = ranks.alone(program, PMI_SIZE="4", PMI_RANK="0", MPI_LOCALRANKID="0")
+    assert said.returncode == 2
+    assert said.stderr.startswith("npgpt: mpiexec started 4 processes, but ")
+    assert "connects 1 of them" in said.stderr

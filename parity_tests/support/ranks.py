@@ -1,0 +1,122 @@
+"""Programs on several ranks, each started by mpirun in a process of its own with a time limit.
+
+    mpirun -n 4 python -m parity_tests.support.ranks train FILE     a small run, its bits in a file
+    mpirun -n 2 python -m parity_tests.support.ranks raise          the last rank raises an error
+    mpirun -n 2 python -m parity_tests.support.ranks kill           the last rank is killed
+
+`train FILE optimizer leaves dtype` may be repeated: a start costs more than a run.
+"""
+
+import functools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from npgpt.config import Config, TrainingConfig
+from npgpt.distributed import partition, sums, world
+from npgpt.errors import RunError
+
+SECONDS = 120  # at most, for the first compilation on a busy machine
+STEPS = 20
+MICRO_BATCHES = 12  # divisible by 1, 2, 3 and 4; three in each of 4 leaves
+MPIRUN = shutil.which(
+    "mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+)
+CONFIG = Config(vocab_size=257, context_length=8, n_layer=1, n_head=2, n_embd=8, dropout=0.2)
+TRAINING = TrainingConfig(
+    steps=STEPS, batch_size=1, grad_accumulation=MICRO_BATCHES, lr=1e-2, min_lr=1e-3,
+    warmup_steps=2, grad_clip=0.3, eval_every=7, eval_batches=1, sample_tokens=2, seed=7,
+    decay="matrices",
+)  # fmt: skip
+# as root, with more ranks than cores, which would wait for each other without rest
+SETTINGS = {
+    "NUMBA_NUM_THREADS": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "OMPI_MCA_mpi_yield_when_idle": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+}
+
+
+@functools.cache
+def why_not() -> str | None:
+    """The reason for which no test can start ranks here."""
+    if find_spec("mpi4py") is None:
+        return "mpi4py is not installed: pip install 'npgpt[mpi-local]'"
+    return None if MPIRUN else "mpirun was not found: pip install 'npgpt[mpi-local]'"
+
+
+def start(size: int, *arguments: object) -> subprocess.CompletedProcess:
+    """Run one of the programs above on `size` ranks."""
+    if why_not():
+        pytest.skip(why_not())
+    program = [sys.executable, "-W", "ignore", "-m", "parity_tests.support.ranks"]
+    return subprocess.run(
+        [MPIRUN, "-n", str(size), "--bind-to", "none", *program, *map(str, arguments)],
+        env=os.environ | SETTINGS, capture_output=True, text=True, timeout=SECONDS,
+    )  # fmt: skip
+
+
+def alone(program: str, **variables: str) -> subprocess.CompletedProcess:
+    """Run a Python program in one process, with environment variables of a launcher."""
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | SETTINGS | variables, capture_output=True, text=True, timeout=SECONDS,
+    )  # fmt: skip
+
+
+def train(here: world.World, path: str, optimizer: str, leaves: int, dtype: str) -> None:
+    """Make a run, and write its bits into a file on the first rank."""
+    from dataclasses import replace
+
+    from npgpt.distributed.trainer import DataParallelTrainer
+    from npgpt.gpt import GPT
+    from npgpt.model.params import named
+    from npgpt.rng import Generator
+    from npgpt.training.events import Evaluation, Step
+
+    tokens = np.random.default_rng(0).integers(0, 257, 600)
+    rng = Generator(TRAINING.seed)
+    trainer = DataParallelTrainer(
+        GPT(CONFIG, seed=rng), tokens, tokens[:40], replace(TRAINING, optimizer=optimizer), rng,
+        world=here, leaves=leaves or None, comm_dtype=dtype,
+    )  # fmt: skip
+    events = list(trainer.events())
+    steps = [event for event in events if isinstance(event, Step)]
+    evaluations = [event for event in events if isinstance(event, Evaluation)]
+    moments = trainer.gather_moments()
+    own = sum(tree.wte.weight.base.nbytes for tree in trainer.optimizer.moments.values())
+    if here.is_first:
+        flat = {f"{k}.{name}": a for k, tree in moments.items() for name, a in named(tree)}
+        np.savez(
+            path, parameters=trainer.parameters, losses=[step.loss for step in steps],
+            norms=[step.norm for step in steps], rng=rng.state, moment_bytes=own,
+            validation=[event.val_loss for event in evaluations], **flat,
+        )  # fmt: skip
+
+
+def main(here: world.World) -> int:
+    partition.BLOCK, sums.BUCKET = 16, 512  # as many cuts and buckets as in a large model
+    command, *arguments = sys.argv[1:]
+    if command == "train":
+        for i in range(0, len(arguments), 4):
+            path, optimizer, leaves, dtype = arguments[i : i + 4]
+            train(here, path, optimizer, int(leaves), dtype)
+        return 0
+    if here.rank == here.size - 1:
+        if command == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise RunError("the loss became nan at step 3")
+    here.comm.Barrier()  # for ever: the last rank never comes
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(world.run(main))
