@@ -53,6 +53,6 @@ def micro_batch_rng(
     seed, step, index = (check_integer(k, number, least=0) for k, number in numbers.items())
     key = [*reversed(divmod(seed, WORD)), *reversed(divmod(step, WORD)), index]
     state = np.random.RandomState(np.array(key, np.uint32)).get_state(legacy=False)
-    words = state["state"]["key"]  # type: ignore[index, call-overload]
+    words = state["state"]["key"]
     nothing = np.zeros(3, np.uint32)
     return Generator.from_state(rng_state.build(seed, words, 0, np.nan, nothing), ops=ops)

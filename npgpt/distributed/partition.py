@@ -1,4 +1,4 @@
-"""Which rank owns which numbers: parameters, gradients and moments are cut alike (ZeRO-1).
+"""The slice of each rank: parameters, gradients and moments are cut alike (ZeRO-1).
 
 A tree is one flat array (npgpt/model/params.py). Rank r owns the numbers from bounds[r] to
 bounds[r + 1]: it sums their gradients, keeps their moments and updates them. Each leaf consists of
@@ -48,6 +48,11 @@ def matrices_of_blocks(name: str, shape: Shape) -> bool:
     return name.startswith("h.") and len(shape) == 2
 
 
+def nearest(numbers: list[int], target: float) -> int:
+    """Return the number that is nearest to `target`; the smaller one of two."""
+    return min(numbers, key=lambda number: abs(number - target))
+
+
 class Partition:
     """The bounds of `size` ranks in the trees of one model.
 
@@ -73,7 +78,8 @@ class Partition:
     def __init__(self, parameters: Params, size: int, whole: Whole = nothing):
         self.shapes = params.map_leaves(parameters, lambda x: Shape(getattr(x, "shape", x)))
         self.size, self.blocks = size, []
-        total, cuts = 0, []
+        total = 0
+        cuts: list[int] = []
         for name, shape in params.named(self.shapes):
             end = total + math.prod(shape)
             inside = range(total, end, BLOCK)
@@ -82,7 +88,7 @@ class Partition:
             total = end
         cuts.append(total)
         ideal = [total * r / size for r in range(size + 1)]
-        self.bounds = [min(cuts, key=lambda cut, to=to: abs(cut - to)) for to in ideal]
+        self.bounds = [nearest(cuts, target) for target in ideal]
         starts = [start for start, _ in self.blocks]
         self.block_bounds = [bisect.bisect_left(starts, bound) for bound in self.bounds]
 

@@ -199,9 +199,8 @@ class DataParallelTrainer(Trainer):
         shapes = optim.moment_shapes(self.training, self.partition.shapes)
         found = {}
         for name, tree in self.optimizer.moments.items():
-            flat = flat_of(tree) if params.total(tree) else np.empty(0, self.parameters.dtype)
-            if self.world.size > 1:
-                flat = sums.gather(self.world.comm, flat)
+            own = flat_of(tree) if params.total(tree) else np.empty(0, self.parameters.dtype)
+            flat = own if self.world.size == 1 else sums.gather(self.world.comm, own)
             if flat is not None:
                 found[name] = params.views(shapes[name], flat)
         return found if self.world.is_first else None

@@ -1,4 +1,4 @@
-"""What needs no MPI: launchers, cuts, the order of sums, masks, and DiLoCo's outer optimizer."""
+"""Parts that need no MPI: launchers, cuts, orders of sums, masks, DiLoCo's optimizer."""
 
 import itertools
 import random
