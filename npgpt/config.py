@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args, get_origin, get_type_hints
 
-from npgpt.config_checks import at_least, is_one_of, make_plain
+from npgpt.config_checks import at_least, check_data, is_one_of, make_plain
 from npgpt.errors import ConfigError, show
 
 PresetName = Literal[
@@ -129,10 +129,13 @@ class TrainingConfig:
     eval_every : int, default 5
         Steps between evaluations.
     eval_batches : int or None, default 5
-        Batches of each split per evaluation. None: all.
+        Batches of each split per evaluation, as in the book. None: all. Not used with eval_tokens.
+    eval_tokens : int or None, default None
+        Tokens of each split per evaluation, in windows that are spread evenly over the split, do
+        not overlap, and are the same each time. None: eval_batches.
     eval_rng : {"shared", "separate"}, default "shared"
         Random stream of evaluations: shared with training, as in PyTorch, or separate, so that the
-        number of evaluations does not change the training.
+        number of evaluations does not change the training. eval_tokens never changes it.
     checkpoint_every : int or None, default None
         Steps between checkpoints. None: one after each epoch.
     checkpoint_minutes : float or None, default 15.0
@@ -174,6 +177,7 @@ class TrainingConfig:
     grad_accumulation: int = 1
     eval_every: int = 5
     eval_batches: int | None = 5
+    eval_tokens: int | None = None
     eval_rng: Literal["shared", "separate"] = "shared"
     checkpoint_every: int | None = None
     checkpoint_minutes: float | None = 15.0
@@ -186,7 +190,9 @@ class TrainingConfig:
         make_plain(self)
         for name in ("epochs", "batch_size", "grad_accumulation", "eval_every"):
             at_least(self, name, 1)
-        for name in ("steps", "max_tokens", "stride", "eval_batches", "checkpoint_every"):
+        for name in (
+            "steps", "max_tokens", "stride", "eval_batches", "eval_tokens", "checkpoint_every",
+        ):  # fmt: skip
             if getattr(self, name) is not None:
                 at_least(self, name, 1)
         if None not in (self.steps, self.max_tokens):
@@ -245,10 +251,14 @@ class RunConfig:
     ----------
     preset : str, default "tiny"
         Source of all other defaults. To see them: npgpt train --preset NAME --help.
-    data : str, default "bundled"
+    data : str or tuple of str, default "bundled"
         Training text: "bundled", "verdict" (downloaded once), a text file, a directory of .txt
-        files, a .jsonl or .parquet file, or a directory of token files (npgpt tokenize).
-    val_data : str or None, default None
+        files, a .jsonl or .parquet file, or a directory of token files (npgpt tokenize). Several
+        of them are mixed.
+    data_weights : tuple of float or None, default None
+        Shares of several data in the windows of training: one positive number for each. None: in
+        proportion to their windows, so that each window is used once an epoch.
+    val_data : str, tuple of str or None, default None
         Validation text, of the same kinds. None: the validation split of `data`, or else the part
         that train_fraction leaves.
     tokenizer : str, default "byte"
@@ -276,8 +286,9 @@ class RunConfig:
     """
 
     preset: PresetName = "tiny"
-    data: str = "bundled"
-    val_data: str | None = None
+    data: str | tuple[str, ...] = "bundled"
+    data_weights: tuple[float, ...] | None = None
+    val_data: str | tuple[str, ...] | None = None
     tokenizer: str = "byte"
     init: Literal["gpt2", "book"] = "gpt2"
     init_from: str | None = None
@@ -287,7 +298,10 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
+        check_data(self)
         for name, kind in get_type_hints(type(self)).items():
+            if name in ("data", "data_weights", "val_data"):
+                continue
             value, allowed = getattr(self, name), get_args(kind) or (kind,)
             is_literal = get_origin(kind) is Literal
             if not (is_one_of(value, allowed) if is_literal else isinstance(value, allowed)):
@@ -297,6 +311,16 @@ class RunConfig:
                 raise ConfigError(f"{name} is {show(value)}, but must not contain NUL")
         if (self.dtype, self.ops) == ("bfloat16", "numpy"):
             raise ConfigError("dtype is 'bfloat16', which NumPy does not multiply: leave out --ops")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The training data."""
+        return (self.data,) if isinstance(self.data, str) else self.data
+
+    @property
+    def val_sources(self) -> tuple[str, ...]:
+        """The validation data, empty if they are a part of the training data."""
+        return (self.val_data,) if isinstance(self.val_data, str) else self.val_data or ()
 
     @property
     def parameter_dtype(self) -> str:

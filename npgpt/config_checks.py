@@ -38,3 +38,36 @@ def at_least(config: Any, name: str, smallest: float) -> None:
         raise ConfigError(f"{name} is {show(value)}, but must be {sort}")
     if value < smallest:
         raise ConfigError(f"{name} is {value}, but must be at least {smallest}")
+
+
+def check_data(config: Any) -> None:
+    """Bring the sources and weights of a frozen RunConfig into one form: one source is a str.
+
+    Raises ConfigError if a source is no string, or a weight no positive number.
+    """
+    for name in ("data", "val_data"):
+        value = getattr(config, name)
+        names = [value] if isinstance(value, str) else value
+        if name == "val_data" and names in (None, (), []):
+            object.__setattr__(config, name, None)
+            continue
+        strings = isinstance(names, list | tuple) and all(isinstance(one, str) for one in names)
+        if not strings or not names:
+            raise ConfigError(f"{name} is {show(value)}, but must be str, or several")
+        if any("\0" in one for one in names):  # no path has one
+            raise ConfigError(f"{name} is {show(value)}, but must not contain NUL")
+        object.__setattr__(config, name, names[0] if len(names) == 1 else tuple(names))
+    count, weights = 1 if isinstance(config.data, str) else len(config.data), config.data_weights
+    if weights in (None, (), []):
+        object.__setattr__(config, "data_weights", None)
+        return
+    if not isinstance(weights, list | tuple) or len(weights) != count:
+        raise ConfigError(
+            f"data_weights is {show(weights)}, but must be one number for each of the {count} data"
+        )
+    for weight in map(plain, weights):
+        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not number or not 0 < weight < math.inf:
+            raise ConfigError(f"data_weights has {show(weight)}, but must be positive numbers")
+    plain_weights = tuple(float(plain(weight)) for weight in weights)
+    object.__setattr__(config, "data_weights", plain_weights if count > 1 else None)

@@ -26,7 +26,7 @@ from npgpt.cli.signals import INTERRUPTED
 from npgpt.cli.suggestions import check_command, check_flags_exist
 from npgpt.cli.tokenize import Tokenize
 from npgpt.cli.train import Train
-from npgpt.cli.train_flags import check_flags, train_defaults
+from npgpt.cli.train_flags import check_flags, join_repeated, train_defaults
 from npgpt.errors import InputError, KernelCacheWarning, RunError, WeightFileWarning, show
 from npgpt.system import memory
 from npgpt.system.streams import OutputError, checked_output
@@ -140,6 +140,8 @@ def parse(arguments: Sequence[str]) -> Any:
     check_command(arguments, COMMANDS)
     if arguments[:1] and arguments[0] in COMMANDS:
         check_flags_exist(arguments, COMMANDS[arguments[0]])
+    if arguments[:1] == ["train"]:
+        arguments = join_repeated(arguments)
     before, flags = train_defaults(arguments)
     kinds = []
     for name, kind in COMMANDS.items():

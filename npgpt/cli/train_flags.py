@@ -10,13 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from npgpt.cli.common import OptimizerFlag
+from npgpt.cli.common import OptimizerFlag, default
 from npgpt.config import LEARNING_RATE, VOCABULARIES, Config, PresetName, RunConfig, TrainingConfig
 from npgpt.errors import ConfigError
 from npgpt.preset import PRESETS, defaults
 
 if TYPE_CHECKING:
     from npgpt.cli.train import Train
+
+Sources = Annotated[tuple[str, ...], tyro.conf.arg(metavar="DATA [DATA ...]")]
+Weights = Annotated[
+    tuple[float, ...], default("in proportion to their windows", "NUMBER [NUMBER ...]")
+]
+ValSources = Annotated[tuple[str, ...], default("a part of --data", "DATA [DATA ...]")]
+REPEATABLE = ("--data", "--data-weights", "--val-data")
 
 
 # Values are validated after parsing: an error in __post_init__ would end in tyro's own message.
@@ -40,6 +47,9 @@ class Hyperparameters(TrainingConfig):
 class RunFlags(RunConfig):
     """Everything that determines the result of a run."""
 
+    data: Sources  # type: ignore[assignment]
+    data_weights: Weights  # type: ignore[assignment]
+    val_data: ValSources  # type: ignore[assignment]
     tokenizer: Annotated[str, tyro.conf.arg(metavar="{byte,gpt2,PATH}")] = "byte"
     config: ModelShape
     training: Hyperparameters
@@ -50,7 +60,10 @@ class RunFlags(RunConfig):
     @classmethod
     def of(cls, settings: RunConfig) -> "RunFlags":
         """Return flags with these values as defaults."""
-        parts = {
+        parts: dict[str, Any] = {
+            "data": settings.sources,
+            "data_weights": settings.data_weights or (),
+            "val_data": settings.val_sources,
             "config": ModelShape(**vars(settings.config)),
             "training": Hyperparameters(**vars(settings.training)),
         }
@@ -85,10 +98,33 @@ def pick(values: dict[str, Any], part: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if hasattr(part, name)}
 
 
+def join_repeated(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with all values of a flag of data behind its first occurrence.
+
+    --data A --data B is --data A B: argparse would take B alone.
+    """
+    groups: list[list[str]] = [[]]  # each but the first one begins with a flag
+    current = groups[0]
+    for argument in arguments:
+        flag, _, value = argument.partition("=")
+        flag = flag.replace("_", "-")
+        if flag in REPEATABLE:
+            current = next((group for group in groups if group[:1] == [flag]), [flag])
+            current += [value] if value else []
+        elif argument.startswith("--"):
+            current = [argument]
+        else:
+            current.append(argument)
+        if not any(group is current for group in groups):
+            groups.append(current)
+    return [argument for group in groups for argument in group]
+
+
 LENGTHS = ("epochs", "steps", "max_tokens")
 # Settings that may change when a run is resumed, because its past does not depend on them.
 FREE_TO_CHANGE = {
-    *LENGTHS, *LEARNING_RATE, "eval_every", "eval_batches", "eval_rng", "checkpoint_every",
+    *LENGTHS, *LEARNING_RATE, "eval_every", "eval_batches", "eval_tokens", "eval_rng",
+    "checkpoint_every",
     "checkpoint_minutes", "keep",
     "prompt", "sample_tokens",
     "data", "val_data",  # their tokens are compared later

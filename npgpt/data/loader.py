@@ -5,24 +5,17 @@ from collections.abc import Iterator
 import numpy as np
 
 from npgpt.arrays import Array
-from npgpt.data.mapped_tokens import MappedTokens, MappedWindows
-from npgpt.data.permutation import Permutation
 from npgpt.errors import InputError, show
 from npgpt.model.inputs import check_bool, check_integer, check_kind
 from npgpt.rng import Generator
 
-Windows = Array | MappedWindows
-Order = Array | Permutation | range
 
-
-def windows(
-    tokens: Array | MappedTokens, context_length: int, stride: int, *, what: str
-) -> tuple[Windows, Windows]:
+def windows(tokens: Array, context_length: int, stride: int, *, what: str) -> tuple[Array, Array]:
     """Return the windows of a sequence of tokens, and their targets.
 
     Parameters
     ----------
-    tokens : (N,) int or MappedTokens
+    tokens : (N,) int
     context_length : int
         T, the tokens per window. A window and its targets take T + 1 tokens.
     stride : int
@@ -33,32 +26,30 @@ def windows(
     Returns
     -------
     inputs, targets : (n, T) int
-        Views of `tokens`. The targets are the inputs, one token later. Windows of mapped tokens are
-        read when they are indexed.
+        Views of `tokens`. The targets are the inputs, one token later.
 
     Raises
     ------
     InputError
         If there are fewer than T + 1 tokens.
     """
-    needed = context_length + 1
-    if len(tokens) < needed:
+    require_window(len(tokens), context_length, f"the {what} split")
+    every = np.lib.stride_tricks.sliding_window_view(tokens, context_length + 1)[::stride]
+    return every[:, :-1], every[:, 1:]
+
+
+def require_window(tokens: int, context_length: int, where: str) -> None:
+    """Raise InputError if there are fewer tokens than one window and the token after it."""
+    if tokens <= context_length:
         raise InputError(
-            f"the {what} split has {len(tokens)} tokens, but one window of context length "
-            f"{context_length} needs {needed}: use more text, a smaller --context-length or, for "
+            f"{where} has {tokens} tokens, but one window of context length {context_length} needs "
+            f"{context_length + 1}: use more text, a smaller --context-length or, for "
             "data without a validation split of its own, another --train-fraction"
         )
-    if isinstance(tokens, MappedTokens):
-        inputs, targets = (MappedWindows(tokens, context_length, stride, i) for i in (0, 1))
-        return inputs, targets
-    every = np.lib.stride_tricks.sliding_window_view(tokens, needed)[::stride]
-    return every[:, :-1], every[:, 1:]
 
 
 class Loader:
     """Batches of windows in the order of torch.utils.data.DataLoader, for the same generator state.
-
-    Mapped windows have an order that is a function of the seed and the epoch, and takes no memory.
 
     Parameters
     ----------
@@ -70,43 +61,34 @@ class Loader:
         If True, every pass has a random order.
     drop_last : bool
         If True, a last batch of fewer than B windows is skipped.
-    seed : int, default 0
-        Seed of the orders of mapped windows.
     """
 
     def __init__(
         self,
-        inputs: Windows,
-        targets: Windows,
+        inputs: Array,
+        targets: Array,
         *,
         batch_size: int,
         shuffle: bool,
         drop_last: bool,
-        seed: int = 0,
     ):
         for array in (inputs, targets):
-            known = isinstance(array, np.ndarray | MappedWindows)
-            if not known or len(array.shape) != 2 or array.shape != inputs.shape:
+            known = isinstance(array, np.ndarray)
+            if not known or array.ndim != 2 or array.shape != inputs.shape:
                 raise InputError("inputs and targets must be two arrays of one shape (n, T)")
             if array.dtype.kind not in "iu":
                 raise InputError(f"inputs and targets must be integers, not {array.dtype}")
-        self.inputs, self.targets = inputs, targets
+        self.inputs, self.targets, self.size = inputs, targets, len(inputs)
         self.batch_size = check_integer("batch_size", batch_size, least=1)
         self.shuffle = check_bool("shuffle", shuffle)
         self.drop_last = check_bool("drop_last", drop_last)
-        self.seed = check_integer("seed", seed, least=0)
-
-    @property
-    def is_mapped(self) -> bool:
-        """True if the windows are read from files when they are used."""
-        return isinstance(self.inputs, MappedWindows)
 
     def __len__(self) -> int:
         """Return the number of batches in one pass."""
         n, b = len(self.inputs), self.batch_size
         return n // b if self.drop_last else -(-n // b)
 
-    def order(self, rng: Generator, epoch: int | None = None) -> Order:
+    def order(self, rng: Generator) -> Array:
         """Draw the order of the windows in one pass. A shuffled pass draws its own seed.
 
         A pass also draws once if nothing is shuffled, as PyTorch's loader does for the seed of its
@@ -115,14 +97,10 @@ class Loader:
         Parameters
         ----------
         rng : Generator
-        epoch : int, optional
-            The number of the pass. The order of mapped windows depends on it and on the seed alone,
-            and nothing is drawn. By default, mapped windows draw a seed.
 
         Returns
         -------
         (n,) int64
-            For mapped windows, an object whose slices are the numbers of windows.
 
         Raises
         ------
@@ -130,17 +108,12 @@ class Loader:
             If `rng` is no generator.
         """
         check_kind("rng", rng, Generator)
-        if self.is_mapped:
-            if not self.shuffle:
-                return range(len(self.inputs))
-            key = (rng.random64(),) if epoch is None else (self.seed, epoch)
-            return Permutation(len(self.inputs), *key)
         rng.random64()
         if not self.shuffle:
             return np.arange(len(self.inputs))
         return Generator(rng.random64(), ops=rng.ops).randperm(len(self.inputs))
 
-    def batches(self, order: Order, start: int = 0) -> Iterator[tuple[Array, Array]]:
+    def batches(self, order: Array, start: int = 0) -> Iterator[tuple[Array, Array]]:
         """Yield the batches of one pass.
 
         Parameters
@@ -166,10 +139,8 @@ class Loader:
             yield self.inputs[chosen], self.targets[chosen]
 
 
-def check_order(order: Order, n: int) -> None:
+def check_order(order: Array, n: int) -> None:
     """Raise InputError unless these are the numbers of windows in an order of `n` windows."""
-    if isinstance(order, Permutation | range) and len(order) == n:
-        return
     if not isinstance(order, np.ndarray) or order.shape != (n,) or order.dtype.kind not in "iu":
         raise InputError(f"order must be {n} integers in an array, not {show(order)}")
     if n and not 0 <= order.min() <= order.max() < n:

@@ -92,18 +92,18 @@ def content_hash(sources: Sequence[Source], tokenizer: Tokenizer) -> str:
 
 
 def split(
-    directory: Path, tokenizer: Tokenizer, train_fraction: float, vocab_size: int
+    directory: Path, tokenizer: Tokenizer, train_fraction: float, vocab_size: int, name: str
 ) -> tuple[MappedTokens, MappedTokens, str]:
     """Return training and validation tokens of a directory, and their digest.
 
-    Without a validation split, the last part of the documents is one. Raises InputError if the
-    files are invalid, or made with another tokenizer.
+    Without a validation split, the last part of the documents is one. `name`: of the data.
+    Raises InputError if the files are invalid, or made with another tokenizer.
     """
     files = open_token_files(directory)
     require_tokenizer(files, tokenizer)
-    train, digest = files.tokens("train", vocab_size), files.digest
+    train, digest = files.tokens("train", vocab_size, name), files.digest
     if files.shards["val"]:
-        return train, files.tokens("val", vocab_size), digest
+        return train, files.tokens("val", vocab_size, name), digest
     cut = end_of_document(train, int(train_fraction * len(train)), files.index.get("end_of_text"))
     digest = hashlib.sha256(f"{digest} {cut}".encode()).hexdigest()
     return train.part(0, cut), train.part(cut, len(train)), digest
@@ -120,6 +120,21 @@ def require_tokenizer(files: TokenFiles, tokenizer: Tokenizer) -> None:
         raise InputError(
             f"{files.path} was made with the tokenizer {name}, not with {tokenizer}: "
             f"give {option('tokenizer', name)}"
+        )
+
+
+def require_one_tokenizer(names: Sequence[str]) -> None:
+    """Raise InputError if the indexes of several data name different tokenizers."""
+    known = dict[str, tuple[str, str]]()  # the first data of each tokenizer, and its name
+    for name in names:
+        if is_token_directory(Path(name)) and (index := open_token_files(Path(name)).index):
+            key = index.get("tokenizer_sha256") or index["tokenizer"]
+            known.setdefault(key, (name, index["tokenizer"]))
+    if len(known) > 1:
+        (first, one), (second, other) = list(known.values())[:2]
+        raise InputError(
+            f"{first} was made with the tokenizer {one}, {second} with {other}: all data of a run "
+            "must have one tokenizer"
         )
 
 

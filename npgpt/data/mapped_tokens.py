@@ -2,14 +2,14 @@
 
 import bisect
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from npgpt.arrays import Array
+from npgpt.data.loader import require_window
 from npgpt.errors import InputError
 
 
@@ -24,12 +24,27 @@ class Shard:
 class MappedTokens:
     """A sequence of token ids in the order of its shards.
 
-    `vocab_size`: every id that is read must be below it.
+    `vocab_size`: every id that is read must be below it. `name`: the source, for messages.
     """
 
-    def __init__(self, shards: Sequence[Shard], vocab_size: int):
-        self.shards, self.vocab_size = list(shards), vocab_size
+    def __init__(self, shards: Sequence[Shard], vocab_size: int, name: str = ""):
+        self.shards, self.vocab_size, self.name = list(shards), vocab_size, name
         self.ends = list(itertools.accumulate(len(shard.tokens) for shard in shards))
+
+    @classmethod
+    def of_array(cls, name: str, tokens: Array, vocab_size: int) -> "MappedTokens":
+        """Return tokens in memory in the same form, with the name of their source."""
+        return cls([Shard(Path(name), tokens)], vocab_size, name)
+
+    @property
+    def sources(self) -> "Sequence[MappedTokens]":
+        """The sequences that are mixed: this one. See MixedTokens."""
+        return [self]
+
+    @property
+    def weights(self) -> None:
+        """The weights of the sources."""
+        return None
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
@@ -42,7 +57,7 @@ class MappedTokens:
             if low < high:
                 found.append(Shard(shard.path, shard.tokens[low:high]))
             begin = end
-        return MappedTokens(found, self.vocab_size)
+        return MappedTokens(found, self.vocab_size, self.name)
 
     def read(self, start: int, count: int) -> Array:
         """Return `count` tokens from `start` on as int64. Raise InputError for an invalid id."""
@@ -58,26 +73,43 @@ class MappedTokens:
         return found
 
 
-class MappedWindows:
-    """Windows of T tokens, `stride` apart, which are read when they are indexed.
+@dataclass(frozen=True)
+class MixedTokens:
+    """Several sequences of tokens, and their weights: by default, their numbers of windows."""
 
-    `shift`: the first token of the first window: 0 for inputs, 1 for targets. Windows of both have
-    the same number.
-    """
-
-    def __init__(self, tokens: MappedTokens, context_length: int, stride: int, shift: int):
-        self.tokens, self.stride, self.shift = tokens, stride, shift
-        self.shape = ((len(tokens) - context_length - 1) // stride + 1, context_length)
-        self.dtype = np.dtype(np.int64)
+    sources: Sequence[MappedTokens]
+    weights: Sequence[float] | None = None
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return sum(map(len, self.sources))
 
-    def __getitem__(self, numbers: Any) -> Array:
-        """Return the windows (B, T) int64 of these numbers (B,)."""
-        T = self.shape[1]
-        starts = [int(number) * self.stride + self.shift for number in numbers]
-        return np.stack([self.tokens.read(start, T) for start in starts])
+
+class MappedWindows:
+    """Windows of T tokens, each with its targets, `stride` apart. They are read on demand."""
+
+    def __init__(self, tokens: MappedTokens, context_length: int, stride: int):
+        self.tokens, self.context_length, self.stride = tokens, context_length, stride
+
+    def __len__(self) -> int:
+        return count_windows(len(self.tokens), self.context_length, self.stride)
+
+    def read(self, numbers: Iterable[int]) -> Array:
+        """Return the windows of these numbers (B,) and the token after each: (B, T + 1) int64."""
+        size = self.context_length + 1
+        found = [self.tokens.read(int(number) * self.stride, size) for number in numbers]
+        return np.array(found, np.int64).reshape(-1, size)
+
+
+def count_windows(tokens: int, context_length: int, stride: int) -> int:
+    """Return the number of windows in a sequence of tokens. Each takes context_length + 1."""
+    return max(0, (tokens - context_length - 1) // stride + 1)
+
+
+def require_windows(tokens: MappedTokens | MixedTokens, context_length: int, what: str) -> None:
+    """Raise InputError if a source is too short for one window. `what`: the name of the split."""
+    for one in tokens.sources:
+        where = f"the {what} split" + (f" of {one.name}" if one.name else "")
+        require_window(len(one), context_length, where)
 
 
 def check_ids(path: Path, ids: Array, vocab_size: int) -> None:

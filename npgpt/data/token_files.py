@@ -37,9 +37,9 @@ class TokenFiles:
     shards: dict[str, list[Shard]]  # by split: "train" and "val"
     index: dict[str, Any]
 
-    def tokens(self, split: str, vocab_size: int) -> MappedTokens:
+    def tokens(self, split: str, vocab_size: int, name: str = "") -> MappedTokens:
         """Return the tokens of a split. Raise InputError if there are none."""
-        found = MappedTokens(self.shards[split], vocab_size)
+        found = MappedTokens(self.shards[split], vocab_size, name)
         if not len(found):
             name = {"train": "training", "val": "validation"}[split]
             raise InputError(f"{self.path} has no {name} tokens")

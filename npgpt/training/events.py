@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
-from npgpt.data.loader import Order
+from npgpt.arrays import Array
 from npgpt.errors import InputError, show
 
 
@@ -91,6 +91,7 @@ class Step:
 
 
 Event = Evaluation | Sample | Step
+Order = Array | range
 
 
 @dataclass
@@ -110,9 +111,9 @@ class Progress:
         Number of batches of the current epoch that are done.
     tokens_seen : int, default 0
         Number of tokens trained on.
-    order : (n,) int64 array or None, default None
+    order : (n,) int64 array, range or None, default None
         Order of the windows in the current epoch. None between two epochs. That of mapped windows
-        is a `Permutation`, and no part of a checkpoint: it follows from the seed and the epoch.
+        is the range of their numbers, and no part of a checkpoint: it follows from the epoch.
     history : list of dict
         The fields of every Evaluation.
     samples : list of dict

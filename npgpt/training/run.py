@@ -6,6 +6,7 @@ from pathlib import Path
 from npgpt import backends
 from npgpt.config import LEARNING_RATE, RunConfig, TrainingConfig
 from npgpt.data.dataset import Tokens
+from npgpt.data.mapped_loader import MappedLoader
 from npgpt.download.resolve import resolve
 from npgpt.errors import ConfigError, InputError, WeightFileError
 from npgpt.gpt import GPT
@@ -91,12 +92,12 @@ def resume(
     order = saved.order if saved.order.size else None
     progress = Progress(**saved.state["progress"], order=order)
     trainer = make_trainer(settings, tokens, model, rng, progress)
-    count, batches = len(trainer.steps_data.inputs), len(trainer.steps_data)
+    count, batches = trainer.steps_data.size, len(trainer.steps_data)
     if order is not None and len(order) != count:
         raise WeightFileError(
             f"the checkpoint has an order of {len(order)} windows, the text makes {count}"
         )
-    within = order is not None or trainer.steps_data.is_mapped
+    within = order is not None or isinstance(trainer.steps_data, MappedLoader)
     if progress.position >= (batches if within else 1):
         raise WeightFileError(
             f"the checkpoint is {progress.position} batches into an epoch of {batches} batches"
@@ -111,7 +112,7 @@ def require_same_text(settings: RunConfig, tokens: Tokens, data_sha256: str) -> 
     """Raise InputError unless `data_sha256` is the digest of the tokens."""
     if tokens.sha256 != data_sha256:
         raise InputError(
-            f"the text {settings.data} is not the one this run was trained on: "
+            f"the text {', '.join(settings.sources)} is not the one this run was trained on: "
             f"its tokens hash to {tokens.sha256[:12]}, not {data_sha256[:12]}"
         )
 

@@ -9,7 +9,8 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.config import TrainingConfig
 from npgpt.data.loader import Loader, windows
-from npgpt.data.mapped_tokens import MappedTokens
+from npgpt.data.mapped_loader import MappedLoader
+from npgpt.data.mapped_tokens import MappedTokens, MixedTokens, require_windows
 from npgpt.errors import InputError, RunError, show
 from npgpt.gpt import GPT
 from npgpt.inference.generate import generate
@@ -18,7 +19,8 @@ from npgpt.model.inputs import check_integer, check_kind, check_pair, check_sequ
 from npgpt.ops.linear_cross_entropy import IGNORED
 from npgpt.rng import Generator
 from npgpt.training import optim, schedule
-from npgpt.training.events import Evaluation, Event, Progress, Sample, Step
+from npgpt.training.evaluation import make_evaluation
+from npgpt.training.events import Evaluation, Event, Order, Progress, Sample, Step
 
 
 class Trainer:
@@ -28,7 +30,7 @@ class Trainer:
     ----------
     model : GPT
         Model to train. Its parameters are updated in place.
-    train_tokens, val_tokens : (N,) int array-like or MappedTokens
+    train_tokens, val_tokens : (N,) int array-like, MappedTokens or MixedTokens
         Token ids of the training and the validation split.
     training : TrainingConfig
         Hyperparameters.
@@ -62,8 +64,8 @@ class Trainer:
     def __init__(
         self,
         model: GPT,
-        train_tokens: Array | MappedTokens,
-        val_tokens: Array | MappedTokens,
+        train_tokens: Array | MappedTokens | MixedTokens,
+        val_tokens: Array | MappedTokens | MixedTokens,
         training: TrainingConfig,
         rng: Generator,
         *,
@@ -73,9 +75,10 @@ class Trainer:
         check_kind("model", model, GPT)
         check_kind("training", training, TrainingConfig)
         check_kind("rng", rng, Generator)
-        if not isinstance(train_tokens, MappedTokens):  # whose ids are checked when they are read
+        mapped = MappedTokens | MixedTokens  # whose ids are checked when they are read
+        if not isinstance(train_tokens, mapped):
             train_tokens = check_sequence(train_tokens, model.config, "training tokens")
-        if not isinstance(val_tokens, MappedTokens):
+        if not isinstance(val_tokens, mapped):
             val_tokens = check_sequence(val_tokens, model.config, "validation tokens")
         self.prompt: list[int] = check_sequence(prompt, model.config, "prompt").tolist()
         if progress is not None and not isinstance(progress, Progress):
@@ -84,19 +87,16 @@ class Trainer:
         self.progress = Progress() if progress is None else progress
         T, per_step = model.config.context_length, training.batch_size * training.grad_accumulation
         stride = training.stride or T
-        inputs, targets = windows(train_tokens, T, stride, what="training")
-        if len(inputs) < per_step:
+        self.steps_data = make_loader(train_tokens, T, stride, per_step, training.seed)
+        if not len(self.steps_data):
             raise InputError(
-                f"the training split makes {len(inputs)} windows ({len(train_tokens)} tokens, "
-                f"context {T}, stride {stride}), but one step needs {per_step} (batch size "
+                f"the training split makes {self.steps_data.size} windows ({len(train_tokens)} "
+                f"tokens, context {T}, stride {stride}), but one step needs {per_step} (batch size "
                 f"{training.batch_size}, accumulation {training.grad_accumulation})"
             )
-        shuffled: dict[str, Any] = {"shuffle": True, "drop_last": True, "seed": training.seed}
-        self.steps_data = Loader(inputs, targets, batch_size=per_step, **shuffled)
-        self.train_data = Loader(inputs, targets, batch_size=training.batch_size, **shuffled)
-        inputs, targets = windows(val_tokens, T, stride, what="validation")
-        self.val_data = Loader(
-            inputs, targets, batch_size=training.batch_size, shuffle=False, drop_last=False
+        self.evaluations = tuple(
+            make_evaluation(tokens, training, model.config, what)
+            for tokens, what in ((train_tokens, "training"), (val_tokens, "validation"))
         )
 
         self.optimizer = optim.make(model.params, training, ops=model.ops)
@@ -130,11 +130,16 @@ class Trainer:
         p = self.progress
         while p.step < self.total_steps:
             if p.order is None:
-                p.order = self.steps_data.order(self.rng, p.epoch)
+                p.order = self.draw_order(p.epoch)
             for tokens, targets in self.steps_data.batches(p.order, start=p.position):
                 yield from self._step_events(tokens, targets)
                 if p.step == self.total_steps or p.order is None:
                     break
+
+    def draw_order(self, epoch: int) -> Order:
+        """Return the order of the windows in an epoch: drawn, or of mapped windows, computed."""
+        data = self.steps_data
+        return data.order(epoch) if isinstance(data, MappedLoader) else data.order(self.rng)
 
     def _step_events(self, tokens: Array, targets: Array) -> Iterator[Event]:
         """Make one step on a batch (B, T) and yield its events."""
@@ -248,20 +253,15 @@ class Trainer:
         Returns
         -------
         train_loss, val_loss : float
-            Mean cross-entropy over at most `eval_batches` batches of each, in nats per token.
+            Mean cross-entropy over about `eval_tokens` tokens of each, in nats per token. Without
+            `eval_tokens`, over at most `eval_batches` batches.
         """
         rng = self.rng
         if self.training.eval_rng == "separate":
             # seeded by the step, so that a checkpoint needs no second random state
             rng = Generator(self.progress.step, ops=rng.ops)
-        return self._mean_loss(self.train_data, rng), self._mean_loss(self.val_data, rng)
-
-    def _mean_loss(self, data: Loader, rng: Generator) -> float:
-        """Return the mean loss over the first `eval_batches` batches of one pass."""
-        count = self.training.eval_batches or len(data)
-        batches = zip(range(count), data.batches(data.order(rng)), strict=False)
-        losses = [self.model.evaluate(*batch) for _, batch in batches]
-        return sum(losses) / len(losses)
+        train, val = self.evaluations
+        return train.loss(self.model, rng), val.loss(self.model, rng)
 
     @finite.ignore_overflow()
     def sample(self) -> list[int]:
@@ -274,6 +274,17 @@ class Trainer:
         """
         new = generate(self.model, self.prompt, self.training.sample_tokens)
         return [*self.prompt, *new]
+
+
+def make_loader(
+    tokens: Array | MappedTokens | MixedTokens, T: int, stride: int, batch_size: int, seed: int
+) -> Any:
+    """Return the loader of the training split: a Loader, or a MappedLoader. Both are shuffled."""
+    if isinstance(tokens, MappedTokens | MixedTokens):
+        require_windows(tokens, T, "training")
+        return MappedLoader(tokens, T, stride, batch_size=batch_size, seed=seed)
+    inputs, targets = windows(tokens, T, stride, what="training")
+    return Loader(inputs, targets, batch_size=batch_size, shuffle=True, drop_last=True)
 
 
 def require_finite(name: str, value: float, step: int) -> None:

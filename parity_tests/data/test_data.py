@@ -194,8 +194,9 @@ def test_the_verdict(data, bpe):
     small = npgpt.Config(context_length=256, n_layer=1, n_head=1, n_embd=1)  # the loaders' sizes
     model = npgpt.GPT(small, ops=ops)  # do not depend on the width
     run = Trainer(model, tokens.train, tokens.val, book.training, npgpt.Generator(123), prompt=[1])
-    assert (len(run.steps_data), len(run.train_data), len(run.val_data)) == (9, 9, 1)
+    train_data, val_data = (evaluation.data for evaluation in run.evaluations)
+    assert (len(run.steps_data), len(train_data), len(val_data)) == (9, 9, 1)
     assert run.tokens_per_epoch == 4_608
-    ((x, y),) = run.val_data.batches(np.arange(2))
+    ((x, y),) = val_data.batches(np.arange(2))
     assert x.size == y.size == 512
     assert run.total_steps == 90

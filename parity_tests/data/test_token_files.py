@@ -12,14 +12,20 @@ from npgpt.cli.main import main
 from npgpt.config import Config, RunConfig, TrainingConfig
 from npgpt.data import mapped_data, tokenize
 from npgpt.data.dataset import read_tokens
-from npgpt.data.loader import Loader, windows
-from npgpt.data.mapped_tokens import MappedTokens, Shard
+from npgpt.data.loader import windows
+from npgpt.data.mapped_loader import MappedLoader
+from npgpt.data.mapped_tokens import (
+    MappedTokens,
+    MappedWindows,
+    Shard,
+    count_windows,
+    require_windows,
+)
 from npgpt.data.permutation import Permutation
 from npgpt.data.sources import list_sources
 from npgpt.data.token_files import is_token_directory, open_token_files
 from npgpt.data.tokenizer import tokenizer
 from npgpt.errors import InputError
-from npgpt.rng import Generator
 from npgpt.training import run, run_state
 from parity_tests.support.token_documents import write_folder
 
@@ -64,14 +70,18 @@ def test_shards_are_one_sequence(size):
 
 @pytest.mark.parametrize("length, stride", [(8, 8), (16, 5), (999, 1), (7, 30)])
 def test_windows_are_those_of_an_array(length, stride):
-    expected = windows(IDS, length, stride, what="test")
-    found = windows(mapped(), length, stride, what="test")
-    for a, b in zip(expected, found, strict=True):
-        assert a.shape == b.shape
-        assert np.array_equal(a, b[range(len(b))])
-        assert b[np.array([len(b) - 1, 0])].dtype == np.int64
-    with pytest.raises(InputError, match="needs 1001"):
-        windows(mapped(), 1000, 1, what="test")
+    inputs, targets = windows(IDS, length, stride, what="test")
+    found = MappedWindows(mapped(), length, stride)
+    assert len(found) == len(inputs)
+    pairs = found.read(range(len(found)))
+    assert pairs.dtype == np.int64
+    assert np.array_equal(pairs[:, :-1], inputs)
+    assert np.array_equal(pairs[:, 1:], targets)
+    assert np.array_equal(found.read([len(found) - 1, 0]), pairs[[-1, 0]])
+    assert found.read([]).shape == (0, length + 1)
+    assert count_windows(length, length, stride) == 0
+    with pytest.raises(InputError, match=r"the test split has 1000 tokens.* needs 1001"):
+        require_windows(mapped(), 1000, "test")
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 16, 17, 64, 65, 1000])
@@ -107,20 +117,15 @@ def test_an_order_of_any_number_of_windows_takes_no_memory():
 
 
 def test_the_order_of_the_loader_is_a_function_of_seed_and_epoch():
-    inputs, targets = windows(mapped(), 8, 8, what="test")
-    loader = Loader(inputs, targets, batch_size=3, shuffle=True, drop_last=True, seed=5)
-    rng = Generator(1, ops="numpy")
-    before = rng.state.tobytes()
-    first, again, second = (loader.order(rng, epoch)[:].tolist() for epoch in (0, 0, 1))
-    assert rng.state.tobytes() == before
-    assert first == again != second
-    batches = list(loader.batches(loader.order(rng, 0), start=3))
-    assert len(batches) == len(loader) - 3
-    chosen = first[9:12]
-    assert np.array_equal(batches[0][0], [IDS[8 * i : 8 * i + 8] for i in chosen])
-    assert np.array_equal(batches[0][1], [IDS[8 * i + 1 : 8 * i + 9] for i in chosen])
-    plain = Loader(inputs, targets, batch_size=50, shuffle=False, drop_last=False)
-    assert [len(x) for x, _ in plain.batches(plain.order(rng))] == [50, 50, 24]
+    loader = MappedLoader(mapped(), 8, 8, batch_size=3, seed=5)
+    n = len(loader.windows[0])
+    assert (n, len(loader)) == (124, 41)
+    for epoch in (0, 1):
+        batches = list(loader.batches(loader.order(epoch), start=3))
+        assert len(batches) == len(loader) - 3
+        chosen = Permutation(n, 5, epoch)[9:12]
+        assert np.array_equal(batches[0][0], [IDS[8 * i : 8 * i + 8] for i in chosen])
+        assert np.array_equal(batches[0][1], [IDS[8 * i + 1 : 8 * i + 9] for i in chosen])
 
 
 def finish(trainer, settings, tokens, stop=None, path=None):

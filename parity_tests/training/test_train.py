@@ -108,7 +108,7 @@ def test_epochs_and_steps_say_when_it_ends(epochs, steps, made, finished):
 def test_an_evaluation_is_the_loss_without_dropout_over_eval_batches():
     trainer = begin(replace(TRAINING, eval_batches=None, steps=1))
     first = next(trainer.events())
-    model, val = trainer.model, trainer.val_data
+    model, val = trainer.model, trainer.evaluations[1].data
     losses = [model.evaluate(*batch) for batch in val.batches(np.arange(len(val.inputs)))]
     assert len(losses) == 1
     assert first.val_loss == sum(losses) / len(losses)
@@ -118,7 +118,8 @@ def test_an_evaluation_is_the_loss_without_dropout_over_eval_batches():
     limited.model.evaluate = lambda tokens, targets: seen.append(tokens.copy()) or 0.0
     next(limited.events())
     assert len(seen) == 4  # two of each split
-    assert [tokens[0].tolist() for tokens in seen[2:]] == limited.val_data.inputs[:2].tolist()
+    val = limited.evaluations[1].data
+    assert [tokens[0].tolist() for tokens in seen[2:]] == val.inputs[:2].tolist()
 
 
 def test_every_window_is_seen_once_in_an_epoch():
