@@ -136,6 +136,8 @@ class TrainingConfig:
     eval_rng : {"shared", "separate"}, default "shared"
         Random stream of evaluations: shared with training, as in PyTorch, or separate, so that the
         number of evaluations does not change the training. eval_tokens never changes it.
+    log_every : int, default 1
+        Steps between lines of metrics.jsonl with the loss of a step.
     checkpoint_every : int or None, default None
         Steps between checkpoints. None: one after each epoch.
     checkpoint_minutes : float or None, default 15.0
@@ -179,6 +181,7 @@ class TrainingConfig:
     eval_batches: int | None = 5
     eval_tokens: int | None = None
     eval_rng: Literal["shared", "separate"] = "shared"
+    log_every: int = 1
     checkpoint_every: int | None = None
     checkpoint_minutes: float | None = 15.0
     keep: int = 0
@@ -188,7 +191,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         make_plain(self)
-        for name in ("epochs", "batch_size", "grad_accumulation", "eval_every"):
+        for name in ("epochs", "batch_size", "grad_accumulation", "eval_every", "log_every"):
             at_least(self, name, 1)
         for name in (
             "steps", "max_tokens", "stride", "eval_batches", "eval_tokens", "checkpoint_every",

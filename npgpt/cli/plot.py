@@ -16,7 +16,7 @@ MAX_RUNS = 100  # each has a line in the legend
 
 @dataclass(kw_only=True)
 class Plot:
-    """Plot the losses of one run, or of several runs in one figure.
+    """Plot the losses, learning rate and gradient norm of a run, or of several in one figure.
 
     Parameters
     ----------

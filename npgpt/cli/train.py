@@ -78,7 +78,7 @@ class Train:
                 new = run_dir.new_run_dir(self.out, self.settings.preset)
                 directory = lock.enter_context(new)
             self.unshown.write_to(directory.log)
-            directory.open(self.settings, tokens, trainer)
+            directory.open(self.settings, tokens, trainer, resumed=resumed)
             if self.saved and (self.saved != self.settings or directory.path != resumed):
                 directory.checkpoints(trainer).save(
                     last=True
@@ -163,17 +163,15 @@ class Train:
         self, trainer: "Trainer", directory: "RunDir", bar: "ProgressBar", stop: StopRequest
     ) -> bool:
         """Show and store every event. Return True if a signal asked to stop."""
-        from npgpt.training.events import Evaluation, Sample, Step
+        from npgpt.training.events import Evaluation, Step
 
         with directory.checkpoints(trainer) as checkpoints:
             for event in trainer.events():
                 bar.show(event)
+                directory.record(event)
                 match event:
                     case Evaluation():
-                        directory.add_evaluation(event)
                         checkpoints.add_evaluation(event)
-                    case Sample():
-                        directory.add_sample(event)
                     case Step():
                         checkpoints.check()
                         stopping = stop.number is not None  # once: it may change meanwhile

@@ -1,5 +1,6 @@
 """Cores, memory and processor of this machine."""
 
+import mmap
 import os
 from pathlib import Path
 
@@ -34,6 +35,15 @@ def memory() -> tuple[int | None, int | None]:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None
     except (AttributeError, ValueError, OSError):
         return None, None
+
+
+def resident_memory() -> int | None:
+    """Return the bytes of physical memory of this process; None if the system is not Linux."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * mmap.PAGESIZE
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def format_gib(count: int | None) -> str:

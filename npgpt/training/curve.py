@@ -1,6 +1,6 @@
-"""Read the losses of a run from its directory."""
+"""Read the losses, the learning rate and the gradient norm of a run from its directory."""
 
-import io
+import os
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,59 +10,61 @@ from typing import Any
 import numpy as np
 
 from npgpt.arrays import Array
-from npgpt.errors import InputError, show
-from npgpt.system.files import read_input
+from npgpt.errors import InputError
+from npgpt.system.files import open_regular, os_error, read_input
 from npgpt.training.events import is_count, is_number
+from npgpt.training.metrics import parse_line, read_lines
 from npgpt.weights.strict_json import MAX_TEXT, parse_json
 
-MAX_METRICS = 1 << 26  # bytes of metrics.jsonl: 400,000 evaluations
-MAX_LINE = 4096  # bytes; an evaluation has 150
+MAX_METRICS = 1 << 30  # bytes of metrics.jsonl: 4 million steps
+COLUMNS = ("tokens_seen", "train_loss", "val_loss", "loss", "lr", "norm")
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The losses of one run."""
+    """The numbers of one run."""
 
     path: Path
     tokens_per_epoch: int
-    points: Array  # (n, 3): tokens_seen, train_loss, val_loss of each evaluation
+    points: Array  # (n, 6): COLUMNS of each line of metrics.jsonl; nan if a line lacks a number
+
+    def series(self, name: str) -> tuple[Array, Array]:
+        """Return the epochs and the values of a column, without the lines that lack it."""
+        values = self.points[:, COLUMNS.index(name)]
+        known = ~np.isnan(values)
+        return self.points[known, 0] / self.tokens_per_epoch, values[known]
 
 
-def make_curve(path: Path, tokens_per_epoch: int, history: Iterable[Mapping[str, Any]]) -> Curve:
-    """Return the curve of a run from the fields of its evaluations."""
-    values = array("d")  # 24 bytes per evaluation, where a dict of them has 500
-    for point in history:
-        values.extend((point["tokens_seen"], point["train_loss"], point["val_loss"]))
-    return Curve(path, tokens_per_epoch, np.array(values).reshape(-1, 3))
+def make_curve(path: Path, tokens_per_epoch: int, lines: Iterable[Mapping[str, Any]]) -> Curve:
+    """Return the curve of a run from the lines of its metrics."""
+    values = array("d")  # 48 bytes per line, where a dict of them has 700
+    for line in lines:
+        found = (line.get(name) for name in COLUMNS)
+        values.extend(value if is_number(value) else np.nan for value in found)
+    return Curve(path, tokens_per_epoch, np.array(values).reshape(-1, len(COLUMNS)))
 
 
 def read_curve(path: Path) -> Curve:
-    """Read the losses of the run in a directory. Raise InputError for invalid files."""
+    """Read the numbers of the run in a directory. Raise InputError for invalid files."""
     file = path / "config.json"
     config = parse_json(read_input(file, MAX_TEXT), str(file), any_text=True)
     scale = config.get("tokens_per_epoch") if isinstance(config, dict) else None
     if not is_count(scale) or scale == 0:
         raise InputError(f"{file} has no tokens_per_epoch: not the config of a run")
     file = path / "metrics.jsonl"
-    lines = io.BytesIO(read_input(file, MAX_METRICS))
-    points = (parse_point(line, f"{file}, line {i}") for i, line in enumerate(lines, 1))
-    curve = make_curve(path, scale, points)
+    try:
+        with open_regular(file) as lines:
+            if (size := os.fstat(lines.fileno()).st_size) > MAX_METRICS:
+                raise InputError(
+                    f"{file} has {size:,} bytes; at most {MAX_METRICS:,} are read. "
+                    "A larger --log-every writes fewer lines"
+                )
+            parsed = (
+                parse_line(line, f"{file}, line {i}") for i, line in enumerate(read_lines(lines), 1)
+            )
+            curve = make_curve(path, scale, parsed)
+    except OSError as error:
+        raise os_error(f"{file} cannot be read", error) from None
     if not curve.points.size:
         raise InputError(f"{file} is empty: the run has no evaluation yet")
     return curve
-
-
-def parse_point(line: bytes, about: str) -> dict[str, Any]:
-    """Return the evaluation in a line of metrics.jsonl. Raise InputError if it is invalid."""
-    if len(line) > MAX_LINE:
-        raise InputError(f"{about} has {len(line):,} bytes, but must have at most {MAX_LINE:,}")
-    point = parse_json(line, about)
-    if not isinstance(point, dict):
-        raise InputError(f"{about} is {show(point)}, but must be a JSON object")
-    for name in ("tokens_seen", "train_loss", "val_loss"):
-        if name not in point:
-            raise InputError(f"{about} has no {name}: not an evaluation of a run")
-        is_valid, kind = (is_count, "a count") if name == "tokens_seen" else (is_number, "a number")
-        if not is_valid(point[name]):
-            raise InputError(f"{about}: {name} is {show(point[name])}, but must be {kind}")
-    return point

@@ -66,14 +66,16 @@ class Step:
         Index of the step, counted from 0.
     epoch : int
         The epoch it belongs to, counted from 1.
+    tokens_seen : int
+        Number of tokens trained on since the start of the run.
     loss : float
         Mean cross-entropy of the step's batches before the update, in nats per token.
     lr : float
         Learning rate.
     norm : float or None
         Global norm of the gradient before clipping. None if gradients are not clipped.
-    tokens_seen : int
-        Number of tokens trained on since the start of the run.
+    seconds : float
+        Time of the step, without its evaluation and sample.
     tokens_per_s : float
         Training speed since the previous evaluation, in tokens per second.
     ends_epoch : bool
@@ -82,10 +84,11 @@ class Step:
 
     step: int
     epoch: int
+    tokens_seen: int
     loss: float
     lr: float
     norm: float | None
-    tokens_seen: int
+    seconds: float
     tokens_per_s: float
     ends_epoch: bool
 

@@ -1,6 +1,7 @@
-"""Plot the losses of one run or several."""
+"""Plot the losses, the learning rate and the gradient norm of one run or several."""
 
 import io
+import itertools
 import logging
 import os
 import sys
@@ -9,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from npgpt.arrays import Array
 from npgpt.errors import RunError
 from npgpt.system import memory
 from npgpt.system.atomic import atomic_write
@@ -20,6 +22,7 @@ from npgpt.system.terminal import escape, shorten
 from npgpt.training.curve import Curve
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FONT = "DejaVu Sans"  # comes with matplotlib
@@ -29,12 +32,22 @@ MORE_FONTS = (
     "WenQuanYi Zen Hei", "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "SimHei", "Yu Gothic",
     "Malgun Gothic", "Apple SD Gothic Neo", "Arial Unicode MS",
 )  # fmt: skip
-MAX_NAME = 72  # characters in one line of the figure
-SPLITS: tuple[tuple[str, Literal["-", "--"]], ...] = (("training", "-"), ("validation", "--"))
+MAX_WIDTH = 72  # characters in one line of the figure
+MAX_NAME = 54  # of a run; its best loss follows
+MAX_POINTS = 4000  # of a line, which has 900 pixels
+# What is said of a line -> its column in a curve, and how it is drawn
+SPLITS: dict[str, tuple[str, Any]] = {
+    "training": ("train_loss", "-"),
+    "validation": ("val_loss", "--"),
+}
+FAINT: dict[str, Any] = {"alpha": 0.3, "linewidth": 0.7, "zorder": 1}
+BEST: dict[str, Any] = {"marker": "*", "markersize": 10, "linestyle": "none", "zorder": 3}
+# Panels below the losses: the column, its label and its scale
+PANELS = (("lr", "learning rate", "linear"), ("norm", "gradient norm", "log"))
 
 
 def plot(curves: Sequence[Curve], path: Path) -> None:
-    """Write a PNG of training and validation losses over epochs (below) and tokens (above).
+    """Write a PNG of losses, learning rate and norm over epochs (below) and tokens (above).
 
     The file is replaced atomically. Raises RunError if it cannot be drawn or written.
     """
@@ -88,53 +101,125 @@ def import_matplotlib() -> ModuleType:
 
 
 def draw(curves: Sequence[Curve]) -> "Figure":
-    """Return the figure. With several runs, each has a colour and its name in the legend."""
+    """Return the figure: losses above, learning rate and gradient norm below if they are known.
+
+    With several runs, each has a colour and its name in the legend.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
-    figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
+    below = [panel for panel in PANELS if any(curve.series(panel[0])[0].size for curve in curves)]
+    figure = Figure(figsize=(7, 4.5 + 1.3 * len(below)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for curve, color in zip(curves, colors(len(curves)), strict=True):
-        epochs = curve.points[:, 0] / curve.tokens_per_epoch
-        marker = "o" if len(epochs) < 3 else None  # one point makes no line
-        for losses, (_, line) in zip(curve.points[:, 1:].T, SPLITS, strict=True):
-            axes.plot(epochs, losses, line, color=color, marker=marker)
-    axes.set_xlabel("epochs")
-    axes.set_ylabel("loss (nats per token)")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.25)
-
-    styles = list(axes.lines)
-    if len(curves) > 1:
-        styles = [Line2D([], [], linestyle=line, color="black") for _, line in SPLITS]
-        names = run_names([curve.path for curve in curves])
-        columns = min(4, max(1, MAX_NAME // (8 + max(map(len, names)))))
-        figure.set_figheight(4.5 + 0.22 * -(-len(names) // columns))
-        legend = figure.legend(
-            axes.lines[::2],
-            ["-"] * len(names),
-            loc="outside lower left",
-            ncols=columns,
-            frameon=False,
-        )
-        for text, name in zip(legend.get_texts(), names, strict=True):
-            text.set_text(name)  # here, because a legend leaves out names that begin with _
-    axes.legend(styles, [split for split, _ in SPLITS], frameon=False)
+    panels = figure.subplots(
+        1 + len(below), sharex=True, squeeze=False, height_ratios=[3.5] + [1] * len(below)
+    )[:, 0]
+    chosen = colors(len(curves))
+    for curve, color in zip(curves, chosen, strict=True):
+        draw_losses(panels[0], curve, color)
+    for axes, (name, label, scale) in zip(panels[1:], below, strict=True):
+        for curve, color in zip(curves, chosen, strict=True):
+            epochs, values = thin(*curve.series(name))
+            style = {"color": color, "alpha": 0.8, "linewidth": 0.8}
+            axes.plot(epochs, values, "-" + marker_of(epochs), **style)
+        axes.set_ylabel(label)
+        if scale == "log":
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")  # matplotlib's own is in TeX
+            axes.yaxis.set_minor_formatter("")
+    panels[0].set_ylabel("loss (nats per token)")
+    panels[-1].set_xlabel("epochs")
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes in panels:
+        axes.grid(alpha=0.25)
+    figure.align_ylabels(panels)
+    add_legends(figure, panels[0], curves, chosen)
 
     # The upper axis is the lower one, relabelled: only if all runs share the scale.
     scales = {curve.tokens_per_epoch for curve in curves}
     if len(scales) == 1:
-        scale = scales.pop()
-        functions = (lambda e: np.multiply(e, scale)), (lambda t: np.divide(t, scale))
-        above = axes.secondary_xaxis("top", functions=functions)
+        tokens = scales.pop()
+        functions = (lambda e: np.multiply(e, tokens)), (lambda t: np.divide(t, tokens))
+        above = panels[0].secondary_xaxis("top", functions=functions)
         above.set_xlabel("tokens seen")
+        above.xaxis.set_major_formatter(EngFormatter(sep=""))
     return figure
 
 
-def colors(count: int) -> Sequence[object]:
+def draw_losses(axes: "Axes", curve: Curve, color: Any) -> None:
+    """Draw both losses of a run, faintly those of its steps, and its best validation loss."""
+    axes.plot(*thin(*curve.series("loss")), color=color, **FAINT)
+    for name, line in SPLITS.values():
+        epochs, losses = curve.series(name)
+        axes.plot(epochs, losses, line + marker_of(epochs), color=color)
+    if losses.size:
+        best = np.argmin(losses)
+        axes.plot(epochs[best], losses[best], color=color, **BEST)
+
+
+def add_legends(
+    figure: "Figure", axes: "Axes", curves: Sequence[Curve], chosen: Sequence[Any]
+) -> None:
+    """Explain the lines in the panel of losses. Name several runs, and their best, below."""
+    from matplotlib.lines import Line2D
+
+    color = chosen[0] if len(curves) == 1 else "black"
+    handles = [Line2D([], [], linestyle=line, color=color) for _, line in SPLITS.values()]
+    labels = list(SPLITS)
+    if any(curve.series("loss")[0].size for curve in curves):
+        handles.insert(0, Line2D([], [], color=color, **FAINT))
+        labels.insert(0, "each step")
+    bests = [best_loss(curve) for curve in curves]
+    if any(bests):
+        handles.append(Line2D([], [], color=color, **BEST))
+        labels.append("best validation" + (f": {bests[0]}" if len(curves) == 1 else ""))
+    axes.legend(handles, labels, frameon=False)
+    if len(curves) == 1:
+        return
+    names = run_names([curve.path for curve in curves])
+    entries = [
+        f"{name} (best {best})" if best else name for name, best in zip(names, bests, strict=True)
+    ]
+    columns = min(4, max(1, MAX_WIDTH // (8 + max(map(len, entries)))))
+    figure.set_figheight(figure.get_figheight() + 0.22 * -(-len(entries) // columns))
+    legend = figure.legend(
+        [Line2D([], [], color=color) for color in chosen],
+        ["-"] * len(entries),
+        loc="outside lower left",
+        ncols=columns,
+        frameon=False,
+    )
+    for text, entry in zip(legend.get_texts(), entries, strict=True):
+        text.set_text(entry)  # here, because a legend leaves out names that begin with _
+
+
+def best_loss(curve: Curve) -> str:
+    """Return the lowest validation loss of a run as text, "" if it has none."""
+    _, losses = curve.series("val_loss")
+    return f"{losses.min():.4g}" if losses.size else ""
+
+
+def marker_of(epochs: Array) -> str:
+    """Return the marker of a line: one point makes no line."""
+    return "o" if len(epochs) < 3 else ""
+
+
+def thin(x: Array, y: Array) -> tuple[Array, Array]:
+    """Return a line with at most MAX_POINTS points: the lowest and highest of each part of it."""
+    if len(x) <= MAX_POINTS:
+        return x, y
+    bounds = np.linspace(0, len(x), MAX_POINTS // 2 + 1).astype(int)
+    kept = sorted(
+        first + extreme(y[first:end])
+        for first, end in itertools.pairwise(bounds)
+        for extreme in (np.argmin, np.argmax)
+    )
+    return x[kept], y[kept]
+
+
+def colors(count: int) -> Sequence[Any]:
     """Return a colour for each run."""
     import matplotlib
 

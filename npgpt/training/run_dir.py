@@ -1,9 +1,10 @@
 """Read and write the output directory of a training run."""
 
+import io
 import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -14,21 +15,22 @@ from npgpt.data.dataset import Tokens
 from npgpt.data.tokenizer import REPLACEMENT, Tokenizer
 from npgpt.errors import InputError, RunError
 from npgpt.system.atomic import TEMPORARY, append, atomic_write, make_directory, remove, sync_file
-from npgpt.system.files import file_lock, os_error
+from npgpt.system.files import file_lock, open_regular, os_error
 from npgpt.system.shell import option
 from npgpt.training import run_state
 from npgpt.training.checkpoints import BEST, Checkpoints, best_evaluation, is_own, settle_best
-from npgpt.training.curve import make_curve
-from npgpt.training.events import Evaluation, Sample
+from npgpt.training.curve import read_curve
+from npgpt.training.events import Evaluation, Event, Progress, Sample, Step
+from npgpt.training.metrics import evaluation_line, lines_before, step_line
 from npgpt.training.plot import plot
 from npgpt.training.trainer import Trainer
 from npgpt.weights.formats import CHECKPOINT
 
 CONTENTS = {
     "config.json": "settings",
-    "metrics.jsonl": "losses: one JSON object per evaluation",
+    "metrics.jsonl": "losses and speed: one JSON object per evaluation, and per step",
     "samples.txt": "text generated after each epoch",
-    "loss.png": "plot of both losses",
+    "loss.png": "plot of the losses, learning rate and gradient norm",
     CHECKPOINT: "model and training state, to generate or to resume",
 }
 LOG = "train.log"  # only in a run whose output could not be shown
@@ -100,11 +102,18 @@ class RunDir:
                 if found[1] != "loss.png" and (found[1] in CONTENTS or is_own(found[1])):
                     remove(self.path / found[0])
 
-    def open(self, settings: RunConfig, tokens: Tokens, trainer: Trainer) -> None:
+    def open(
+        self,
+        settings: RunConfig,
+        tokens: Tokens,
+        trainer: Trainer,
+        *,
+        resumed: Path | None = None,
+    ) -> None:
         """Write the files as of the trainer's progress.
 
-        For a resumed run this removes lines that were written after its last checkpoint. If a file
-        of a new run cannot be written, none is left.
+        For a resumed run this removes lines that were written after its last checkpoint. `resumed`:
+        its directory, if it is another one. If a file of a new run cannot be written, none is left.
         """
         self.settings, self.data_sha256 = settings, tokens.sha256
         self.tokenizer = tokens.tokenizer
@@ -116,24 +125,25 @@ class RunDir:
             "data_sha256": tokens.sha256,
         }
         done = trainer.progress
-        texts = {
-            "metrics.jsonl": "".join(json.dumps(line) + "\n" for line in done.history),
-            "samples.txt": "".join(self.sample_text(**sample) for sample in done.samples),
+        samples = (self.sample_text(**sample) for sample in done.samples)
+        contents: dict[str, Iterable[bytes]] = {
+            "metrics.jsonl": metrics_of(resumed or self.path, done),
+            "samples.txt": (text.encode() for text in samples),
             # The last one is renamed first: with its settings, a run can be resumed.
-            "config.json": json.dumps(asdict(settings) | derived, indent=2) + "\n",
+            "config.json": [json.dumps(asdict(settings) | derived, indent=2).encode(), b"\n"],
         }
         is_new = not self.holds_run
         try:
             with ExitStack() as stack:  # every file is on the disk before one is renamed
-                for name, text in texts.items():
+                for name, parts in contents.items():
                     file = stack.enter_context(atomic_write(self.path / name))
-                    file.write(text.encode())
+                    file.writelines(parts)
                     sync_file(file)
         except BaseException as error:
             if is_new:
-                for name in texts:
+                for name in contents:
                     remove(self.path / name)
-                left = any(os.path.lexists(self.path / name) for name in texts)
+                left = any(os.path.lexists(self.path / name) for name in contents)
                 if isinstance(error, RunError) and not left:
                     raise RunError(f"{error}; the new run was removed") from None
             raise
@@ -143,13 +153,15 @@ class RunDir:
         decoded = self.tokenizer.decode(tokens, unknown=REPLACEMENT)
         return f"--- epoch {epoch}, step {step}\n{decoded}\n"
 
-    def add_evaluation(self, evaluation: Evaluation) -> None:
-        """Append a line to metrics.jsonl."""
-        append(self.path / "metrics.jsonl", json.dumps(vars(evaluation)) + "\n")
-
-    def add_sample(self, sample: Sample) -> None:
-        """Append an entry to samples.txt."""
-        append(self.path / "samples.txt", self.sample_text(**vars(sample)))
+    def record(self, event: Event) -> None:
+        """Append an event to metrics.jsonl or samples.txt."""
+        match event:
+            case Evaluation():
+                append(self.path / "metrics.jsonl", evaluation_line(event))
+            case Sample():
+                append(self.path / "samples.txt", self.sample_text(**vars(event)))
+            case Step(step=step) if step % self.settings.training.log_every == 0:
+                append(self.path / "metrics.jsonl", step_line(event))
 
     def log(self, text: str) -> None:
         """Append a text that could not be shown to train.log. A failure is ignored."""
@@ -171,9 +183,22 @@ class RunDir:
 
     def plot(self, trainer: Trainer) -> None:
         """Write loss.png if the run has been evaluated at least once. Raise RunError on failure."""
-        if history := trainer.progress.history:
-            curve = make_curve(self.path, trainer.tokens_per_epoch, history)
+        if trainer.progress.history:
+            try:
+                curve = read_curve(self.path)
+            except InputError as error:  # another program has changed the files
+                raise RunError(f"{self.path / 'loss.png'} could not be drawn: {error}") from None
             plot([curve], self.path / "loss.png")
+
+
+def metrics_of(path: Path, done: Progress) -> Iterator[bytes]:
+    """Yield the lines of metrics.jsonl up to a position, for a run whose files are in `path`."""
+    name = path / "metrics.jsonl"
+    try:
+        with open_regular(name) if done.step and name.exists() else io.BytesIO() as file:
+            yield from lines_before(done.step, done.history, file)
+    except OSError as error:
+        raise os_error(f"{name} cannot be read", error) from None
 
 
 @contextmanager

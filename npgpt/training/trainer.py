@@ -147,7 +147,8 @@ class Trainer:
         started = time.perf_counter()
         lr = self.learning_rate(index)
         loss, norm = self.update(tokens, targets, lr)
-        self.seconds += time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        self.seconds += seconds
         self.tokens_timed += tokens.size
         p.step, p.position, p.tokens_seen = p.step + 1, p.position + 1, p.tokens_seen + tokens.size
         speed = self.tokens_timed / self.seconds
@@ -167,7 +168,7 @@ class Trainer:
                 sample = Sample(index, epoch, self.sample())
                 p.samples.append(vars(sample))
                 yield sample
-        yield Step(index, epoch, loss, lr, norm, p.tokens_seen, speed, ends_epoch)
+        yield Step(index, epoch, p.tokens_seen, loss, lr, norm, seconds, speed, ends_epoch)
 
     @finite.ignore_overflow()
     def update(self, tokens: Array, targets: Array, lr: float) -> tuple[float, float | None]:

@@ -108,7 +108,8 @@ AT_LEAST = {
     TrainingConfig: dict(epochs=1, batch_size=1, grad_accumulation=1, eval_every=1, steps=1,
                          max_tokens=1,
                          stride=1,
-                   eval_batches=1, checkpoint_every=1, warmup_steps=0, sample_tokens=0),
+                   eval_batches=1, checkpoint_every=1, log_every=1, warmup_steps=0,
+                         sample_tokens=0),
 }  # fmt: skip
 BOUNDS = [(kind, name, least) for kind, names in AT_LEAST.items() for name, least in names.items()]
 

@@ -18,7 +18,7 @@ from npgpt.training import optim, run_state
 from npgpt.training.run_dir import RunDir
 from npgpt.weights import checkpoint
 from parity_tests.support.checkpoints import model_of, with_new_footer
-from parity_tests.support.runs import TINY, final, lines
+from parity_tests.support.runs import TINY, evaluations, final
 
 NUMPY = "--ops numpy --min-lr None --decay matrices --grad-clip 0.5"
 FLAGS = {
@@ -51,7 +51,7 @@ def test_a_run_learns_and_resumes_bit_for_bit_in_the_middle_of_an_epoch(npgpt_, 
     npgpt_(f"{train} --out cut --steps 5 --checkpoint-every 5", *TINY)
     npgpt_("train --resume cut --steps 16 --checkpoint-every 5")
     assert final("cut") == final("whole")
-    losses = [point["train_loss"] for point in lines("cut/metrics.jsonl")]
+    losses = [point["train_loss"] for point in evaluations("cut")]
     assert losses[-1] < losses[0] - 0.1
     found = stored("cut/checkpoint.h5")
     assert sorted(found) == STORED[name]

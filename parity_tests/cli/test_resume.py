@@ -12,7 +12,16 @@ from npgpt.cli.main import main, parse
 from npgpt.model.params import named
 from npgpt.training import schedule
 from parity_tests.support.processes import LONG, started
-from parity_tests.support.runs import FILES, POSIX_ONLY, TINY, final, lines, unannounced
+from parity_tests.support.runs import (
+    FILES,
+    POSIX_ONLY,
+    TINY,
+    evaluations,
+    final,
+    lines,
+    metrics,
+    unannounced,
+)
 
 
 def interrupt_after(monkeypatch, step):
@@ -42,13 +51,14 @@ def test_an_interrupted_run_resumes_bit_for_bit(npgpt_, run, monkeypatch, step):
         "Resume with: npgpt train --resume cut",
     ]
     Path(f"cut/.checkpoint.h5.{'0' * 32}.part").write_bytes(b"what a kill would leave")
-    with open("cut/metrics.jsonl", "a") as file:
-        file.write('{"step": 99}\n')  # of steps after the last checkpoint
+    kept = Path("cut/metrics.jsonl").read_bytes()
+    with open("cut/metrics.jsonl", "a") as file:  # of steps after the last checkpoint
+        file.write('{"step": 99}\n')
+        file.write(json.dumps(lines("run/metrics.jsonl")[-1] | {"step": step + 1}) + '\n{"half')
     npgpt_("train --resume cut")
+    assert Path("cut/metrics.jsonl").read_bytes().startswith(kept)
     assert final("cut") == final("run")
-    cut, whole = ([{**p, "tokens_per_s": 0} for p in lines(f"{d}/metrics.jsonl")]
-                  for d in ("cut", "run"))  # fmt: skip
-    assert cut == whole
+    assert metrics("cut") == metrics("run")
     assert Path("cut/samples.txt").read_bytes() == Path("run/samples.txt").read_bytes()
     assert {path.name for path in Path("cut").iterdir()} == FILES
     assert signal.getsignal(signal.SIGINT) is before
@@ -59,7 +69,8 @@ def test_resuming_from_another_folder_and_into_another(npgpt_, run, monkeypatch)
     monkeypatch.chdir("away")
     before = Path("../run/checkpoint.h5").read_bytes()
     npgpt_("train --resume ../run/checkpoint.h5 --data ../text.txt --epochs 3 --out longer")
-    assert len(lines("longer/metrics.jsonl")) == 17
+    assert len(evaluations("longer")) == 17
+    assert [p["step"] for p in metrics("longer") if "loss" in p] == list(range(33))
     assert Path("../run/checkpoint.h5").read_bytes() == before
     Path("alone.h5").write_bytes(before)
     npgpt_("train --resume alone.h5 --data ../text.txt --steps 23")
@@ -74,13 +85,13 @@ def test_a_finished_run_has_nothing_to_do_and_more_epochs_give_more(npgpt_, run)
     assert final("run") == before
     npgpt_("train --resume run --epochs 3")
     assert final("run")[1]["step"] == 33
-    assert [p["step"] for p in lines("run/metrics.jsonl")] == list(range(0, 33, 2))
+    assert [p["step"] for p in evaluations("run")] == list(range(0, 33, 2))
 
 
 def test_what_does_not_change_the_past_may_change(npgpt_, run, monkeypatch):
     from npgpt.training.trainer import Trainer
 
-    past = lines("run/metrics.jsonl")
+    past = evaluations("run")
     flags = "--epochs 4 --eval-every 3 --eval-batches 2 --prompt The --sample-tokens 2 --lr 0.001"
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "update", killed)
@@ -91,7 +102,7 @@ def test_what_does_not_change_the_past_may_change(npgpt_, run, monkeypatch):
     training = json.loads(Path("run/config.json").read_text())["training"]
     changed = {"epochs": 4, "eval_every": 3, "eval_batches": 2, "prompt": "The", "lr": 0.001}
     assert changed.items() <= training.items()
-    points = lines("run/metrics.jsonl")
+    points = evaluations("run")
     assert points[: len(past)] == past
     assert [point["step"] for point in points[len(past) :]] == list(range(24, 44, 3))
     assert points[-1]["lr"] == pytest.approx(

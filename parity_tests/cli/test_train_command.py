@@ -10,7 +10,11 @@ import pytest
 
 import npgpt
 from npgpt.system.shell import npgpt_command
-from parity_tests.support.runs import FILES, TINY, lines
+from parity_tests.support.runs import FILES, TINY, evaluations, lines
+
+EVALUATION = ["step", "epoch", "tokens_seen", "train_loss", "val_loss", "lr"]
+STEP = ["step", "epoch", "tokens_seen", "loss", "lr", "norm"]
+CLOCK = ["seconds", "tokens_per_s", "time", "memory"]
 
 # A run and its folder
 
@@ -26,10 +30,13 @@ def test_train_leaves_a_whole_folder(run):
     assert len(config["data_sha256"]) == 64
 
     metrics = lines("run/metrics.jsonl")
-    keys = ["step", "epoch", "tokens_seen", "train_loss", "val_loss", "lr", "tokens_per_s"]
-    assert all(list(point) == keys for point in metrics)
-    assert [point["step"] for point in metrics] == list(range(0, 22, 2))
-    assert [point["tokens_seen"] for point in metrics] == [64 * (i + 1) for i in range(0, 22, 2)]
+    assert [(line["step"], "loss" in line) for line in metrics] == [
+        (i, kind) for i in range(22) for kind in (False, True)[i % 2 :]
+    ]
+    for line in metrics:
+        assert list(line) == [*STEP, *CLOCK] if "loss" in line else [*EVALUATION, "tokens_per_s"]
+        assert line["tokens_seen"] == 64 * (line["step"] + 1)
+    assert [(line["lr"], line["norm"] > 0) for line in metrics if "loss" in line]
 
     samples = Path("run/samples.txt").read_text()
     assert re.findall(r"^--- epoch (\d+), step (\d+)\nThe lighthouse", samples, re.M) == [
@@ -38,7 +45,7 @@ def test_train_leaves_a_whole_folder(run):
     ]
     assert Path("run/loss.png").read_bytes().startswith(b"\x89PNG\r\n")
     picture = matplotlib.image.imread("run/loss.png")
-    assert picture.shape[:2] == (675, 1050)
+    assert picture.shape[:2] == (1065, 1050)
     assert 0.01 < (picture[..., :3].min(-1) < 0.9).mean() < 0.3  # neither blank nor black
     model = npgpt.load("run/checkpoint.h5")
     assert model.config.n_embd == 16
@@ -55,7 +62,7 @@ def test_train_says_what_it_does_and_where_everything_is(run):
     losses = [line for line in said if line.startswith("Ep ")]
     pattern = r"Ep [12] \(Step 0000\d\d\): Train loss \d\.\d{3}, Val loss \d\.\d{3}"
     assert all(re.fullmatch(pattern, line) for line in losses)
-    for line, point in zip(losses, lines("run/metrics.jsonl"), strict=True):
+    for line, point in zip(losses, evaluations("run"), strict=True):
         assert line == (
             f"Ep {point['epoch']} (Step {point['step']:06d}): "
             f"Train loss {point['train_loss']:.3f}, Val loss {point['val_loss']:.3f}"
@@ -92,7 +99,7 @@ def test_both_backends_and_dtypes(npgpt_):
             flags = f"train --data text.txt --steps 3 --ops {backend} --dtype {dtype} --out {out}"
             npgpt_(flags, *TINY)
             assert npgpt.load(f"{out}/checkpoint.h5").dtype == dtype
-            seen[out] = lines(f"{out}/metrics.jsonl")[-1]["val_loss"]
+            seen[out] = evaluations(out)[-1]["val_loss"]
     assert max(seen.values()) - min(seen.values()) < 1e-4
 
 

@@ -27,6 +27,7 @@ from npgpt.data.token_files import is_token_directory, open_token_files
 from npgpt.data.tokenizer import tokenizer
 from npgpt.errors import InputError
 from npgpt.training import run, run_state
+from parity_tests.support.runs import without_clock
 from parity_tests.support.token_documents import write_folder
 
 IDS = np.random.default_rng(1).integers(0, 257, 1000)
@@ -135,7 +136,7 @@ def finish(trainer, settings, tokens, stop=None, path=None):
             run_state.write(path, trainer, run_state.Record(settings, tokens.sha256))
             _, model, saved = run_state.read(path)
             return finish(run.resume(settings, tokens, model, saved), settings, tokens)
-    history = [{**point, "tokens_per_s": 0} for point in trainer.progress.history]
+    history = [without_clock(line) for line in trainer.progress.history]
     return trainer.model.params.wte.weight.tobytes(), trainer.rng.state.tobytes(), history
 
 

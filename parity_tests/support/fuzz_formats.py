@@ -14,7 +14,7 @@ import safetensors
 from npgpt.data.tokenizer import REPLACEMENT, tokenizer
 from npgpt.errors import InputError
 from npgpt.training import run_state
-from npgpt.training.curve import make_curve, read_curve
+from npgpt.training.curve import COLUMNS, make_curve, read_curve
 from npgpt.training.events import Progress
 from npgpt.weights import formats, leveldb
 from npgpt.weights.hdf5 import read_hdf5
@@ -134,10 +134,10 @@ class RunDirectory(Format):
 
     def read(self):
         curve = read_curve(self.path)
-        epochs = curve.points[:, 0] / curve.tokens_per_epoch
-        assert (
-            np.isfinite(epochs).all() and np.isfinite(curve.points[:, 1] - curve.points[:, 2]).all()
-        )
+        for name in COLUMNS:
+            epochs, values = curve.series(name)
+            assert np.isfinite(epochs).all() and np.isfinite(values).all()
+            assert not len(values) or np.isfinite(values.max() - values.min())
         run_state.read_settings(self.path)
         return {}
 

@@ -9,6 +9,7 @@ import pytest
 
 from npgpt.cli.common import COMPILING
 from npgpt.model.params import named
+from npgpt.training.metrics import CLOCK_KEYS
 from npgpt.weights import checkpoint
 
 TINY = (
@@ -37,11 +38,26 @@ def lines(path):
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
+def without_clock(line):
+    """Return the fields of a line of metrics.jsonl that are equal in two equal runs."""
+    return {name: value for name, value in line.items() if name not in CLOCK_KEYS}
+
+
+def metrics(path):
+    """Return the lines of a run's metrics.jsonl, without what the clock decides."""
+    return [without_clock(line) for line in lines(Path(path) / "metrics.jsonl")]
+
+
+def evaluations(path):
+    """Return the evaluations in a run's metrics.jsonl."""
+    return [line for line in lines(Path(path) / "metrics.jsonl") if "val_loss" in line]
+
+
 def final(path):
     """The state of a run, but for how fast it was."""
     model, saved = checkpoint.read_training(Path(path) / "checkpoint.h5")
-    for point in saved.state["progress"]["history"]:
-        del point["tokens_per_s"]
+    progress = saved.state["progress"]
+    progress["history"] = [without_clock(line) for line in progress["history"]]
     trees = (model.params, *saved.moments.values())
     arrays = [(name, a.tobytes()) for tree in trees for name, a in named(tree)]
-    return arrays, saved.state["progress"], saved.random_state.tobytes(), saved.order.tolist()
+    return arrays, progress, saved.random_state.tobytes(), saved.order.tolist()

@@ -7,22 +7,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from npgpt.cli.main import main
 from npgpt.cli.plot import MAX_RUNS
 from npgpt.errors import InputError, RunError
 from npgpt.training import plot as plotting
-from npgpt.training.curve import MAX_LINE, Curve, read_curve
+from npgpt.training.curve import COLUMNS, make_curve, read_curve
+from npgpt.training.metrics import MAX_LINE
 from npgpt.training.plot import default_style, draw, plot, run_names
 from parity_tests.support.runs import FILES, TINY
 
-POINTS = np.array([[0.0, 3.0, 3.5], [5.0, 2.0, 2.5], [10.0, 1.0, 1.5]])
+POINTS = [[0.0, 3.0, 3.5], [5.0, 2.0, 2.5], [10.0, 1.0, 1.5]]  # of three evaluations
 
 
 def curve(path, points=POINTS, scale=10):
-    return Curve(Path(path), scale, np.asarray(points, float))
+    return make_curve(Path(path), scale, [dict(zip(COLUMNS, row, strict=False)) for row in points])
 
 
 def texts(figure):
@@ -41,8 +41,8 @@ NAMES = {
     "two\nlines\x1b[31m": r"two\nlines\x1b[31m",
     r"two\nlines\x1b[31m": r"two\nlines\x1b[31m",
     "\udcff": r"\udcff",
-    "x" * 200: "x" * 33 + " ... " + "x" * 33,
-    "x" * 201: "x" * 33 + " ... " + "x" * 33,
+    "x" * 200: "x" * 24 + " ... " + "x" * 24,
+    "x" * 201: "x" * 24 + " ... " + "x" * 24,
     "": "here",  # the name of the current directory
     "/": "/",
 }
@@ -56,17 +56,17 @@ def test_every_run_is_in_the_legend(tmp_path, monkeypatch):
         figure = draw([curve(name) for name in NAMES])
     figure.savefig(io.BytesIO())  # outside, where a warning is an error: no glyph is missing
     styles = figure.axes[0].get_legend().get_texts()
-    assert [text.get_text() for text in styles] == ["training", "validation"]
+    assert [text.get_text() for text in styles] == ["training", "validation", "best validation"]
     found = texts(figure)
     assert len(set(found)) == len(NAMES)
     for number, (shown, name) in enumerate(zip(found, NAMES.values(), strict=True), 1):
-        assert shown in (name, f"{number}: {name}")
+        assert shown in (f"{name} (best 1.5)", f"{number}: {name} (best 1.5)")
     height, width = figure.canvas.buffer_rgba().shape[:2]
     for text in figure.legends[0].get_texts():
         box = text.get_window_extent()
         assert 0 <= box.x0 < box.x1 <= width
         assert 0 <= box.y0 < box.y1 <= height
-    colors = {tuple(line.get_color()) for line in figure.axes[0].lines[::2]}
+    colors = {tuple(line.get_color()) for line in figure.axes[0].lines}
     assert len(colors) == len(NAMES)
 
 
@@ -83,7 +83,7 @@ def test_fonts_that_are_installed_are_used(monkeypatch):
         with default_style():
             figure = draw([curve(char), curve("b")])
         figure.savefig(io.BytesIO())
-        assert texts(figure) == [name, "b"]
+        assert texts(figure) == [f"{name} (best 1.5)", "b (best 1.5)"]
 
 
 @pytest.mark.parametrize("scale", [1, 2**63 - 1])
@@ -99,7 +99,7 @@ import numpy as np
 from npgpt.training.curve import Curve
 from npgpt.training.plot import plot
 
-plot([Curve(Path(name), 1, np.ones((3, 3))) for name in ("_a", "a$_$b")], Path(sys.argv[1]))
+plot([Curve(Path(name), 1, np.ones((3, 6))) for name in ("_a", "a$_$b")], Path(sys.argv[1]))
 import matplotlib
 print(matplotlib.rcParams["text.usetex"], matplotlib.rcParams._get("backend"))
 """
@@ -163,14 +163,14 @@ def raw(value):
 
 METRICS = {
     "": " is empty: the run has no evaluation yet",
-    "{}\n": ", line 1 has no tokens_seen: not an evaluation of a run",
+    "{}\n": ", line 1 has no tokens_seen: not a line of a run",
     point() + "{}": ", line 2 has no tokens_seen",
     point() + "[]": ", line 2 is [], but must be a JSON object",
     point() + "\n": ", line 2 is not JSON",
     point() + point()[:30]: ", line 2 is not JSON",
     "\xff\n": ", line 1 is not JSON",
     "[" * 4000: ", line 1 is not JSON",
-    "[" * 5000: f", line 1 has 5,000 bytes, but must have at most {MAX_LINE:,}",
+    "[" * 5000: f", line 1 has more than {MAX_LINE:,} bytes",
     raw("NaN"): ", line 1 is not JSON (it contains NaN)",
     raw("-Infinity"): ", line 1 is not JSON (it contains -Infinity)",
     raw("1e999"): ", line 1 is not JSON (the number 1e999, which is too large)",
@@ -205,9 +205,9 @@ def test_a_run_that_cannot_be_plotted(tmp_path, monkeypatch, npgpt_, metrics, co
 
 def test_metrics_are_read_with_a_bound(tmp_path, monkeypatch):
     folder = write_run(tmp_path / "run", point() * 3)
-    assert read_curve(folder).points.tolist() == [[3.0, 1.5, 2.0]] * 3
+    assert read_curve(folder).points[:, :3].tolist() == [[3.0, 1.5, 2.0]] * 3
     monkeypatch.setattr("npgpt.training.curve.MAX_METRICS", 100)
-    with pytest.raises(InputError, match=r"metrics.jsonl cannot be read: it has .* at most 100"):
+    with pytest.raises(InputError, match=r"metrics.jsonl has .* bytes; at most 100 are read"):
         read_curve(folder)
 
 

@@ -18,6 +18,7 @@ from npgpt.training.events import Evaluation, Sample, Step
 from npgpt.training.run import resume
 from npgpt.training.run_dir import RunDir
 from npgpt.training.trainer import Trainer
+from parity_tests.support.runs import without_clock
 
 CONFIG = Config(vocab_size=257, context_length=8, n_layer=1, n_head=2, n_embd=8, dropout=0.2)
 TEXT = "The keeper counts the ships, and writes them down; ships count no keepers. " * 2
@@ -45,8 +46,7 @@ def bits(trainer):
     trees = dict(p=trainer.model.params, **trainer.optimizer.moments)
     all_of_it = {f"{k}.{name}": a.tobytes() for k, t in trees.items() for name, a in named(t)}
     p = dict(vars(trainer.progress))
-    for point in p["history"]:
-        point.pop("tokens_per_s", None)  # the clock is no part of the promise
+    p["history"] = [without_clock(line) for line in p["history"]]
     p["order"] = None if p["order"] is None else p["order"].tolist()
     return all_of_it | p | {"rng": trainer.rng.state.tobytes(), "steps": trainer.optimizer.steps}
 
