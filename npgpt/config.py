@@ -253,7 +253,8 @@ class RunConfig:
     Parameters
     ----------
     preset : str, default "tiny"
-        Source of all other defaults. To see them: npgpt train --preset NAME --help.
+        Source of all other defaults. To see them: npgpt train --preset NAME --help. With init_from,
+        "fine-tuning" is the default.
     data : str or tuple of str, default "bundled"
         Training text: "bundled", "verdict" (downloaded once), a text file, a directory of .txt
         files, a .jsonl or .parquet file, or a directory of token files (npgpt tokenize). Several
@@ -288,7 +289,7 @@ class RunConfig:
         If a value is out of range, or two values contradict each other.
     """
 
-    preset: PresetName = "tiny"
+    preset: Literal[PresetName, "fine-tuning"] = "tiny"
     data: str | tuple[str, ...] = "bundled"
     data_weights: tuple[float, ...] | None = None
     val_data: str | tuple[str, ...] | None = None

@@ -80,6 +80,17 @@ PRESETS: dict[str, Preset] = {
     "gpt2-xl": gpt2(48, 25, 1600),
 }  # fmt: skip
 
+# Training that starts from a model, whose shape it has. The batch and the warmup are upper limits:
+# npgpt train fits them to the memory and to the text.
+FINE_TUNING = RunConfig(
+    preset="fine-tuning",
+    config=Config(dropout=0.1),
+    training=TrainingConfig(
+        epochs=3, batch_size=8, lr=5e-5, initial_lr=5e-6, min_lr=5e-6, warmup_steps=100,
+        decay="matrices", grad_clip=1.0, eval_every=20,
+    ),
+)  # fmt: skip
+
 presets: Mapping[str, Preset] = MappingProxyType(PRESETS)  # the public name
 
 

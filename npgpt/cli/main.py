@@ -142,12 +142,12 @@ def parse(arguments: Sequence[str]) -> Any:
         check_flags_exist(arguments, COMMANDS[arguments[0]])
     if arguments[:1] == ["train"]:
         arguments = join_repeated(arguments)
-    before, flags = train_defaults(arguments)
+    train = train_defaults(arguments)
     kinds = []
     for name, kind in COMMANDS.items():
         default: dict[str, Any] = {}
         if kind is Train:
-            default["default"] = Train(flags=flags)
+            default["default"] = Train(flags=train.flags)
         kinds.append(Annotated[kind, tyro.conf.subcommand(name, **default)])
     commands: Any = Union[tuple(kinds)]  # noqa: UP007 (made at run time)
     with help_output():
@@ -160,5 +160,6 @@ def parse(arguments: Sequence[str]) -> Any:
             config=(tyro.conf.OmitSubcommandPrefixes,),
         )
     if isinstance(command, Train):
-        check_flags(command, before)
+        command.given = train.given
+        check_flags(command, train.before)
     return command

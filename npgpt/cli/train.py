@@ -1,6 +1,7 @@
 """npgpt train."""
 
 import contextlib
+import dataclasses
 import functools
 import sys
 from dataclasses import dataclass
@@ -9,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from npgpt.cli import train_flags
+from npgpt.cli import fine_tuning, train_flags
 from npgpt.cli.common import announce_compilation, default
 from npgpt.cli.signals import StopRequest
 from npgpt.cli.train_flags import RunFlags
 from npgpt.config import RunConfig
 from npgpt.errors import RunError
+from npgpt.preset import FINE_TUNING
 from npgpt.system import memory
 from npgpt.system.shell import npgpt_command
 from npgpt.system.streams import keep_unshown
@@ -47,6 +49,8 @@ class Train:
     config: Annotated[Path | None, default("the preset's settings", "FILE")] = None
     out: Annotated[Path | None, default("runs/PRESET-1, then -2, ...", "PATH")] = None
     resume: Annotated[Path | None, default("a new run", "PATH")] = None
+
+    given: frozenset[str] = dataclasses.field(init=False, default=frozenset())
 
     @functools.cached_property
     def settings(self) -> RunConfig:
@@ -100,6 +104,8 @@ class Train:
             tokens = dataset.read_tokens(self.settings, tokenizer_of(model), say)
             return tokens, run.resume(self.settings, tokens, model, saved)
         tokens = dataset.read_tokens(self.settings, say=say)
+        if self.settings.preset == FINE_TUNING.preset and not self.resume:
+            self.settings = fine_tuning.fit(self.settings, tokens, self.given)
         if resumed:
             run.require_same_text(self.settings, tokens, run_state.read_data_sha256(resumed))
         if self.settings.init_from is None:  # the first kernels to run draw the parameters
@@ -121,6 +127,8 @@ class Train:
         progress = trainer.progress
         with ProgressBar(trainer.total_steps, tokens.tokenizer, done=progress.step) as bar:
             bar.print(describe(trainer, tokens, name))
+            if self.settings.preset == FINE_TUNING.preset:
+                bar.print(fine_tuning.describe(self.settings))
             if progress.step >= trainer.total_steps:
                 length = train_flags.length_of(self.settings.training)
                 flag, unit = length.replace("_", "-"), length.removeprefix("max_")

@@ -6,14 +6,14 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import tyro
 
 from npgpt.cli.common import OptimizerFlag, default
 from npgpt.config import LEARNING_RATE, VOCABULARIES, Config, PresetName, RunConfig, TrainingConfig
 from npgpt.errors import ConfigError
-from npgpt.preset import PRESETS, defaults
+from npgpt.preset import FINE_TUNING, PRESETS, defaults
 
 if TYPE_CHECKING:
     from npgpt.cli.train import Train
@@ -120,6 +120,7 @@ def join_repeated(arguments: Sequence[str]) -> list[str]:
     return [argument for group in groups for argument in group]
 
 
+FITTED = ("batch_size", "warmup_steps")  # by fine_tuning.fit
 LENGTHS = ("epochs", "steps", "max_tokens")
 # Settings that may change when a run is resumed, because its past does not depend on them.
 FREE_TO_CHANGE = {
@@ -137,12 +138,16 @@ def length_of(training: TrainingConfig) -> str:
     return next(given, "epochs")
 
 
-def train_defaults(arguments: Sequence[str]) -> tuple[RunConfig, RunFlags]:
-    """Return the settings that flags may contradict, and those that are the flags' defaults.
+class Defaults(NamedTuple):
+    """Settings below the flags of `npgpt train`."""
 
-    The first are those of a preset, of a run to resume, or of weights to start from. The second are
-    these, and the configuration file's. A length that is given replaces one that is not.
-    """
+    before: RunConfig  # of a preset, of a run to resume, or of weights to start from
+    flags: RunFlags  # these settings, and the configuration file's: the defaults of the flags
+    given: frozenset[str]  # settings that are given, among those which may be fitted to the run
+
+
+def train_defaults(arguments: Sequence[str]) -> Defaults:
+    """Return the defaults of the flags. A length that is given replaces one that is not."""
     known = find_flags(arguments)
     given: dict[str, Any] = {}
     if known.config is not None:
@@ -162,13 +167,15 @@ def train_defaults(arguments: Sequence[str]) -> tuple[RunConfig, RunFlags]:
     flags = flags.replace(given)
     if lengths:
         flags = flags.replace({"steps": None, "max_tokens": None})
-    return before, flags
+    return Defaults(
+        before, flags, frozenset(name for name in FITTED if name in named(known, given))
+    )
 
 
 def find_flags(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the flags on which the defaults of the others depend; None if they are not given."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("config", "preset", "tokenizer", "resume", "init_from", *LENGTHS):
+    for name in ("config", "preset", "tokenizer", "resume", "init_from", *LENGTHS, *FITTED):
         first.add_argument(f"--{name}", f"--{name.replace('_', '-')}", dest=name)
     with contextlib.suppress(argparse.ArgumentError):  # the real parser reports the mistake
         known, _ = first.parse_known_args(arguments[1:] if arguments[:1] == ["train"] else [])
@@ -185,13 +192,21 @@ def settings_before(known: argparse.Namespace, given: dict[str, Any]) -> RunConf
         from npgpt.training import run_state
 
         return run_state.read_settings(Path(known.resume))
-    named = given | {name: value for name, value in vars(known).items() if value is not None}
-    preset, tokenizer = named.get("preset", "tiny"), named.get("tokenizer")
-    if preset not in PRESETS:
+    found = named(known, given)
+    preset, tokenizer, model = map(found.get, ("preset", "tokenizer", "init_from"))
+    if preset not in (None, FINE_TUNING.preset, *PRESETS):
         return defaults("tiny")  # the real parser reports the mistake
-    if named.get("init_from") not in (None, "None"):
-        return with_weights(defaults(preset), Path(named["init_from"]), tokenizer)
-    return with_tokenizer(preset, tokenizer)
+    if model not in (None, "None"):
+        settings = defaults(preset) if preset in PRESETS else FINE_TUNING
+        return with_weights(settings, Path(model), tokenizer)
+    if preset == FINE_TUNING.preset:
+        raise ConfigError(f"preset {preset} is for a model to start from: give --init-from")
+    return with_tokenizer(preset or "tiny", tokenizer)
+
+
+def named(known: argparse.Namespace, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of the configuration file and the flags that override them."""
+    return given | {name: value for name, value in vars(known).items() if value is not None}
 
 
 def with_tokenizer(preset: PresetName, name: str | None) -> RunConfig:
