@@ -243,8 +243,10 @@ def with_weights(settings: RunConfig, path: Path, tokenizer: str | None) -> RunC
 
 def check_flags(command: "Train", before: RunConfig) -> None:
     """Raise ConfigError if a flag contradicts the run to resume or the weights to start from."""
+    from npgpt.training.run_paths import absolute_paths
+
     settings = command.settings
-    saved, given = flat(before), flat(settings)
+    saved, given = flat(before), flat(absolute_paths(settings))
     if command.resume is not None:
         flag, source = "resume", str(command.resume)
         free = FREE_TO_CHANGE

@@ -23,6 +23,7 @@ from npgpt.training.curve import read_curve
 from npgpt.training.events import Evaluation, Event, Progress, Sample, Step
 from npgpt.training.metrics import evaluation_line, lines_before, step_line
 from npgpt.training.plot import plot
+from npgpt.training.run_paths import absolute_paths
 from npgpt.training.trainer import Trainer
 from npgpt.weights.formats import CHECKPOINT
 
@@ -74,6 +75,11 @@ class RunDir:
         return any(os.path.lexists(self.path / name) for name in ("config.json", CHECKPOINT))
 
     @property
+    def absolute_path(self) -> str:
+        """The path of the directory, from which its data is found if both are moved."""
+        return os.path.abspath(self.path)
+
+    @property
     def has_checkpoint(self) -> bool:
         """Return True if the run has been saved."""
         return (self.path / CHECKPOINT).exists()
@@ -115,7 +121,8 @@ class RunDir:
         For a resumed run this removes lines that were written after its last checkpoint. `resumed`:
         its directory, if it is another one. If a file of a new run cannot be written, none is left.
         """
-        self.settings, self.data_sha256 = settings, tokens.sha256
+        self.settings = settings = absolute_paths(settings)
+        self.data_sha256 = tokens.sha256
         self.tokenizer = tokens.tokenizer
         settle_best(self.path, trainer.progress.history)
         derived: dict[str, Any] = {
@@ -123,6 +130,7 @@ class RunDir:
             "tokens_per_epoch": trainer.tokens_per_epoch,
             "total_steps": trainer.total_steps,
             "data_sha256": tokens.sha256,
+            "directory": self.absolute_path,
         }
         done = trainer.progress
         samples = (self.sample_text(**sample) for sample in done.samples)
@@ -170,7 +178,7 @@ class RunDir:
 
     def checkpoints(self, trainer: Trainer) -> Checkpoints:
         """Return the writer of the run's checkpoints, a context manager."""
-        record = run_state.Record(self.settings, self.data_sha256)
+        record = run_state.Record(self.settings, self.data_sha256, self.absolute_path)
         return Checkpoints(self.path, trainer, record)
 
     def describe_best(self, history: list[dict[str, Any]]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 settings     the RunConfig
 progress     the Progress, except for the order of windows, which is an array of its own
 data_sha256  digest of the tokens, so that a run resumes only on the text it was started with
+directory    absolute path of the run, for its data to be found if both were moved
 """
 
 import os
@@ -20,12 +21,14 @@ from npgpt.model import params
 from npgpt.model.params import Params
 from npgpt.training import optim
 from npgpt.training.events import Evaluation, Progress, Sample, is_count, is_number
+from npgpt.training.run_paths import relocate
 from npgpt.training.trainer import Trainer
 from npgpt.weights import checkpoint, formats, quantized_file
 from npgpt.weights.strict_json import read_json_object
 
 CONFIG = "config.json"
-DERIVED = ("parameters", "tokens_per_epoch", "total_steps", "data_sha256")  # in config.json too
+# In config.json besides the settings
+DERIVED = ("parameters", "tokens_per_epoch", "total_steps", "data_sha256", "directory")
 
 
 class Record(NamedTuple):
@@ -33,6 +36,7 @@ class Record(NamedTuple):
 
     settings: RunConfig
     data_sha256: str
+    directory: str | None = None
 
 
 def write(path: Path, trainer: Trainer, record: Record) -> None:
@@ -116,7 +120,7 @@ def read_config(file: Path) -> RunConfig:
     found = read_json_object(file)
     values = {key: value for key, value in found.items() if key not in DERIVED}
     try:
-        return to_settings(values)
+        return relocate(to_settings(values), parse_directory(found), file.parent)
     except (KeyError, TypeError, ValueError) as error:
         raise WeightFileError(
             f"{file.parent} has no {formats.CHECKPOINT}, and {file} does not hold the settings of "
@@ -142,8 +146,7 @@ def to_json(record: Record, progress: Progress) -> dict[str, Any]:
     """Return the state of a run as JSON values, which do not change with the run."""
     position = {name: value for name, value in vars(progress).items() if name != "order"}
     position |= {name: list(position[name]) for name in ("history", "samples")}
-    settings = asdict(record.settings)
-    return {"settings": settings, "progress": position, "data_sha256": record.data_sha256}
+    return {"progress": position, **record._asdict(), "settings": asdict(record.settings)}
 
 
 def from_json(state: dict[str, Any], path: Path) -> RunConfig:
@@ -162,11 +165,18 @@ def from_json(state: dict[str, Any], path: Path) -> RunConfig:
                 require_fields(record, kind)
         digest = state["data_sha256"]
         require(isinstance(digest, str), "data_sha256", digest)
+        return relocate(settings, parse_directory(state), path.parent)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise WeightFileError(
             f"{path}: its training state is invalid ({one_line(error)})"
         ) from None
-    return settings
+
+
+def parse_directory(state: dict[str, Any]) -> str | None:
+    """Return the directory of the run; None in files of earlier versions."""
+    directory = state.get("directory")
+    require(directory is None or isinstance(directory, str), "directory", directory)
+    return directory
 
 
 def require_fields(record: Any, kind: type[Evaluation | Sample]) -> None:

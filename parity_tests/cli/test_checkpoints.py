@@ -1,6 +1,8 @@
 """The checkpoints of a run: older ones, the best model, by the clock, and written behind."""
 
+import json
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from npgpt.system import memory
 from npgpt.training import checkpoints, snapshot
 from npgpt.training.trainer import Trainer
 from npgpt.weights import checkpoint
+from parity_tests.support.processes import LONG, started
 from parity_tests.support.runs import POSIX_ONLY, TINY, final, lines
 
 NEW = "train --data text.txt --ops numpy --out run --min-lr None --steps 12"
@@ -180,3 +183,53 @@ def test_control_groups_limit_the_memory(tmp_path):
     assert memory.group_left(str(tmp_path)) in (350, None)
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.group_left(str(tmp_path)) is None
+
+
+@POSIX_ONLY
+@pytest.mark.slow
+def test_runs_that_are_killed_end_in_the_same_bits():
+    """More of them: python -m parity_tests.support.kills N."""
+    with started("-m", "parity_tests.support.kills", "2", text=True) as process:
+        out, err = process.communicate(timeout=LONG)
+    assert "2 of 2 runs ended in the same bits" in out, out + err
+
+
+# Paths
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_run_is_resumed_wherever_it_is(npgpt_, monkeypatch, killed):
+    """From another directory, moved alone, and moved with its data.
+
+    `killed`: without a checkpoint.
+    """
+    os.mkdir("here")
+    os.rename("text.txt", "here/text.txt")
+    monkeypatch.chdir("here")
+    shutil.copy("text.txt", "val.txt")
+    npgpt_(NEW.replace("--out run", "--out runs/one --val-data val.txt"), *TINY)
+    if killed:
+        os.remove("runs/one/checkpoint.h5")
+    monkeypatch.chdir("..")
+    npgpt_("train --resume here/runs/one --steps 13")
+    shutil.copytree("here/runs/one", "alone")
+    npgpt_("train --resume alone --steps 14")
+    os.rename("here", "there")
+    if killed:
+        os.remove("there/runs/one/checkpoint.h5")
+    npgpt_("train --resume there/runs/one --steps 14")
+    assert final("there/runs/one") == final("alone")
+    settings = json.loads(Path("there/runs/one/config.json").read_text())
+    assert settings["data"] == os.path.abspath("there/text.txt")
+    os.rename("there/text.txt", "text.txt")
+    said = npgpt_("train --resume there/runs/one --steps 15", code=2).err
+    assert "there/text.txt" in said
+
+
+def test_settings_of_earlier_versions_have_paths_from_the_working_directory(npgpt_, run):
+    settings = json.loads(Path("run/config.json").read_text())
+    del settings["directory"]
+    Path("run/config.json").write_text(json.dumps(settings | {"data": "text.txt"}))
+    os.remove("run/checkpoint.h5")
+    npgpt_("train --resume run")
+    assert json.loads(Path("run/config.json").read_text())["data"] == os.path.abspath("text.txt")

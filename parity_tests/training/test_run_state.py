@@ -32,7 +32,7 @@ def state():
 
 def test_settings_survive_the_json_of_a_checkpoint():
     assert run_state.from_json(state(), PATH) == SETTINGS
-    assert set(state()) == {"settings", "progress", "data_sha256"}
+    assert set(state()) == {"settings", "progress", "data_sha256", "directory"}
     assert "order" not in state()["progress"]  # an array of its own
 
 
