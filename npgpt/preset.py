@@ -42,7 +42,14 @@ def gpt2(n_layer: int, n_head: int, n_embd: int) -> Preset:
     """Return the preset of one of OpenAI's four models, to train it from scratch."""
     config = Config(n_layer=n_layer, n_head=n_head, n_embd=n_embd)
     training = TrainingConfig(
-        lr=6e-4, min_lr=6e-5, warmup_steps=100, beta2=0.95, decay="matrices", grad_clip=1.0
+        lr=6e-4,
+        min_lr=6e-5,
+        warmup_steps=100,
+        beta2=0.95,
+        decay="matrices",
+        grad_clip=1.0,
+        eval_every=100,
+        eval_tokens=65_536,
     )
     return Preset(config=config, training=training)
 
@@ -57,7 +64,8 @@ PRESETS: dict[str, Preset] = {
         ),
         training=TrainingConfig(epochs=7, batch_size=12, stride=16, lr=5e-3, min_lr=5e-4,
                           warmup_steps=30, beta2=0.99, decay="matrices", grad_clip=1.0,
-                          eval_every=50, prompt="The lighthouse", sample_tokens=160),
+                          eval_every=50, eval_tokens=24_576, prompt="The lighthouse",
+                          sample_tokens=160),
         tokenizer="byte",
         init="book",
     ),

@@ -10,6 +10,7 @@ import tyro
 
 from npgpt.config import OptimizerName
 from npgpt.system import env_vars
+from npgpt.system.terminal import printable_line
 
 if TYPE_CHECKING:
     from npgpt.data.tokenizer import Tokenizer
@@ -63,6 +64,11 @@ def load(
 
     model = load_model(model_path(path), weights=weights, tokenizer=tokenizer)
     return model, tokenizer_of(model)
+
+
+def say(line: str) -> None:
+    """Print a line about the data on standard error."""
+    print(printable_line(line), file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from npgpt.cli import fine_tuning, train_flags
-from npgpt.cli.common import announce_compilation, default
+from npgpt.cli.common import announce_compilation, default, say
 from npgpt.cli.signals import StopRequest
 from npgpt.cli.train_flags import RunFlags
 from npgpt.config import RunConfig
@@ -190,11 +190,6 @@ class Train:
                             return True
             checkpoints.finish()
         return False
-
-
-def say(line: str) -> None:
-    """Print a line about the data on standard error."""
-    print(printable_line(line), file=sys.stderr, flush=True)
 
 
 def plot(directory: "RunDir", trainer: "Trainer") -> None:

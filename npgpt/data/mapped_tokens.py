@@ -105,6 +105,11 @@ def count_windows(tokens: int, context_length: int, stride: int) -> int:
     return max(0, (tokens - context_length - 1) // stride + 1)
 
 
+def spread(numbers: Iterable[int], count: int, n: int) -> list[int]:
+    """Return the `numbers` among `count` windows of n that are spread evenly."""
+    return [(2 * i + 1) * n // (2 * count) for i in numbers]
+
+
 def require_windows(tokens: MappedTokens | MixedTokens, context_length: int, what: str) -> None:
     """Raise InputError if a source is too short for one window. `what`: the name of the split."""
     for one in tokens.sources:

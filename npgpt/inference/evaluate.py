@@ -1,11 +1,12 @@
 """Evaluate a model on a text: split it into windows that predict every token but the first once."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from npgpt.arrays import Array
+from npgpt.data.mapped_tokens import MappedTokens, spread
 from npgpt.data.tokenizer import tokenizer_of
 from npgpt.errors import InputError, show
 from npgpt.gpt import GPT
@@ -17,19 +18,20 @@ Batch = tuple[Array, Array]  # inputs (B, T) and targets (B, n)
 
 def evaluate(
     model: GPT,
-    text: str | Sequence[int] | Array,
+    text: str | Sequence[int] | Array | MappedTokens,
     *,
     context_length: int | None = None,
     stride: int | None = None,
     batch_size: int = 2,
-    track: Callable[[list[Batch]], Iterable[Batch]] = iter,
+    eval_tokens: int | None = None,
+    track: Callable[["Batches"], Iterable[Batch]] = iter,
 ) -> float:
     """Return the loss of a model on a text: the mean over all tokens but the first.
 
     Parameters
     ----------
     model : GPT
-    text : str or (N,) int array-like
+    text : str, (N,) int array-like or MappedTokens
         A text, or its token ids.
     context_length : int, optional
         Tokens per window, default the model's.
@@ -39,13 +41,15 @@ def evaluate(
         longer context; 512 is common for GPT-2.
     batch_size : int, default 2
         Windows per batch. It affects time and memory, not the result.
+    eval_tokens : int, optional
+        Tokens to predict, in windows that are spread evenly over the text. Default all.
     track : callable, optional
-        Wraps the list of batches, for example `tqdm.tqdm` for a progress bar.
+        Wraps the batches, for example `tqdm.tqdm` for a progress bar.
 
     Returns
     -------
     loss : float
-        Mean cross-entropy without dropout, in nats per token.
+        Mean cross-entropy without dropout, in nats per token. Memory does not grow with the text.
 
     Raises
     ------
@@ -57,11 +61,13 @@ def evaluate(
     """
     check_kind("model", model, GPT)
     encoded = encode_text(model, text) if isinstance(text, str) else text
-    tokens = check_sequence(encoded, model.config, "tokens")
+    tokens = encoded  # ids in files are checked when they are read
+    if not isinstance(encoded, MappedTokens):
+        tokens = check_sequence(encoded, model.config, "tokens")
     if len(tokens) < 2:
-        raise InputError(f"the text must have at least 2 tokens to predict one, got {tokens.size}")
+        raise InputError(f"the text must have at least 2 tokens to predict one, got {len(tokens)}")
     if not callable(track):
-        raise InputError(f"track is {show(track)}, but must be a function of a list")
+        raise InputError(f"track is {show(track)}, but must be a function of the batches")
     longest = model.config.context_length
     batch_size = check_integer("batch_size", batch_size, least=1)
     length = longest if context_length is None else context_length
@@ -75,8 +81,10 @@ def evaluate(
             f"stride is {show(stride)}, but must be at most the context length {length}: "
             "tokens between two windows would be left out"
         )
+    if eval_tokens is not None:
+        eval_tokens = check_integer("eval_tokens", eval_tokens, least=1)
     total, count = 0.0, 0
-    for inputs, targets in track(batches(tokens, length, batch_size, stride)):
+    for inputs, targets in track(Batches(tokens, length, batch_size, stride, eval_tokens)):
         with finite.ignore_overflow():
             loss = model.evaluate(inputs, targets)
         if not math.isfinite(loss):
@@ -91,31 +99,78 @@ def encode_text(model: GPT, text: str) -> Array:
     return np.asarray(tokenizer_of(model).encode(text), np.int64)
 
 
-def batches(
-    tokens: Array, context_length: int, batch_size: int, stride: int | None = None
-) -> list[Batch]:
-    """Return inputs (B, T) and the targets (B, n) of their last n tokens; n = T in the first.
+class Batches:
+    """The batches of an evaluation, computed when they are iterated over: inputs (B, T), targets.
 
-    `stride`: tokens between the starts of two windows, by default the context length, as in the
-    book: then the first tokens of every window are predicted with almost no context. With a smaller
-    stride, n = stride. Windows of equal shape share a batch; a shorter last window is alone.
+    The targets (B, n) are of the last n tokens; n = T in the first window. `stride`: tokens between
+    the starts of two windows. If it is the context length, as in the book, the first tokens of
+    every window are predicted with almost no context. If it is smaller, n = stride. Windows of
+    equal shape share a batch; a shorter last window is alone. With `eval_tokens`, as many windows
+    as have that many targets are spread evenly over the text.
     """
-    stride = context_length if stride is None else stride
-    inputs, targets = tokens[:-1], tokens[1:]
-    end, windows = 0, []
-    for start in range(0, len(inputs), stride):
-        before, end = end, min(start + context_length, len(inputs))
-        windows.append((inputs[start:end], targets[before:end]))
-        if end == len(inputs):
-            break
-    found = []
-    while windows:
-        shapes = [tuple(map(len, window)) for window in windows[:batch_size]]
-        equal = sum(shape == shapes[0] for shape in shapes)
-        x, y = zip(*windows[:equal], strict=True)
-        found.append((np.stack(x), np.stack(y)))
-        windows = windows[equal:]
-    return found
+
+    def __init__(
+        self,
+        tokens: Array | MappedTokens,
+        context_length: int,
+        batch_size: int,
+        stride: int | None = None,
+        eval_tokens: int | None = None,
+    ):
+        self.tokens, self.length, self.batch_size = tokens, context_length, batch_size
+        self.stride = context_length if stride is None else stride
+        self.end = len(tokens) - 1  # of the inputs
+        self.windows = 1 + max(0, -(-(self.end - self.length) // self.stride))
+        self.count = self.windows
+        if eval_tokens is not None:
+            self.count = min(self.windows, max(1, eval_tokens // self.stride))
+        first, last = range(min(1, self.count)), range(max(1, self.count - 1), self.count)
+        self.runs = list[range]()  # of windows of one shape: only the first and last may differ
+        for run in (first, range(len(first), self.count - len(last)), last):
+            if self.runs and run and self.shape(run[0]) == self.shape(self.runs[-1][0]):
+                self.runs[-1] = range(self.runs[-1].start, run.stop)
+            elif run:
+                self.runs.append(run)
+
+    @property
+    def predicted(self) -> int:
+        """The number of tokens that are predicted."""
+        return sum(len(run) * self.shape(run[0])[1] for run in self.runs)
+
+    def __len__(self) -> int:
+        return sum(-(-len(run) // self.batch_size) for run in self.runs)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for run in self.runs:
+            for start in range(run.start, run.stop, self.batch_size):
+                yield self.read(range(start, min(run.stop, start + self.batch_size)))
+
+    def bounds(self, number: int) -> tuple[int, int, int]:
+        """Return where a window begins, where its targets' inputs begin, and where both end."""
+        (index,) = spread([number], self.count, self.windows)
+        start = index * self.stride
+        before = start - self.stride + self.length if index else 0
+        return start, before, min(start + self.length, self.end)
+
+    def shape(self, number: int) -> tuple[int, int]:
+        """Return the numbers of inputs and of targets of a window."""
+        start, before, end = self.bounds(number)
+        return end - start, end - before
+
+    def read(self, numbers: range) -> Batch:
+        """Return the batch of windows of one shape."""
+        inputs, targets = [], []
+        for start, before, end in map(self.bounds, numbers):
+            inputs.append(read(self.tokens, start, end))
+            targets.append(read(self.tokens, before + 1, end + 1))
+        return np.stack(inputs), np.stack(targets)
+
+
+def read(tokens: Array | MappedTokens, start: int, end: int) -> Array:
+    """Return the tokens from `start` to `end`."""
+    if isinstance(tokens, MappedTokens):
+        return tokens.read(start, end - start)
+    return tokens[start:end]
 
 
 def perplexity(loss: float) -> float:

@@ -1,12 +1,17 @@
 """The loss of a split during training: over the book's batches, or over windows that are spread."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from npgpt.arrays import Array
 from npgpt.config import Config, TrainingConfig
 from npgpt.data.loader import Loader, windows
-from npgpt.data.mapped_tokens import MappedTokens, MappedWindows, MixedTokens, require_windows
+from npgpt.data.mapped_tokens import (
+    MappedTokens,
+    MappedWindows,
+    MixedTokens,
+    require_windows,
+    spread,
+)
 from npgpt.gpt import GPT
 from npgpt.rng import Generator
 
@@ -69,11 +74,6 @@ class SpreadWindows:
             pairs = windows.read(spread(numbers, count, len(windows)))
             total += model.evaluate(pairs[:, :-1].copy(), pairs[:, 1:].copy()) * len(numbers)
         return total / count
-
-
-def spread(numbers: Iterable[int], count: int, n: int) -> list[int]:
-    """Return the `numbers` among `count` windows of n that are spread evenly."""
-    return [(2 * i + 1) * n // (2 * count) for i in numbers]
 
 
 def make_evaluation(

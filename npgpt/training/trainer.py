@@ -130,13 +130,13 @@ class Trainer:
         p = self.progress
         while p.step < self.total_steps:
             if p.order is None:
-                p.order = self.draw_order(p.epoch)
+                p.order = self._order(p.epoch)
             for tokens, targets in self.steps_data.batches(p.order, start=p.position):
                 yield from self._step_events(tokens, targets)
                 if p.step == self.total_steps or p.order is None:
                     break
 
-    def draw_order(self, epoch: int) -> Order:
+    def _order(self, epoch: int) -> Order:
         """Return the order of the windows in an epoch: drawn, or of mapped windows, computed."""
         data = self.steps_data
         return data.order(epoch) if isinstance(data, MappedLoader) else data.order(self.rng)

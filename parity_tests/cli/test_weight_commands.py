@@ -8,7 +8,7 @@ import pytest
 
 import npgpt
 from npgpt.cli.main import main
-from npgpt.inference.evaluate import batches
+from npgpt.inference.evaluate import Batches
 from npgpt.model.params import named
 from npgpt.parity import compare
 from npgpt.system.shell import npgpt_command
@@ -260,7 +260,7 @@ def test_every_token_is_predicted_once_from_what_its_window_shows(model, length,
         end += fresh
     assert end == len(tokens) - 1
     for size in (1, 4):
-        pairs = batches(tokens, length, size, stride)
+        pairs = Batches(tokens, length, size, stride)
         assert all(len(inputs) <= size for inputs, _ in pairs)
         assert np.array_equal(np.concatenate([t.ravel() for _, t in pairs]), tokens[1:])
         total = sum(model.evaluate(x, t) * t.size for x, t in pairs)

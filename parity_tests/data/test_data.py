@@ -13,7 +13,7 @@ from npgpt.data import text
 from npgpt.data.dataset import read_tokens
 from npgpt.data.loader import Loader, windows
 from npgpt.errors import InputError
-from npgpt.inference.evaluate import batches as evaluation_batches
+from npgpt.inference.evaluate import Batches
 from npgpt.preset import defaults
 from npgpt.training.trainer import Trainer
 
@@ -170,7 +170,7 @@ def test_a_pass_resumes_at_any_batch(start):
 @given(n=st.integers(2, 50), T=st.integers(1, 9), size=st.integers(1, 4))
 def test_an_evaluation_predicts_every_token_but_the_first_once(n, T, size):
     tokens = np.arange(n)
-    pairs = evaluation_batches(tokens, T, size)
+    pairs = Batches(tokens, T, size)
     for x, y in pairs:
         assert x.shape == y.shape
         assert x.shape[0] <= size

@@ -17,6 +17,7 @@ from npgpt.data.mixture import Mixture
 from npgpt.data.sources import list_sources
 from npgpt.data.tokenizer import tokenizer
 from npgpt.errors import ConfigError, InputError
+from npgpt.gpt import GPT
 from npgpt.training import run, run_state
 
 CONFIG = Config(vocab_size=257, context_length=8, n_layer=1, n_head=2, n_embd=8, dropout=0.1)
@@ -164,7 +165,7 @@ def test_a_run_on_several_data_resumes_bit_for_bit(paths, tmp_path):
         for event in trainer.events():
             if getattr(event, "norm", 0) is None and event.step == stop:
                 break
-        run_state.write(path, trainer, settings, tokens.sha256)
+        run_state.write(path, trainer, run_state.Record(settings, tokens.sha256))
         saved_settings, model, saved = run_state.read(path)
         assert saved_settings == settings
         resumed = run.resume(saved_settings, tokens, model, saved)
@@ -253,3 +254,26 @@ def test_invalid_weights_are_one_line(weights, capsys):
 def test_a_mixture_uses_each_window_of_a_text_that_is_named_twice_twice():
     loader = MappedLoader(MixedTokens(sources(41)[:1] * 2), 8, 8, batch_size=1, seed=1)
     assert set(Counter(numbers_of(loader, 0)).values()) == {2}
+
+
+def test_evaluate_reads_token_files(paths, tmp_path, capsys):
+    model = tmp_path / "model.h5"
+    GPT(CONFIG, seed=1, tokenizer="byte", ops="numpy").save(model)
+
+    def result(*words):
+        assert main(["evaluate", "--model", str(model), "--data", *words]) == 0
+        return capsys.readouterr().out
+
+    text = tmp_path / "a.txt"
+    whole = result(paths[0])
+    assert "over 380 tokens (byte) in windows of 8" in whole  # one more at the end of the document
+    assert "over 379 tokens" in result(str(text))
+    assert "over 40 tokens (byte) in windows of 8\n" in result(paths[0], "--eval-tokens", "47")
+    lines = tmp_path / "documents.jsonl"
+    lines.write_text(json.dumps({"text": text.read_text()}) + "\n")
+    assert result(str(lines)) == whole  # documents, not raw JSON
+    split = write(tmp_path / "b", "one two three<|endoftext|>four five", val_fraction=0.5)
+    assert "over 9 tokens" in result(split)  # the validation split alone
+    other = write(tmp_path / "gpt2", "ships " * 50, by="gpt2", val_fraction=0)
+    assert main(["evaluate", "--model", str(model), "--data", other]) == 2
+    assert "was made with the tokenizer gpt2, not with byte" in capsys.readouterr().err

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 import npgpt
+from npgpt.data.mapped_tokens import MappedTokens, Shard
+from npgpt.inference.evaluate import Batches
 
 CONFIG = npgpt.Config(vocab_size=257, context_length=12, n_layer=2, n_head=2, n_embd=8)
 TEXT = "The lamp is lit at dusk, and the keeper writes the hour in the book."
@@ -64,3 +66,35 @@ def test_invalid_arguments(model, text, options, says):
     with pytest.raises(npgpt.InputError) as caught:
         npgpt.evaluate(model, text, **options)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(("length", "stride"), [(12, 12), (5, 5), (12, 4)])
+@pytest.mark.parametrize("count", [1, 2, 7, 60, 150, 10**6])
+def test_windows_that_are_spread(length, stride, count):
+    tokens = np.arange(200)
+    found = Batches(tokens, length, 3, stride, count * stride)
+    pairs = list(found)
+    assert len(found) == len(pairs) and found.predicted == sum(y.size for _, y in pairs)
+    targets = np.concatenate([y.ravel() for _, y in pairs])
+    assert len(set(targets)) == len(targets)  # none is predicted twice
+    windows = -(-(199 - length) // stride) + 1
+    assert sum(len(x) for x, _ in pairs) == min(count, windows)
+    if count >= windows:
+        assert targets.tolist() == list(range(1, 200))
+    elif count > 1:
+        assert targets.min() <= 200 / count and targets.max() >= 199 - 200 / count
+    for x, y in pairs:
+        assert np.array_equal(x[:, -y.shape[1] :] + 1, y)
+
+
+@pytest.mark.parametrize("stride", [12, 5])
+def test_tokens_in_files_are_read_in_batches(model, stride):
+    tokens = np.frombuffer(TEXT.encode(), np.uint8)
+    mapped = MappedTokens([Shard("a", tokens[:30]), Shard("b", tokens[30:])], 257)
+    expected = npgpt.evaluate(model, tokens, stride=stride)
+    assert npgpt.evaluate(model, mapped, stride=stride) == expected
+    assert npgpt.evaluate(model, mapped, stride=stride, eval_tokens=10**9) == expected
+    with pytest.raises(npgpt.InputError, match="eval_tokens is 0, but must be at least 1"):
+        npgpt.evaluate(model, mapped, eval_tokens=0)
+    with pytest.raises(npgpt.InputError, match="a has token id 115, outside the vocabulary of 100"):
+        npgpt.evaluate(model, MappedTokens(mapped.shards, 100))

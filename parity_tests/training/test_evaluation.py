@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from npgpt.config import Config, TrainingConfig
-from npgpt.data.mapped_tokens import MappedTokens, MixedTokens
+from npgpt.data.mapped_tokens import MappedTokens, MixedTokens, spread
 from npgpt.gpt import GPT
 from npgpt.rng import Generator
-from npgpt.training.evaluation import FirstBatches, SpreadWindows, make_evaluation, spread
+from npgpt.training.evaluation import FirstBatches, SpreadWindows, make_evaluation
 from npgpt.training.trainer import Trainer
 
 CONFIG = Config(vocab_size=257, context_length=8, n_layer=1, n_head=2, n_embd=8, dropout=0.2)
@@ -56,7 +56,7 @@ def test_windows_are_spread_evenly(n, count):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 50])
-def test_as_many_tokens_are_evaluated_as_asked_for(batch_size):
+def test_as_many_tokens_are_evaluated_as_given(batch_size):
     tokens = mapped(0, 801)  # 100 windows of 8
     assert evaluate(tokens, 40, batch_size) == ([80, 240, 400, 560, 720], 400)
     assert evaluate(tokens, 47, batch_size)[0] == [80, 240, 400, 560, 720]

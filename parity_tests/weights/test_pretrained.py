@@ -9,7 +9,7 @@ import pytest
 import npgpt
 from npgpt import Generator
 from npgpt.data import text
-from npgpt.inference.evaluate import batches
+from npgpt.inference.evaluate import Batches
 
 LOSSES = {  # on The Verdict, split at 90 % of the characters, windows of 256
     "124M": (3.7547486888037787, 3.5596182346343994),
@@ -80,6 +80,6 @@ def test_the_losses_on_the_verdict(name, data, bpe):
     for part, expected in zip(both, LOSSES[name], strict=True):
         tokens = np.asarray(bpe.encode(part), np.int64)
         whole = (len(tokens) - 1) // 256 * 256 + 1  # the book has complete windows only
-        losses = [model.evaluate(*batch) for batch in batches(tokens[:whole], 256, 2)]
+        losses = [model.evaluate(*batch) for batch in Batches(tokens[:whole], 256, 2)]
         # float32 sums in another order than PyTorch's: the last digits of a mean of losses near 10
         assert np.mean(losses) == pytest.approx(expected, abs=1e-5)
