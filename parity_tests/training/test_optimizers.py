@@ -5,6 +5,7 @@ import io
 import pickle
 from functools import cache
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -34,11 +35,16 @@ each_optimizer = pytest.mark.parametrize("name", OURS)
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Let PyTorch compute in one thread: a second one waits ten times as long as it computes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Compute in one thread: with matrices this small, a second one only waits.
+
+    That several threads change no bit of a step is tested with the ops.
+    """
+    before = [library.get_num_threads() for library in (numba, torch)]
+    for library in (numba, torch):
+        library.set_num_threads(1)
     yield
-    torch.set_num_threads(before)
+    for library, threads in zip((numba, torch), before, strict=True):
+        library.set_num_threads(threads)
 
 
 @cache
