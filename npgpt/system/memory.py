@@ -64,18 +64,11 @@ def available() -> int | None:
 
     The least of what its limits, the machine's memory and its control group leave.
     """
-    found = [size for size in (left(), free(), group_left()) if size is not None]
+    from npgpt.system import machine
+
+    sizes = left(), machine.memory()[1], group_left()
+    found = [size for size in sizes if size is not None]
     return min(found, default=None)
-
-
-def free() -> int | None:
-    """Return the bytes of memory of the machine that are available."""
-    try:
-        with open("/proc/meminfo") as file:
-            lines = dict(line.split(":") for line in file)
-        return int(lines["MemAvailable"].split()[0]) << 10
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 def group_left(root: str = "/sys/fs/cgroup") -> int | None:
