@@ -1,7 +1,6 @@
 """npgpt train."""
 
 import contextlib
-import dataclasses
 import functools
 import sys
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import tyro
 from npgpt.cli import fine_tuning, train_flags
 from npgpt.cli.common import announce_compilation, default, say
 from npgpt.cli.signals import StopRequest
+from npgpt.cli.time_left import TimeLeft
 from npgpt.cli.train_flags import RunFlags
 from npgpt.config import RunConfig
 from npgpt.errors import RunError
@@ -50,7 +50,7 @@ class Train:
     out: Annotated[Path | None, default("runs/PRESET-1, then -2, ...", "PATH")] = None
     resume: Annotated[Path | None, default("a new run", "PATH")] = None
 
-    given: frozenset[str] = dataclasses.field(init=False, default=frozenset())
+    given = frozenset[str]()  # no field and no flag: settings that are given, of those to be fitted
 
     @functools.cached_property
     def settings(self) -> RunConfig:
@@ -84,9 +84,8 @@ class Train:
             self.unshown.write_to(directory.log)
             directory.open(self.settings, tokens, trainer, resumed=resumed)
             if self.saved and (self.saved != self.settings or directory.path != resumed):
-                directory.checkpoints(trainer).save(
-                    last=True
-                )  # or a kill would lose the new settings
+                # or a kill would lose the new settings
+                directory.checkpoints(trainer).save(last=True)
             self.compile()
             with StopRequest() as stop:
                 return self.finish(directory, tokens, trainer, stop)
@@ -173,9 +172,12 @@ class Train:
         """Show and store every event. Return True if a signal asked to stop."""
         from npgpt.training.events import Evaluation, Step
 
+        time_left = TimeLeft(trainer)
         with directory.checkpoints(trainer) as checkpoints:
             for event in trainer.events():
                 bar.show(event)
+                if line := time_left.make_line(event):
+                    bar.print(line)
                 directory.record(event)
                 match event:
                     case Evaluation():
@@ -205,10 +207,12 @@ def plot(directory: "RunDir", trainer: "Trainer") -> None:
 def describe(trainer: "Trainer", tokens: "Tokens", name: str) -> str:
     """Return the first line of a run's output."""
     model, c = trainer.model, trainer.model.config
+    total = trainer.total_steps * trainer.tokens_per_step
     return (
         f"{model.size:,} parameters (layers {c.n_layer}, heads {c.n_head}, embedding {c.n_embd}, "
         f"context {c.context_length}); {len(tokens.train):,} training tokens, "
-        f"{len(tokens.val):,} validation tokens; {trainer.total_steps} steps; output in {name}"
+        f"{len(tokens.val):,} validation tokens; {trainer.total_steps:,} steps "
+        f"of {trainer.tokens_per_step:,} tokens, {total:,} in all; output in {name}"
     )
 
 

@@ -3,13 +3,16 @@
 import json
 import os
 import re
+from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib.image
 import pytest
 
 import npgpt
 from npgpt.system.shell import npgpt_command
+from npgpt.training.events import Evaluation, Step
 from parity_tests.support.runs import FILES, TINY, evaluations, lines
 
 EVALUATION = ["step", "epoch", "tokens_seen", "train_loss", "val_loss", "lr"]
@@ -57,8 +60,14 @@ def test_train_says_what_it_does_and_where_everything_is(run):
     assert run.err == ""
     assert said[0] == (
         "11,792 parameters (layers 1, heads 2, embedding 16, context 16); "
-        "745 training tokens, 83 validation tokens; 22 steps; output in run"
+        "745 training tokens, 83 validation tokens; 22 steps of 64 tokens, 1,408 in all; "
+        "output in run"
     )
+    (about,) = (line for line in said if line.startswith("About "))
+    assert re.fullmatch(
+        r"About \S+ seconds for \d+ more steps: \S+ s per step, \S+ s per evaluation", about
+    )
+    assert said.index(about) < 12
     losses = [line for line in said if line.startswith("Ep ")]
     pattern = r"Ep [12] \(Step 0000\d\d\): Train loss \d\.\d{3}, Val loss \d\.\d{3}"
     assert all(re.fullmatch(pattern, line) for line in losses)
@@ -113,3 +122,37 @@ def test_a_vocabulary_larger_than_the_tokenizers(npgpt_, monkeypatch):
     assert shown in said.out
     assert Path("run/samples.txt").read_text("utf-8").endswith(shown)
     assert "\ufffd" in npgpt_("generate --prompt The --model run --temperature 5").out
+
+
+@pytest.mark.parametrize(
+    ("step_seconds", "first", "said_after", "line"),
+    [
+        # 100 steps of 64 tokens, an evaluation of 8 s after steps 0, 10, 20, ...
+        (2.0, 0, 3, "About 4.4 minutes for 97 more steps: 2 s per step, 8 s per evaluation"),
+        (0.01, 0, 3, "About 73.0 seconds for 97 more steps: 0.01 s per step, 8 s per evaluation"),
+        (0.5, 41, 44, "About 28.0 seconds for 56 more steps: 0.5 s per step"),
+        (0.01, 41, 51, "About 32.5 seconds for 49 more steps: 0.01 s per step, 8 s per evaluation"),
+        (2.0, 98, None, None),
+    ],
+)
+def test_how_long_a_run_takes_is_said_once(monkeypatch, step_seconds, first, said_after, line):
+    from npgpt.cli import time_left
+
+    trainer = SimpleNamespace(
+        progress=SimpleNamespace(step=first), tokens_per_step=64, total_steps=100,
+        training=SimpleNamespace(eval_every=10),
+    )  # fmt: skip
+    clock = [0.0]
+    monkeypatch.setattr(time_left.time, "perf_counter", lambda: clock[0])
+    left, said = time_left.TimeLeft(trainer), {}
+    for step in range(first, 100):
+        clock[0] += step_seconds
+        values = dict.fromkeys((f.name for f in fields(Step)), 0)
+        values |= {"step": step, "tokens_per_s": 64 / step_seconds}
+        if step % 10 == 0:
+            clock[0] += 8
+            known = {name: values.get(name, 0) for name in (f.name for f in fields(Evaluation))}
+            assert left.make_line(Evaluation(**known)) is None
+        if found := left.make_line(Step(**values)):
+            said[step + 1] = found
+    assert said == ({said_after: line} if line else {})
