@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from npgpt.cli.signals import StopRequest
 from npgpt.cli.time_left import TimeLeft
 from npgpt.cli.train_flags import RunFlags
 from npgpt.config import RunConfig
+from npgpt.distributed import world
+from npgpt.distributed.launcher import find_launcher
 from npgpt.errors import RunError
 from npgpt.preset import FINE_TUNING
 from npgpt.system import memory
@@ -59,6 +62,13 @@ class Train:
 
     def run(self) -> int:
         """Train and return the exit status. The run continues if its output cannot be shown."""
+        launcher = find_launcher(os.environ)
+        if launcher and (launcher.size or 1) > 1:  # or each rank would train by itself
+            return world.refuse(
+                launcher,
+                f"{launcher.name} started {launcher.size} processes, but npgpt train runs on one. "
+                "Use npgpt.distributed.trainer.DataParallelTrainer: see docs/scale.md",
+            )
         self.unshown = keep_unshown()
         with announce_compilation(self.settings.ops):
             return self.train()

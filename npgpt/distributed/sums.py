@@ -21,7 +21,7 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.quantized_matrix import from_bfloat16, to_bfloat16
 
-BUCKET = 32 << 20  # bytes that one call of MPI sends to one rank, at most
+BUCKET = 4 << 20  # bytes that one call of MPI sends to one rank, at most: they stay in the cache
 
 
 # Within a rank

@@ -14,14 +14,18 @@ The owner of a slice computes it, and the others copy it: parameters are equal o
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
+import npgpt
 from npgpt import arrays
 from npgpt.arrays import Array
 from npgpt.config import TrainingConfig
 from npgpt.data.mapped_tokens import MappedTokens
 from npgpt.distributed import sums
+from npgpt.distributed.agreement import require_equal, sample
 from npgpt.distributed.micro_batch_rng import micro_batch_rng
 from npgpt.distributed.partition import Partition, flat_of, matrices_of_blocks, nothing
 from npgpt.distributed.world import World
@@ -32,9 +36,11 @@ from npgpt.model.inputs import check_pair
 from npgpt.model.params import Params
 from npgpt.ops.linear_cross_entropy import IGNORED
 from npgpt.rng import Generator
-from npgpt.training import optim, schedule
+from npgpt.training import optim, run_state, schedule
 from npgpt.training.events import Progress
+from npgpt.training.run_state import Record
 from npgpt.training.trainer import Trainer, require_finite
+from npgpt.weights import checkpoint
 
 WIRE = "float32", "bfloat16"
 
@@ -49,8 +55,8 @@ class DataParallelTrainer(Trainer):
     world : World
         The ranks.
     leaves : int or None, default None
-        V, a power of two: any number of ranks that divides V gives the same bits. None: sums in the
-        order of the MPI library, which are equal within rounding.
+        V, a power of two: any number of ranks that divides V gives the same bits. None: N,
+        for which the sums take less memory and are equal within rounding.
     comm_dtype : {"float32", "bfloat16"}, default "float32"
         The dtype in which gradients are sent; with "bfloat16" for half of the bytes. Parameters are
         sent as they are.
@@ -102,6 +108,14 @@ class DataParallelTrainer(Trainer):
         except InputError:  # mapped from a file
             model.params = params.copy(model.params)
             self.parameters = flat_of(model.params)
+        require_equal(world, {
+            "the versions of npgpt": npgpt.__version__,
+            "the settings": (model.config, training, leaves, comm_dtype, self.progress.step),
+            "the training tokens": sample(train_tokens),
+            "the validation tokens": sample(val_tokens),
+            "the parameters": self.parameters,
+            "the random states": rng.state,
+        })  # fmt: skip
         whole = matrices_of_blocks if training.optimizer == "muon" else nothing
         self.partition = Partition(model.params, world.size, whole)
         size, dtype = len(self.parameters), self.parameters.dtype
@@ -166,10 +180,10 @@ class DataParallelTrainer(Trainer):
         comm, bounds = self.world.comm, self.partition.bounds
         if self.world.size == 1:
             return
-        if self.leaves is not None:
-            sums.reduce_halving(comm, flat, bounds)
-        elif self.comm_dtype == "bfloat16":
+        if self.comm_dtype == "bfloat16":
             sums.reduce_scatter_bfloat16(comm, flat, bounds)
+        elif is_power_of_two(self.world.size):
+            sums.reduce_halving(comm, flat, bounds)
         else:
             sums.reduce_scatter(comm, flat, bounds)
 
@@ -205,12 +219,47 @@ class DataParallelTrainer(Trainer):
                 found[name] = params.views(shapes[name], flat)
         return found if self.world.is_first else None
 
+    def load_moments(self, moments: dict[str, Params], steps: int) -> None:
+        """Copy this rank's part of the moments of a checkpoint. `steps`: the steps made so far."""
+        shapes = optim.moment_shapes(self.training, self.partition.shapes)
+        low, high = self.partition.bounds[self.world.rank : self.world.rank + 2]
+        for name, tree in self.optimizer.moments.items():
+            start = 0  # of a leaf in the flat array of all parameters
+            whole = zip(
+                params.leaves(self.partition.shapes), params.leaves(shapes[name]),
+                params.leaves(moments[name]), params.leaves(tree), strict=True,
+            )  # fmt: skip
+            for shape, kept, full, own in whole:
+                end = start + math.prod(shape)
+                if math.prod(kept):
+                    part = slice(max(low - start, 0), max(high - start, 0))
+                    own.reshape(-1)[...] = full.reshape(-1)[part]
+                start = end
+        self.optimizer.steps = steps
+
+    def save(self, path: Path, record: Record) -> None:
+        """Write the checkpoint of the run on the first rank, while the others wait.
+
+        Any number of ranks writes the same numbers, and any number may resume from it.
+        """
+        moments = self.gather_moments()
+        if moments is not None:
+            state = replace(run_state.capture(self, record), moments=moments)
+            checkpoint.write(path, run_state.contents(self), state)
+        if self.world.size > 1:
+            self.world.comm.Barrier()
+
+
+def is_power_of_two(number: int) -> bool:
+    """Return True for 1, 2, 4, 8, ..."""
+    return number > 0 and number & number - 1 == 0
+
 
 def check_division(size: int, micro_batches: int, leaves: int | None) -> None:
     """Raise InputError unless `size` ranks can share the micro-batches, and the leaves."""
     fitting = [n for n in range(1, micro_batches + 1) if micro_batches % n == 0]
     if leaves is not None:
-        if type(leaves) is not int or leaves < 1 or leaves & leaves - 1:
+        if type(leaves) is not int or not is_power_of_two(leaves):
             raise InputError(f"leaves is {show(leaves)}, but must be a power of two")
         if leaves > micro_batches:
             raise InputError(

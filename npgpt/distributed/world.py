@@ -118,10 +118,8 @@ def run(main: Callable[[World], int]) -> int:
     try:
         launcher = find_launcher(os.environ)
         world = open_world(launcher)
-    except InputError as error:  # the same on every rank: one per machine reports it
-        if launcher is None or launcher.local_rank == 0:
-            print(printable_line(f"npgpt: {error}", MAX_ERROR), file=sys.stderr)
-        return 2
+    except InputError as error:
+        return refuse(launcher, str(error))
     try:
         status = main(world)
     except KeyboardInterrupt:
@@ -134,6 +132,15 @@ def run(main: Callable[[World], int]) -> int:
         sys.stdout.flush()
         set_abort_status(status)
     return status
+
+
+def refuse(launcher: Launcher | None, message: str) -> int:
+    """Print an error that all ranks have, once per machine, and return the exit status."""
+    if launcher is None or launcher.local_rank == 0:
+        print(printable_line(f"npgpt: {message}", MAX_ERROR), file=sys.stderr, flush=True)
+    else:
+        time.sleep(TURN)  # a launcher ends all ranks when one has failed
+    return 2
 
 
 def fail(world: World, error: BaseException) -> int:

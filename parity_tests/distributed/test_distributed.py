@@ -5,6 +5,7 @@ import random
 import re
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ import torch
 import npgpt
 import npgpt.ops
 from npgpt.config import Config, TrainingConfig
-from npgpt.distributed import partition, sums, world
+from npgpt.data.mapped_tokens import MappedTokens, Shard
+from npgpt.distributed import agreement, partition, sums, world
 from npgpt.distributed.diloco import OuterOpt, outer_gradient
 from npgpt.distributed.launcher import Launcher, find_launcher
 from npgpt.distributed.micro_batch_rng import micro_batch_rng
@@ -69,6 +71,7 @@ def test_without_mpi_one_line_names_the_extra(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     for name, value in OPEN_MPI.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(world, "TURN", 0)
     assert world.run(lambda _: 0) == 2
     assert capsys.readouterr().err == "", "another process of this machine has said it"
     monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", "0")
@@ -76,6 +79,18 @@ def test_without_mpi_one_line_names_the_extra(monkeypatch, capsys):
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "npgpt[mpi]" in said and "npgpt[mpi-local]" in said
     assert said.startswith("npgpt: mpirun started 4 processes, but mpi4py is not installed")
+
+
+def test_npgpt_train_does_not_start_copies_of_a_run(npgpt_, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(world, "TURN", 0)
+    for name, value in OPEN_MPI.items():
+        monkeypatch.setenv(name, value)
+    assert npgpt_("train", code=2).err == ""
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", "0")
+    said = npgpt_("train", code=2).err
+    assert said.startswith("npgpt: mpirun started 4 processes, but npgpt train runs on one. Use ")
+    assert said.count("\n") == 1 and not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("error, code, says", [
@@ -254,6 +269,26 @@ def test_comm_dtypes_that_are_refused():
         with pytest.raises(InputError, match=says):
             DataParallelTrainer(model, tokens, tokens, small, Generator(1, ops=npgpt.ops),
                                 world=world.World(), comm_dtype=dtype, leaves=leaves)  # fmt: skip
+
+
+# The comparison of all ranks
+
+
+def test_values_are_compared_by_their_numbers_or_their_text(rng):
+    def same(a, b):
+        return agreement.digest(a).tobytes() == agreement.digest(b).tobytes()
+
+    numbers = rng.standard_normal((3, 4))
+    assert same(numbers, np.asfortranarray(numbers)) and not same(numbers, numbers + 1e-15)
+    assert same(CONFIG, replace(CONFIG)) and not same(CONFIG, replace(CONFIG, dropout=0.2))
+
+    def tokens(*parts):
+        return MappedTokens([Shard(Path("x"), np.array(part, np.uint16)) for part in parts], 99)
+
+    one = agreement.sample(tokens([1, 2, 3], [4, 5]))
+    assert one == agreement.sample(tokens([1, 2], [3, 4, 5])) != agreement.sample(tokens([1, 2]))
+    assert one != agreement.sample(tokens([1, 2, 3, 4, 6]))
+    assert agreement.sample([1, 2]).tolist() == [1, 2]
 
 
 # Masks

@@ -1,10 +1,13 @@
 """Training on 1, 2, 3 and 4 ranks: equal bits, measured bounds, and the end of all if one fails."""
 
+import shutil
+
 import numpy as np
 import pytest
 
 from npgpt.distributed import partition, sums, world
 from parity_tests.support import ranks
+from parity_tests.support.runs import final
 
 pytestmark = pytest.mark.slow
 
@@ -13,9 +16,15 @@ OTHER = {"plain": ("adamw", 0, "float32"), "bfloat16": ("adamw", 0, "bfloat16")}
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def folders(tmp_path_factory):
+    """The folder of all runs' files: NAME-SIZE.npz and the checkpoint NAME-SIZE.h5."""
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def runs(folders):
     """`runs(n)`: what the runs on n ranks have left, by name. Each n is started once."""
-    folder, found = tmp_path_factory.mktemp("ranks"), {}
+    folder, found = folders, {}
 
     def run(size):
         if size not in found:
@@ -29,18 +38,22 @@ def runs(tmp_path_factory):
     return run
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """The run of a world of one, without MPI."""
-    folder = tmp_path_factory.mktemp("alone")
+def train_alone(path, *job):
+    """Run in a world of one, without MPI."""
     block, bucket = partition.BLOCK, sums.BUCKET
     partition.BLOCK, sums.BUCKET = 16, 512
     try:
-        for name, job in EQUAL.items():
-            ranks.train(world.World(), folder / f"{name}.npz", *job)
+        ranks.train(world.World(), path, *job)
     finally:
         partition.BLOCK, sums.BUCKET = block, bucket
-    return {name: dict(np.load(folder / f"{name}.npz")) for name in EQUAL}
+
+
+@pytest.fixture(scope="module")
+def alone(folders):
+    """The runs of a world of one."""
+    for name, job in EQUAL.items():
+        train_alone(folders / f"{name}-1.npz", *job)
+    return {name: dict(np.load(folders / f"{name}-1.npz")) for name in EQUAL}
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -53,6 +66,30 @@ def test_every_number_of_ranks_gives_the_same_bits(name, size, runs, alone):
         assert one[key].tobytes() == many[key].tobytes(), key
     assert (one["norms"] > ranks.TRAINING.grad_clip).all()  # clipping is at work
     assert one["losses"].shape == (ranks.STEPS,)
+
+
+def test_a_checkpoint_does_not_depend_on_the_ranks(runs, alone, folders, tmp_path):
+    """Saved by 4 ranks, by 2, or by one alone, it is one state; 1 and 2 ranks resume from it."""
+    runs(2), runs(4)
+    for name, job in EQUAL.items():
+        files = [*folders.glob(f"{name}-*.h5")]
+        assert len(files) == 3
+        assert final(files[0]) == final(files[1]) == final(files[2])
+        shutil.copy(folders / f"{name}-4.h5", tmp_path / f"{name}.h5")
+        shutil.copy(folders / f"{name}-4.h5", tmp_path / f"{name}-2.h5")
+        train_alone(tmp_path / f"{name}.npz", *job)
+    jobs = (x for name, job in EQUAL.items() for x in (tmp_path / f"{name}-2.npz", *job))
+    said = ranks.start(2, "train", *jobs)
+    assert (said.returncode, said.stdout) == (0, ""), said.stderr
+    for name in EQUAL:
+        for end in ("", "-2"):
+            resumed = dict(np.load(tmp_path / f"{name}{end}.npz"))
+            assert len(resumed["losses"]) == ranks.STEPS // 2
+            for key in resumed.keys() - {"moment_bytes"}:
+                expected = alone[name][key]
+                if key in ("losses", "norms", "validation"):
+                    expected = expected[-len(resumed[key]) :]
+                assert resumed[key].tobytes() == expected.tobytes(), key
 
 
 def test_moments_exist_once_in_the_world(runs, alone):
@@ -78,6 +115,16 @@ def test_one_rank_ends_all(command, says):
     assert all(text in said.stderr for text in says), said.stderr
     assert said.stderr.count("npgpt: ") == (command == "raise")
     assert "Traceback" not in said.stderr
+
+
+def test_ranks_that_differ_are_refused_by_name():
+    said = ranks.start(3, "compare")
+    assert said.returncode == 2
+    (line,) = (line for line in said.stderr.splitlines() if line.startswith("npgpt: "))
+    assert line.endswith(
+        "the settings of rank 2 and of rank 0 differ, but must be equal on all ranks"
+    )
+    assert line.startswith("npgpt: rank 0 of 3 on ")
 
 
 def test_mixed_mpi_libraries_are_found():

@@ -2,9 +2,11 @@
 
     mpirun -n 4 python -m parity_tests.support.ranks train FILE     a small run, its bits in a file
     mpirun -n 2 python -m parity_tests.support.ranks raise          the last rank raises an error
+    mpirun -n 3 python -m parity_tests.support.ranks compare        the last rank has other settings
     mpirun -n 2 python -m parity_tests.support.ranks kill           the last rank is killed
 
-`train FILE optimizer leaves dtype` may be repeated: a start costs more than a run.
+`train FILE optimizer leaves dtype` may be repeated: a start costs more than a run. Each saves a
+checkpoint after half of its steps beside FILE, and continues from one that exists.
 """
 
 import functools
@@ -19,11 +21,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from npgpt.config import Config, TrainingConfig
-from npgpt.distributed import partition, sums, world
+from npgpt.config import Config, RunConfig, TrainingConfig
+from npgpt.distributed import agreement, partition, sums, world
 from npgpt.errors import RunError
+from parity_tests.support.processes import LONG
 
-SECONDS = 120  # at most, for the first compilation on a busy machine
 STEPS = 20
 MICRO_BATCHES = 12  # divisible by 1, 2, 3 and 4; three in each of 4 leaves
 MPIRUN = shutil.which(
@@ -60,7 +62,7 @@ def start(size: int, *arguments: object) -> subprocess.CompletedProcess:
     program = [sys.executable, "-W", "ignore", "-m", "parity_tests.support.ranks"]
     return subprocess.run(
         [MPIRUN, "-n", str(size), "--bind-to", "none", *program, *map(str, arguments)],
-        env=os.environ | SETTINGS, capture_output=True, text=True, timeout=SECONDS,
+        env=os.environ | SETTINGS, capture_output=True, text=True, timeout=LONG,
     )  # fmt: skip
 
 
@@ -68,7 +70,7 @@ def alone(program: str, **variables: str) -> subprocess.CompletedProcess:
     """Run a Python program in one process, with environment variables of a launcher."""
     return subprocess.run(
         [sys.executable, "-c", program],
-        env=os.environ | SETTINGS | variables, capture_output=True, text=True, timeout=SECONDS,
+        env=os.environ | SETTINGS | variables, capture_output=True, text=True, timeout=LONG,
     )  # fmt: skip
 
 
@@ -80,15 +82,30 @@ def train(here: world.World, path: str, optimizer: str, leaves: int, dtype: str)
     from npgpt.gpt import GPT
     from npgpt.model.params import named
     from npgpt.rng import Generator
-    from npgpt.training.events import Evaluation, Step
+    from npgpt.training import run_state
+    from npgpt.training.events import Evaluation, Progress, Step
 
     tokens = np.random.default_rng(0).integers(0, 257, 600)
-    rng = Generator(TRAINING.seed)
+    training, half = replace(TRAINING, optimizer=optimizer), Path(path).with_suffix(".h5")
+    settings = RunConfig(config=CONFIG, training=training)
+    rng, saved, progress = Generator(training.seed), None, None
+    if half.exists():
+        _, model, saved = run_state.read(half)
+        rng = Generator.from_state(saved.random_state)
+        progress = Progress(**saved.state["progress"], order=saved.order)
+    else:
+        model = GPT(CONFIG, seed=rng, tokenizer="byte")
     trainer = DataParallelTrainer(
-        GPT(CONFIG, seed=rng), tokens, tokens[:40], replace(TRAINING, optimizer=optimizer), rng,
-        world=here, leaves=leaves or None, comm_dtype=dtype,
+        model, tokens, tokens[:40], training, rng, progress=progress, world=here,
+        leaves=leaves or None, comm_dtype=dtype,
     )  # fmt: skip
-    events = list(trainer.events())
+    if saved:
+        trainer.load_moments(saved.moments, progress.step)
+    events = []
+    for event in trainer.events():
+        events.append(event)
+        if isinstance(event, Step) and event.step == STEPS // 2 - 1 and leaves:
+            trainer.save(half, run_state.Record(settings, "a digest"))
     steps = [event for event in events if isinstance(event, Step)]
     evaluations = [event for event in events if isinstance(event, Evaluation)]
     moments = trainer.gather_moments()
@@ -109,6 +126,9 @@ def main(here: world.World) -> int:
         for i in range(0, len(arguments), 4):
             path, optimizer, leaves, dtype = arguments[i : i + 4]
             train(here, path, optimizer, int(leaves), dtype)
+        return 0
+    if command == "compare":
+        agreement.require_equal(here, {"the versions": "1.0", "the settings": here.rank // 2})
         return 0
     if here.rank == here.size - 1:
         if command == "kill":

@@ -10,7 +10,7 @@ import pytest
 from npgpt.cli.common import COMPILING
 from npgpt.model.params import named
 from npgpt.training.metrics import CLOCK_KEYS
-from npgpt.weights import checkpoint
+from npgpt.weights import checkpoint, formats
 
 TINY = (
     "--n-layer 1 --n-embd 16 --n-head 2 --context-length 16 --batch-size 4 --stride 16 "
@@ -54,8 +54,8 @@ def evaluations(path):
 
 
 def final(path):
-    """The state of a run, but for how fast it was."""
-    model, saved = checkpoint.read_training(Path(path) / "checkpoint.h5")
+    """The state of a run in its directory or checkpoint, but for how fast it was."""
+    model, saved = checkpoint.read_training(formats.checkpoint_file(Path(path)))
     progress = saved.state["progress"]
     progress["history"] = [without_clock(line) for line in progress["history"]]
     trees = (model.params, *saved.moments.values())
