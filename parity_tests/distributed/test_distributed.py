@@ -148,6 +148,13 @@ def test_slices_of_all_ranks_make_up_the_tree(size, whole, monkeypatch):
         assert max(sizes) - min(sizes) <= 2 * 16
 
 
+@pytest.mark.parametrize("size, whole, most", [(8, nothing, 1.01), (128, nothing, 1.02),
+                                               (8, matrices_of_blocks, 1.07)])  # fmt: skip
+def test_slices_of_the_124m_model_are_about_equal(size, whole, most):
+    bounds = Partition(params.shapes(Config()), size, whole).bounds
+    assert 1 <= np.diff(bounds).max() * size / bounds[-1] < most
+
+
 def test_a_tree_of_separate_arrays_is_not_flat():
     tree = params.map_leaves(params.zeros(CONFIG), np.copy)
     with pytest.raises(InputError, match=r"not one flat array: copy it with .*params\.copy"):
