@@ -95,7 +95,7 @@ FINE_TUNING = RunConfig(
     config=Config(dropout=0.1),
     training=TrainingConfig(
         epochs=3, batch_size=8, lr=5e-5, initial_lr=5e-6, min_lr=5e-6, warmup_steps=100,
-        decay="matrices", grad_clip=1.0, eval_every=20,
+        decay="matrices", grad_clip=1.0, eval_every=20, eval_tokens=40_960,
     ),
 )  # fmt: skip
 

@@ -23,6 +23,7 @@ from npgpt.errors import InputError
 from npgpt.system import machine
 from npgpt.system.files import open_regular, os_error
 from npgpt.system.shell import option, quote
+from npgpt.system.terminal import number_of
 
 LARGE = 10 << 20  # bytes of text: below it, a text is encoded at each start, in a second or two
 CHUNK = 1 << 16  # tokens read at once
@@ -36,6 +37,7 @@ def find(path: Path, tokenizer: Tokenizer, say: Callable[[str], object]) -> Path
     token file.
     """
     if is_token_directory(path):
+        describe_token_files(path, say)
         return path
     if path.suffix == ".bin" and path.is_file() and is_token_directory(path.parent):
         raise InputError(f"{path} is a token file: give its directory, {quote(path.parent)}")
@@ -59,6 +61,17 @@ def find(path: Path, tokenizer: Tokenizer, say: Callable[[str], object]) -> Path
         return None  # its texts cannot be told apart in a file
     sources, _ = list_sources(names)
     return encode_once(path, sources, tokenizer, say)
+
+
+def describe_token_files(path: Path, say: Callable[[str], object]) -> None:
+    """Say how many files of a directory are read, and which are passed over."""
+    files = open_token_files(path)
+    read = {INDEX} | {shard.path.name for shards in files.shards.values() for shard in shards}
+    others = sorted(file for file in path.iterdir() if file.is_file() and file.name not in read)
+    count = sum(map(len, files.shards.values()))
+    say(f"{number_of(count, 'token file')} read in {path}")
+    if others:
+        say(describe_passed_over(others))
 
 
 def encode_once(
@@ -92,7 +105,7 @@ def content_hash(sources: Sequence[Source], tokenizer: Tokenizer) -> str:
 
 
 def split(
-    directory: Path, tokenizer: Tokenizer, train_fraction: float, vocab_size: int, name: str
+    directory: Path, tokenizer: Tokenizer, train_fraction: float, vocab_size: int, name: str = ""
 ) -> tuple[MappedTokens, MappedTokens, str]:
     """Return training and validation tokens of a directory, and their digest.
 

@@ -11,6 +11,9 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.data.loader import require_window
 from npgpt.errors import InputError
+from npgpt.weights.mapped import MappedFile
+
+KEPT = 32  # reads whose pages stay in memory: with each, the system maps up to 2 MB around it
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,12 @@ class Shard:
 
     path: Path
     tokens: Array  # (n,) uint16 or uint32, mapped
+    file: MappedFile | None = None  # None: the tokens are in memory
+
+    def drop_pages(self) -> None:
+        """Release the memory of the pages that were read."""
+        if self.file is not None:
+            self.file.drop_pages(0, self.file.data.size)
 
 
 class MappedTokens:
@@ -30,6 +39,7 @@ class MappedTokens:
     def __init__(self, shards: Sequence[Shard], vocab_size: int, name: str = ""):
         self.shards, self.vocab_size, self.name = list(shards), vocab_size, name
         self.ends = list(itertools.accumulate(len(shard.tokens) for shard in shards))
+        self.reads, self.touched = 0, set[int]()  # the numbers of shards with pages in memory
 
     @classmethod
     def of_array(cls, name: str, tokens: Array, vocab_size: int) -> "MappedTokens":
@@ -55,7 +65,7 @@ class MappedTokens:
         for shard, end in zip(self.shards, self.ends, strict=True):
             low, high = max(start, begin) - begin, min(stop, end) - begin
             if low < high:
-                found.append(Shard(shard.path, shard.tokens[low:high]))
+                found.append(Shard(shard.path, shard.tokens[low:high], shard.file))
             begin = end
         return MappedTokens(found, self.vocab_size, self.name)
 
@@ -69,7 +79,13 @@ class MappedTokens:
             part = shard.tokens[begin : begin + count - done]
             found[done : done + len(part)] = part
             check_ids(shard.path, part, self.vocab_size)
+            self.touched.add(number)
             done, number = done + len(part), number + 1
+        self.reads += 1
+        if self.reads % KEPT == 0:
+            for number in self.touched:
+                self.shards[number].drop_pages()
+            self.touched.clear()
         return found
 
 

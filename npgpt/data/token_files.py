@@ -59,6 +59,7 @@ class TokenFiles:
                     data = shard.tokens.view(np.uint8)
                     ends = hashlib.sha256(data[:SAMPLE].tobytes() + data[-SAMPLE:].tobytes())
                     text = ends.hexdigest()
+                    shard.drop_pages()
                 found.update(f"{split} {len(shard.tokens)} {text}\n".encode())
         return found.hexdigest()
 
@@ -177,17 +178,19 @@ def has_header(path: Path) -> bool:
 
 def open_raw(path: Path) -> Shard:
     """Map nanoGPT's file."""
-    data = MappedFile(path).data
+    file = MappedFile(path)
+    data = file.data
     if not data.size or data.size % 2:
         raise InputError(
             f"{path} has {data.size:,} bytes, but nanoGPT's files have two per token, at least one"
         )
-    return Shard(path, data.view(DTYPES["uint16"]))
+    return Shard(path, data.view(DTYPES["uint16"]), file)
 
 
 def open_llmc(path: Path) -> Shard:
     """Map llm.c's file. Raise InputError unless its size fits its header."""
-    data: Array = MappedFile(path).data
+    file = MappedFile(path)
+    data: Array = file.data
     if data.size < 4 * HEADER:
         raise InputError(
             f"{path} is truncated: {data.size:,} bytes, the header alone has {4 * HEADER:,}"
@@ -206,4 +209,4 @@ def open_llmc(path: Path) -> Shard:
             f"{path} has {data.size:,} bytes, but its header says {count:,} tokens, which are "
             f"{size:,} bytes"
         )
-    return Shard(path, data[4 * HEADER :].view(dtype))
+    return Shard(path, data[4 * HEADER :].view(dtype), file)

@@ -69,6 +69,24 @@ def test_shards_are_one_sequence(size):
     assert len(tokens.part(5, 5)) == 0
 
 
+def test_pages_that_were_read_are_released():
+    """Otherwise a run would hold all data that it has read in memory."""
+
+    class File:
+        data, dropped = np.zeros(500, np.uint8), 0
+
+        def drop_pages(self, start, stop):
+            assert (start, stop) == (0, 500)
+            self.dropped += 1
+
+    files = File(), File()
+    tokens = MappedTokens([Shard("a", IDS[:500], files[0]), Shard("b", IDS[500:], files[1])], 257)
+    part = tokens.part(0, 500)
+    for _ in range(320):
+        part.read(3, 5)
+    assert (files[0].dropped, files[1].dropped) == (10, 0)
+
+
 @pytest.mark.parametrize("length, stride", [(8, 8), (16, 5), (999, 1), (7, 30)])
 def test_windows_are_those_of_an_array(length, stride):
     inputs, targets = windows(IDS, length, stride, what="test")
@@ -167,7 +185,13 @@ def test_the_files_of_llmc_and_nanogpt(tmp_path):
     IDS[:300].astype("<u2").tofile(nano / "val.bin")
     IDS[300:].astype("<u2").tofile(nano / "train.bin")
     (nano / "meta.pkl").write_bytes(b"never read")
-    found = [read_tokens(replace(SETTINGS, data=str(path))) for path in (llmc, nano)]
+    said = []
+    found = [
+        read_tokens(replace(SETTINGS, data=str(path)), say=said.append) for path in (llmc, nano)
+    ]
+    assert said[0] == f"3 token files read in {llmc}"
+    assert said[1] == f"2 token files read in {nano}"
+    assert said[2].startswith("1 file passed over: ")
     for tokens in found:
         assert tokens.train.read(0, 700).tolist() == IDS[300:].tolist()
         assert tokens.val.read(0, 300).tolist() == IDS[:300].tolist()
