@@ -47,9 +47,9 @@ class Hyperparameters(TrainingConfig):
 class RunFlags(RunConfig):
     """Everything that determines the result of a run."""
 
-    data: Sources  # type: ignore[assignment]
-    data_weights: Weights  # type: ignore[assignment]
-    val_data: ValSources  # type: ignore[assignment]
+    data: Sources
+    data_weights: Weights
+    val_data: ValSources
     tokenizer: Annotated[str, tyro.conf.arg(metavar="{byte,gpt2,PATH}")] = "byte"
     config: ModelShape
     training: Hyperparameters

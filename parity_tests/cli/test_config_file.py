@@ -59,8 +59,8 @@ def test_the_vocabulary_is_that_of_the_tokenizer():
 def test_the_config_json_of_a_run_repeats_it(npgpt_, run):
     npgpt_("train --config run/config.json --out again")
     assert final("again") == final("run")
-    config = [json.loads(Path(f"{name}/config.json").read_text()) for name in ("run", "again")]
-    assert config[0] == config[1]
+    first, second = (json.loads(Path(f"{d}/config.json").read_text()) for d in ("run", "again"))
+    assert first | {"directory": None} == second | {"directory": None}
     npgpt_("train --config run/config.json --steps 3 --out short")
     assert len(lines("short/metrics.jsonl")) == 2
 
