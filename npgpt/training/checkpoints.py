@@ -147,8 +147,7 @@ class Checkpoints:
                 settle_best(self.path, [])
             raise
         settle_best(self.path, run.state["progress"]["history"])
-        if keep:
-            delete_older(self.path, before, keep)
+        delete_older(self.path, run.state["progress"]["step"], keep)
 
 
 def inode(path: Path) -> int | None:
@@ -182,8 +181,15 @@ def settle_best(path: Path, history: list[dict[str, Any]]) -> None:
                 remove(path / name)
 
 
-def delete_older(path: Path, newest: int, keep: int) -> None:
-    """Delete all but the `keep` newest of the older checkpoints, up to that of step `newest`."""
-    found = {int(match[1]): name for name in os.listdir(path) if (match := OLDER.fullmatch(name))}
-    for step in sorted(step for step in found if step <= newest)[:-keep]:
-        remove(path / found[step])
+def delete_older(path: Path, done: int, keep: int) -> None:
+    """Delete all but the `keep` newest checkpoints of fewer than `done` steps; if 0, none."""
+    if keep:
+        names = filter(OLDER.fullmatch, os.listdir(path))
+        older = {step: name for name in names if (step := steps_of(name)) < done}
+        for step in sorted(older)[:-keep]:
+            remove(path / older[step])
+
+
+def steps_of(name: str) -> int:
+    """Return the number of steps in the name of an older checkpoint."""
+    return int(name.removeprefix("checkpoint-").removesuffix(".h5"))

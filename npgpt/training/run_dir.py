@@ -18,7 +18,14 @@ from npgpt.system.atomic import TEMPORARY, append, atomic_write, make_directory,
 from npgpt.system.files import file_lock, open_regular, os_error
 from npgpt.system.shell import option
 from npgpt.training import run_state
-from npgpt.training.checkpoints import BEST, Checkpoints, best_evaluation, is_own, settle_best
+from npgpt.training.checkpoints import (
+    BEST,
+    Checkpoints,
+    best_evaluation,
+    delete_older,
+    is_own,
+    settle_best,
+)
 from npgpt.training.curve import read_curve
 from npgpt.training.events import Evaluation, Event, Progress, Sample, Step
 from npgpt.training.metrics import evaluation_line, lines_before, step_line
@@ -124,7 +131,9 @@ class RunDir:
         self.settings = settings = absolute_paths(settings)
         self.data_sha256 = tokens.sha256
         self.tokenizer = tokens.tokenizer
+        # A kill may have come between checkpoint.h5 and the files that follow it.
         settle_best(self.path, trainer.progress.history)
+        delete_older(self.path, trainer.progress.step, settings.training.keep)
         derived: dict[str, Any] = {
             "parameters": trainer.model.size,
             "tokens_per_epoch": trainer.tokens_per_epoch,
