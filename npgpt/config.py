@@ -138,6 +138,8 @@ class TrainingConfig:
         number of evaluations does not change the training. eval_tokens never changes it.
     log_every : int, default 1
         Steps between lines of metrics.jsonl with the loss of a step.
+    tensorboard : bool, default False
+        Write event files for TensorBoard into the run directory. Needs npgpt[tensorboard].
     checkpoint_every : int or None, default None
         Steps between checkpoints. None: one after each epoch.
     checkpoint_minutes : float or None, default 15.0
@@ -182,6 +184,7 @@ class TrainingConfig:
     eval_tokens: int | None = None
     eval_rng: Literal["shared", "separate"] = "shared"
     log_every: int = 1
+    tensorboard: bool = False
     checkpoint_every: int | None = None
     checkpoint_minutes: float | None = 15.0
     keep: int = 0
@@ -220,6 +223,8 @@ class TrainingConfig:
             at_least(self, name, 0)
             if getattr(self, name) >= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be in [0, 1)")
+        if not isinstance(self.tensorboard, bool):
+            raise ConfigError(f"tensorboard is {show(self.tensorboard)}, but must be true or false")
         check_optimizer(self)
         if not is_one_of(self.decay, ("all", "matrices")):
             raise ConfigError(f'decay is {show(self.decay)}, but must be "all" or "matrices"')

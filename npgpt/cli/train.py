@@ -21,7 +21,7 @@ from npgpt.distributed.launcher import find_launcher
 from npgpt.errors import RunError
 from npgpt.preset import FINE_TUNING
 from npgpt.system import memory
-from npgpt.system.shell import npgpt_command
+from npgpt.system.shell import npgpt_command, option
 from npgpt.system.streams import keep_unshown
 from npgpt.system.terminal import MAX_ERROR, printable_line
 
@@ -76,10 +76,12 @@ class Train:
     def train(self) -> int:
         """Start or resume a run; train to its end or to a signal. Return the exit status."""
         from npgpt.performance import system_info
-        from npgpt.training import run_dir
+        from npgpt.training import event_file, run_dir
 
         if self.settings.dtype == "bfloat16" and not system_info.multiplies_bfloat16():
             print(f"{system_info.NO_BFLOAT16}: training in bfloat16 will be slow", file=sys.stderr)
+        if self.settings.training.tensorboard:
+            event_file.import_protocol()  # if it is missing, before the data is read
         resumed = self.resume and run_dir.run_dir_of(self.resume)
         with contextlib.ExitStack() as lock:
             if resumed and self.out in (None, resumed):
@@ -164,6 +166,8 @@ class Train:
         width = max(map(len, files))
         for file, content in files.items():
             print(f"{file:<{width}}  {content}")
+        if self.settings.training.tensorboard:
+            print("To see its curves:", f"tensorboard {option('logdir', path)}")
         prompt = self.settings.training.prompt
         print("Next:", npgpt_command("generate", model=path, prompt=prompt))
         return 0

@@ -126,7 +126,7 @@ LENGTHS = ("epochs", "steps", "max_tokens")
 FREE_TO_CHANGE = {
     *LENGTHS, *LEARNING_RATE, "eval_every", "eval_batches", "eval_tokens", "eval_rng",
     "checkpoint_every",
-    "checkpoint_minutes", "keep", "log_every",
+    "checkpoint_minutes", "keep", "log_every", "tensorboard",
     "prompt", "sample_tokens",
     "data", "val_data",  # their tokens are compared later
 }  # fmt: skip

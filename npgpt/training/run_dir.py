@@ -27,6 +27,7 @@ from npgpt.training.checkpoints import (
     settle_best,
 )
 from npgpt.training.curve import read_curve
+from npgpt.training.event_file import EventFile
 from npgpt.training.events import Evaluation, Event, Progress, Sample, Step
 from npgpt.training.metrics import evaluation_line, lines_before, step_line
 from npgpt.training.plot import plot
@@ -64,6 +65,7 @@ class RunDir:
 
     def __init__(self, path: Path):
         self.path = path
+        self.event_file: EventFile | None = None  # with --tensorboard
 
     def require_unused(self) -> None:
         """Raise InputError if the directory has a run, or another file that a run would replace."""
@@ -103,6 +105,7 @@ class RunDir:
             except OSError as error:
                 raise os_error(f"{self.path / LOCK} cannot be locked", error) from None
             self.remove_temporaries()
+            stack.callback(self.close)
             yield self
 
     def remove_temporaries(self) -> None:
@@ -164,6 +167,8 @@ class RunDir:
                 if isinstance(error, RunError) and not left:
                     raise RunError(f"{error}; the new run was removed") from None
             raise
+        if settings.training.tensorboard:
+            self.event_file = EventFile(self.path, first_step=done.step)
 
     def sample_text(self, step: int, epoch: int, tokens: list[int]) -> str:
         """Return one entry of samples.txt."""
@@ -171,14 +176,23 @@ class RunDir:
         return f"--- epoch {epoch}, step {step}\n{decoded}\n"
 
     def record(self, event: Event) -> None:
-        """Append an event to metrics.jsonl or samples.txt."""
+        """Append an event to metrics.jsonl or samples.txt, and to TensorBoard's file."""
         match event:
+            case Step(step=step) if step % self.settings.training.log_every:
+                return
+            case Step():
+                append(self.path / "metrics.jsonl", step_line(event))
             case Evaluation():
                 append(self.path / "metrics.jsonl", evaluation_line(event))
             case Sample():
                 append(self.path / "samples.txt", self.sample_text(**vars(event)))
-            case Step(step=step) if step % self.settings.training.log_every == 0:
-                append(self.path / "metrics.jsonl", step_line(event))
+        if self.event_file:
+            self.event_file.add(event, self.tokenizer)
+
+    def close(self) -> None:
+        """Close TensorBoard's file, if one is open."""
+        if self.event_file:
+            self.event_file.close()
 
     def log(self, text: str) -> None:
         """Append a text that could not be shown to train.log. A failure is ignored."""

@@ -9,7 +9,7 @@ import pytest
 from npgpt.cli.main import parse
 from npgpt.cli.strict_yaml import parse_yaml
 from npgpt.errors import InputError
-from parity_tests.support.runs import final, lines
+from parity_tests.support.runs import evaluations, final
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,7 +62,7 @@ def test_the_config_json_of_a_run_repeats_it(npgpt_, run):
     first, second = (json.loads(Path(f"{d}/config.json").read_text()) for d in ("run", "again"))
     assert first | {"directory": None} == second | {"directory": None}
     npgpt_("train --config run/config.json --steps 3 --out short")
-    assert len(lines("short/metrics.jsonl")) == 2
+    assert len(evaluations("short")) == 2
 
 
 def test_a_file_with_resume_counts_as_flags(npgpt_, refused, run):
