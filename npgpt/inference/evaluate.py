@@ -61,8 +61,9 @@ def evaluate(
     """
     check_kind("model", model, GPT)
     encoded = encode_text(model, text) if isinstance(text, str) else text
-    tokens = encoded  # ids in files are checked when they are read
-    if not isinstance(encoded, MappedTokens):
+    if isinstance(encoded, MappedTokens):  # whose ids are checked when they are read
+        tokens: Array | MappedTokens = encoded
+    else:
         tokens = check_sequence(encoded, model.config, "tokens")
     if len(tokens) < 2:
         raise InputError(f"the text must have at least 2 tokens to predict one, got {len(tokens)}")
