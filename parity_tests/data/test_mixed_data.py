@@ -275,6 +275,3 @@ def test_evaluate_reads_token_files(paths, tmp_path, capsys):
     assert result(str(lines)) == whole  # documents, not raw JSON
     split = write(tmp_path / "b", "one two three<|endoftext|>four five", val_fraction=0.5)
     assert "over 9 tokens" in result(split)  # the validation split alone
-    other = write(tmp_path / "gpt2", "ships " * 50, by="gpt2", val_fraction=0)
-    assert main(["evaluate", "--model", str(model), "--data", other]) == 2
-    assert "was made with the tokenizer gpt2, not with byte" in capsys.readouterr().err
