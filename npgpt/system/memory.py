@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from npgpt.errors import InputError, RunError
 
 # Needed in bytes of address space, with a margin (python -m parity_tests.support.memory_limits)
-TO_START = 100 << 20
-TO_IMPORT_NUMPY = 130 << 20
+TO_START = 150 << 20  # with NumPy, whose OpenBLAS starts its threads
+TO_IMPORT_NUMPY = 150 << 20
 TO_IMPORT_NUMBA = 240 << 20  # without NumPy
 TO_LOAD = 16 << 20  # a kernel
 TO_COMPILE = 100 << 20

@@ -16,7 +16,7 @@ SPARE = 256 << 20  # bytes of memory that a copy must leave to training and to t
 def copy_model(model: Contents) -> Contents | None:
     """Return an independent copy of a model, None if it does not fit into memory."""
     copied = copy_trees([model.params])
-    return copied and model._replace(params=copied[0])
+    return None if copied is None else model._replace(params=copied[0])
 
 
 def copy_run(model: Contents, run: TrainingState) -> tuple[Contents, TrainingState] | None:
