@@ -47,7 +47,7 @@ def show(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: object) -> str:
     """Return an error's message on one line, at most 200 characters."""
-    text = " ".join(str(getattr(error, "reason", error)).split())
+    text = " ".join(str(error).split())
     return text[:200] or type(error).__name__

@@ -24,9 +24,9 @@ class Evaluate:
     Parameters
     ----------
     data
-        "bundled", "verdict" (downloaded once), a text file, a directory of .txt files, a .jsonl or
-        .parquet file, or a directory of token files. Of these, their validation split, or all
-        tokens without one.
+        "bundled", "verdict" (downloaded once), a text file, a directory of .txt files, a file of
+        documents (.jsonl, .parquet), or a directory of token files. Of these, their validation
+        split, or all tokens without one.
     model
         A run directory, weights in any supported format, or gpt2-small to gpt2-xl once downloaded.
     weights

@@ -169,8 +169,10 @@ def open_url(url: str, headers: dict[str, str]) -> HTTPResponse:
     except HTTPError as error:
         error.close()  # it holds the connection
         again = error.code in RETRY_STATUSES
-        raise RequestError(one_line(error), retry=again, status=error.code) from None
-    except (URLError, ValueError) as error:
+        raise RequestError(one_line(error.reason), retry=again, status=error.code) from None
+    except URLError as error:
+        raise RequestError(one_line(error.reason)) from None
+    except ValueError as error:
         raise RequestError(one_line(error)) from None
     except (OSError, HTTPException) as error:
         raise RequestError(one_line(error), retry=True) from None

@@ -56,8 +56,8 @@ def read_curve(path: Path) -> Curve:
         with open_regular(file) as lines:
             if (size := os.fstat(lines.fileno()).st_size) > MAX_METRICS:
                 raise InputError(
-                    f"{file} has {size:,} bytes; at most {MAX_METRICS:,} are read. "
-                    "A larger --log-every writes fewer lines"
+                    f"{file} cannot be read: it has {size:,} bytes; at most {MAX_METRICS:,} are "
+                    "read. A larger --log-every writes fewer lines"
                 )
             parsed = (
                 parse_line(line, f"{file}, line {i}") for i, line in enumerate(read_lines(lines), 1)

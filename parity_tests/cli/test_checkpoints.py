@@ -16,6 +16,7 @@ from npgpt.training.trainer import Trainer
 from npgpt.weights import checkpoint
 from parity_tests.support.processes import LONG, started
 from parity_tests.support.runs import POSIX_ONLY, TINY, final, lines
+from parity_tests.support.sources import ROOT
 
 NEW = "train --data text.txt --ops numpy --out run --min-lr None --steps 12"
 # The validation loss falls, and rises again.
@@ -192,7 +193,7 @@ def test_control_groups_limit_the_memory(tmp_path):
 @pytest.mark.slow
 def test_runs_that_are_killed_end_in_the_same_bits():
     """More of them: python -m parity_tests.support.kills N."""
-    with started("-m", "parity_tests.support.kills", "2", text=True) as process:
+    with started("-m", "parity_tests.support.kills", "2", cwd=ROOT, text=True) as process:
         out, err = process.communicate(timeout=LONG)
     assert "2 of 2 runs ended in the same bits" in out, out + err
 

@@ -87,4 +87,5 @@ def state_of(config):
     progress.history += [vars(Evaluation(i, 1, 16, 5.5, 5.6, 1e-2, 100.0)) for i in range(2)]
     progress.samples.append(vars(Sample(1, 1, [195, 169, 7])))
     settings = npgpt.config.RunConfig(ops="numpy", config=config)
-    return json.loads(json.dumps(run_state.to_json(settings, progress, "a digest")))
+    record = run_state.Record(settings, "a digest")
+    return json.loads(json.dumps(run_state.to_json(record, progress)))

@@ -207,7 +207,9 @@ def test_metrics_are_read_with_a_bound(tmp_path, monkeypatch):
     folder = write_run(tmp_path / "run", point() * 3)
     assert read_curve(folder).points[:, :3].tolist() == [[3.0, 1.5, 2.0]] * 3
     monkeypatch.setattr("npgpt.training.curve.MAX_METRICS", 100)
-    with pytest.raises(InputError, match=r"metrics.jsonl has .* bytes; at most 100 are read"):
+    with pytest.raises(
+        InputError, match=r"metrics.jsonl cannot be read: it has .* bytes; at most 100 are read"
+    ):
         read_curve(folder)
 
 
