@@ -62,6 +62,7 @@ class Checkpoints:
         self.saved_at = time.monotonic()
         self.lowest = min((line["val_loss"] for line in progress.history), default=math.inf)
         self.candidate: Candidate | None = None
+        self.copied: tuple[checkpoint.Contents, checkpoint.TrainingState] | None = None
         self.background = Background()
 
     def __enter__(self) -> "Checkpoints":
@@ -112,7 +113,7 @@ class Checkpoints:
                 )
         self.background.wait()  # before the copy, so that there are never two
         run = run_state.contents(self.trainer), run_state.capture(self.trainer, self.record)
-        copied = None if last else snapshot.copy_run(*run)
+        copied = self.copied = None if last else snapshot.copy_run(*run, self.copied)
         candidate, self.candidate = self.candidate, None
         before, self.saved, self.saved_at = self.saved, done, time.monotonic()
         if copied is None:

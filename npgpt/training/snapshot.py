@@ -19,9 +19,15 @@ def copy_model(model: Contents) -> Contents | None:
     return None if copied is None else model._replace(params=copied[0])
 
 
-def copy_run(model: Contents, run: TrainingState) -> tuple[Contents, TrainingState] | None:
-    """Return an independent copy of a model and its run, None if it does not fit into memory."""
-    copied = copy_trees([model.params, *run.moments.values()])
+def copy_run(
+    model: Contents, run: TrainingState, into: tuple[Contents, TrainingState] | None = None
+) -> tuple[Contents, TrainingState] | None:
+    """Return an independent copy of a model and its run, None if it does not fit into memory.
+
+    `into`: an earlier copy of the same run, which is no longer needed. Its memory is used again:
+    pages that are new to a process take several times as long as the copy.
+    """
+    copied = copy_trees(trees_of(model, run), into and trees_of(*into))
     if copied is None:
         return None
     parameters, *moments = copied
@@ -31,14 +37,20 @@ def copy_run(model: Contents, run: TrainingState) -> tuple[Contents, TrainingSta
     return model._replace(params=parameters), state
 
 
-def copy_trees(trees: list[Params]) -> list[Params] | None:
-    """Return copies of trees, made by several threads, or None if they do not fit into memory."""
-    size = sum(leaf.nbytes for tree in trees for leaf in leaves(tree))
-    available = memory.available()
-    if available is not None and available < size + SPARE:
+def trees_of(model: Contents, run: TrainingState) -> list[Params]:
+    """Return the parameters and the moments."""
+    return [model.params, *run.moments.values()]
+
+
+def copy_trees(trees: list[Params], copies: list[Params] | None = None) -> list[Params] | None:
+    """Return copies of trees, made by several threads, or None if they do not fit into memory.
+
+    `copies`: where to put them.
+    """
+    if copies is None and not fits(trees):
         return None
     try:
-        copies = [zeros_like(tree) for tree in trees]
+        copies = copies or [zeros_like(tree) for tree in trees]
         with ThreadPoolExecutor(min(THREADS, machine.cores())) as pool:
             pairs = zip(copies, trees, strict=True)
             work = [pool.map(np.copyto, leaves(twin), leaves(tree)) for twin, tree in pairs]
@@ -47,3 +59,10 @@ def copy_trees(trees: list[Params]) -> list[Params] | None:
     except (MemoryError, RuntimeError):  # RuntimeError: no memory for a thread
         return None
     return copies
+
+
+def fits(trees: list[Params]) -> bool:
+    """Return True if there is memory for a copy of trees."""
+    size = sum(leaf.nbytes for tree in trees for leaf in leaves(tree))
+    available = memory.available()
+    return available is None or available >= size + SPARE

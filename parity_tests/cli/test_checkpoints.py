@@ -6,6 +6,7 @@ import shutil
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import npgpt
@@ -129,6 +130,28 @@ def test_training_continues_while_a_checkpoint_is_written(npgpt_, writer, monkey
     assert final("run") == final("whole")
     npgpt_("train --data text.txt --ops numpy --min-lr None --out short --steps 6", *TINY)
     assert weights("run/checkpoint-000006.h5") == weights("short/checkpoint.h5")
+
+
+def test_the_memory_of_a_copy_is_used_again(npgpt_, writer, monkeypatch):
+    """A file that is still being written is not changed by it."""
+    copies, copy_run = [], snapshot.copy_run
+
+    def copying(*run):
+        copies.append(copy_run(*run))
+        return copies[-1]
+
+    monkeypatch.setattr(snapshot, "copy_run", copying)
+    writer(lambda: None)
+    npgpt_(NEW, *TINY, "--checkpoint-every", "2", "--keep", "9")
+    (first, state), (second, later) = copies[:2]
+    for one, two in [
+        (first.params, second.params),
+        *zip(*(x.moments.values() for x in (state, later)), strict=True),
+    ]:
+        for (name, a), (_, b) in zip(named(one), named(two), strict=True):
+            assert np.shares_memory(a, b), name
+    npgpt_("train --data text.txt --ops numpy --min-lr None --out short --steps 2", *TINY)
+    assert weights("run/checkpoint-000002.h5") == weights("short/checkpoint.h5")
 
 
 def test_an_error_behind_ends_the_run(npgpt_, writer, monkeypatch):
