@@ -1,4 +1,4 @@
-"""How long does training wait for a checkpoint of GPT-2 small with AdamW's moments (1.5 GB)?
+"""Measure the wait of training for a checkpoint of GPT-2 small with AdamW's moments (1.5 GB).
 
     python -m benchmarks.checkpoint [--rounds 5]
 

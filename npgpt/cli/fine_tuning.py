@@ -48,10 +48,9 @@ def batches(settings: RunConfig) -> Iterator[RunConfig]:
 def fits_into_memory(settings: RunConfig) -> bool:
     """Return True if a step fits into the memory that is available."""
     from npgpt.performance import estimate
-    from npgpt.system import machine, memory
+    from npgpt.system import memory
 
-    known = [size for size in (machine.memory()[1], memory.left()) if size is not None]
-    return estimate.fits(settings, settings.config.n_layer, min(known, default=None))
+    return estimate.fits(settings, settings.config.n_layer, memory.available())
 
 
 def describe(settings: RunConfig) -> str:

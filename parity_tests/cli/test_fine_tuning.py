@@ -8,7 +8,7 @@ import pytest
 from npgpt.cli import fine_tuning
 from npgpt.cli.main import parse
 from npgpt.preset import FINE_TUNING, PRESETS
-from npgpt.system import machine
+from npgpt.system import memory as system_memory
 from npgpt.training import schedule
 from parity_tests.support.runs import final
 
@@ -18,7 +18,7 @@ GB = 10**9
 
 
 def fit(tokens, memory, monkeypatch, given=(), settings=SETTINGS):
-    monkeypatch.setattr(machine, "memory", lambda: (memory, memory))
+    monkeypatch.setattr(system_memory, "available", lambda: memory)
     fitted = fine_tuning.fit(settings, SimpleNamespace(train=range(tokens)), frozenset(given))
     return fitted.training
 
