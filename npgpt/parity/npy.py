@@ -1,0 +1,151 @@
+"""Read and write NumPy's arrays and archives without trusting them.
+
+    .npy    b"\\x93NUMPY", version (2 bytes), length of the header (2 bytes; 4 from version 2 on),
+            the header, a Python dict in plain text:
+                {'descr': '<f4', 'fortran_order': False, 'shape': (3, 9), }
+            and the numbers
+    .npz    a ZIP archive of .npy files, stored or deflated
+
+NumPy's own reader unpickles arrays of objects, evaluates the header, and believes its shape.
+https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
+"""
+
+import math
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from npgpt.arrays import Array
+from npgpt.errors import InputError, one_line, show
+from npgpt.quantized_matrix import from_bfloat16
+from npgpt.system.files import open_regular, os_error
+
+MAGIC = b"\x93NUMPY"
+MAX_HEADER = 10_000  # bytes: NumPy's own limit
+MAX_FILES = 20_000  # in an archive: GPT-2 XL's parameters and activations are 5,000
+MAX_BYTES = 1 << 33  # of all arrays in an archive, which may be 1000 times smaller
+MAX_AXES = 64  # NumPy's limit
+FIELD = re.compile(
+    r"\s*'(descr|fortran_order|shape)'\s*:\s*('[^'\\]*'|True|False|\([\d\s,L]*\))\s*"
+)
+# bool, integers, floats, texts; NumPy stores bfloat16 (of ml_dtypes) as 2 bytes without a type
+DESCR = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248]|[US]\d{1,8}|V2)")
+FAILURES = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+
+
+def read_archive(path: str | Path, max_bytes: int = MAX_BYTES) -> dict[str, Array]:
+    """Return the arrays of an .npz file by name.
+
+    Raises InputError if the file is damaged, has an array of objects, or more than `max_bytes`.
+    """
+    found: dict[str, Array] = {}
+    try:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            check_sizes(path, entries, max_bytes)
+            for entry in entries:
+                name = entry.filename.removesuffix(".npy")
+                if name in found:
+                    raise InputError(f"{path} has {show(name)} twice")
+                with archive.open(entry) as member:
+                    found[name] = read_array(member, entry.file_size, f"{path}: {show(name)}")
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}") from None
+    except OSError as error:
+        raise os_error(f"{path} cannot be read", error) from None
+    except FAILURES as error:
+        text = f"{path} is truncated, damaged or not an .npz file: {one_line(error)}"
+        raise InputError(text) from None
+    return found
+
+
+def check_sizes(path: str | Path, entries: list[zipfile.ZipInfo], max_bytes: int) -> None:
+    """Raise InputError if an archive has too many files, or if they are too large together."""
+    if len(entries) > MAX_FILES:
+        raise InputError(f"{path} has {len(entries):,} arrays; at most {MAX_FILES:,} are read")
+    total = sum(entry.file_size for entry in entries)
+    if total > max_bytes:
+        raise InputError(f"{path} has {total:,} bytes of arrays; at most {max_bytes:,} are read")
+
+
+def read_array(file: Any, size: int, about: str) -> Array:
+    """Return the array in an open .npy file of `size` bytes. `about`: names it in messages.
+
+    bfloat16 is widened to float32. Raises InputError if the file is damaged, or if its numbers are
+    of another type.
+    """
+    start = file.read(8)
+    if start[:6] != MAGIC or start[6:7] not in (b"\1", b"\2", b"\3"):
+        raise InputError(f"{about} is not an .npy array: it begins with {start!r}")
+    width = 2 if start[6] == 1 else 4
+    length = int.from_bytes(file.read(width), "little")
+    if length > MAX_HEADER:
+        raise InputError(f"{about} has a header of {length:,} bytes; at most {MAX_HEADER:,} "
+                         "are read")  # fmt: skip
+    dtype, fortran_order, shape = parse_header(file.read(length).decode("latin-1"), about)
+    expected, left = math.prod(shape) * dtype.itemsize, size - 8 - width - length
+    if left != expected:
+        raise InputError(
+            f"{about} has {max(left, 0):,} bytes of numbers, but {expected:,} are needed for "
+            f"{dtype} of shape {shape}"
+        )
+    flat = np.frombuffer(read_exactly(file, expected, about), dtype)
+    flat = from_bfloat16(flat.view(np.uint16)) if dtype.kind == "V" else flat
+    return flat.reshape(shape, order="F" if fortran_order else "C")
+
+
+def parse_header(text: str, about: str) -> tuple[np.dtype, bool, tuple[int, ...]]:
+    """Return dtype, order and shape in the header of an .npy file. Raises InputError."""
+    body, at = text.strip().removeprefix("{").removesuffix("}"), 0
+    found: dict[str, str] = {}
+    while field := FIELD.match(body, at):
+        found[field[1]] = field[2]
+        at = field.end() + (body[field.end() : field.end() + 1] == ",")
+    if "'|O'" in text or "'O'" in text:
+        raise InputError(
+            f"{about} is a pickle, which is refused: reading it runs any code in it. Save arrays "
+            "of numbers"
+        )
+    if body[at:].strip() or found.keys() != {"descr", "fortran_order", "shape"}:
+        raise InputError(f"{about} has the header {show(text.strip())}, expected numbers of a type")
+    descr, order, sizes = found["descr"][1:-1], found["fortran_order"], found["shape"]
+    if not DESCR.fullmatch(descr):
+        raise InputError(f"{about} has the type {show(descr)}, expected integers or floats")
+    digits = [part.strip().rstrip("L") for part in sizes[1:-1].split(",") if part.strip()]
+    if len(digits) > MAX_AXES or any(not d.isdecimal() or len(d) > 18 for d in digits):
+        raise InputError(f"{about} has the shape {show(sizes)}, expected sizes")
+    shape = tuple(map(int, digits))
+    dtype = np.dtype(descr)
+    if math.prod(max(n, 1) for n in shape) * max(dtype.itemsize, 1) >= 1 << 60:
+        raise InputError(f"{about}: its shape {show(sizes)} is larger than any array")
+    return dtype, order == "True", shape
+
+
+def read_exactly(file: Any, size: int, about: str) -> bytearray:
+    """Return the next `size` bytes of a file. Raises InputError if there are fewer.
+
+    Memory grows with the bytes that are read, not with those that are claimed.
+    """
+    found = bytearray()
+    while len(found) < size:
+        part = file.read(min(size - len(found), 1 << 24))
+        if not part:
+            raise InputError(f"{about} is truncated: {len(found):,} of {size:,} bytes")
+        found += part
+    return found
+
+
+def write_archive(file: BinaryIO, arrays: Mapping[str, Array]) -> None:
+    """Write arrays to an open file as .npz: stored, in their order, at a fixed date."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            entry = zipfile.ZipInfo(f"{name}.npy")
+            with archive.open(entry, "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
