@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
@@ -148,4 +148,13 @@ def write_archive(file: BinaryIO, arrays: Mapping[str, Array]) -> None:
         for name, array in arrays.items():
             entry = zipfile.ZipInfo(f"{name}.npy")
             with archive.open(entry, "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+                write_array(member, np.asarray(array, order="C"))
+
+
+def write_array(file: IO[bytes], array: Array) -> None:
+    """Write a row-major array to an open file as .npy. Raises InputError for one of objects."""
+    if array.dtype.hasobject:
+        raise InputError(f"an array of {array.dtype} cannot be written: its numbers have no type")
+    header = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    file.write(array.data)
