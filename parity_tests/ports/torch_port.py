@@ -259,13 +259,16 @@ def run(probe, kinds=files.KINDS, dtype="float32"):
             dump["cached_logits"] = torch.cat(steps, dim=1)
     if "after" in kinds:
         model.train()
+        model.zero_grad()
         optimizer = make_optimizer(model, settings)
         for step in range(1, settings["steps"] + 1):
             train_step(model, optimizer, tokens, targets, settings)
             for name, p in model.named_parameters():
                 dump[f"after{step}/{name}"] = p.detach().clone()
     torch.set_default_dtype(torch.float32)
-    return files.keep({name: x.numpy() for name, x in dump.items()}, kinds, probe)
+    arrays = {name: (x.float() if x.dtype == torch.bfloat16 else x).numpy()
+              for name, x in dump.items()}  # fmt: skip
+    return files.keep(arrays, kinds, probe)
 
 
 if __name__ == "__main__":
