@@ -1,5 +1,6 @@
 """Types, defaults and output that several commands share."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, get_args
 import tyro
 
 from npgpt.config import OptimizerName
+from npgpt.errors import InputError
 from npgpt.system import env_vars
 from npgpt.system.terminal import printable_line
 
@@ -50,6 +52,18 @@ def model_path(path: Path | None) -> Path:
     from npgpt.training import run_dir
 
     return run_dir.latest_checkpoint()
+
+
+def require_new(out: Path, *, directory: bool = True) -> None:
+    """Raise InputError if the output exists. A `directory` may, if it is empty: it is replaced.
+
+    Replacing the working directory would leave the shell in one that is deleted.
+    """
+    if not os.path.lexists(out):
+        return
+    empty = directory and out.is_dir() and not any(out.iterdir())
+    if not empty or out.samefile(os.curdir):
+        raise InputError(f"{out} already exists: choose another --out")
 
 
 def load(

@@ -1,13 +1,12 @@
 """npgpt export."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from npgpt.cli.common import ModelPath, OptionalTokenizer, model_path
+from npgpt.cli.common import ModelPath, OptionalTokenizer, model_path, require_new
 from npgpt.download.resolve import resolve
-from npgpt.errors import ConfigError, InputError
+from npgpt.errors import ConfigError
 from npgpt.system.terminal import printable_line
 
 
@@ -45,7 +44,7 @@ class Export:
 
         source = formats.open_weights(resolve(model_path(self.model)))
         config, name = source.config, choose(source, self.tokenizer).tokenizer
-        self.require_new()
+        require_new(self.out, directory=self.to == "huggingface")
         found = None if name is None else tokenizer(name)
         if found is not None:
             check_size(found, config)
@@ -64,14 +63,3 @@ class Export:
             checkpoint.write(self.out, contents)
         print(printable_line(str(self.out)))
         return 0
-
-    def require_new(self) -> None:
-        """Raise InputError if the output exists. A directory may, if it is empty: it is replaced.
-
-        Replacing the working directory would leave the shell in one that is deleted.
-        """
-        if not os.path.lexists(self.out):
-            return
-        empty = self.to == "huggingface" and self.out.is_dir() and not any(self.out.iterdir())
-        if not empty or self.out.samefile(os.curdir):
-            raise InputError(f"{self.out} already exists: choose another --out")

@@ -20,6 +20,7 @@ from npgpt.cli.help_output import help_output
 from npgpt.cli.info import Info
 from npgpt.cli.inspect import Inspect
 from npgpt.cli.plot import Plot
+from npgpt.cli.probe import Probe
 from npgpt.cli.profile import Profile
 from npgpt.cli.quantize import Quantize
 from npgpt.cli.signals import INTERRUPTED
@@ -43,6 +44,7 @@ COMMANDS = {
     "quantize": Quantize,
     "inspect": Inspect,
     "compare": Compare,
+    "probe": Probe,
     "book": Book,
     "profile": Profile,
     "estimate": Estimate,

@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 
 from npgpt.arrays import Array
+from npgpt.config import Config
 from npgpt.errors import InputError, show
-from npgpt.parity import npy
+from npgpt.parity import debug_state, npy
 from npgpt.system.atomic import atomic_write
-from npgpt.weights.strict_json import parse_json_object
+from npgpt.weights.mapped import BFLOAT16, ZIP, MappedFile, MappedTensor, refuse_pickle
+from npgpt.weights.safetensors import is_safetensors, read_file
+from npgpt.weights.strict_json import parse_json_object, read_json_object
 
-META = "meta"  # the name of the JSON text among the tensors
+META, META_FILE = "meta", "meta.json"  # the JSON text among the tensors, or in a folder
+FORMATS = "supported are .npz, safetensors, a folder of .npy files, and llm.c's debug state"
 MAX_META = 1 << 20  # bytes
 MAX_NAME = 200  # characters
 
@@ -38,9 +42,40 @@ class Dump:
     path: str = "the dump"
 
 
-def read(path: str | Path) -> Dump:
-    """Return the dump in a file. Raises InputError if it is damaged or holds no numbers."""
-    return make(npy.read_archive(path), str(path))
+def read(path: str | Path, config: Config | None = None) -> Dump:
+    """Return the dump in a file, in the format that its contents have, or in a folder of .npy.
+
+    `config`: of the probe, which llm.c's debug state needs. Raises InputError if the file is
+    damaged, in none of the formats, or a pickle.
+    """
+    path = Path(path)
+    if path.is_dir():
+        arrays: dict[str, Any] = dict(npy.read_folder(path))
+        if (path / META_FILE).is_file():
+            arrays[META] = read_json_object(path / META_FILE)
+        return make(arrays, str(path))
+    file = MappedFile(path)
+    head = file.data[:64].tobytes()
+    if head.startswith(ZIP):
+        return make(npy.read_archive(path), str(path))
+    if debug_state.is_debug_state(head):
+        if config is None:
+            raise InputError(f"{path} is llm.c's debug state, which needs a probe beside it")
+        return make(debug_state.read(path, config), str(path))
+    if is_safetensors(head):
+        tensors, metadata = read_file(path)
+        arrays = {name: to_array(tensor) for name, tensor in tensors.items()}
+        if META in metadata:
+            arrays[META] = np.asarray(metadata[META])
+        return make(arrays, str(path))
+    refuse_pickle(file)
+    raise InputError(f"{path} is no dump: it has {file.data.size:,} bytes and begins with "
+                     f"{head[:8]!r}; {FORMATS}")  # fmt: skip
+
+
+def to_array(tensor: MappedTensor) -> Array:
+    """Return a tensor in a file as an array: a view, unless it is bfloat16."""
+    return tensor.array() if tensor.dtype == BFLOAT16 else tensor.raw()
 
 
 def make(arrays: Mapping[str, Any], path: str = "the dump") -> Dump:
@@ -66,16 +101,25 @@ def check_name(name: Any, path: str) -> str:
 
 def check_array(array: Any, about: str) -> Array:
     """Return integers or floats in the machine's byte order. Raise InputError for anything else."""
-    found = np.asarray(array)
+    try:
+        found = from_tensor(array) if hasattr(array, "detach") else np.asarray(array)
+    except (TypeError, ValueError):
+        raise InputError(f"{about} is {show(array)}, but must be an array of numbers") from None
     if found.dtype.kind not in "biuf" or found.dtype.itemsize > 8:
         raise InputError(f"{about} is {found.dtype}, but must be integers or floats")
     return found.astype(found.dtype.newbyteorder("="), copy=False)
 
 
+def from_tensor(tensor: Any) -> Array:
+    """Return a copy of a tensor of PyTorch. bfloat16, which NumPy does not have, is widened."""
+    tensor = tensor.detach().cpu()
+    return np.array((tensor.float() if "bfloat16" in str(tensor.dtype) else tensor).numpy())
+
+
 def parse_meta(found: Any, path: str) -> dict[str, Any]:
     """Return the meta data: a dict, or its JSON as a text, or as the bytes of one."""
     if isinstance(found, Mapping):
-        return dict(found)
+        return dict(found)  # parsed already, or made by the caller
     array = np.asarray(found)
     if array.nbytes > MAX_META:
         raise InputError(f"{path}: its meta has {array.nbytes:,} bytes; at most {MAX_META:,} "

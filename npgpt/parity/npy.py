@@ -11,6 +11,7 @@ https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
 """
 
 import math
+import os
 import re
 import zipfile
 import zlib
@@ -29,6 +30,7 @@ MAGIC = b"\x93NUMPY"
 MAX_HEADER = 10_000  # bytes: NumPy's own limit
 MAX_FILES = 20_000  # in an archive: GPT-2 XL's parameters and activations are 5,000
 MAX_BYTES = 1 << 33  # of all arrays in an archive, which may be 1000 times smaller
+MAX_DEPTH = 20  # folders in each other
 MAX_AXES = 64  # NumPy's limit
 FIELD = re.compile(
     r"\s*'(descr|fortran_order|shape)'\s*:\s*('[^'\\]*'|True|False|\([\d\s,L]*\))\s*"
@@ -49,7 +51,7 @@ def read_archive(path: str | Path, max_bytes: int = MAX_BYTES) -> dict[str, Arra
             entries = archive.infolist()
             check_sizes(path, entries, max_bytes)
             for entry in entries:
-                name = entry.filename.removesuffix(".npy")
+                name = member_name(path, entry.filename)
                 if name in found:
                     raise InputError(f"{path} has {show(name)} twice")
                 with archive.open(entry) as member:
@@ -64,6 +66,54 @@ def read_archive(path: str | Path, max_bytes: int = MAX_BYTES) -> dict[str, Arra
         text = f"{path} is truncated, damaged or not an .npz file: {one_line(error)}"
         raise InputError(text) from None
     return found
+
+
+def read_folder(path: str | Path, max_bytes: int = MAX_BYTES) -> dict[str, Array]:
+    """Return the array of every .npy file in a folder and below it: "grad/wte.weight".
+
+    Links to folders are not followed. Raises InputError as `read_archive`.
+    """
+    found, left = {}, max_bytes
+    for file in list_folder(Path(path)):
+        name = file.relative_to(path).as_posix().removesuffix(".npy")
+        try:
+            with open_regular(file) as member:
+                size = os.fstat(member.fileno()).st_size
+                left -= size
+                if left < 0:
+                    raise InputError(f"{path} has more than {max_bytes:,} bytes of arrays")
+                found[name] = read_array(member, size, str(file))
+        except OSError as error:
+            raise os_error(f"{file} cannot be read", error) from None
+    return found
+
+
+def list_folder(path: Path) -> list[Path]:
+    """Return the .npy files in a folder and below it. Raises InputError if it cannot be read."""
+    found: list[Path] = []
+
+    def fail(error: OSError) -> None:
+        raise os_error(f"{error.filename} cannot be read", error) from None
+
+    for folder, folders, names in os.walk(path, onerror=fail):
+        folders.sort()
+        found += [Path(folder, name) for name in sorted(names) if name.endswith(".npy")]
+        if len(found) > MAX_FILES or Path(folder).relative_to(path).parts[MAX_DEPTH:]:
+            raise InputError(f"{path} has more than {MAX_FILES:,} arrays, or folders in more than "
+                             f"{MAX_DEPTH} folders")  # fmt: skip
+    return found
+
+
+def member_name(path: str | Path, name: str) -> str:
+    """Return the name of the array in a member of an archive. Raises InputError for other files."""
+    if name.endswith(".npy"):
+        return name.removesuffix(".npy")
+    if name.endswith(".pkl"):
+        raise InputError(
+            f"{path} is a pickle, as torch.save writes it, which is refused: reading it runs any "
+            "code in it. Save arrays with np.savez"
+        )
+    raise InputError(f"{path} has {show(name)}, which is no .npy array")
 
 
 def check_sizes(path: str | Path, entries: list[zipfile.ZipInfo], max_bytes: int) -> None:

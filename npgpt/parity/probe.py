@@ -22,9 +22,10 @@ from npgpt.gpt import GPT
 from npgpt.model import inputs, params
 from npgpt.model.params import Params
 from npgpt.ops.linear_cross_entropy import IGNORED
-from npgpt.parity import npy
+from npgpt.parity import debug_state, npy, readme
 from npgpt.rng import Generator
 from npgpt.system.atomic import atomic_directory, new_file
+from npgpt.weights import huggingface, llmc
 from npgpt.weights.strict_json import read_json_object
 from npgpt.weights.weight_file import parse_config
 
@@ -213,7 +214,7 @@ def draw_tokens(rng: Generator, count: int, shape: tuple[int, int]) -> Array:
 
 
 def write(directory: str | Path, probe: Probe) -> None:
-    """Write a new directory with settings, batch and weights, completely or not at all.
+    """Write a new directory with settings, batch, weights and a README, completely or not at all.
 
     Raises RunError if it exists or cannot be written.
     """
@@ -221,15 +222,27 @@ def write(directory: str | Path, probe: Probe) -> None:
         "version": VERSION,
         "config": dataclasses.asdict(probe.config),
         "settings": dataclasses.asdict(probe.settings),
+        "tokens": probe.tokens.tolist(),  # again, for programs without a reader of .npz
+        "targets": probe.targets.tolist(),
     }
-    batch = {"tokens": probe.tokens, "targets": probe.targets}
+    texts = {SETTINGS: json.dumps(values, indent=2) + "\n", "README.txt": readme.TEXT}
+    archives = {
+        BATCH: {"tokens": probe.tokens, "targets": probe.targets},
+        WEIGHTS: dict(params.named(probe.params)),
+    }
+    model = probe.config, probe.params
     with atomic_directory(directory) as new:
-        with new_file(new / SETTINGS) as file:
-            file.write(json.dumps(values, indent=2).encode() + b"\n")
-        with new_file(new / BATCH) as file:
-            npy.write_archive(file, batch)
-        with new_file(new / WEIGHTS) as file:
-            npy.write_archive(file, dict(params.named(probe.params)))
+        huggingface.write_huggingface(new, *model, None, dtype="float32")  # replaces it: the first
+        for name, text in texts.items():
+            with new_file(new / name) as file:
+                file.write(text.encode())
+        for name, arrays in archives.items():
+            with new_file(new / name) as file:
+                npy.write_archive(file, arrays)
+        if probe.config.tied:
+            llmc.write_llmc(new / "model.bin", *model, dtype="float32")
+        if debug_state.is_writable(probe.config, probe.targets):
+            debug_state.write(new / "debug_state.bin", *model, probe.tokens, probe.targets)
 
 
 def read(path: str | Path) -> Probe:

@@ -8,11 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
-from npgpt.arrays import Array
 from npgpt.errors import InputError, show
-from npgpt.parity.dump import Dump
+from npgpt.parity.dump import Dump, from_tensor
 
 METHODS = "named_modules", "named_parameters", "register_forward_hook"
 
@@ -52,7 +49,7 @@ def capture(module: Any) -> Iterator[Dump]:
     dump = Dump({}, {}, "the captured dump")
     record = Recorder(dump.tensors)
     for name, parameter in module.named_parameters():
-        dump.tensors[f"param/{name}"] = to_array(parameter)
+        dump.tensors[f"param/{name}"] = from_tensor(parameter)
     n_head = getattr(getattr(module, "config", None), "n_head", None)
     if isinstance(n_head, int):
         dump.meta["n_head"] = n_head
@@ -64,7 +61,7 @@ def capture(module: Any) -> Iterator[Dump]:
         yield dump
         for name, parameter in module.named_parameters():
             if parameter.grad is not None:
-                dump.tensors[f"grad/{name}"] = to_array(parameter.grad)
+                dump.tensors[f"grad/{name}"] = from_tensor(parameter.grad)
     finally:
         for hook in hooks:
             hook.remove()
@@ -102,26 +99,26 @@ class Recorder:
         if id(tensor) in self.seen or f"act/{name}" in self.found or not is_float(tensor):
             return
         self.seen[id(tensor)] = tensor
-        self.found[f"act/{name}"] = to_array(tensor)
+        self.found[f"act/{name}"] = from_tensor(tensor)
         if tensor.requires_grad:
             tensor.register_hook(lambda gradient: self.keep_gradient(name, gradient))
 
     def keep_gradient(self, name: str, gradient: Any) -> None:
         """Record the gradient of an activation."""
-        self.found.setdefault(f"dact/{name}", to_array(gradient))
+        self.found.setdefault(f"dact/{name}", from_tensor(gradient))
 
     def keep_arguments(self, values: list[Any]) -> None:
         """Record the first two tensors (B, T) of integers: the tokens and the targets."""
         ids = [one for one in tensors_in(values) if len(one.shape) == 2 and not is_float(one)]
         for name, tensor in zip(("tokens", "targets"), ids, strict=False):
-            self.found[name] = to_array(tensor)
+            self.found[name] = from_tensor(tensor)
 
     def keep_results(self, output: Any) -> None:
         """Record the loss, a tensor of one number, and the logits, one of three axes."""
         for tensor in filter(is_float, tensors_in(output)):
             name = {0: "loss", 3: "logits"}.get(len(tensor.shape))
             if name and name not in self.found:
-                self.found[name] = to_array(tensor)
+                self.found[name] = from_tensor(tensor)
 
 
 def tensors_in(value: Any) -> Iterator[Any]:
@@ -143,9 +140,3 @@ def is_tensor(value: Any) -> bool:
 def is_float(tensor: Any) -> bool:
     """Return True for a tensor of floating-point numbers."""
     return bool(tensor.dtype.is_floating_point)
-
-
-def to_array(tensor: Any) -> Array:
-    """Return a copy as an array on the CPU. bfloat16, which NumPy does not have, is widened."""
-    tensor = tensor.detach().cpu()
-    return np.array((tensor.float() if "bfloat16" in str(tensor.dtype) else tensor).numpy())

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -98,9 +99,14 @@ def shapes(config: Config, rows: int) -> dict[str, tuple[int, ...]]:
     return found | {"ln_f.weight": (C,), "ln_f.bias": (C,)}
 
 
-def map_stacked(config: Config, rows: int, file: MappedFile, dtype: str) -> dict[str, MappedTensor]:
-    """Return every kind of parameter as one mapped tensor, stacked over the layers."""
-    tensors, at = {}, 4 * HEADER
+def map_stacked(
+    config: Config, rows: int, file: MappedFile, dtype: str, at: int = 4 * HEADER
+) -> dict[str, MappedTensor]:
+    """Return every kind of parameter as one mapped tensor, stacked over the layers.
+
+    `at`: the offset of the first byte.
+    """
+    tensors = {}
     for name, shape in shapes(config, rows).items():
         tensors[name] = MappedTensor(file, at, shape, dtype)
         at += math.prod(shape) * itemsize(dtype)
@@ -136,17 +142,26 @@ def write_llmc(path: str | Path, config: Config, tree: Params, *, dtype: str) ->
     version = next((v for v, d in VERSIONS.items() if d == dtype), None)
     if version is None:
         raise InputError(f"llm.c's file holds {' or '.join(VERSIONS.values())}, not {dtype}")
-    rows = -(-config.vocab_size // PADDED) * PADDED
+    rows = padded_rows(config)
     header = np.zeros(HEADER, "<i4")
     sizes = (getattr(config, name) for name in FIELDS[2:-1])
     header[: len(FIELDS)] = MAGIC, version, *sizes, rows
-    arrays = dict(params.named(tree))
     with atomic_write(path) as file:
         file.write(header.data)
-        for kind, shape in shapes(config, rows).items():
-            for array in arrays_of(kind, shape, arrays, config):
-                for chunk in round_chunks(array, dtype, kind):
-                    file.write(chunk.data)
+        write_stacked(file, config, dict(params.named(tree)), dtype)
+
+
+def padded_rows(config: Config) -> int:
+    """Return the rows of wte in the file: V, padded."""
+    return -(-config.vocab_size // PADDED) * PADDED
+
+
+def write_stacked(file: BinaryIO, config: Config, arrays: dict[str, Array], dtype: str) -> None:
+    """Write parameters, or their gradients, to an open file, stacked over the layers."""
+    for kind, shape in shapes(config, padded_rows(config)).items():
+        for array in arrays_of(kind, shape, arrays, config):
+            for chunk in round_chunks(array, dtype, kind):
+                file.write(chunk.data)
 
 
 def arrays_of(

@@ -58,7 +58,7 @@ def test_info_warns_of_what_is_slow():
 
 FLAGS = {
     "": "train tokenize generate evaluate plot book download export quantize inspect compare "
-    "profile estimate info",
+    "probe profile estimate info",
     "train": (
         "--preset --data --val-data --tokenizer --epochs --steps --batch-size --context-length "
         "--stride --lr "
@@ -80,6 +80,7 @@ FLAGS = {
     "quantize": "PATH --to --weights {int8,bfloat16}",
     "inspect": "PATH --json --verify",
     "compare": "PATH --prompt --weights",
+    "probe": "--out --model --seed --tied --ignored",
     "plot": "--out",
     "profile": (
         "--preset --batch-size --context-length --vocab-size --n-layer --n-head --n-embd --dropout "

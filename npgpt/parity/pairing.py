@@ -1,0 +1,140 @@
+"""A probe and the dump of a port that computed with it: read together, checked with each other."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from npgpt.arrays import Array
+from npgpt.errors import InputError
+from npgpt.model.finite import ignore_overflow
+from npgpt.model.params import named
+from npgpt.parity import dump as dumps
+from npgpt.parity import probe as probes
+from npgpt.parity.dump import Dump
+from npgpt.parity.probe import SETTINGS, Probe
+from npgpt.quantized_matrix import from_bfloat16, to_bfloat16
+
+SMALL = 1 << 16  # numbers of the parameters by which another model is recognized
+SHARE = 0.1  # of their numbers must be the probe's; a port may have changed, or lost, the others
+
+
+def read(probe_path: str | Path, dump_path: str | Path) -> tuple[Probe, Dump]:
+    """Return a probe and a dump that fit each other.
+
+    In place of the probe, a model in any format: its batch is then the dump's tokens and targets.
+    Raises InputError if one cannot be read, or if the dump is of another batch or model.
+    """
+    probe = probes.read(probe_path)
+    dump = dumps.read(dump_path, probe.config)
+    if not (Path(probe_path) / SETTINGS).is_file() and {"tokens", "targets"} <= dump.tensors.keys():
+        try:
+            probe = probe.with_batch(dump.tensors["tokens"], dump.tensors["targets"])
+        except InputError as error:
+            raise InputError(f"{dump.path} is of another model: {error}") from None
+    return probe, check(dump, probe)
+
+
+def check(dump: Dump, probe: Probe) -> Dump:
+    """Return the dump with arrays in place of other numbers.
+
+    Raises InputError unless it can be compared with what the probe's model computes.
+    """
+    dump = dumps.make({**dump.tensors, dumps.META: dump.meta}, dump.path)
+    if not any(name == "loss" or name.startswith("grad/") for name in dump.tensors):
+        raise InputError(
+            f"{dump.path} has neither loss nor gradients (grad/*), of which it needs one: "
+            "see README.txt in the probe's directory"
+        )
+    check_finite(dump)
+    check_batch(dump, probe)
+    check_model(dump, probe)
+    return dump
+
+
+def check_finite(dump: Dump) -> None:
+    """Raise InputError if numbers are nan or infinite: with their number, and the first of them."""
+    wrong = {name: found for name, array in dump.tensors.items()
+             if (found := is_wrong(name, array)) is not None and found.any()}  # fmt: skip
+    if not wrong:
+        return
+    name, found = next(iter(wrong.items()))
+    at = f", the first at {first_index(found)}" if found.ndim else ""
+    others = f"; {len(wrong) - 1} more tensors hold some" if len(wrong) > 1 else ""
+    raise InputError(
+        f"{dump.path}: {name} has {np.count_nonzero(found):,} of {found.size:,} numbers that are "
+        f"nan or infinite{at}{others}"
+    )
+
+
+def is_wrong(name: str, array: Array) -> Array | None:
+    """Return where numbers are nan or infinite. None for integers.
+
+    Scores may be -inf where they are masked.
+    """
+    if array.dtype.kind != "f":
+        return None
+    masked = name.startswith(("act/", "mask/"))
+    return np.isnan(array) | np.isposinf(array) | (np.isneginf(array) & (not masked))
+
+
+def first_index(found: Array) -> tuple[int, ...]:
+    """Return the index of the first True."""
+    return tuple(map(int, np.unravel_index(int(np.argmax(found)), found.shape)))
+
+
+def check_batch(dump: Dump, probe: Probe) -> None:
+    """Raise InputError if the dump's tokens are not the probe's."""
+    tokens = dump.tensors.get("tokens")
+    if tokens is None:
+        return
+    if tokens.size != probe.tokens.size or tokens.shape[-1:] != probe.tokens.shape[-1:]:
+        raise InputError(
+            f"{dump.path} is of another batch: its tokens have the shape {tokens.shape}, the "
+            f"probe's {probe.tokens.shape}"
+        )
+    differs = tokens.reshape(probe.tokens.shape) != probe.tokens
+    if differs.any():
+        raise InputError(
+            f"{dump.path} is of another batch: {int(differs.sum())} of {tokens.size} tokens are "
+            f"not the probe's, the first at {first_index(differs)}"
+        )
+
+
+def check_model(dump: Dump, probe: Probe) -> None:
+    """Raise InputError if the dump's logits or parameters are not of the probe's model."""
+    logits, V = dump.tensors.get("logits"), probe.config.vocab_size
+    if logits is not None and logits.size < probe.tokens.size * V:
+        raise InputError(
+            f"{dump.path} is of another model: its logits have the shape {logits.shape}, but the "
+            f"probe's vocabulary is {V}"
+        )
+    sizes = [a.size for n, a in dump.tensors.items() if n.startswith(("param/", "grad/"))]
+    if sizes and np.isin(sizes, [*possible_sizes(probe)]).mean() < SHARE:
+        raise InputError(
+            f"{dump.path} is of another model: parameters and gradients (param/*, grad/*) do not "
+            f"have the sizes of the probe's, whose n_embd is {probe.config.n_embd}"
+        )
+    found = distinctive(a for n, a in dump.tensors.items() if n.startswith("param/"))
+    own = distinctive(array for _, array in named(probe.params))
+    with ignore_overflow():
+        halves = own.astype(np.float16).astype(np.float32), from_bfloat16(to_bfloat16(own))
+    if found.size and own.size and np.isin(found, [own, *halves]).mean() < SHARE:
+        raise InputError(
+            f"{dump.path} is of another model: its parameters (param/*) are not the probe's. Load "
+            "them, and dump them before any step of training"
+        )
+
+
+def possible_sizes(probe: Probe) -> set[int]:
+    """Return how many numbers a parameter may have, also where q, k, v or heads are apart."""
+    C, D = probe.config.n_embd, probe.config.n_embd // probe.config.n_head
+    return {array.size for _, array in named(probe.params)} | {C * C, C * D, D}
+
+
+def distinctive(arrays: Iterable[Array]) -> Array:
+    """Return the numbers of small parameters, but not those of untrained ones: 0 and 1."""
+    small = [np.ravel(array) for array in arrays if array.dtype.kind == "f" and array.size <= SMALL]
+    with ignore_overflow():
+        numbers = np.concatenate([np.empty(0), *small]).astype(np.float32)
+    return numbers[(numbers != 0) & (numbers != 1)]
