@@ -13,6 +13,7 @@ fail. The pool of the Numba backend asks for pages.
 import contextlib
 import ctypes
 import errno
+import itertools
 import sys
 import time
 from collections import Counter
@@ -31,6 +32,7 @@ import npgpt
 from npgpt.kernels import buffer_pool
 from parity_tests.support import faults
 from parity_tests.support.failing_disk import contents
+from parity_tests.support.time_left import with_time_left
 
 LARGE = 1 << 11  # bytes: the models are small
 SET_HANDLER = 304  # in the table of NumPy's C interface
@@ -236,14 +238,14 @@ def main(names: list[str]) -> int:
             started = time.process_time()
             count, expected = measure(name)
             ended: Counter = Counter()
-            for number in range(1, count + 1):
-                for forever in (False, True):
-                    try:
-                        ended[f"status {fail(name, number, forever, expected)}"] += 1
-                    except Exception as error:
-                        ended["WRONG"] += 1
-                        notes = "\n".join(error.__notes__)
-                        print(f"{notes}\n  {type(error).__name__}: {error}"[:700])
+            cases = list(itertools.product(range(1, count + 1), (False, True)))
+            for number, forever in with_time_left(cases, len(cases), name):
+                try:
+                    ended[f"status {fail(name, number, forever, expected)}"] += 1
+                except Exception as error:
+                    ended["WRONG"] += 1
+                    notes = "\n".join(error.__notes__)
+                    print(f"{notes}\n  {type(error).__name__}: {error}"[:700], flush=True)
             failed += ended["WRONG"]
             seconds = time.process_time() - started
             print(f"{name}: {count} allocations, {dict(ended)}, {seconds:.0f} s", flush=True)

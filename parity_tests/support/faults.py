@@ -24,6 +24,7 @@ from typing import Any
 from unittest import mock
 
 from parity_tests.support.failing_disk import ERRORS, Faults, contents
+from parity_tests.support.time_left import with_time_left
 
 
 def parts(root: Path) -> list[str]:
@@ -295,12 +296,16 @@ def main(names: list[str]) -> int:
             started = time.process_time()
             counts, expected = measure(name)
             ended: Counter = Counter()
-            for case in cases(counts):
+            every = list(cases(counts))
+            for case in with_time_left(every, len(every), name):
                 try:
                     ended[f"status {fail(name, *case, expected)}"] += 1
                 except Exception as error:
                     ended["WRONG"] += 1
-                    print("\n".join([*error.__notes__, f"  {type(error).__name__}: {error}"[:600]]))
+                    print(
+                        "\n".join([*error.__notes__, f"  {type(error).__name__}: {error}"[:600]]),
+                        flush=True,
+                    )
             failed += ended["WRONG"]
             seconds = time.process_time() - started
             print(f"{name}: {sum(ended.values())} faults, {dict(ended)}, {seconds:.0f} s of CPU")
