@@ -2,6 +2,8 @@
 
     python -m benchmarks.checkpoint [--rounds 5]
 
+prepare    seconds of the training thread after the first step, which starts to take the memory of
+           the copy
 stall      seconds of the training thread for a checkpoint that is written behind: the check that
            all parameters are finite, and the copy
 beside     seconds that matrix products on all cores lose while the file is written: the writer
@@ -63,6 +65,10 @@ def measure(trainer: Trainer, directory: Path) -> dict[str, float]:
     """Save once behind and once in the foreground. Return the seconds of each part."""
     found = {}
     with Checkpoints(directory, trainer, Record(RunConfig(), "")) as checkpoints:
+        started = time.perf_counter()
+        checkpoints.prepare()
+        found["prepare"] = time.perf_counter() - started
+        checkpoints.background.wait()  # for a second or two, in which training continues
         started = time.perf_counter()
         checkpoints.save()
         found["stall"] = time.perf_counter() - started

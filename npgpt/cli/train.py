@@ -198,6 +198,7 @@ class Train:
                         checkpoints.add_evaluation(event)
                     case Step():
                         checkpoints.check()
+                        checkpoints.prepare()
                         stopping = stop.number is not None  # once: it may change meanwhile
                         is_last = stopping or trainer.progress.step >= trainer.total_steps
                         if is_last or checkpoints.is_due(event):

@@ -63,7 +63,7 @@ class Checkpoints:
         self.lowest = min((line["val_loss"] for line in progress.history), default=math.inf)
         self.candidate: Candidate | None = None
         self.copied: tuple[checkpoint.Contents, checkpoint.TrainingState] | None = None
-        self.background = Background()
+        self.background, self.is_prepared = Background(), False
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -87,6 +87,21 @@ class Checkpoints:
     def check(self) -> None:
         """Raise the error of a checkpoint that could not be written behind."""
         self.background.check()
+
+    def prepare(self) -> None:
+        """Take the memory of the copy behind, once: pages new to a process take seconds.
+
+        Not before the first step, which shows how much memory training needs.
+        """
+        left = self.trainer.total_steps - self.trainer.progress.step
+        if not self.is_prepared and left > 1:
+            self.is_prepared = True
+            run = run_state.contents(self.trainer), run_state.capture(self.trainer, self.record)
+            self.background.start(lambda: self.copy(*run))
+
+    def copy(self, model: checkpoint.Contents, run: checkpoint.TrainingState) -> None:
+        """Copy the run into the memory of the last copy. Keep None if it does not fit."""
+        self.copied = snapshot.copy_run(model, run, self.copied)
 
     def add_evaluation(self, evaluation: Evaluation) -> None:
         """Copy the model if its validation loss is the lowest so far."""
@@ -113,10 +128,13 @@ class Checkpoints:
                 )
         self.background.wait()  # before the copy, so that there are never two
         run = run_state.contents(self.trainer), run_state.capture(self.trainer, self.record)
-        copied = self.copied = None if last else snapshot.copy_run(*run, self.copied)
+        if last:
+            self.copied = None
+        else:
+            self.copy(*run)
         candidate, self.candidate = self.candidate, None
         before, self.saved, self.saved_at = self.saved, done, time.monotonic()
-        if copied is None:
+        if (copied := self.copied) is None:
             self.write(*run, candidate, before)
         else:
             self.background.start(lambda: self.write(*copied, candidate, before))

@@ -133,7 +133,7 @@ def test_training_continues_while_a_checkpoint_is_written(npgpt_, writer, monkey
 
 
 def test_the_memory_of_a_copy_is_used_again(npgpt_, writer, monkeypatch):
-    """A file that is still being written is not changed by it."""
+    """It is taken after the first step. A file that is still being written is not changed."""
     copies, copy_run = [], snapshot.copy_run
 
     def copying(*run):
@@ -144,6 +144,7 @@ def test_the_memory_of_a_copy_is_used_again(npgpt_, writer, monkeypatch):
     writer(lambda: None)
     npgpt_(NEW, *TINY, "--checkpoint-every", "2", "--keep", "9")
     (first, state), (second, later) = copies[:2]
+    assert [x.state["progress"]["step"] for x in (state, later)] == [1, 2]
     for one, two in [
         (first.params, second.params),
         *zip(*(x.moments.values() for x in (state, later)), strict=True),
