@@ -1,12 +1,16 @@
-"""Run each test file by itself, with no compiled kernels to begin with.
+"""Run each test file by itself.
 
     python -m parity_tests.support.alone                          # all files, two at a time
     python -m parity_tests.support.alone parity_tests/cli/*.py    # these
 
-No file may need another one to have run before it. What each file prints is shown if it fails.
+No file may need another one to have run before it. A file whose tests start processes or look at
+the cache begins without compiled kernels, because compilation takes part of their time, memory and
+disk. The others share what has been compiled. What a file prints is shown if it fails.
 """
 
+import itertools
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -16,12 +20,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 AT_ONCE = 2
+FROM_COLD = re.compile(
+    r"subprocess|multiprocessing|NUMBA|numba|support\.(processes|ranks|memory_limits|library_process)"
+)
 
 
-def run(path: Path) -> tuple[Path, int, str, float]:
-    """The file, the exit code, the output and the seconds of one file."""
+def run(path: Path, shared: str) -> tuple[Path, int, str, float]:
+    """Return the file, the exit code, the output and the seconds of one file."""
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as cache:
+    with tempfile.TemporaryDirectory() as own:
+        cache = own if FROM_COLD.search(path.read_text()) else shared
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n0", str(path)]
         done = subprocess.run(
             command, cwd=ROOT, env=os.environ | {"NUMBA_CACHE_DIR": cache},
@@ -34,13 +42,13 @@ def main(arguments: list[str]) -> int:
     paths = [Path(a).resolve() for a in arguments]
     paths = paths or sorted((ROOT / "parity_tests").rglob("test_*.py"))
     failed = []
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for path, code, output, seconds in pool.map(run, paths):
+    with tempfile.TemporaryDirectory() as shared, ThreadPoolExecutor(AT_ONCE) as pool:
+        for path, code, output, seconds in pool.map(run, paths, itertools.repeat(shared)):
             print(f"{seconds:6.1f} s  {path.relative_to(ROOT)}", flush=True)
             if code:
                 failed.append(path)
                 print(output, flush=True)
-    print(f"{len(paths) - len(failed)} of {len(paths)} files pass alone, from cold")
+    print(f"{len(paths) - len(failed)} of {len(paths)} files pass alone")
     return bool(failed)
 
 
