@@ -19,6 +19,7 @@ from npgpt.cli.generate import Generate
 from npgpt.cli.help_output import help_output
 from npgpt.cli.info import Info
 from npgpt.cli.inspect import Inspect
+from npgpt.cli.learn import Learn
 from npgpt.cli.plot import Plot
 from npgpt.cli.probe import Probe
 from npgpt.cli.profile import Profile
@@ -45,6 +46,7 @@ COMMANDS = {
     "inspect": Inspect,
     "compare": Compare,
     "probe": Probe,
+    "learn": Learn,
     "book": Book,
     "profile": Profile,
     "estimate": Estimate,

@@ -58,7 +58,7 @@ def test_info_warns_of_what_is_slow():
 
 FLAGS = {
     "": "train tokenize generate evaluate plot book download export quantize inspect compare "
-    "probe profile estimate info",
+    "probe learn profile estimate info",
     "train": (
         "--preset --data --val-data --tokenizer --epochs --steps --batch-size --context-length "
         "--stride --lr "
@@ -81,6 +81,7 @@ FLAGS = {
     "inspect": "PATH --json --verify",
     "compare": "PATH --prompt --weights",
     "probe": "--out --model --seed --tied --ignored",
+    "learn": "{init,check,watch,hint,solution,list} NAME --dir",
     "plot": "--out",
     "profile": (
         "--preset --batch-size --context-length --vocab-size --n-layer --n-head --n-embd --dropout "

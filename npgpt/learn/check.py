@@ -1,0 +1,257 @@
+"""Check a learner's answers: the contract, the shapes, then the numbers and their cause."""
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npgpt.arrays import Array
+from npgpt.learn import contract, recognise, runner, sandbox
+from npgpt.learn.exercise import Case, Exercise
+from npgpt.learn.recognise import Question, wrong_elements
+from npgpt.learn.sandbox import Outcome
+from npgpt.learn.slope import slope
+
+PASSED, STUB, WRONG, FAILED = "passed", "not written yet", "wrong", "failed"
+AGAIN = "called a second time with the same arguments"
+SINGLE = "with arguments of float32"
+TOLERANCE = {np.dtype(np.float32): 1e-3}  # of the largest number; else the exercise's own
+
+
+@dataclass
+class Verdict:
+    """The result of a check."""
+
+    exercise: Exercise
+    status: str = PASSED
+    lines: list[str] = field(default_factory=list)
+    cause: str | None = None
+    notes: list[str] = field(default_factory=list)
+    printed: str = ""
+
+    @property
+    def text(self) -> str:
+        """Return the verdict as the learner reads it."""
+        cause = [f"cause: {self.cause}"] if self.cause else []
+        notes = [f"note: {note}" for note in self.notes]
+        return "\n".join([f"{self.exercise.name}: {self.status}", *self.lines, *cause, *notes])
+
+
+def check_file(exercise: Exercise, path: Path, seconds: float = sandbox.SECONDS) -> Verdict:
+    """Check a file, in a process of its own."""
+    return check(exercise, lambda calls: sandbox.run_file(path, calls, seconds))
+
+
+def check_source(exercise: Exercise, source: str) -> Verdict:
+    """Check a text in this process. For tests: its author is trusted."""
+    return check(exercise, lambda calls: Outcome(runner.run(source, "answer.py", calls), ""))
+
+
+def check(exercise: Exercise, run: Callable[[list[dict[str, Any]]], Outcome]) -> Verdict:
+    """Call the learner's functions by `run`, and compare the answers with the right ones."""
+    cases, right = plan(exercise)
+    outcome = run([call_of(exercise, case) for case in cases])
+    verdict = Verdict(exercise, printed=outcome.printed)
+    reply = outcome.reply
+    if reply is None or not isinstance(reply.get("answers"), list):
+        verdict.status, verdict.lines = FAILED, [f"There is no answer: {outcome.ended}."]
+        return verdict
+    for i, answer in enumerate(reply["answers"][: len(cases)]):
+        if not grade(verdict, cases[i], answer, right[i], i):
+            return verdict
+    if reply["error"]:
+        report_error(verdict, reply, cases, outcome.ended)
+    return verdict
+
+
+def call_of(exercise: Exercise, case: Case) -> dict[str, Any]:
+    """Return a case as the runner reads it."""
+    return {
+        "function": exercise.function_of(case),
+        "arguments": case.arguments,
+        "each": case.each,
+        "quiet": case.about in (AGAIN, SINGLE),
+    }
+
+
+@functools.lru_cache(maxsize=64)
+def plan(exercise: Exercise) -> tuple[list[Case], list[Any]]:
+    """Return all calls of an exercise, with the right answers.
+
+    These are its cases; the first of each function twice, and once more in float32.
+    """
+    cases = exercise.cases()
+    firsts = {exercise.function_of(case): case for case in reversed(cases)}
+    for name in exercise.functions:
+        first = firsts[name]
+        cases.append(replace(first, about=AGAIN))
+        if first.each is None:
+            cases.append(replace(first, arguments=to_float32(first.arguments), about=SINGLE))
+    cases.sort(key=lambda case: exercise.functions.index(exercise.function_of(case)))
+    return cases, answers_of(exercise, exercise.solution, cases)
+
+
+def answers_of(exercise: Exercise, source: str, cases: list[Case]) -> list[Any]:
+    """Run a solution, or one with a mistake, on these cases."""
+    reply = runner.run(source, f"<{exercise.name}>", [call_of(exercise, case) for case in cases])
+    answers: list[Any] = reply["answers"]
+    return answers
+
+
+def to_float32(value: Any) -> Any:
+    """Return an argument with all arrays of float64 in float32."""
+    if isinstance(value, dict):
+        return {name: to_float32(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [to_float32(one) for one in value]
+    if isinstance(value, np.ndarray) and value.dtype == np.float64:
+        return value.astype(np.float32)
+    return value
+
+
+def report_error(verdict: Verdict, reply: dict[str, Any], cases: list[Case], limit: str) -> None:
+    """Put the error that stopped the learner's code into the verdict."""
+    case = cases[min(len(reply["answers"]), len(cases) - 1)]
+    function = verdict.exercise.function_of(case)
+    text = str(reply.get("text", "")).rstrip()
+    match reply["error"]:
+        case "stub":
+            verdict.status = STUB
+            if len(verdict.exercise.functions) > 1:
+                verdict.lines = [f"The next function to write is {function}."]
+        case "missing":
+            verdict.status = FAILED
+            verdict.lines = [f"The file has no function {function}. Keep its name as in the stub."]
+        case "time":
+            verdict.status = FAILED
+            verdict.lines = [
+                f"{limit}: {function} takes milliseconds; look for a loop without an end.",
+                *text.splitlines(),
+            ]
+        case _:
+            verdict.status = FAILED
+            given = contract.signature(case.arguments)
+            called = f"It was called {contract.when(case.about)}with {given}."
+            verdict.lines = [*text.splitlines(), called]
+
+
+def grade(verdict: Verdict, case: Case, answer: Any, right: Any, index: int) -> bool:
+    """Compare one answer with the right one. Return False if it is wrong."""
+    exercise = verdict.exercise
+    told = contract.read_answer(exercise, case, answer)
+    if isinstance(told, str):
+        return reject(verdict, case, [told], None)
+    expected = contract.read_answer(exercise, case, right)
+    assert not isinstance(expected, str)
+    if said := contract.changed_argument(exercise, case, answer[1]):
+        return reject(verdict, case, [said], None)
+    if said := contract.structure(told, expected):
+        return reject(verdict, case, [said], None)
+    for name, one in expected.items():
+        shape_cause = contract.shape(exercise, name, told[name], one)
+        if shape_cause:
+            return reject(verdict, case, *shape_cause)
+        if said := contract.dtype(name, told[name], one, verdict.notes):
+            return reject(verdict, case, [said], None)
+    return grade_numbers(verdict, case, told, expected, index)
+
+
+def grade_numbers(
+    verdict: Verdict, case: Case, told: dict[str, Array], expected: dict[str, Array], index: int
+) -> bool:
+    """Compare the numbers of all results. Return False if one is wrong."""
+    exercise = verdict.exercise
+    tolerance = TOLERANCE.get(first_float(case.arguments), exercise.tolerance)
+    wrong = {
+        name: mask for name, one in expected.items()
+        if (mask := wrong_elements(told[name], one, tolerance)).any()
+    }  # fmt: skip
+    if not wrong:
+        return True
+    if case.about == AGAIN:
+        said = "A second call with the same arguments gives other numbers."
+        return reject(verdict, case, [said], "a call must not depend on the calls before it")
+    name = next(iter(wrong))
+    question = Question(
+        exercise, case, name, told[name], expected[name],
+        lambda: mistaken(exercise, index), told,
+    )  # fmt: skip
+    lines = []
+    if len(expected) > 1:
+        good = [one for one in expected if one not in wrong]
+        lines.append(f"right: {names(good) if good else 'none'}; wrong: {names(list(wrong))}")
+    lines += describe(question, wrong[name])
+    return reject(verdict, case, lines, recognise.cause(question))
+
+
+def mistaken(exercise: Exercise, index: int) -> Iterator[tuple[str, dict[str, Array]]]:
+    """Yield the causes of all known mistakes, and their answers to the call `index`."""
+    cases, _ = plan(exercise)
+    if exercise.broken:  # its mistake is the solution
+        return
+    for i, mistake in enumerate(exercise.texts.mistakes):
+        answers = mistaken_answers(exercise, i)
+        if index < len(answers):
+            told = contract.read_answer(exercise, cases[index], answers[index])
+            if not isinstance(told, str):
+                yield mistake.says, told
+
+
+@functools.lru_cache(maxsize=1024)
+def mistaken_answers(exercise: Exercise, i: int) -> list[Any]:
+    """Return the answers that a known mistake gives to all calls."""
+    cases, _ = plan(exercise)
+    return answers_of(exercise, exercise.mistaken(exercise.texts.mistakes[i]), cases)
+
+
+def describe(question: Question, wrong: Array) -> list[str]:
+    """Return how many numbers are wrong, the first of them, and the slope measured there."""
+    first = tuple(int(i) for i in np.argwhere(wrong)[0]) if wrong.ndim else ()
+    got, right = question.got[first], question.right[first]
+    where = f"{question.name}[{', '.join(map(str, first))}]" if first else question.name
+    lines = []
+    if wrong.size > 1:
+        lines.append(f"{wrong.sum()} of {wrong.size} numbers of {question.name} are wrong.")
+    lines.append(f"{where} is {shown(got)}, but must be {shown(right)}.")
+    if (measured := slope(question.exercise, question.case, question.name, first)) is not None:
+        line = f"The slope of the loss, measured there by finite differences, is {shown(measured)}"
+        if question.name in question.exercise.adds:
+            before = question.case.arguments[question.name][first]
+            line += f", and {where} was {shown(before)} before"
+        lines.append(f"{line}.")
+    return lines
+
+
+def shown(value: Any) -> str:
+    """Return a number in at most seven digits."""
+    return f"{float(value):.7g}" if np.isrealobj(value) else str(value)
+
+
+def names(which: list[str], most: int = 6) -> str:
+    """Return names in a row, at most `most` of them."""
+    more = f" and {len(which) - most} more" if len(which) > most else ""
+    return ", ".join(which[:most]) + more
+
+
+def first_float(value: Any) -> Any:
+    """Return the dtype of the first floating array among the arguments."""
+    if isinstance(value, np.ndarray):
+        return value.dtype if value.dtype.kind == "f" else None
+    values = value.values() if isinstance(value, dict) else value
+    if not isinstance(value, dict | list):
+        return None
+    return next((found for one in values if (found := first_float(one)) is not None), None)
+
+
+def reject(verdict: Verdict, case: Case, lines: list[str], cause: str | None) -> bool:
+    """Make the verdict "wrong", and return False."""
+    verdict.status, verdict.cause = WRONG, cause
+    several = len(verdict.exercise.functions) > 1
+    about = " ".join(
+        [verdict.exercise.function_of(case)] * several + [case.about] * bool(case.about)
+    )
+    verdict.lines = [*([f"In {about}:"] if about else []), *lines]
+    return False

@@ -1,0 +1,183 @@
+"""The contract of an answer: what is returned, of which shape and dtype, and what stays unchanged.
+
+An answer is never broadcast: a right number in a wrong shape is wrong.
+"""
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from npgpt.arrays import Array
+from npgpt.learn.exercise import Case, Exercise
+from npgpt.learn.recognise import agree
+from npgpt.learn.runner import LinearMap, Unknown
+from npgpt.learn.sizes import letter
+
+
+def when(about: str) -> str:
+    """Return the case in which something happened, before "with" and the arguments."""
+    return f"for {about}, " if about else ""
+
+
+def signature(arguments: dict[str, Any]) -> str:
+    """Return the arguments of a call: the shapes of arrays, and other values."""
+    return ", ".join(f"{name} {argument(value)}" for name, value in arguments.items())
+
+
+def argument(value: Any) -> str:
+    """Return the shape of an array, or another value."""
+    if isinstance(value, np.ndarray):
+        return str(value.shape)
+    if isinstance(value, LinearMap):
+        return "(a function)"
+    if isinstance(value, dict):
+        return f"(a dict of {len(value)} arrays)"
+    if isinstance(value, list):
+        return f"(a list of {len(value)})"
+    return f"= {value!r}"
+
+
+def read_answer(exercise: Exercise, case: Case, answer: Any) -> dict[str, Array] | str:
+    """Return all results by name, or a sentence about the one that is none."""
+    returned, arguments = answer
+    function = exercise.function_of(case)
+    expected = exercise.results[function]
+    by_return = [name for name in expected if name not in exercise.changes]
+    results = {name: arguments[name] for name in expected if name in exercise.changes}
+    if len(by_return) == 1:
+        results[by_return[0]] = returned
+    elif by_return:
+        if not isinstance(returned, list) or len(returned) != len(by_return):
+            return f"{function} returns {kind(returned)}, but must return {', '.join(by_return)}."
+        results |= dict(zip(by_return, returned, strict=True))
+    found: dict[str, Array] = {}
+    for name in expected:
+        if said := collect(name, results[name], found):
+            return f"{function}: {said}"
+    return found
+
+
+def collect(name: str, value: Any, found: dict[str, Array]) -> str | None:
+    """Put the arrays of a result into `found`. Return a sentence about what is no array."""
+    if isinstance(value, dict) and value:
+        pairs = [(f"{name}[{key!r}]", one) for key, one in value.items()]
+    elif isinstance(value, list) and value and all(isinstance(one, np.ndarray) for one in value):
+        pairs = [(f"{name}[{i}]", one) for i, one in enumerate(value)]
+    elif isinstance(value, np.ndarray | np.generic | int | float):
+        found[name] = np.asarray(value)
+        return None
+    elif value is None:
+        return f"{name} is None; return it."
+    else:
+        return f"{name} is {kind(value)}, but must be an array."
+    return next((said for key, one in pairs if (said := collect(key, one, found))), None)
+
+
+def kind(value: Any) -> str:
+    """Return the type of a result in words."""
+    if value is None:
+        return "None"
+    if isinstance(value, Unknown):
+        return value.type if value.type.startswith("an ") else f"an object of type {value.type}"
+    if isinstance(value, list):
+        return f"a list or tuple of {len(value)}"
+    if isinstance(value, np.ndarray):
+        return f"one array of shape {value.shape}"
+    return f"a {type(value).__name__}"
+
+
+def changed_argument(exercise: Exercise, case: Case, after: dict[str, Any]) -> str | None:
+    """Return a sentence about an argument that the function has written to, though it must not."""
+    for name, before in case.arguments.items():
+        if name not in exercise.changes and not same(before, after[name]):
+            return f"The function changes its argument {name}: work on a copy, the caller needs it."
+    return None
+
+
+def same(before: Any, after: Any) -> bool:
+    """Return True if an argument is as it was, in every bit."""
+    if isinstance(before, dict):
+        return before.keys() == after.keys() and all(same(before[k], after[k]) for k in before)
+    if isinstance(before, list):
+        return len(before) == len(after) and all(map(same, before, after))
+    if isinstance(before, np.ndarray):
+        return (
+            isinstance(after, np.ndarray)
+            and before.shape == after.shape
+            and bool(np.array_equal(before, after, equal_nan=before.dtype.kind == "f"))
+        )
+    return True
+
+
+def structure(told: dict[str, Array], expected: dict[str, Array]) -> str | None:
+    """Return a sentence about results that are missing or too many, by name."""
+    if missing := [name for name in expected if name not in told]:
+        return f"{', '.join(missing[:6])} is missing from the result."
+    if more := [name for name in told if name not in expected]:
+        return f"{', '.join(more[:6])} is in the result, but is no part of it."
+    return None
+
+
+def shape(
+    exercise: Exercise, name: str, got: Array, right: Array
+) -> tuple[list[str], str | None] | None:
+    """Return a sentence and a cause if a result has another shape than the right one."""
+    if got.shape == right.shape:
+        return None
+    axes = exercise.axes.get(name, "")
+    meaning = f" ({', '.join(axes.split())})" if axes else ""
+    line = f"{name} has the shape {got.shape}, but must have {right.shape}{meaning}."
+    return [line], shape_cause(exercise, name, got, right)
+
+
+def shape_cause(exercise: Exercise, name: str, got: Array, right: Array) -> str | None:
+    """Return the reason for a wrong shape, where the numbers show it."""
+    equal = exercise.tolerance
+    if got.shape == right.shape[::-1] and right.ndim > 1:
+        if agree(got.T, right, equal):
+            return "the numbers are right, but the array is transposed"
+        return "the shape is reversed: are factors exchanged, or is one not transposed?"
+    if got.size == right.size:
+        if agree(got.reshape(right.shape), right, equal):
+            return "the numbers are right: only the shape is another"
+        for chosen in itertools.permutations(range(right.ndim)):
+            if agree(right.transpose(chosen), got, equal):
+                names = axis_names(exercise.axes.get(name, "").split(), chosen, ", ")
+                return f"the numbers are right, but the axes stand in the order ({names})"
+        return "the number of elements is right: are axes split or merged in another order?"
+    for count in range(1, got.ndim + 1):
+        for axes in itertools.combinations(range(got.ndim), count):
+            named = " and ".join(letter(got.shape[axis]) for axis in axes)
+            for method, said in ((got.sum, "sum"), (got.mean, "mean")):
+                if agree(method(axes).reshape(-1), right.reshape(-1), equal):
+                    return f"the {said} over {named} is missing"
+    for count in range(1, right.ndim + 1):
+        for axes in itertools.combinations(range(right.ndim), count):
+            for method, said in ((right.sum, "summed"), (right.mean, "averaged")):
+                if agree(got.reshape(-1), method(axes).reshape(-1), equal):
+                    which = axis_names(exercise.axes.get(name, "").split(), axes)
+                    return f"it is {said} over {which}, which the result keeps"
+    return None
+
+
+def axis_names(names: list[str], axes: tuple[int, ...], between: str = " and ") -> str:
+    """Return the names of some axes."""
+    return between.join(names[axis] if axis < len(names) else f"axis {axis}" for axis in axes)
+
+
+def dtype(name: str, got: Array, right: Array, notes: list[str]) -> str | None:
+    """Return a sentence if a dtype is wrong; a wider one than necessary is only noted."""
+    if got.dtype.kind == right.dtype.kind and got.dtype.itemsize >= right.dtype.itemsize:
+        note = (
+            f"{name} is float64 although the arguments are float32. In NumPy np.sqrt(7) is a "
+            "float64 and makes every result one; 7**0.5 is a number of Python and does not"
+        )
+        if got.dtype.itemsize > right.dtype.itemsize and got.ndim and note not in notes:
+            notes.append(note)
+        return None
+    if right.dtype.kind == "f" and got.dtype.kind in "iub" and got.ndim:
+        return f"{name} has the dtype {got.dtype}, which cuts numbers; it must be {right.dtype}."
+    if right.dtype.kind == "f" and got.dtype.kind in "iubf" and not got.ndim:
+        return None
+    return f"{name} has the dtype {got.dtype}, but must have {right.dtype}."

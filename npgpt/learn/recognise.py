@@ -1,0 +1,213 @@
+"""Find the cause of a wrong answer: rules in a fixed order, of which the first that fits is told.
+
+    known       the answer equals that of a known mistake
+    factor      it is c times the right one, c = <G, T> / <T, T>
+    quantity    it is off by a factor per row or per column
+    order       it equals the right one with axes exchanged, or q, k, v in another order
+    summand     a named term is missing, doubled or has the wrong sign
+    written     `=` where `+=` is right, or the other way round
+    rounded     the numbers are those of float32
+    regions     all wrong numbers have one region with a name
+
+G is the answer, T the right one. A rule returns a sentence, or None.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npgpt.arrays import Array
+from npgpt.learn import sizes
+from npgpt.learn.exercise import Case, Exercise
+
+Answers = Mapping[str, Array]
+
+
+class Question(NamedTuple):
+    """One wrong result of one case."""
+
+    exercise: Exercise
+    case: Case
+    name: str  # of the result: "dx"
+    got: Array  # G
+    right: Array  # T
+    mistaken: Callable[[], Iterator[tuple[str, Answers]]]  # the answers of all known mistakes
+    answers: Answers  # all results of the case
+
+    @property
+    def everything(self) -> dict[str, Any]:
+        """The arguments, and what only the forward pass needs."""
+        return self.case.arguments | self.case.extra
+
+    @property
+    def axes(self) -> list[str]:
+        """The names of the result's axes."""
+        return self.exercise.axes.get(self.name, "").split()
+
+    def equal(self, a: Array, b: Array) -> bool:
+        """Return True if two arrays agree within the exercise's tolerance."""
+        return agree(a, b, self.exercise.tolerance)
+
+
+def agree(a: Array, b: Array, tolerance: float) -> bool:
+    """Return True if two arrays have one shape, and no number is further away than rounding."""
+    if a.shape != b.shape:
+        return False
+    return not wrong_elements(a, b, tolerance).any()
+
+
+def wrong_elements(got: Array, right: Array, tolerance: float) -> Array:
+    """Return a mask of the numbers that differ by more than `tolerance` of the largest one."""
+    finite = np.abs(right[np.isfinite(right)])
+    scale = finite.max() if finite.size and finite.max() > 0 else 1.0
+    with np.errstate(invalid="ignore"):
+        close = np.abs(got - right) <= tolerance * scale
+    return ~(close | (got == right) | (np.isnan(got) & np.isnan(right)))
+
+
+def cause(question: Question) -> str | None:
+    """Return the cause of a wrong result in a sentence, or None."""
+    for rule in (known, not_finite, written, factor, quantity, order, summand, rounded, regions):
+        if said := rule(question):
+            return said
+    return None
+
+
+def known(q: Question) -> str | None:
+    """Compare with the answers of all known mistakes: all results of the case must agree."""
+    for says, answers in q.mistaken():
+        if answers.keys() == q.answers.keys() and all(
+            q.equal(q.answers[name], one) for name, one in answers.items()
+        ):
+            return says
+    for says, answers in q.mistaken():  # two mistakes, in two results
+        one = answers.get(q.name)
+        if one is not None and q.equal(q.got, one) and not q.equal(one, q.right):
+            return says
+    return None
+
+
+def not_finite(q: Question) -> str | None:
+    """Say that numbers are nan or inf. No other rule can use them."""
+    bad = ~np.isfinite(q.got) & np.isfinite(q.right)
+    if not bad.any():
+        return None
+    kind = "nan" if np.isnan(q.got[bad]).any() else "inf"
+    return f"{bad.sum()} of {bad.size} numbers are {kind}: a division by zero, or an overflow"
+
+
+def written(q: Question) -> str | None:
+    """Look for `=` in place of `+=`, and for an argument that was never written."""
+    before = q.case.arguments.get(q.name)
+    if q.name not in q.exercise.changes or not isinstance(before, np.ndarray):
+        return None
+    if q.equal(q.got, before):
+        return (
+            f"{q.name} is unchanged. Write into the array itself ({q.name}[...] = or +=); "
+            f"a line `{q.name} = ...` only gives a new array that name"
+        )
+    if q.name in q.exercise.adds and q.equal(q.got + before, q.right):
+        return f"what was in {q.name} before is lost: add to it (+=) instead of overwriting it (=)"
+    if q.name not in q.exercise.adds and q.equal(q.got - before, q.right):
+        return f"the result is added to {q.name}, which must be overwritten: use = instead of +="
+    return None
+
+
+def factor(q: Question) -> str | None:
+    """Find a constant factor, and its cause."""
+    got, right = q.got.astype(np.float64), q.right.astype(np.float64)
+    base = np.asarray(q.case.arguments[q.name], np.float64) if q.name in q.exercise.adds else 0.0
+    got, right = got - base, right - base
+    if not right.any():
+        return None
+    if not got.any():
+        return "all numbers are 0"
+    c = float((got * right).sum() / (right * right).sum())
+    if got.size < 2 or not q.equal(got, c * right):
+        return None
+    for value, says in q.exercise.causes.items():
+        if np.isclose(c, value, rtol=1e-5):
+            return says
+    return sizes.say_factor(c, q.exercise.factors)
+
+
+def quantity(q: Question) -> str | None:
+    """Find a factor that is constant along at least one axis."""
+    if q.got.ndim < 2 or (np.abs(q.right) < 1e-9).any():
+        return None
+    ratio = q.got / q.right
+    constant = [
+        axis
+        for axis, size in enumerate(ratio.shape)
+        if size > 1 and q.equal(ratio, np.broadcast_to(ratio.take([0], axis), ratio.shape))
+    ]
+    if not constant:
+        return None
+    named = q.exercise.quantities(q.everything) if q.exercise.quantities else {}
+    powers = {
+        1: "one factor {} too many",
+        -1: "the factor {} is missing",
+        -2: "it is divided by {}, which must multiply it",
+        2: "it is multiplied with {}, which must divide it",
+    }
+    for name, value in named.items():
+        for power, says in powers.items():
+            if q.equal(ratio, np.broadcast_to(value**power, ratio.shape)):
+                return says.format(name)
+    left = [name for i, name in enumerate(q.axes) if i not in constant and ratio.shape[i] > 1]
+    return f"each number is off by a factor that depends only on its {' and '.join(left)}"
+
+
+def order(q: Question) -> str | None:
+    """Find the right numbers in another order: of axes, of heads, of q, k and v."""
+    if q.got.size < 3 or not q.equal(np.sort(q.got.ravel()), np.sort(q.right.ravel())):
+        return None
+    for says, other in sizes.reorderings(q.right, q.axes):
+        if q.equal(q.got, other):
+            return says
+    return "the numbers are right, but in another order"
+
+
+def summand(q: Question) -> str | None:
+    """Find the terms of the right answer that are missing or have another factor."""
+    if not q.exercise.summands:
+        return None
+    named = q.exercise.summands(q.everything).get(q.name)
+    if not named:
+        return None
+    difference = (q.got - q.right).ravel().astype(np.float64)
+    count = range(1, len(named) + 1)
+    for chosen in itertools.chain.from_iterable(itertools.combinations(named, n) for n in count):
+        arrays = (np.broadcast_to(named[name], q.right.shape).ravel() for name in chosen)
+        columns = np.stack(list(arrays), -1)
+        solved, *_ = np.linalg.lstsq(columns, difference, rcond=None)
+        if np.abs(solved).min() < 1e-6:
+            continue
+        if q.equal((columns @ solved).reshape(q.right.shape) + q.right, q.got):
+            pairs = zip(chosen, solved, strict=True)
+            return "; ".join(sizes.say_coefficient(name, float(c)) for name, c in pairs)
+    return None
+
+
+def rounded(q: Question) -> str | None:
+    """Recognise float32 or float16 arithmetic by the size of the error."""
+    if q.right.dtype != np.float64 or not agree(q.got, q.right, 3e-3):
+        return None
+    name = "float32" if agree(q.got, q.right, 1e-5) else "float16"
+    return f"the numbers are right to the accuracy of {name} only: does a line change the dtype?"
+
+
+def regions(q: Question) -> str | None:
+    """Find the smallest region with a name that has all wrong numbers, if it is not everything."""
+    wrong = wrong_elements(q.got, q.right, q.exercise.tolerance)
+    found: list[tuple[int, str]] = []
+    named = q.exercise.regions(q.everything).get(q.name, []) if q.exercise.regions else []
+    for says, mask in [*named, *sizes.edges(q.right.shape, q.axes)]:
+        mask = np.broadcast_to(mask, wrong.shape)
+        if not mask.all() and not (wrong & ~mask).any():
+            found.append((int(mask.sum()), says))
+    if not found:
+        return None
+    return f"only {min(found)[1]} are wrong"

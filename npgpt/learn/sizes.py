@@ -1,0 +1,180 @@
+"""Sizes that tell causes apart, and what follows from them: factors, orders of axes, edges.
+
+All sizes are different, no number is zero, tokens repeat, and two targets are ignored. A factor of
+3 can then only be B, and a factor of 13 / 15 only the ignored targets.
+"""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from npgpt.arrays import Array
+
+B, T, H, D, V = 3, 5, 2, 7, 11
+C = H * D
+O = 6  # outputs of a linear layer
+T_MAX = 8  # positions of wpe
+VALID = 13  # targets of B * T = 15 that are not ignored
+RATE = 0.3  # of dropout
+EPS = 0.1  # of LayerNorm: large enough to be seen
+IGNORED = -100
+
+LETTERS = {"B": B, "T": T, "H": H, "D": D, "C": C, "V": V, "O": O, "B*T": B * T, "T_max": T_MAX}
+
+
+def rng(name: str) -> np.random.Generator:
+    """Return the generator of an exercise's numbers, the same in every check."""
+    return np.random.default_rng(list(name.encode()))
+
+
+def normal(rng: np.random.Generator, *shape: int) -> Array:
+    """Return numbers of both signs, none of them near zero."""
+    drawn = rng.normal(size=shape)
+    return drawn + 0.05 * np.sign(drawn)
+
+
+def positive(rng: np.random.Generator, *shape: int) -> Array:
+    """Return numbers between 0.5 and 2, such as LayerNorm's weights."""
+    return rng.uniform(0.5, 2, shape)
+
+
+def tokens(rng: np.random.Generator) -> Array:
+    """(B, T): ids below V, of which several occur twice, in one row and in two."""
+    ids = rng.integers(0, V, (B, T))
+    ids[0, 3], ids[2, 1] = ids[0, 1], ids[0, 1]
+    ids[1, 4] = ids[1, 0]
+    return ids
+
+
+def targets(rng: np.random.Generator) -> Array:
+    """(B, T): ids below V, two of them IGNORED, both in one row."""
+    ids = rng.integers(0, V, (B, T))
+    ids[1, 2] = ids[1, 4] = IGNORED
+    return ids
+
+
+def letter(size: int) -> str:
+    """Return the name of an axis of this length."""
+    return next((name for name, value in LETTERS.items() if value == size), f"an axis of {size}")
+
+
+# Factors
+
+
+def say_factor(c: float, letters: str) -> str:
+    """Return the sentence about an answer that is c times the right one."""
+    if np.isclose(c, -1):
+        return "the sign is wrong: the answer is -1 times the right one"
+    sign = "minus " if c < 0 else ""
+    for name, value in known_factors(letters):
+        if np.isclose(abs(c), value, rtol=1e-5):
+            return f"the answer is {sign}{name} times the right one: {advice(name)}"
+        if np.isclose(abs(c), 1 / value, rtol=1e-5):
+            return f"the answer is the right one divided by {sign}{name}: {advice('1/' + name)}"
+    return f"the answer is {c:.6g} times the right one, everywhere"
+
+
+def known_factors(letters: str) -> Iterator[tuple[str, float]]:
+    """Yield the names and values of factors: the sizes in `letters`, and 2."""
+    for name in letters.split():
+        yield name, factor_value(name)
+    yield "2", 2.0
+
+
+def factor_value(name: str) -> float:
+    """Return the value of a factor's name."""
+    special = {"sqrt(D)": D**0.5, "1 - rate": 1 - RATE, "13/15": VALID / (B * T)}
+    return special[name] if name in special else float(LETTERS[name])
+
+
+ADVICE = {
+    "B": "it is summed over the batch where a mean is right, or one division by B is missing",
+    "T": "one division by T, the number of positions, is missing",
+    "B*T": "the mean over all B * T positions is a sum here",
+    "C": "a mean over C is a sum here",
+    "13/15": "a division by the number of targets is wrong: the ignored ones count, or do not",
+    "sqrt(D)": "the division by sqrt(D) is missing",
+    "D": "it is multiplied by sqrt(D), which must divide it",
+    "1 - rate": "the division by 1 - rate is missing",
+    "1/B": "a mean over the batch is taken where the sum is right",
+    "1/T": "a mean over the positions is taken where the sum is right",
+    "1/B*T": "a mean over all B * T positions is taken where the sum is right",
+    "1/C": "a mean over C is taken where the sum is right",
+    "1/13/15": "the mean's denominator is wrong: ignored targets do not count",
+    "1/sqrt(D)": "it is divided by sqrt(D) once too often",
+    "1/D": "it is divided by D; the scale is 1 / sqrt(D)",
+    "1/1 - rate": "it is divided by 1 - rate twice",
+    "2": "a term or a sum is counted twice",
+    "1/2": "a factor of 2 is missing",
+}
+
+
+def advice(name: str) -> str:
+    """Return the likely cause of a factor."""
+    return ADVICE.get(name, f"a factor of {name.removeprefix('1/')} is too much or missing")
+
+
+def say_coefficient(name: str, c: float) -> str:
+    """Return the sentence about a term that is in the answer with the factor 1 + c."""
+    known = {-1: "{} is missing", -2: "{} has the wrong sign", 1: "{} is counted twice"}
+    for value, says in known.items():
+        if np.isclose(c, value, atol=1e-5):
+            return says.format(name)
+    return f"{name} has the factor {1 + c:.4g}, where 1 is right"
+
+
+# Orders
+
+
+def reorderings(right: Array, axes: list[str]) -> Iterator[tuple[str, Array]]:
+    """Yield the right numbers in other orders, and the sentence about each.
+
+    An axis "3*H*D" is split into its parts before axes are exchanged.
+    """
+    parts = [part for axis in axes for part in axis.split("*")]
+    shape = [3 if part == "3" else size_of(part, right, axes) for part in parts]
+    if np.prod(shape) != right.size:
+        parts, shape = axes, list(right.shape)
+    whole = right.reshape(shape)
+    if "3" in parts:
+        axis = parts.index("3")
+        for chosen in itertools.permutations(range(3)):
+            said = ", ".join("qkv"[i] for i in chosen)
+            other = whole.take(list(chosen), axis).reshape(right.shape)
+            yield f"the three parts stand in the order {said}; q, k, v is right", other
+    for chosen in itertools.permutations(range(whole.ndim)):
+        if chosen != tuple(range(whole.ndim)):
+            shown = " ".join(parts[i] for i in chosen)
+            says = f"axes are exchanged: the numbers stand in the order ({shown})"
+            yield f"{says}, not ({' '.join(parts)})", whole.transpose(chosen).reshape(right.shape)
+    for i, part in enumerate(parts):
+        yield f"the order along {part} is reversed", np.flip(whole, i).reshape(right.shape)
+        for step, way in ((1, "later"), (-1, "earlier")):
+            shifted = np.roll(whole, step, i).reshape(right.shape)
+            yield f"the numbers stand one step {way} along {part} than they should", shifted
+
+
+def size_of(part: str, right: Array, axes: list[str]) -> int:
+    """Return the length of a part of an axis: of a whole axis from the array, else by its name."""
+    return right.shape[axes.index(part)] if part in axes else LETTERS.get(part, 0)
+
+
+# Edges
+
+
+def edges(shape: tuple[int, ...], axes: list[str]) -> Iterator[tuple[str, Array]]:
+    """Yield the first and last index along each axis, all but these, and one of q, k, v."""
+    for i, (size, name) in enumerate(zip(shape, axes, strict=False)):
+        index = np.arange(size).reshape([-1 if j == i else 1 for j in range(len(shape))])
+        if size > 2:
+            what = {"T": "position", "B": "sequence"}.get(name, f"index along {name}")
+            yield f"the numbers of the first {what}", index == 0
+            yield f"the numbers of the last {what}", index == size - 1
+            yield f"the numbers after the first {what}", index > 0
+            yield f"the numbers before the last {what}", index < size - 1
+        if name.startswith("3*"):
+            for part in range(3):
+                says = f"the numbers of d{'qkv'[part]}"
+                yield says, index * 3 // size == part
+                yield f"the numbers of all but d{'qkv'[part]}", index * 3 // size != part
