@@ -15,20 +15,21 @@ The owner of a slice computes it, and the others copy it: parameters are equal o
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-import npgpt
 from npgpt import arrays
 from npgpt.arrays import Array
 from npgpt.config import TrainingConfig
 from npgpt.data.mapped_tokens import MappedTokens
-from npgpt.distributed import sums
+from npgpt.distributed import agreement, sums
 from npgpt.distributed.agreement import require_equal, sample
+from npgpt.distributed.kernel_probe import probe
 from npgpt.distributed.micro_batch_rng import micro_batch_rng
 from npgpt.distributed.partition import Partition, flat_of, matrices_of_blocks, nothing
-from npgpt.distributed.world import World
+from npgpt.distributed.world import World, once_per_machine
 from npgpt.errors import InputError, show
 from npgpt.gpt import GPT
 from npgpt.model import finite, params
@@ -108,13 +109,20 @@ class DataParallelTrainer(Trainer):
         except InputError:  # mapped from a file
             model.params = params.copy(model.params)
             self.parameters = flat_of(model.params)
+        kernels = None
+        if world.size > 1:
+            run = partial(probe, model.ops, model.dtype.name, training)
+            kernels = once_per_machine(world, run)  # it compiles them
         require_equal(world, {
-            "the versions of npgpt": npgpt.__version__,
-            "the settings": (model.config, training, leaves, comm_dtype, self.progress.step),
+            **agreement.settings(model.config, training),
+            "the number of leaves": leaves,
+            "the setting comm_dtype": comm_dtype,
+            "the first step": self.progress.step,
             "the training tokens": sample(train_tokens),
             "the validation tokens": sample(val_tokens),
             "the parameters": self.parameters,
-            "the random states": rng.state,
+            "the random state": rng.state,
+            "the bits of the kernels": kernels,
         })  # fmt: skip
         whole = matrices_of_blocks if training.optimizer == "muon" else nothing
         self.partition = Partition(model.params, world.size, whole)

@@ -10,7 +10,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from npgpt.distributed.launcher import Launcher, find_launcher
 from npgpt.errors import InputError, RunError
@@ -22,6 +22,9 @@ EXTRAS = (
 )
 TURN = 1.0  # seconds between the messages of two ranks that fail together; MPI_Abort takes less
 TURNS = 8
+POLL = 0.02  # seconds between two looks at whether the others have arrived
+
+T = TypeVar("T")
 
 
 class WorldWarning(UserWarning):
@@ -53,7 +56,7 @@ def open_world(launcher: Launcher | None = None) -> World:
     MPI = import_mpi(started)
     comm = MPI.COMM_WORLD
     world = World(comm, comm.Get_rank(), comm.Get_size(), MPI.Get_processor_name())
-    if launcher.size is not None and world.size != launcher.size:
+    if world.size != (launcher.size or max(world.size, launcher.rank + 1)):
         library = printable_line(MPI.Get_library_version().split(",")[0])
         raise InputError(
             f"{started}, but {library} connects {world.size} of them: use the launcher of that "
@@ -80,6 +83,25 @@ def import_mpi(started: str) -> Any:
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{started}, but MPI cannot be loaded ({cause}): {EXTRAS}") from None
     return MPI
+
+
+def once_per_machine(world: World, work: Callable[[], T]) -> T:
+    """Return `work()`. One rank of each machine is first, and the others find what it has cached.
+
+    For what is compiled: all ranks of a machine would compile the same kernels at the same time.
+    """
+    if world.comm is None:
+        return work()
+    from mpi4py import MPI
+
+    local = world.comm.Split_type(MPI.COMM_TYPE_SHARED)
+    first = local.Get_rank() == 0
+    found = work() if first else None
+    done = local.Ibarrier()
+    while not done.Test():  # a blocking call would take a core from the compiler
+        time.sleep(POLL)
+    local.Free()
+    return found if first else work()  # type: ignore[return-value]
 
 
 def threads() -> int:

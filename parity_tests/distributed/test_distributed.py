@@ -15,7 +15,7 @@ import npgpt
 import npgpt.ops
 from npgpt.config import Config, TrainingConfig
 from npgpt.data.mapped_tokens import MappedTokens, Shard
-from npgpt.distributed import agreement, partition, sums, world
+from npgpt.distributed import agreement, kernel_probe, partition, sums, world
 from npgpt.distributed.diloco import OuterOpt, outer_gradient
 from npgpt.distributed.launcher import Launcher, find_launcher
 from npgpt.distributed.micro_batch_rng import micro_batch_rng
@@ -28,6 +28,7 @@ from npgpt.rng import Generator
 from npgpt.training import optim
 from npgpt.training.events import Step
 from npgpt.training.trainer import Trainer
+from parity_tests.support import thread_ranks
 
 CONFIG = Config(vocab_size=31, context_length=8, n_layer=2, n_head=2, n_embd=8)
 
@@ -296,6 +297,55 @@ def test_values_are_compared_by_their_numbers_or_their_text(rng):
     assert one == agreement.sample(tokens([1, 2], [3, 4, 5])) != agreement.sample(tokens([1, 2]))
     assert one != agreement.sample(tokens([1, 2, 3, 4, 6]))
     assert agreement.sample([1, 2]).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("value, says", [
+    (lambda r: {"lr": 0.1 * (r > 3)}, "lr must be equal on all ranks, but ranks 0, 1, 2 and 3 on a "
+     r"and b have 0\.0 and ranks 4, 5, 6, 7 and 4 more on c, d, e and f have 0\.1$"),
+    (lambda r: {"x": 1, "y": np.full(3, r == 5), "z": r, "w": r}, "y must be equal on all ranks, "
+     "but ranks 0, 1, 2, 3 and 7 more on a, b, c, d and 2 more have SHA-256 709e80c8 and rank 5 on c "
+     r"has SHA-256 \w{8} \(and z and w differ\)$"),
+])  # fmt: skip
+def test_values_that_differ_are_named(value, says):
+    def program(here):
+        here = here._replace(host="abcdef"[here.rank // 2])
+        with pytest.raises(InputError, match=f"^{says}"):
+            agreement.require_equal(here, value(here.rank))
+        agreement.require_equal(here, {"the same": 3})
+        return True
+
+    assert all(thread_ranks.run(12, program))
+
+
+def test_the_version_is_compared_first(monkeypatch):
+    """Another version may compare other values."""
+
+    class Version:
+        def __repr__(self):
+            return f"'1.{here().rank}'"
+
+    here = thread_ranks.here
+    monkeypatch.setattr(npgpt, "__version__", Version())
+
+    def program(world):
+        with pytest.raises(
+            InputError, match=r"^the version of npgpt must .*rank 0 on \S+ has '1.0'"
+        ):
+            agreement.require_equal(world, dict.fromkeys(range(world.rank)))
+        return True
+
+    assert all(thread_ranks.run(2, program))
+
+
+@pytest.mark.parametrize("ops", ["numpy", "fused"])
+def test_the_probe_sees_every_gradient(ops, monkeypatch):
+    """The bits repeat, and change with any of the gradients."""
+    training = TrainingConfig()
+    bits = kernel_probe.probe(ops, "float32", training)
+    assert bits.tobytes() == kernel_probe.probe(ops, "float32", training).tobytes()
+    gradients = bits[: len(bits) // 2]
+    assert len(gradients) == params.size(kernel_probe.CONFIG) and np.isfinite(bits).all()
+    assert np.count_nonzero(gradients) > 0.95 * len(gradients)
 
 
 # Masks

@@ -122,7 +122,8 @@ def test_ranks_that_differ_are_refused_by_name():
     assert said.returncode == 2
     (line,) = (line for line in said.stderr.splitlines() if line.startswith("npgpt: "))
     assert line.endswith(
-        "the settings of rank 2 and of rank 0 differ, but must be equal on all ranks"
+        "the setting lr must be equal on all ranks, but ranks 0 and 1 on machine-0 have 0 and "
+        "rank 2 on machine-1 has 1"
     )
     assert line.startswith("npgpt: rank 0 of 3 on ")
 
