@@ -303,8 +303,8 @@ def test_values_are_compared_by_their_numbers_or_their_text(rng):
     (lambda r: {"lr": 0.1 * (r > 3)}, "lr must be equal on all ranks, but ranks 0, 1, 2 and 3 on a "
      r"and b have 0\.0 and ranks 4, 5, 6, 7 and 4 more on c, d, e and f have 0\.1$"),
     (lambda r: {"x": 1, "y": np.full(3, r == 5), "z": r, "w": r}, "y must be equal on all ranks, "
-     "but ranks 0, 1, 2, 3 and 7 more on a, b, c, d and 2 more have SHA-256 709e80c8 and rank 5 on c "
-     r"has SHA-256 \w{8} \(and z and w differ\)$"),
+     "but ranks 0, 1, 2, 3 and 7 more on a, b, c, d and 2 more have SHA-256 709e80c8 and rank 5 "
+     r"on c has SHA-256 \w{8} \(and z and w differ\)$"),
 ])  # fmt: skip
 def test_values_that_differ_are_named(value, says):
     def program(here):
