@@ -1,0 +1,252 @@
+"""The numbers of a port by their canonical names: what GPT-2 with a mistake computes on a probe."""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from npgpt.arrays import Array
+from npgpt.config import Config
+from npgpt.model import params
+from npgpt.model.params import Params
+from npgpt.parity.port import Port, backend
+from npgpt.parity.probe import Probe
+
+KINDS = ("param", "act", "loss", "logits", "logits_again", "cached_logits", "dact", "grad", "after")
+
+
+def compute(
+    port: Port,
+    probe: Probe,
+    kinds: Collection[str],
+    *,
+    dtype: Any = np.float64,
+    masks: Mapping[str, Array] | None = None,
+) -> dict[str, Array]:
+    """Return the numbers of a port by name, in the order of computation.
+
+    Parameters
+    ----------
+    port : Port
+    probe : Probe
+        Model, batch and settings.
+    kinds : set of str
+        The kinds of tensors, from `KINDS`. "after3" stands for the first three steps, "after" for
+        all of the settings' steps.
+    dtype : dtype, default float64
+    masks : dict of str to array, default None
+        The dropout masks of the port by name ("embedding", "h.0.attn.probs", "h.0.after_attn",
+        "h.0.after_mlp"), not zero where a number is kept. `loss`, `act`, `dact`, `grad` and `after`
+        are computed with them, `logits` without. None: no dropout.
+
+    Raises
+    ------
+    npgpt.parity.port.EditError
+        If two mistakes of the port change the same lines.
+    """
+    return dict(tensors(port, probe, kinds, dtype=dtype, masks=masks))
+
+
+def tensors(
+    port: Port,
+    probe: Probe,
+    kinds: Collection[str],
+    *,
+    dtype: Any = np.float64,
+    masks: Mapping[str, Array] | None = None,
+) -> Iterator[tuple[str, Array]]:
+    """Yield the numbers of `compute` one by one. Those that are not asked for cost nothing.
+
+    First come the forward pass, then logits, then gradients, then steps. The caller may stop at any
+    of them.
+    """
+    tree, config = cast(probe.params, dtype), config_of(probe, masks)
+    if "param" in kinds:
+        for name, array in params.named(tree):
+            yield f"param/{name}", array
+    if {"act", "loss", "dact", "grad"} & set(kinds):
+        yield from forward_and_backward(port, probe, tree, config, kinds, masks)
+    modules = port.modules()
+    model, steps = modules["npgpt.model.transformer"], modules["npgpt.parity.steps"]
+    ops = backend(modules, port.replaced)
+    for name in ("logits", "logits_again"):
+        if name in kinds:
+            yield name, model.logits(tree, probe.tokens, config, ops=ops)
+    if "cached_logits" in kinds:
+        yield "cached_logits", steps.cached_logits(model, tree, probe.tokens, config, ops=ops)
+    count = steps_of(kinds, probe.settings.steps)
+    if count:
+        settings = replace(probe.settings, steps=count)
+        batch = probe.tokens, probe.targets, config, settings
+        rng = Masks(masks, config, parts=settings.accumulation, repeat=True) if masks else None
+        trained = steps.train(model, params.copy(tree), *batch, rng=rng, ops=ops)
+        for k, after in enumerate(trained, 1):
+            for name, array in params.named(after):
+                yield f"after{k}/{name}", array.copy()
+
+
+def forward_and_backward(
+    port: Port,
+    probe: Probe,
+    tree: Params,
+    config: Config,
+    kinds: Collection[str],
+    masks: Mapping[str, Array] | None,
+) -> Iterator[tuple[str, Array]]:
+    """Yield activations and loss, and then the gradients of both."""
+    recorder = Recorder(port, tree) if {"act", "dact"} & set(kinds) else None
+    modules = recorder.modules if recorder else port.modules()
+    ops = recorder.ops if recorder else backend(modules, port.replaced)
+    model, steps = modules["npgpt.model.transformer"], modules["npgpt.parity.steps"]
+    rng = Masks(masks, config) if masks else None
+    g = params.zeros_like(tree)
+    targets = steps.labels(probe.tokens, probe.targets)
+    loss, cache = model.loss(tree, probe.tokens, targets, config, rng=rng, g=g, ops=ops)
+    if recorder and "act" in kinds:
+        yield from recorder.found.items()
+    if "loss" in kinds:
+        yield "loss", np.asarray(loss)
+    if not {"dact", "grad"} & set(kinds):
+        return
+    model.backward(cache, g, ops=ops)
+    if recorder and "dact" in kinds:
+        yield from recorder.gradients.items()
+    if "grad" in kinds:
+        for name, grad in params.named(g):
+            yield f"grad/{name}", grad
+
+
+def steps_of(kinds: Collection[str], all_steps: int) -> int:
+    """Return the number of optimizer steps that the kinds need."""
+    wanted = [kind.removeprefix("after") for kind in kinds if kind.startswith("after")]
+    return max((int(k) if k else all_steps for k in wanted), default=0)
+
+
+def cast(tree: Params, dtype: Any) -> Params:
+    """Return the parameters in a dtype. They are shared if they have it already."""
+    if tree.wte.weight.dtype == dtype:
+        return tree
+    twin = params.map_leaves(tree, lambda leaf: params.Shape(leaf.shape))
+    flat = np.empty(params.total(twin), dtype)
+    for source, destination in zip(
+        params.leaves(tree), params.leaves(twin := params.views(twin, flat)), strict=True
+    ):
+        np.copyto(destination, source)
+    return twin
+
+
+def config_of(probe: Probe, masks: Mapping[str, Array] | None) -> Config:
+    """Return the model's config, with the dropout of the settings if there are masks."""
+    return replace(probe.config, dropout=probe.settings.dropout if masks else 0.0)
+
+
+class Masks:
+    """The port's dropout masks in the order of drawing, in place of a generator.
+
+    `parts`: micro-batches, which are consecutive rows. `repeat`: begin again after the last.
+    """
+
+    def __init__(
+        self, masks: Mapping[str, Array], config: Config, *, parts: int = 1, repeat: bool = False
+    ):
+        blocks = [f"h.{i}" for i in range(config.n_layer)]
+        places = "attn.probs", "after_attn", "after_mlp"
+        names = ["embedding", *(f"{block}.{place}" for block in blocks for place in places)]
+        rows = [np.array_split(masks[name], parts) for name in names]
+        self.order = [mask[part] for part in range(parts) for mask in rows]
+        self.position, self.repeat = 0, repeat
+
+    def bernoulli(self, p: float, shape: Any, *, out: Array | None = None) -> Array:
+        """Return the next mask, True where a number is kept."""
+        if self.position == len(self.order) and self.repeat:
+            self.position = 0
+        mask = np.broadcast_to(self.order[self.position] != 0, shape)
+        self.position += 1
+        if out is None:
+            return mask
+        np.copyto(out, mask)
+        return out
+
+
+class Recorder:
+    """A port whose activations and their gradients are kept, by the names of `GPT.trace`.
+
+    npgpt.model.trace counts the calls of an op and reads the residual stream before a LayerNorm. A
+    port may leave out a layer or move it. So a layer is known here by its weight, and the residual
+    stream by its variable in npgpt.model.block.
+    """
+
+    def __init__(self, port: Port, tree: Params):
+        self.found: dict[str, Array] = {}
+        self.gradients: dict[str, Array] = {}
+        self.caches: dict[int, tuple[str, Any]] = {}  # which are kept, so that no id is reused
+        self.layers = {id(leaf): name.removesuffix(".weight") for name, leaf in params.named(tree)}
+        self.modules = port.modules(self.keep)
+        self.ops: Any = SimpleNamespace(**vars(backend(self.modules, port.replaced)))
+        for op in ("linear", "layernorm", "gelu", "attention"):
+            setattr(self.ops, op, self.wrap(op, getattr(self.ops, op)))
+        block = self.modules["npgpt.model.block"]
+        self.modules["npgpt.model.transformer"].block = SimpleNamespace(  # type: ignore[attr-defined]
+            forward=self.block_forward(block.forward), backward=self.block_backward(block.backward)
+        )
+        self.block = 0  # of the current call
+        self.streams: Iterator[str] = iter(())  # names of the residual stream to come
+        self.into = self.found, "act"
+
+    def keep(self, variable: str, value: Array) -> None:
+        """Keep the value of a variable in attention or in a block."""
+        found, kind = self.into
+        if variable in ("probs", "dprobs"):
+            found[f"{kind}/h.{self.block}.attn.probs"] = value.copy()
+        elif variable == ("x" if kind == "act" else "dx"):
+            found[f"{kind}/{next(self.streams)}"] = value.copy()
+
+    def block_forward(self, function: Any) -> Any:
+        """Return a block's forward that keeps the residual stream: before it, and twice in it."""
+
+        def call(x: Array, *args: Any, **options: Any) -> Any:
+            if not self.caches:
+                self.block, self.found["act/embedding"] = 0, x.copy()
+            name = f"h.{self.block}"
+            self.streams = iter([f"{name}.after_attn", f"{name}.after_mlp"])
+            result = function(x, *args, **options)
+            self.block += 1
+            return result
+
+        return call
+
+    def block_backward(self, function: Any) -> Any:
+        """Return a block's backward that keeps the gradient of the residual stream."""
+
+        def call(dx: Array, *args: Any, **options: Any) -> Any:
+            self.block -= 1
+            self.into = self.gradients, "dact"
+            self.gradients[f"dact/h.{self.block}.after_mlp"] = dx.copy()
+            self.streams = iter([f"h.{self.block}.after_attn"])
+            result = function(dx, *args, **options)
+            if self.block == 0:
+                self.gradients["dact/embedding"] = result.copy()
+            return result
+
+        return call
+
+    def wrap(self, op: str, functions: Any) -> SimpleNamespace:
+        """Return an op that keeps its output, and the gradient of it."""
+        own = {"gelu": "mlp.gelu", "attention": "attn.heads"}.get(op)
+
+        def forward(x: Array, *args: Any, **options: Any) -> Any:
+            name = f"h.{self.block}.{own}" if own else self.layers.get(id(args[0].weight))
+            out, cache = functions.forward(x, *args, **options)
+            if name:
+                self.found[f"act/{name}"] = out.copy()
+                self.caches[id(cache)] = f"dact/{name}", cache
+            return out, cache
+
+        def backward(dout: Array, cache: Any, *args: Any, **options: Any) -> Any:
+            name, _ = self.caches[id(cache)]
+            self.gradients[name] = dout.copy()
+            return functions.backward(dout, cache, *args, **options)
+
+        return SimpleNamespace(forward=forward, backward=backward)

@@ -1,0 +1,48 @@
+"""A mistake: one known way in which a port of GPT-2 is wrong."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from npgpt.parity.port import Edit, Port
+
+Stage = Literal["forward", "loss", "backward", "step", "cache"]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One known way in which a port of GPT-2 is wrong.
+
+    Parameters
+    ----------
+    name : str
+        "attention-scale-missing", the anchor on its page.
+    stage : {"forward", "loss", "backward", "step", "cache"}
+        Where its first wrong number appears. A mistake of the forward pass or the loss has the
+        gradients of its own forward pass, as automatic differentiation computes them.
+    says : str
+        What is wrong, in one line.
+    page : str
+        Of the documentation, "docs/backprop/attention.md".
+    edits : tuple of Edit
+        The wrong lines beside the right ones.
+    twins : tuple of str, default ()
+        Mistakes that compute the same numbers.
+    """
+
+    name: str
+    stage: Stage
+    says: str
+    page: str
+    edits: tuple[Edit, ...]
+    twins: tuple[str, ...] = ()
+
+    @property
+    def right(self) -> Edit:
+        """Where the right code stands: `where`, `right` and `line()` of the first edit."""
+        return self.edits[0]
+
+    @property
+    def change(self) -> Callable[[Port], Port]:
+        """A function that returns a port with this mistake in addition to those that it has."""
+        return lambda port: Port((*port.edits, *self.edits), port.replaced)
