@@ -1,0 +1,253 @@
+"""From a port's name of a tensor to the slots that it can mean, by the tables of conventions.py."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+from npgpt.parity.matching.axes import ACTIVATIONS, AXES, PARAMETERS, Slot, is_within
+from npgpt.parity.matching.conventions import (
+    ACTIVATIONS_OF_LAYER,
+    ACTIVATIONS_OUTSIDE,
+    CONVENTIONS,
+    INPUTS,
+    LEAVES,
+    LLMC_ACTIVATIONS,
+    WORDS,
+    WORDS_OF_LAYER,
+)
+
+LEAF = f"(?P<leaf>{'|'.join(LEAVES)})"
+BLOCK = {"h", "block", "blocks", "layer", "layers", "resblocks", "l", "blk", "blks", "decoder"}
+WRAPPED = {"out", "output", "outputs"}  # at the end of an activation's name
+FIELDS = {"{i}": r"(?P<i>\d+)", "{h}": r"(?P<h>\d+)", "{attention}": r"[a-z0-9 ]*?"}
+LARGEST = 10**6  # of the numbers in names
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """A slot that a name can mean. `order` is that of the columns of c_attn, if the name says it.
+
+    A slot of None: a tensor that is known, and not compared.
+    """
+
+    slot: Slot | None
+    order: str = ""
+    rank: int = 0  # of several names of one tensor, the lowest counts
+
+
+@lru_cache(maxsize=1 << 16)
+def words(name: str) -> str:
+    """Return a name in lower case, split into words and numbers: "h.0.ln_1" -> "h 0 ln 1"."""
+    name = re.sub(r":\d+$", "", re.sub(r"(?i)gpt\W?_?2", "gpt", name))
+    name = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name)
+    return " ".join(re.findall(r"[a-z]+|\d+", name.lower()))
+
+
+@cache
+def compile_row(pattern: str) -> re.Pattern:
+    """Return the regular expression of a row of a convention, for names split into words."""
+    parts = re.split(r"(\{\w+\})", pattern)
+    text = " ".join(FIELDS.get(part) or words(part) for part in parts if part.strip("._"))
+    return re.compile(f"(?:[a-z]+ )*{text}(?: {LEAF})?")
+
+
+@cache
+def rows(convention: str) -> tuple[tuple[re.Pattern, str], ...]:
+    """Return the rows of a convention; those of layers also without the number, for a stack."""
+    found = []
+    for pattern, target in CONVENTIONS[convention].items():
+        found.append((compile_row(pattern), target))
+        if "{i}" in pattern and target:
+            found.append((compile_row(re.sub(r"[._]?\{i\}", "", pattern)), target))
+    return tuple(found)
+
+
+def parse_target(target: str, fields: Mapping[str, str | None]) -> tuple[str, Slot, str] | None:
+    """Return the module, its slot without a leaf, and the order of columns, of a row's right side.
+
+    None if a number is too large.
+    """
+    module, *options = target.split()
+    numbers = {key: int(text) for key, text in fields.items() if text and key in "ih"}
+    if max(numbers.values(), default=0) > LARGEST:
+        return None
+    part = head = None
+    order = ""
+    for option in options:
+        if option in ("q", "k", "v"):
+            part = "qkv".index(option)
+        elif option == "{h}":
+            head = numbers.get("h")
+        else:
+            order = option
+    family = module.replace("{i}", "#")
+    return family, Slot(family, numbers.get("i"), part, head), order
+
+
+def parameter_meanings(
+    target: str, leaf: str | None, fields: Mapping[str, str | None]
+) -> list[Meaning]:
+    """Return the parameters that a row's right side means, with a leaf such as "kernel" or none."""
+    if not target:
+        return [Meaning(None)]
+    if (parsed := parse_target(target, fields)) is None:
+        return []
+    family, slot, order = parsed
+    if family in PARAMETERS:
+        families = [family] if leaf is None else []
+    else:
+        leaves = ["weight", "bias"] if leaf is None else [LEAVES[leaf]]
+        families = [f"{family}.{one}" for one in leaves if f"{family}.{one}" in PARAMETERS]
+    found = [Slot(one, slot.layer, slot.part, slot.head) for one in families]
+    return [Meaning(one, order) for one in found]
+
+
+def by_convention(name: str, convention: str) -> list[Meaning]:
+    """Return the parameters that a name means by one convention."""
+    text = words(name)
+    for pattern, target in rows(convention):
+        if (found := pattern.fullmatch(text)) and (
+            meanings := parameter_meanings(target, found["leaf"], found.groupdict())
+        ):
+            return meanings
+    return []
+
+
+def by_words(name: str) -> list[Meaning]:
+    """Return the parameters that the words of a name suggest."""
+    text = words(name)
+    leaf = leaf_of(text)
+    found: list[Meaning] = []
+    for layer, rest in layers_of(text):
+        table = WORDS if layer is None and not is_stacked(rest) else WORDS_OF_LAYER
+        for pattern, target in table:
+            if re.search(pattern, rest):
+                for head in heads_of(rest):
+                    fields = {"i": layer, "h": head}
+                    found += [
+                        meaning
+                        for meaning in parameter_meanings(target, leaf, fields)
+                        if meaning not in found
+                    ]
+                break
+    return found
+
+
+def leaf_of(text: str) -> str | None:
+    """Return the word that tells a weight from a bias: "bias", or "b" of "bq"."""
+    if found := [word for word in text.split() if word in LEAVES]:
+        return found[-1]
+    short = re.search(r"\b(be|[wgb])[qkvof]\b", text)
+    return short[1] if short else None
+
+
+def heads_of(rest: str) -> list[str | None]:
+    """Return None, and the number of the head, if these words may contain one."""
+    found = re.search(r"\bheads? (\d+)\b|\b(?:w|b)?[qkv] (\d+)\b|[ye]s? (\d+)\b", rest)
+    return [None, *filter(None, found.groups())] if found else [None]
+
+
+def is_stacked(rest: str) -> bool:
+    """Return True if these words, without a number, are those of a layer within a block."""
+    inside = (
+        r"\b(attn|attention|att|sa|mlp|ffn?|ffwd|fc|qkv\w*|q|k|v|query|key|value|(ln|norm) ?[12]"
+    )
+    return re.search(inside + r"|([wgb]|be) ?[qkvo12]|o|fcproj\w*|attproj\w*)\b", rest) is not None
+
+
+def layers_of(text: str) -> Iterator[tuple[str | None, str]]:
+    """Yield the number of the layer, or None, with the words that remain: one or more readings."""
+    split = text.split()
+    numbers = [i for i, word in enumerate(split) if word.isdecimal()]
+    after = [i for i in numbers if i and split[i - 1] in BLOCK]
+    if after:
+        yield split[after[0]], " ".join(split[after[0] + 1 :])
+        return
+    yield None, text
+    for i in numbers:
+        yield split[i], " ".join(split[:i] + split[i + 1 :])
+
+
+def choose_convention(names: Iterable[str], sizes: Mapping[str, int]) -> str:
+    """Return the convention that reads the largest number of names; "" if none reads any."""
+    names = list(names)
+    score = {
+        one: sum(any(fits(m, sizes) for m in by_convention(name, one)) for name in names)
+        for one in CONVENTIONS
+    }
+    best = max(score, key=score.__getitem__)
+    return best if score[best] else ""
+
+
+def fits(meaning: Meaning, sizes: Mapping[str, int]) -> bool:
+    """Return True unless the slot's numbers are beyond the model's."""
+    return meaning.slot is None or is_within(meaning.slot, sizes)
+
+
+def parameters(name: str, convention: str, sizes: Mapping[str, int]) -> list[Meaning]:
+    """Return the parameters that a name can mean: by its convention, by others, by its words."""
+    if convention and (found := [m for m in by_convention(name, convention) if fits(m, sizes)]):
+        return found
+    found = []
+    for other in CONVENTIONS:
+        found += [m for m in by_convention(name, other) if fits(m, sizes) and m not in found]
+    return found or [m for m in by_words(name) if fits(m, sizes)]
+
+
+def activation(name: str, convention: str, sizes: Mapping[str, int]) -> Meaning | None:
+    """Return the activation that a name means, or None."""
+    found = read_activation(name, convention)
+    return found if found and fits(found, sizes) else None
+
+
+def read_activation(name: str, convention: str) -> Meaning | None:
+    """Return the activation that a name means, before its numbers are compared with the model."""
+    text = words(name)
+    for own, family in LLMC_ACTIVATIONS.items():
+        if words(own) == text:
+            return Meaning(Slot(family) if family else None)
+    split = text.split()
+    if split and split[-1] in ("in", "input") and (of := module_of(split[:-1], convention)):
+        if of.slot is not None and of.slot.family in INPUTS:
+            family = INPUTS[of.slot.family]
+            return Meaning(Slot(family, of.slot.layer if "#" in family else None), rank=3)
+        return Meaning(None)
+    if found := module_of(split, convention):
+        return output_of(found)
+    layer, rest = next(iter(layers_of(text)))
+    table = ACTIVATIONS_OUTSIDE if layer is None else ACTIVATIONS_OF_LAYER
+    for rank, (pattern, target) in enumerate(table, 1):
+        if re.search(pattern, rest) and (parsed := parse_target(target, {"i": layer})):
+            return Meaning(parsed[1], rank=rank)
+    if split and split[-1] in WRAPPED:
+        return read_activation(" ".join(split[:-1]), convention)
+    for meaning in by_words(name):
+        if meaning.slot is not None and layer is not None:
+            slot = meaning.slot
+            return output_of(Meaning(Slot(slot.module, slot.layer, slot.part, slot.head)))
+    return None
+
+
+def module_of(split: list[str], convention: str) -> Meaning | None:
+    """Return the layer with parameters that these words name, as a slot whose family is it."""
+    text = " ".join(split)
+    for one in dict.fromkeys([*filter(None, [convention]), *CONVENTIONS]):
+        for pattern, target in rows(one):
+            found = pattern.fullmatch(text)
+            if found and found["leaf"] is None and target:
+                parsed = parse_target(target, found.groupdict())
+                if parsed and parsed[0] not in PARAMETERS:
+                    return Meaning(parsed[1], parsed[2])
+    return None
+
+
+def output_of(module: Meaning) -> Meaning:
+    """Return the activation that is the output of a layer with parameters."""
+    slot = module.slot
+    if slot is None or slot.family in ("wte", "wpe"):
+        return Meaning(None)
+    if slot.family == "lm_head":
+        return Meaning(Slot("logits"))
+    assert slot.family in ACTIVATIONS and slot.family in AXES
+    return module
