@@ -11,6 +11,7 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.errors import InputError, show
+from npgpt.model import params
 from npgpt.parity import debug_state, npy
 from npgpt.system.atomic import atomic_write
 from npgpt.weights.mapped import BFLOAT16, ZIP, MappedFile, MappedTensor, refuse_pickle
@@ -19,6 +20,8 @@ from npgpt.weights.strict_json import parse_json_object, read_json_object
 
 META, META_FILE = "meta", "meta.json"  # the JSON text among the tensors, or in a folder
 FORMATS = "supported are .npz, safetensors, a folder of .npy files, and llm.c's debug state"
+ACTIVATIONS = 1 << 28  # bytes
+PER_PARAMETER = 8 * 20  # bytes: itself, its gradient, and after many steps, in float64
 MAX_META = 1 << 20  # bytes
 MAX_NAME = 200  # characters
 
@@ -57,7 +60,7 @@ def read(path: str | Path, config: Config | None = None) -> Dump:
     file = MappedFile(path)
     head = file.data[:64].tobytes()
     if head.startswith(ZIP):
-        return make(npy.read_archive(path), str(path))
+        return make(npy.read_archive(path, limit(config)), str(path))
     if debug_state.is_debug_state(head):
         if config is None:
             raise InputError(f"{path} is llm.c's debug state, which needs a probe beside it")
@@ -73,6 +76,12 @@ def read(path: str | Path, config: Config | None = None) -> Dump:
                      f"{head[:8]!r}; {FORMATS}")  # fmt: skip
 
 
+def limit(config: Config | None) -> int:
+    """Return how many bytes of arrays a deflated dump of such a model may have."""
+    most = npy.MAX_BYTES if config is None else ACTIVATIONS + PER_PARAMETER * params.size(config)
+    return min(most, npy.MAX_BYTES)
+
+
 def to_array(tensor: MappedTensor) -> Array:
     """Return a tensor in a file as an array: a view, unless it is bfloat16."""
     return tensor.array() if tensor.dtype == BFLOAT16 else tensor.raw()
@@ -86,6 +95,10 @@ def make(arrays: Mapping[str, Any], path: str = "the dump") -> Dump:
             meta = parse_meta(array, path)
         else:
             tensors[check_name(name, path)] = check_array(array, f"{path}: {show(name)}")
+    if (loss := tensors.get("loss")) is not None:
+        if loss.size != 1:
+            raise InputError(f"{path}: its loss has the shape {loss.shape}, but must be a number")
+        tensors["loss"] = loss.reshape(())
     return Dump(tensors, meta, path)
 
 

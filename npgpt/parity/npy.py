@@ -29,7 +29,7 @@ from npgpt.system.files import open_regular, os_error
 MAGIC = b"\x93NUMPY"
 MAX_HEADER = 10_000  # bytes: NumPy's own limit
 MAX_FILES = 20_000  # in an archive: GPT-2 XL's parameters and activations are 5,000
-MAX_BYTES = 1 << 33  # of all arrays in an archive, which may be 1000 times smaller
+MAX_BYTES = 1 << 33  # of all arrays in an archive that is smaller: up to 1000 times
 MAX_DEPTH = 20  # folders in each other
 MAX_AXES = 64  # NumPy's limit
 FIELD = re.compile(
@@ -49,7 +49,7 @@ def read_archive(path: str | Path, max_bytes: int = MAX_BYTES) -> dict[str, Arra
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
-            check_sizes(path, entries, max_bytes)
+            check_sizes(path, entries, max(max_bytes, os.fstat(file.fileno()).st_size))
             for entry in entries:
                 name = member_name(path, entry.filename)
                 if name in found:

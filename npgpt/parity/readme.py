@@ -15,13 +15,13 @@ np.savez("dump.npz", **{name: tensor.detach().numpy() for name, tensor in found.
 
 NUMPY = """\
 import numpy as np
-import my_port  # yours
+import my_port  # yours: load() returns a dict with the weights in this directory
 
 batch = np.load("probe/batch.npz")
-weights = dict(np.load("probe/weights.npz"))
 tokens, targets = batch["tokens"], batch["targets"]
+weights = my_port.load("probe")
 
-logits, loss, gradients = my_port.run(weights, tokens, targets)
+logits, loss, gradients = my_port.forward_and_backward(weights, tokens, targets)
 
 found = {"tokens": tokens, "targets": targets, "logits": logits, "loss": loss}
 for name in weights:
