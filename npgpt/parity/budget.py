@@ -1,0 +1,139 @@
+"""Rounding budgets: how far a right port's numbers may be from the exact ones, per tensor.
+
+    budget = MULTIPLE * max |float32 run - float64 run|
+
+over RUNS float32 runs, whose parameters are off by up to one ulp. A port adds in another order, and
+computes exp and tanh in other ways: its error is another draw of the same size. The largest error
+of a single run can be small by chance, which several runs and a floor of a few ulps prevent.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from npgpt.arrays import Array
+from npgpt.model.params import map_leaves, named
+from npgpt.parity.compute import tensors
+from npgpt.parity.order import kind_of, step_of
+from npgpt.parity.port import Port
+from npgpt.parity.probe import Probe
+from npgpt.parity.rounding import EPS, round_products
+from npgpt.parity.step_budget import spreads
+
+Layouts = tuple[Array, ...]  # of one tensor: several if the dump does not tell which is meant
+RUNS = 3
+MULTIPLE = 16  # clean ports stay below 4: docs/find-the-bug.md#budgets
+FLOOR = 2  # ulps of a tensor's largest number
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A probe, and which of its tensors a port computed, in the order of computation, and how."""
+
+    probe: Probe
+    names: tuple[str, ...]
+    masks: Mapping[str, Array] | None = None
+    arithmetic: str = "float32"  # of the products, a key of EPS
+
+    @cached_property
+    def kinds(self) -> set[str]:
+        """The kinds of these tensors, as `compute` takes them."""
+        steps = max(map(step_of, self.names), default=0)
+        kinds = {kind_of(name) for name in self.names if not step_of(name)}
+        return kinds | ({f"after{steps}"} if steps else set())
+
+
+class Run:
+    """A port on a task: its exact numbers and their budgets, computed as far as they are read."""
+
+    def __init__(self, port: Port, task: Task):
+        self.port, self.task = port, task
+        self.found: dict[str, Array] = {}  # so far
+        self.rest = self.compute(port, task.probe, np.float64)
+
+    def stream(self) -> Iterator[tuple[str, Array]]:
+        """Yield the numbers in float64 by name, as they are computed."""
+        yield from tuple(self.found.items())
+        for name, array in self.rest:
+            self.found[name] = array
+            yield name, array
+
+    @cached_property
+    def exact(self) -> dict[str, Array]:
+        """The numbers in float64."""
+        return dict(self.stream())
+
+    @cached_property
+    def budgets(self) -> dict[str, Array]:
+        """The largest difference that rounding explains: one per tensor, after a step per element.
+
+        An element after a step has, in addition, what the budgets of the gradients explain.
+        """
+        task, port = self.task, round_products(self.port, self.task.arithmetic)
+        wide = replace(task, names=(*task.names, *self.gradients()))
+        run = self if wide.names == task.names else Run(self.port, wide)
+        exact, smallest = run.exact, FLOOR * EPS[task.arithmetic] / MULTIPLE
+        errors = {name: [smallest * largest_of(x)] for name, x in exact.items()}
+        rough = [dict(run.compute(port, nudge_parameters(task.probe, seed), np.float32))
+                 for seed in range(RUNS)]  # fmt: skip
+        for name in exact:
+            if not step_of(name):
+                errors[name] += [largest_of(one[name] - exact[name]) for one in rough]
+        found = {name: np.asarray(MULTIPLE * max(sizes)) for name, sizes in errors.items()}
+        steps = {name: x for name, x in exact.items() if step_of(name)}
+        spread = spreads(self.port, task.probe, steps, found, task.masks) if steps else {}
+        for name, more in spread.items():
+            rest = [largest_of(np.fmax(np.abs(one[name] - exact[name]) - more, 0)) for one in rough]
+            found[name] = MULTIPLE * max(*errors[name], *rest) + more
+        return {name: found[name] for name in task.names}
+
+    def gradients(self) -> list[str]:
+        """Return the gradients that the budgets of the steps depend on and the dump has not."""
+        names = self.task.names
+        if not any(map(step_of, names)):
+            return []
+        full = (f"grad/{name}" for name, _ in named(self.task.probe.params))
+        return [name for name in full if name not in names]
+
+    def compute(self, port: Port, probe: Probe, dtype: Any) -> Iterator[tuple[str, Array]]:
+        """Yield the tensors of the task as they are computed."""
+        names = set(self.task.names)
+        with np.errstate(all="ignore"):
+            for name, array in tensors(
+                port, probe, self.task.kinds, dtype=dtype, masks=self.task.masks
+            ):
+                if name in names:
+                    yield name, array
+
+    def factor(
+        self, name: str, found: Layouts, budgets: Mapping[str, Array] | None = None
+    ) -> float:
+        """Return the largest difference of a tensor from the exact one, in budgets."""
+        budgets, exact = budgets or self.budgets, self.exact[name]
+        return largest_of((closest(found, exact) - exact) / budgets[name])
+
+
+def closest(found: Layouts, exact: Array) -> Array:
+    """Return the layout of a port's tensor that is closest to the exact one."""
+    return min(found, key=lambda one: largest_of(one - exact)) if len(found) > 1 else found[0]
+
+
+def largest_of(x: Array) -> float:
+    """Return the largest absolute value, or inf if any number is nan."""
+    found = float(np.abs(x).max(initial=0.0))
+    return found if found == found else np.inf
+
+
+def nudge_parameters(probe: Probe, seed: int) -> Probe:
+    """Return the probe with each parameter one ulp of float32 up or down, or unchanged."""
+    rng = np.random.default_rng(seed)
+    return replace(probe, params=map_leaves(probe.params, lambda leaf: nudge(leaf, rng)))
+
+
+def nudge(x: Array, rng: np.random.Generator) -> Array:
+    """Return an array in float32, with each number one ulp up or down, or unchanged."""
+    x = x.astype(np.float32)
+    return x + rng.integers(-1, 2, x.shape, np.int8) * np.spacing(x)
