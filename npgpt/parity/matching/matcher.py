@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from npgpt.parity.matching import axes, layouts, map_option, names
 from npgpt.parity.matching.assemble import Assembled, Piece, are_equal, assemble
 from npgpt.parity.matching.axes import Slot
 from npgpt.parity.matching.choices import Chooser
-from npgpt.parity.matching.conventions import DROPPED
 from npgpt.parity.matching.values import Values
 from npgpt.parity.probe import Probe
 
@@ -129,17 +128,18 @@ class Matcher:
                 self.found.unused.append(name)
 
     def batch(self, name: str, array: Array) -> Array:
-        """Return the tokens or the targets (B, T), of which (T, B) may be the port's shape."""
+        """Return the tokens or the targets (B, T). Raises InputError for another batch."""
         expected: Array = getattr(self.probe, name)
         plain = np.squeeze(array)
-        if plain.shape == expected.shape[::-1] and not np.array_equal(plain, expected):
-            plain = plain.T
-        if plain.size != expected.size:
-            raise InputError(
-                f"{self.dump.path}: {name} is {array.shape}, but must be {expected.shape}: is the "
-                "dump of another batch?"
-            )
-        return plain.reshape(expected.shape)
+        for one in (plain, plain.T):
+            if one.size == expected.size and one.ndim <= 2:
+                shaped = one.reshape(expected.shape)
+                if name == "targets" or np.array_equal(shaped, expected):
+                    return shaped
+        what = f"is {array.shape}, but must be {expected.shape}"
+        if array.size == expected.size:
+            what = "has other tokens than the probe"
+        raise InputError(f"{self.dump.path}: {name} {what}: is the dump of another batch?")
 
     def choose(self) -> Chooser:
         """Return which parameter each name of the dump is, by the first kind that has it."""
@@ -214,8 +214,6 @@ class Matcher:
                 order = meaning.order or orders.get(slot.layer if slot else None, "")
             else:
                 unknown.append(name)
-            if slot and kind == "mask":
-                slot = replace(slot, family=DROPPED.get(slot.family, slot.family))
             piece = slot and self.activation_piece(name, array, slot, order, rank)
             if piece:
                 pieces.append(piece)

@@ -20,11 +20,7 @@ from npgpt.parity.matching.conventions import (
 LEAF = f"(?P<leaf>{'|'.join(LEAVES)})"
 BLOCK = {"h", "block", "blocks", "layer", "layers", "resblocks", "l", "blk", "blks", "decoder"}
 WRAPPED = {"out", "output", "outputs"}  # at the end of an activation's name
-FIELDS = {
-    "{i}": r"(?P<i>\d+)",
-    "{h}": r"(?P<h>\d+)",
-    "{attention}": r"[a-z0-9 ]*attention[a-z0-9 ]*",
-}
+FIELDS = {"{i}": r"(?P<i>\d+)", "{h}": r"(?P<h>\d+)", "{attention}": r"[a-z0-9 ]*?"}
 LARGEST = 10**6  # of the numbers in names
 
 

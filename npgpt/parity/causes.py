@@ -1,0 +1,148 @@
+"""Causes by reproduction: the mistakes with which GPT-2 computes all of the port's numbers.
+
+A chain of mistakes is found greedily, in the order of computation: with each mistake, the first
+tensor that is not reproduced must come later.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+
+from npgpt.arrays import Array
+from npgpt.parity.budget import MULTIPLE, Layouts, Run, Task, closest, largest_of
+from npgpt.parity.mistakes import MISTAKES, Mistake
+from npgpt.parity.order import INPUTS, STAGES, all_names, kind_of, stage_of
+from npgpt.parity.port import RIGHT, EditError
+from npgpt.parity.rounding import EPS
+
+Chain = tuple[Mistake, ...]
+Own = Mapping[str, Layouts]  # the port's tensors by canonical names
+LONGEST = 3  # mistakes of a chain
+WIDTH = 4  # chains of each length that are continued: those that explain most
+LOOSE = {"float32": 1000, "bfloat16": 8, "float16": 8}  # budgets, before a mistake's own are known
+
+
+class Lab:
+    """GPT-2 with mistakes, on one task. Every run is kept."""
+
+    def __init__(self, task: Task, mistakes: Sequence[Mistake] = MISTAKES):
+        self.task, self.mistakes = task, mistakes
+        self.runs: dict[Chain, Run] = {}
+        self.indices = {name: i for i, name in enumerate(task.names)}
+
+    def computes(self, task: Task) -> bool:
+        """Return True if the runs are those of another task."""
+        one, other = self.task, task
+        return (
+            one.probe.params is other.probe.params
+            and one.probe.settings == other.probe.settings
+            and (one.names, one.arithmetic) == (other.names, other.arithmetic)
+            and not one.masks
+            and not other.masks
+        )
+
+    def run(self, chain: Chain) -> Run:
+        """Return the run with these mistakes."""
+        if chain not in self.runs:
+            port = RIGHT
+            for mistake in chain:
+                port = mistake.change(port)
+            self.runs[chain] = Run(port, self.task)
+        return self.runs[chain]
+
+    def position(self, chain: Chain, own: Own, beyond: int = -1) -> int:
+        """Return the index of the first tensor that a chain does not reproduce.
+
+        The result is exact only if it is above `beyond`: most chains are rejected by a tensor that
+        is far away, before their own budgets are measured.
+        """
+        run, names = self.run(chain), self.task.names
+        try:
+            for name, exact in run.stream():
+                index = self.indices[name]
+                if index <= beyond and not self.is_near(name, exact, own[name]):
+                    return index
+        except EditError:  # two mistakes in the same lines
+            return -1
+        if self.fits(run, own, self.run(()).budgets):
+            return len(names)
+        wrong = (i for i, name in enumerate(names) if run.factor(name, own[name]) > 1)
+        return next(wrong, len(names))
+
+    def fits(self, run: Run, own: Own, budgets: Mapping[str, Array]) -> bool:
+        """Return True if all tensors are within these budgets of a run's."""
+        return all(run.factor(name, own[name], budgets) <= 1 for name in self.task.names)
+
+    def closest(self, chains: list[Chain], own: Own) -> list[Chain]:
+        """Return the chains that fit by budgets of their own too, if any does."""
+        if len(chains) == 1:
+            return chains
+        runs = [self.run(chain) for chain in chains]
+        fit = [self.fits(run, own, run.budgets) for run in runs]
+        return [chain for chain, fits in zip(chains, fit, strict=True) if fits or not any(fit)]
+
+    def is_near(self, name: str, exact: Array, own: Layouts) -> bool:
+        """Return True unless a tensor is far outside of any budget that a mistake may have."""
+        kind = self.task.arithmetic
+        smallest = MULTIPLE * EPS[kind] * largest_of(exact)
+        allowed = LOOSE[kind] * np.maximum(self.run(()).budgets[name], smallest)
+        return bool((np.abs(closest(own, exact) - exact) <= allowed).all())
+
+
+def find(lab: Lab, own: Own) -> list[Chain]:
+    """Return the shortest chains that reproduce all tensors, none if there is no such chain."""
+    names = lab.task.names
+    frontier: list[tuple[Chain, int]] = [((), lab.position((), own))]
+    for _ in range(LONGEST):
+        found: dict[frozenset[str], Chain] = {}
+        partial: dict[frozenset[str], tuple[Chain, int]] = {}
+        for chain, start in frontier:
+            for mistake in candidates(lab, chain, names[start]):
+                longer = (*chain, mistake)
+                position = lab.position(longer, own, start)
+                key = frozenset(one.name for one in longer)
+                if position == len(names):
+                    found.setdefault(key, longer)
+                elif position > start:
+                    partial.setdefault(key, (longer, position))
+        if found:
+            return without_twins(lab.closest(list(found.values()), own))
+        frontier = sorted(partial.values(), key=lambda one: -one[1])[:WIDTH]
+    return []
+
+
+def candidates(lab: Lab, chain: Chain, first_wrong: str) -> list[Mistake]:
+    """Return the mistakes that can explain a tensor: none of a stage after it."""
+    stage = STAGES.index(stage_of(first_wrong))
+    return [
+        one
+        for one in lab.mistakes
+        if STAGES.index(one.stage) <= stage and all(one.name != other.name for other in chain)
+    ]
+
+
+def without_twins(chains: Sequence[Chain]) -> list[Chain]:
+    """Return chains without those that differ from one before in an equivalent mistake only."""
+    found: dict[frozenset[str], Chain] = {}
+    for chain in chains:
+        key = frozenset(min(one.name, *one.twins) for one in chain)
+        found.setdefault(key, chain)
+    return list(found.values())
+
+
+def tell_apart(lab: Lab, chains: Sequence[Chain]) -> str:
+    """Return the tensor that is not in the dump and tells most of the chains apart, or ""."""
+    probe = lab.task.probe
+    names = list(all_names(probe.config, max(1, probe.settings.steps)))
+    missing = [name for name in names if name not in lab.task.names and kind_of(name) not in INPUTS]
+    other = Lab(replace(lab.task, names=tuple(missing)))
+    runs = [other.run(chain) for chain in chains]
+
+    def told(name: str) -> int:
+        """Return the number of pairs of chains that differ in a tensor by more than rounding."""
+        return sum(a.factor(name, (b.exact[name],)) > 1 for a, b in combinations(runs, 2))
+
+    best = max(missing, key=told, default="")
+    return best if best and told(best) else ""

@@ -1,0 +1,230 @@
+"""The diagnosis of a port: its first wrong tensor, the causes, and the ops that are wrong."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from npgpt.arrays import Array
+from npgpt.errors import InputError, show
+from npgpt.model.params import named
+from npgpt.parity import causes, matching, op_by_op, order, rounding
+from npgpt.parity.budget import Layouts, Run, Task, closest, largest_of
+from npgpt.parity.causes import Lab
+from npgpt.parity.dump import Dump
+from npgpt.parity.mistakes import Mistake
+from npgpt.parity.op_by_op import WrongOp
+from npgpt.parity.order import INPUTS, kind_of, stage_of, step_of
+from npgpt.parity.probe import Probe
+from npgpt.parity.rounding import EPS
+
+PARAMETERS = ("param", "grad")
+KINDS = ("act", "loss", "grad", "dact", "after", "cached_logits")  # kinds that are missed
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A tensor of the port beside the exact one."""
+
+    name: str  # canonical
+    port_name: str
+    stage: str
+    factor: float  # the largest difference, in rounding budgets
+    at: tuple[int, ...] = ()  # the first element outside of the budget
+    found: float = np.nan  # of the port
+    expected: float = np.nan
+
+    @property
+    def is_right(self) -> bool:
+        """Return True if rounding explains every difference."""
+        return self.factor <= 1
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All that is known of a port's errors.
+
+    findings : the tensors that were compared, in the order of computation
+    causes : chains of mistakes, most of one; each chain reproduces every tensor
+    tell_apart : the tensor that would tell several causes apart, "" if none would
+    wrong_ops : ops that are wrong on the port's own inputs
+    between : the last right tensor before the first wrong one, and that one
+    """
+
+    findings: tuple[Finding, ...]
+    causes: tuple[tuple[Mistake, ...], ...] = ()
+    tell_apart: str = ""
+    wrong_ops: tuple[WrongOp, ...] = ()
+    between: tuple[str, str] = ("", "")
+    arithmetic: str = "float32"
+    not_dumped: tuple[str, ...] = ()  # kinds
+    notes: tuple[str, ...] = ()  # of the matching
+    unused: tuple[str, ...] = ()  # tensors of the dump that match none of GPT-2
+
+    @property
+    def first_wrong(self) -> Finding | None:
+        """The first tensor outside of its budget, in the order of computation."""
+        return next((one for one in self.findings if not one.is_right), None)
+
+    @property
+    def agrees(self) -> bool:
+        """Return True if no tensor is wrong."""
+        return self.first_wrong is None
+
+
+def diagnose(
+    dump: Dump,
+    probe: Probe,
+    renames: Mapping[str, str] | None = None,
+    *,
+    labs: list[Lab] | None = None,
+) -> Diagnosis:
+    """Return the diagnosis of a dump.
+
+    renames : the port's names and npgpt's, for the matching
+    labs : of earlier diagnoses with the same probe: one is used if its dump had the same tensors,
+        and a new one is added
+
+    Raises InputError if the dump is of another batch or model, has no number to compare, or one
+    that is not finite.
+    """
+    probe = replace(probe, settings=probe.settings.with_meta(dump.meta))
+    check_heads(dump, probe)
+    match = matching.match(dump, probe, dict(renames or {}))
+    own = {name: (x, *match.alternatives.get(name, ())) for name, x in match.tensors.items()}
+    check_targets(match.tensors, probe)
+    present = [name for name in order.sort(own, probe.config) if kind_of(name) not in INPUTS]
+    check_finite(match.tensors, present, match.names)
+    arithmetic = rounding.recognize(match.tensors, probe.params)
+    findings = compare_parameters(own, probe, match.names, arithmetic)
+    probe = op_by_op.with_parameters(probe, match.tensors)
+    names = [name for name in present if name != "dact/logits"]  # is part of the loss
+    if not names:
+        raise InputError(
+            f"{dump.path} has nothing to compare: it must hold a loss, gradients or activations"
+        )
+    task = Task(probe, tuple(names), masks_of(match.tensors, probe), arithmetic)
+    labs = [] if labs is None else labs
+    lab = next((one for one in labs if one.computes(task)), None)
+    if lab is None:
+        labs.append(lab := Lab(task))
+    findings += compare(lab.run(()), own, match.names)
+    found = Diagnosis(
+        findings=tuple(findings), arithmetic=arithmetic, notes=notes_of(match, probe),
+        unused=tuple(match.unused), not_dumped=not_dumped(names),
+    )  # fmt: skip
+    return found if found.agrees else explain(found, lab, own)
+
+
+def notes_of(match: matching.Match, probe: Probe) -> tuple[str, ...]:
+    """Return lines about the matching: how many parameters, in what layout, and exceptions."""
+    names = [name for name, _ in named(probe.params)]
+    present = {name.partition("/")[2] for name in match.tensors if kind_of(name) in PARAMETERS}
+    phrases = [note for note in match.notes if ":" not in note]
+    line = f"matched {len(present.intersection(names))} of {len(names)} parameters"
+    layout = f" ({'; '.join(phrases)})" if phrases else ""
+    return (line + layout, *(note for note in match.notes if ":" in note))
+
+
+def explain(found: Diagnosis, lab: Lab, own: causes.Own) -> Diagnosis:
+    """Return the diagnosis with the causes of its wrong tensors."""
+    first = found.first_wrong
+    assert first is not None
+    before = [one.name for one in found.findings[: found.findings.index(first)]]
+    probe, names = lab.task.probe, lab.task.names
+    chains: list[causes.Chain] = []
+    if first.name in names:  # no mistake of the catalogue changes a parameter before the first step
+        chains = causes.find(lab, own)
+    return replace(
+        found,
+        causes=tuple(chains),
+        tell_apart=causes.tell_apart(lab, chains) if len(chains) > 1 else "",
+        wrong_ops=tuple(op_by_op.wrong_ops(probe, own, found.arithmetic)),
+        between=(before[-1] if before else "", first.name),
+    )
+
+
+def compare(run: Run, own: causes.Own, port_names: Mapping[str, str]) -> list[Finding]:
+    """Return the port's tensors beside the exact ones, in the order of computation."""
+    return [
+        finding(name, port_names.get(name, name), own[name], run.exact[name], run.budgets[name])
+        for name in run.task.names
+    ]
+
+
+def finding(name: str, port_name: str, own: Layouts, exact: Array, budget: Array) -> Finding:
+    """Return one tensor beside the exact one, with the first element outside of the budget."""
+    found = closest(own, exact)
+    excess = np.abs(found - exact) / budget
+    result = Finding(name, port_name, stage_of(name), largest_of(excess))
+    if result.is_right:
+        return result
+    at = tuple(int(i) for i in np.unravel_index(np.argmax(~(excess <= 1)), found.shape))
+    return replace(result, at=at, found=float(found[at]), expected=float(exact[at]))
+
+
+def compare_parameters(
+    own: causes.Own, probe: Probe, port_names: Mapping[str, str], arithmetic: str
+) -> list[Finding]:
+    """Return the port's parameters beside the probe's, which may be rounded to 16 bits."""
+    found = []
+    for name, leaf in named(probe.params):
+        full = f"param/{name}"
+        if full in own:
+            exact = leaf.astype(np.float64)
+            budget = np.asarray(4 * EPS[arithmetic] * largest_of(exact))
+            found.append(finding(full, port_names.get(full, name), own[full], exact, budget))
+    return found
+
+
+def check_heads(dump: Dump, probe: Probe) -> None:
+    """Raise InputError if the port has another number of heads: the weights do not tell."""
+    found = dump.meta.get("n_head", probe.config.n_head)
+    if found != probe.config.n_head:
+        raise InputError(f"in the dump's meta, n_head is {show(found)}, but the probe's model has "
+                         f"{probe.config.n_head}: is the dump of another model?")  # fmt: skip
+
+
+def check_targets(tensors: Mapping[str, Array], probe: Probe) -> None:
+    """Raise InputError if the port computed with other targets."""
+    if not np.array_equal(tensors.get("targets", probe.targets), probe.targets):
+        raise InputError(
+            "the dump's targets are not the probe's: is it of another batch? They are in batch.npz"
+        )
+
+
+def check_finite(
+    tensors: Mapping[str, Array], names: Sequence[str], port_names: Mapping[str, str]
+) -> None:
+    """Raise InputError with the first tensor, in the order of computation, with nan or infinity."""
+    for name in names:
+        bad = ~np.isfinite(tensors[name])
+        if bad.any():
+            at = tuple(int(i) for i in np.unravel_index(np.argmax(bad), bad.shape))
+            raise InputError(
+                f"the dump has {tensors[name][at]} in {show(port_names.get(name, name))} at "
+                f"{list(at)}, first in the order of computation: nan cannot be compared"
+            )
+
+
+def masks_of(tensors: Mapping[str, Array], probe: Probe) -> dict[str, Array] | None:
+    """Return the dropout masks of the port by the names of activations, None without dropout.
+
+    Raises InputError if one of them is missing.
+    """
+    if not probe.settings.dropout:
+        return None
+    blocks = [f"h.{i}" for i in range(probe.config.n_layer)]
+    layers = "attn.probs", "after_attn", "after_mlp"
+    names = ["embedding", *(f"{block}.{layer}" for block in blocks for layer in layers)]
+    for name in names:
+        if f"mask/{name}" not in tensors:
+            raise InputError(f"dropout is {probe.settings.dropout}, but the dump has no mask/{name}"
+                             ": dump all masks, or compute without dropout")  # fmt: skip
+    return {name: tensors[f"mask/{name}"] for name in names}
+
+
+def not_dumped(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the kinds of tensors that the dump could have held."""
+    present = {"after" if step_of(name) else kind_of(name) for name in names}
+    return tuple(kind for kind in KINDS if kind not in present)
