@@ -11,6 +11,7 @@ import tyro
 
 from npgpt.cli.book import Book
 from npgpt.cli.compare import Compare
+from npgpt.cli.diagnose import Diagnose
 from npgpt.cli.download import Download
 from npgpt.cli.estimate import Estimate
 from npgpt.cli.evaluate import Evaluate
@@ -46,6 +47,7 @@ COMMANDS = {
     "inspect": Inspect,
     "compare": Compare,
     "probe": Probe,
+    "diagnose": Diagnose,
     "learn": Learn,
     "book": Book,
     "profile": Profile,

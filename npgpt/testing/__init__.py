@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from npgpt.testing.hooks import capture
+    from npgpt.testing.parity import assert_parity
     from npgpt.testing.probes import probe
 
 _MODULES = {
+    "assert_parity": "npgpt.testing.parity",
     "capture": "npgpt.testing.hooks",
     "probe": "npgpt.testing.probes",
 }
 
-__all__ = ["capture", "probe"]
+__all__ = ["assert_parity", "capture", "probe"]
 
 
 def __getattr__(name: str) -> Any:
