@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from npgpt.cli.common import (
     ModelPath,
@@ -13,13 +13,19 @@ from npgpt.cli.common import (
     load,
     say,
 )
+from npgpt.distributed.world import World, once_per_machine, run_launched
 from npgpt.system.console import track_progress
 from npgpt.system.terminal import printable_line
+
+if TYPE_CHECKING:
+    from npgpt.inference.evaluate import Batch, Share
 
 
 @dataclass(kw_only=True)
 class Evaluate:
     """Compute the loss and the perplexity of a model on a text.
+
+    Under mpirun or srun, the ranks share the windows. Their number does not affect the result.
 
     Parameters
     ----------
@@ -56,34 +62,40 @@ class Evaluate:
 
     @announce_compilation()
     def run(self) -> int:
-        """Print loss and perplexity; return the exit status."""
+        """Evaluate, alone or on all ranks of a launcher, and return the exit status."""
+        return run_launched(self.run_on)
+
+    def run_on(self, here: World) -> int:
+        """Evaluate this rank's share; print loss and perplexity on the first one."""
         from npgpt.data import dataset
-        from npgpt.inference import evaluate
-
-        predicted = 0
-
-        def track(batches: evaluate.Batches) -> Iterable[evaluate.Batch]:
-            nonlocal predicted
-            predicted = batches.predicted
-            return track_progress(batches, len(batches))
+        from npgpt.distributed.evaluation import evaluate
+        from npgpt.inference.evaluate import make_batches, perplexity
 
         model, tokenizer = load(self.model, self.weights, self.tokenizer)
-        source = dataset.read_source(self.data, tokenizer, 1.0, model.config.vocab_size, say)
-        tokens = source.held_out
-        loss = evaluate.evaluate(
+        show = say if here.is_first else dataset.silent
+        vocab = model.config.vocab_size
+        source = once_per_machine(  # it may encode a text, or build an index
+            here, lambda: dataset.read_source(self.data, tokenizer, 1.0, vocab, show)
+        )
+        batches = make_batches(
             model,
-            tokens,
+            source.held_out,
             context_length=self.context_length,
             stride=self.stride,
             batch_size=self.batch_size,
             eval_tokens=self.eval_tokens,
-            track=track,
         )
-        length = self.context_length or model.config.context_length
-        stride = self.stride or length
-        perplexity = evaluate.perplexity(loss)
-        shown = f"{perplexity:.2f}" if perplexity < 1e9 else f"{perplexity:.3g}"
+
+        def track(share: "Share") -> "Iterable[Batch]":
+            return track_progress(share, len(share)) if here.is_first else share
+
+        loss = evaluate(here, model, batches, track)
+        if not here.is_first:
+            return 0
+        length, stride = batches.length, batches.stride
+        shown = f"{ppl:.2f}" if (ppl := perplexity(loss)) < 1e9 else f"{ppl:.3g}"
         print(f"loss {loss:.4f} nats per token, perplexity {shown}")
         windows = f"windows of {length}" + (f", {stride} apart" if stride < length else "")
-        print(f"over {predicted:,} tokens ({printable_line(str(tokenizer))}) in {windows}")
+        tokens = f"{batches.predicted:,} tokens ({printable_line(str(tokenizer))})"
+        print(f"over {tokens} in {windows}")
         return 0

@@ -30,6 +30,7 @@ from npgpt.cli.suggestions import check_command, check_flags_exist
 from npgpt.cli.tokenize import Tokenize
 from npgpt.cli.train import Train
 from npgpt.cli.train_flags import check_flags, join_repeated, train_defaults
+from npgpt.distributed.world import WorldWarning
 from npgpt.errors import InputError, KernelCacheWarning, RunError, WeightFileWarning, show
 from npgpt.system import memory
 from npgpt.system.streams import OutputError, checked_output
@@ -54,7 +55,7 @@ COMMANDS = {
     "estimate": Estimate,
     "info": Info,
 }
-SHOWN = (WeightFileWarning, KernelCacheWarning)
+SHOWN = (WeightFileWarning, KernelCacheWarning, WorldWarning)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -156,6 +156,14 @@ def run(main: Callable[[World], int]) -> int:
     return status
 
 
+def run_launched(main: Callable[[World], int]) -> int:
+    """Return `run(main)` under a launcher of several processes, else `main` in a world of one."""
+    launcher = find_launcher(os.environ)
+    if launcher is None or launcher.size == 1:
+        return main(World())
+    return run(main)
+
+
 def refuse(launcher: Launcher | None, message: str) -> int:
     """Print an error that all ranks have, once per machine, and return the exit status."""
     if launcher is None or launcher.local_rank == 0:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -59,6 +60,43 @@ def evaluate(
     RunError
         If the loss of a batch is nan or infinite.
     """
+    if not callable(track):
+        raise InputError(f"track is {show(track)}, but must be a function of the batches")
+    batches = make_batches(
+        model, text, context_length=context_length, stride=stride, batch_size=batch_size,
+        eval_tokens=eval_tokens,
+    )  # fmt: skip
+    return mean(batch_losses(model, track(batches)), batches.predicted)
+
+
+def mean(losses: Iterable[float], count: int) -> float:
+    """Return the sum of the losses of all batches, added in their order, per token."""
+    total = 0.0
+    for loss in losses:  # from Python 3.12 on, sum() rounds in another way
+        total += loss
+    return total / count
+
+
+def batch_losses(model: GPT, batches: Iterable[Batch]) -> Iterator[float]:
+    """Yield the sum of the losses of each batch. Raises RunError if one is nan or infinite."""
+    for inputs, targets in batches:
+        with finite.ignore_overflow():
+            loss = model.evaluate(inputs, targets)
+        if not math.isfinite(loss):
+            raise finite.error(f"the loss is {loss}", model.params, model.path)
+        yield loss * targets.size
+
+
+def make_batches(
+    model: GPT,
+    text: str | Sequence[int] | Array | MappedTokens,
+    *,
+    context_length: int | None = None,
+    stride: int | None = None,
+    batch_size: int = 2,
+    eval_tokens: int | None = None,
+) -> "Batches":
+    """Return the batches of `evaluate`. Raises InputError as it does."""
     check_kind("model", model, GPT)
     encoded = encode_text(model, text) if isinstance(text, str) else text
     if isinstance(encoded, MappedTokens):  # whose ids are checked when they are read
@@ -67,8 +105,6 @@ def evaluate(
         tokens = check_sequence(encoded, model.config, "tokens")
     if len(tokens) < 2:
         raise InputError(f"the text must have at least 2 tokens to predict one, got {len(tokens)}")
-    if not callable(track):
-        raise InputError(f"track is {show(track)}, but must be a function of the batches")
     longest = model.config.context_length
     batch_size = check_integer("batch_size", batch_size, least=1)
     length = longest if context_length is None else context_length
@@ -84,15 +120,7 @@ def evaluate(
         )
     if eval_tokens is not None:
         eval_tokens = check_integer("eval_tokens", eval_tokens, least=1)
-    total, count = 0.0, 0
-    for inputs, targets in track(Batches(tokens, length, batch_size, stride, eval_tokens)):
-        with finite.ignore_overflow():
-            loss = model.evaluate(inputs, targets)
-        if not math.isfinite(loss):
-            raise finite.error(f"the loss is {loss}", model.params, model.path)
-        total += loss * targets.size
-        count += targets.size
-    return total / count
+    return Batches(tokens, length, batch_size, stride, eval_tokens)
 
 
 def encode_text(model: GPT, text: str) -> Array:
@@ -142,9 +170,13 @@ class Batches:
         return sum(-(-len(run) // self.batch_size) for run in self.runs)
 
     def __iter__(self) -> Iterator[Batch]:
+        return map(self.read, self.numbers())
+
+    def numbers(self) -> Iterator[range]:
+        """Yield the numbers of the windows of each batch."""
         for run in self.runs:
             for start in range(run.start, run.stop, self.batch_size):
-                yield self.read(range(start, min(run.stop, start + self.batch_size)))
+                yield range(start, min(run.stop, start + self.batch_size))
 
     def bounds(self, number: int) -> tuple[int, int, int]:
         """Return where a window begins, where its targets' inputs begin, and where both end."""
@@ -165,6 +197,20 @@ class Batches:
             inputs.append(read(self.tokens, start, end))
             targets.append(read(self.tokens, before + 1, end + 1))
         return np.stack(inputs), np.stack(targets)
+
+
+class Share:
+    """Every `size`-th batch of an evaluation, from the batch `rank` on."""
+
+    def __init__(self, batches: Batches, rank: int, size: int):
+        self.batches, self.rank, self.size = batches, rank, size
+
+    def __len__(self) -> int:
+        return len(range(self.rank, len(self.batches), self.size))
+
+    def __iter__(self) -> Iterator[Batch]:
+        own = islice(self.batches.numbers(), self.rank, None, self.size)
+        return map(self.batches.read, own)
 
 
 def read(tokens: Array | MappedTokens, start: int, end: int) -> Array:
