@@ -11,7 +11,7 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.learn import contract, recognise, runner, sandbox
 from npgpt.learn.exercise import Case, Exercise
-from npgpt.learn.recognise import Question, wrong_elements
+from npgpt.learn.recognise import Mistaken, Question, wrong_elements
 from npgpt.learn.sandbox import Outcome
 from npgpt.learn.slope import slope
 
@@ -52,15 +52,16 @@ def check_source(exercise: Exercise, source: str) -> Verdict:
 
 def check(exercise: Exercise, run: Callable[[list[dict[str, Any]]], Outcome]) -> Verdict:
     """Call the learner's functions by `run`, and compare the answers with the right ones."""
-    cases, right = plan(exercise)
+    cases, _ = plan(exercise)
     outcome = run([call_of(exercise, case) for case in cases])
     verdict = Verdict(exercise, printed=outcome.printed)
     reply = outcome.reply
     if reply is None or not isinstance(reply.get("answers"), list):
         verdict.status, verdict.lines = FAILED, [f"There is no answer: {outcome.ended}."]
         return verdict
-    for i, answer in enumerate(reply["answers"][: len(cases)]):
-        if not grade(verdict, cases[i], answer, right[i], i):
+    answers = reply["answers"][: len(cases)]
+    for i in range(len(answers)):
+        if not grade(verdict, answers, i):
             return verdict
     if reply["error"]:
         report_error(verdict, reply, cases, outcome.ended)
@@ -138,17 +139,19 @@ def report_error(verdict: Verdict, reply: dict[str, Any], cases: list[Case], lim
             verdict.lines = [*text.splitlines(), called]
 
 
-def grade(verdict: Verdict, case: Case, answer: Any, right: Any, index: int) -> bool:
+def grade(verdict: Verdict, answers: list[Any], index: int) -> bool:
     """Compare one answer with the right one. Return False if it is wrong."""
     exercise = verdict.exercise
+    cases, right = plan(exercise)
+    case, answer = cases[index], answers[index]
     told = contract.read_answer(exercise, case, answer)
     if isinstance(told, str):
         return reject(verdict, case, [told], None)
-    expected = contract.read_answer(exercise, case, right)
+    expected = contract.read_answer(exercise, case, right[index])
     assert not isinstance(expected, str)
     if said := contract.changed_argument(exercise, case, answer[1]):
         return reject(verdict, case, [said], None)
-    if said := contract.structure(told, expected):
+    if said := contract.structure(told, expected, exercise.tolerance):
         return reject(verdict, case, [said], None)
     for name, one in expected.items():
         shape_cause = contract.shape(exercise, name, told[name], one)
@@ -156,15 +159,20 @@ def grade(verdict: Verdict, case: Case, answer: Any, right: Any, index: int) -> 
             return reject(verdict, case, *shape_cause)
         if said := contract.dtype(name, told[name], one, verdict.notes):
             return reject(verdict, case, [said], None)
-    return grade_numbers(verdict, case, told, expected, index)
+    known = functools.partial(mistaken, exercise, answers, index)
+    return grade_numbers(verdict, case, told, expected, known)
 
 
 def grade_numbers(
-    verdict: Verdict, case: Case, told: dict[str, Array], expected: dict[str, Array], index: int
+    verdict: Verdict,
+    case: Case,
+    told: dict[str, Array],
+    expected: dict[str, Array],
+    known: Callable[[], Iterator[Mistaken]],
 ) -> bool:
     """Compare the numbers of all results. Return False if one is wrong."""
     exercise = verdict.exercise
-    tolerance = TOLERANCE.get(first_float(case.arguments), exercise.tolerance)
+    tolerance = tolerance_of(exercise, case)
     wrong = {
         name: mask for name, one in expected.items()
         if (mask := wrong_elements(told[name], one, tolerance)).any()
@@ -175,10 +183,7 @@ def grade_numbers(
         said = "A second call with the same arguments gives other numbers."
         return reject(verdict, case, [said], "a call must not depend on the calls before it")
     name = next(iter(wrong))
-    question = Question(
-        exercise, case, name, told[name], expected[name],
-        lambda: mistaken(exercise, index), told,
-    )  # fmt: skip
+    question = Question(exercise, case, name, told[name], expected[name], known, told)
     lines = []
     if len(expected) > 1:
         good = [one for one in expected if one not in wrong]
@@ -187,17 +192,39 @@ def grade_numbers(
     return reject(verdict, case, lines, recognise.cause(question))
 
 
-def mistaken(exercise: Exercise, index: int) -> Iterator[tuple[str, dict[str, Array]]]:
-    """Yield the causes of all known mistakes, and their answers to the call `index`."""
+def mistaken(exercise: Exercise, learners: list[Any], index: int) -> Iterator[Mistaken]:
+    """Yield all known mistakes with their answers to the call `index`.
+
+    `learners`: the answers to all calls, of which a mistake may give every one.
+    """
     cases, _ = plan(exercise)
     if exercise.broken:  # its mistake is the solution
         return
+
+    def read(answers: list[Any], i: int) -> dict[str, Array]:
+        told = contract.read_answer(exercise, cases[i], answers[i])
+        return {} if isinstance(told, str) else told
+
+    def gives_all(answers: list[Any]) -> bool:
+        count = min(len(answers), len(learners))
+        pairs = ((i, read(answers, i), read(learners, i)) for i in range(count))
+        return all(
+            recognise.agree(told[name], one, tolerance_of(exercise, cases[i]))
+            for i, its, told in pairs
+            for name, one in its.items()
+            if name in told
+        )
+
     for i, mistake in enumerate(exercise.texts.mistakes):
         answers = mistaken_answers(exercise, i)
         if index < len(answers):
-            told = contract.read_answer(exercise, cases[index], answers[index])
-            if not isinstance(told, str):
-                yield mistake.says, told
+            all_equal = functools.partial(gives_all, answers)
+            yield Mistaken(mistake.says, read(answers, index), all_equal)
+
+
+def tolerance_of(exercise: Exercise, case: Case) -> float:
+    """Return the tolerance of a case, relative to the largest number."""
+    return TOLERANCE.get(first_float(case.arguments), exercise.tolerance)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -249,9 +276,7 @@ def first_float(value: Any) -> Any:
 def reject(verdict: Verdict, case: Case, lines: list[str], cause: str | None) -> bool:
     """Make the verdict "wrong", and return False."""
     verdict.status, verdict.cause = WRONG, cause
-    several = len(verdict.exercise.functions) > 1
-    about = " ".join(
-        [verdict.exercise.function_of(case)] * several + [case.about] * bool(case.about)
-    )
-    verdict.lines = [*([f"In {about}:"] if about else []), *lines]
+    where = [verdict.exercise.function_of(case)] * (len(verdict.exercise.functions) > 1)
+    where += [case.about] * bool(case.about)
+    verdict.lines = [*([f"In {', '.join(where)}:"] if where else []), *lines]
     return False

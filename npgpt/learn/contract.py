@@ -110,12 +110,19 @@ def same(before: Any, after: Any) -> bool:
     return True
 
 
-def structure(told: dict[str, Array], expected: dict[str, Array]) -> str | None:
-    """Return a sentence about results that are missing or too many, by name."""
+def structure(told: dict[str, Array], expected: dict[str, Array], tolerance: float) -> str | None:
+    """Return a sentence about results that are missing, too many, or in another order."""
     if missing := [name for name in expected if name not in told]:
         return f"{', '.join(missing[:6])} is missing from the result."
     if more := [name for name in told if name not in expected]:
         return f"{', '.join(more[:6])} is in the result, but is no part of it."
+    found = [
+        next((name for name, right in expected.items() if agree(one, right, tolerance)), None)
+        for one in told.values()
+    ]
+    if None not in found and found != list(expected) and len(set(found)) == len(found):
+        order = ", ".join(map(str, found))
+        return f"The results are right, but in the order {order}; {', '.join(expected)} is right."
     return None
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,7 +131,8 @@ def stub(exercise: Exercise) -> str:
     source = exercise.solution
     if exercise.broken:
         (mistake,) = exercise.texts.mistakes
-        return replace_once(source, mistake).replace("SYMPTOM", exercise.texts.symptom)
+        symptom = textwrap.fill(exercise.texts.symptom, 100)
+        return replace_once(source, mistake).replace("SYMPTOM", symptom)
     lines = source.splitlines()
     for node in reversed(ast.parse(source).body):
         if isinstance(node, ast.FunctionDef) and node.name in exercise.functions:

@@ -25,6 +25,14 @@ from npgpt.learn.exercise import Case, Exercise
 Answers = Mapping[str, Array]
 
 
+class Mistaken(NamedTuple):
+    """A known mistake, its answers to one case, and if it gives the learner's to all cases."""
+
+    says: str
+    answers: Answers
+    gives_all: Callable[[], bool]
+
+
 class Question(NamedTuple):
     """One wrong result of one case."""
 
@@ -33,13 +41,13 @@ class Question(NamedTuple):
     name: str  # of the result: "dx"
     got: Array  # G
     right: Array  # T
-    mistaken: Callable[[], Iterator[tuple[str, Answers]]]  # the answers of all known mistakes
+    mistaken: Callable[[], Iterator["Mistaken"]]  # all known mistakes
     answers: Answers  # all results of the case
 
     @property
     def everything(self) -> dict[str, Any]:
         """The arguments, and what only the forward pass needs."""
-        return self.case.arguments | self.case.extra
+        return self.case.extra | self.case.arguments
 
     @property
     def axes(self) -> list[str]:
@@ -76,17 +84,17 @@ def cause(question: Question) -> str | None:
 
 
 def known(q: Question) -> str | None:
-    """Compare with the answers of all known mistakes: all results of the case must agree."""
-    for says, answers in q.mistaken():
-        if answers.keys() == q.answers.keys() and all(
-            q.equal(q.answers[name], one) for name, one in answers.items()
-        ):
-            return says
-    for says, answers in q.mistaken():  # two mistakes, in two results
-        one = answers.get(q.name)
-        if one is not None and q.equal(q.got, one) and not q.equal(one, q.right):
-            return says
-    return None
+    """Compare with the answers of all known mistakes: to all cases, to this one, to one result."""
+    same = [one for one in q.mistaken() if q.name in one.answers]
+    same = [one for one in same if q.equal(q.got, one.answers[q.name])]
+    same = [one for one in same if not q.equal(q.right, one.answers[q.name])]
+    whole = [
+        one
+        for one in same
+        if all(q.equal(q.answers[name], value) for name, value in one.answers.items())
+    ]
+    best = [one for one in whole if one.gives_all()] or whole or same
+    return best[0].says if best else None
 
 
 def not_finite(q: Question) -> str | None:
@@ -125,12 +133,12 @@ def factor(q: Question) -> str | None:
     if not got.any():
         return "all numbers are 0"
     c = float((got * right).sum() / (right * right).sum())
-    if got.size < 2 or not q.equal(got, c * right):
+    if not q.equal(got, c * right):
         return None
     for value, says in q.exercise.causes.items():
         if np.isclose(c, value, rtol=1e-5):
             return says
-    return sizes.say_factor(c, q.exercise.factors)
+    return sizes.say_factor(c, q.exercise.factors, any_factor=got.size > 1)
 
 
 def quantity(q: Question) -> str | None:

@@ -62,17 +62,20 @@ def letter(size: int) -> str:
 # Factors
 
 
-def say_factor(c: float, letters: str) -> str:
-    """Return the sentence about an answer that is c times the right one."""
+def say_factor(c: float, letters: str, any_factor: bool) -> str | None:
+    """Return the sentence about an answer that is c times the right one.
+
+    `any_factor`: also about a factor without a known cause. A single number always has one.
+    """
     if np.isclose(c, -1):
         return "the sign is wrong: the answer is -1 times the right one"
     sign = "minus " if c < 0 else ""
     for name, value in known_factors(letters):
         if np.isclose(abs(c), value, rtol=1e-5):
-            return f"the answer is {sign}{name} times the right one: {advice(name)}"
+            return f"the answer is {sign}{name} times the right one; {advice(name)}"
         if np.isclose(abs(c), 1 / value, rtol=1e-5):
-            return f"the answer is the right one divided by {sign}{name}: {advice('1/' + name)}"
-    return f"the answer is {c:.6g} times the right one, everywhere"
+            return f"the answer is the right one divided by {sign}{name}; {advice('1/' + name)}"
+    return f"the answer is {c:.6g} times the right one, everywhere" if any_factor else None
 
 
 def known_factors(letters: str) -> Iterator[tuple[str, float]]:
@@ -84,7 +87,12 @@ def known_factors(letters: str) -> Iterator[tuple[str, float]]:
 
 def factor_value(name: str) -> float:
     """Return the value of a factor's name."""
-    special = {"sqrt(D)": D**0.5, "1 - rate": 1 - RATE, "13/15": VALID / (B * T)}
+    special = {
+        "sqrt(D)": D**0.5,
+        "1 - rate": 1 - RATE,
+        "13/15": VALID / (B * T),
+        "13": float(VALID),
+    }
     return special[name] if name in special else float(LETTERS[name])
 
 
@@ -93,6 +101,8 @@ ADVICE = {
     "T": "one division by T, the number of positions, is missing",
     "B*T": "the mean over all B * T positions is a sum here",
     "C": "a mean over C is a sum here",
+    "13": "the mean over the targets that count is a sum here",
+    "1/13": "it is divided by the number of targets twice",
     "13/15": "a division by the number of targets is wrong: the ignored ones count, or do not",
     "sqrt(D)": "the division by sqrt(D) is missing",
     "D": "it is multiplied by sqrt(D), which must divide it",

@@ -14,7 +14,7 @@ def slope(exercise: Exercise, case: Case, result: str, index: tuple[int, ...]) -
     name = exercise.inputs.get(result)
     if name is None or exercise.loss is None:
         return None
-    everything: dict[str, Any] = case.arguments | case.extra
+    everything: dict[str, Any] = case.extra | case.arguments
     if everything[name].dtype != np.float64:
         return None
     values = []

@@ -36,13 +36,16 @@ class Texts(NamedTuple):
 @functools.cache
 def read_texts(name: str) -> Texts:
     """Return the hints and mistakes of the exercise `name`."""
+    kind = "said"
     sections: list[tuple[str, dict[str, list[str]]]] = []
     for line in (TEXTS / f"{name}.txt").read_text("utf-8").splitlines():
         if line.startswith("    "):
-            sections[-1][1]["said"].append(line.strip())
+            sections[-1][1][kind].append(line.strip() if kind == "said" else line)
         elif line[:2] in ("- ", "+ ", "@ "):
-            sections[-1][1][line[0]].append(line[2:])
+            kind = line[0]
+            sections[-1][1][kind].append(line[2:])
         elif line:
+            kind = "said"
             sections.append((line, {"said": [], "-": [], "+": [], "@": []}))
     said = {title: " ".join(parts["said"]) for title, parts in sections}
     mistakes = tuple(

@@ -1,10 +1,12 @@
 """Exercises: stubs say that they are not written, solutions pass, gradients are the slopes."""
 
+import ast
+
 import numpy as np
 import pytest
 
 from npgpt.learn.catalogue import ENTRIES, EXERCISES
-from npgpt.learn.check import PASSED, STUB, check_source, mistaken_answers, plan
+from npgpt.learn.check import PASSED, STUB, WRONG, check_source, mistaken_answers, plan
 from npgpt.learn.contract import read_answer
 from npgpt.learn.exercise import stub
 from npgpt.learn.slope import slope
@@ -19,7 +21,7 @@ def test_a_stub_is_not_written_yet_and_its_solution_passes(exercise):
     verdict = check_source(exercise, exercise.solution)
     assert (verdict.status, verdict.notes) == (PASSED, [])
     verdict = check_source(exercise, stub(exercise))
-    assert verdict.status == ("wrong" if exercise.broken else STUB)
+    assert verdict.status == (WRONG if exercise.broken else STUB)
 
 
 @pytest.mark.parametrize("exercise", EXERCISES, ids=name)
@@ -31,8 +33,9 @@ def test_a_stub_has_the_formula_and_not_the_solution(exercise):
     if not exercise.broken:
         assert "\n\n\n\n" not in text
         assert text.count("NotImplementedError") == len(exercise.functions)
-        code = exercise.solution.split('"""')[-1].strip().splitlines()
-        assert [line for line in code if len(line) > 20 and line in text] == []
+        functions = [one for one in ast.parse(text).body if isinstance(one, ast.FunctionDef)]
+        assert [one.name for one in functions] == list(exercise.functions)
+        assert {type(line) for one in functions for line in one.body} == {ast.Expr, ast.Raise}
 
 
 GRADIENTS = [
@@ -67,6 +70,14 @@ def test_known_mistakes_have_answers_of_their_own(exercise):
         assert len(answers) == len(cases), mistake.says
         assert not any(same_answers(answers, other) for other in seen), mistake.says
         seen.append(answers)
+
+
+@pytest.mark.parametrize("exercise", EXERCISES, ids=name)
+def test_a_known_mistake_is_rejected_and_named(exercise):
+    for mistake in exercise.texts.mistakes:
+        verdict = check_source(exercise, exercise.mistaken(mistake))
+        assert verdict.status == WRONG
+        assert verdict.cause == mistake.says or exercise.broken
 
 
 def same_answers(a, b):

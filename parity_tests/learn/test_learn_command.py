@@ -1,6 +1,7 @@
 """npgpt learn: init, check, watch, hint, solution, list; and a learner's file in its process."""
 
 import json
+import shutil
 import threading
 import time
 
@@ -14,11 +15,19 @@ from npgpt.learn.watch import changes
 RIGHT = "def linear_dx(dout, weight):\n    return dout @ weight.T\n"
 
 
+@pytest.fixture(scope="module")
+def exercises(tmp_path_factory):
+    """A directory with all exercises, to be copied."""
+    folder = tmp_path_factory.mktemp("exercises")
+    workspace.create(folder)
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path, monkeypatch, npgpt_):
+def folder(tmp_path, monkeypatch, exercises):
     """The working directory, with all exercises in it."""
+    shutil.copytree(exercises, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    npgpt_("learn init .")
     return tmp_path
 
 
@@ -28,7 +37,13 @@ def write(folder, code, number=0):
     return path
 
 
-def test_init_writes_all_stubs_and_keeps_what_exists(folder, npgpt_):
+def test_init_writes_all_stubs_and_keeps_what_exists(tmp_path, monkeypatch, npgpt_):
+    monkeypatch.chdir(tmp_path)
+    said = npgpt_("learn init exercises").out
+    assert said.startswith(f"{len(ENTRIES)} exercises are in exercises;")
+    assert "  cd exercises\nOpen 01_linear_dx.py" in said
+    folder = tmp_path / "exercises"
+    monkeypatch.chdir(folder)
     assert {path.name for path in folder.iterdir()} == {
         workspace.STATE, *(file.split("/")[0] for file in workspace.FILES.values())
     }  # fmt: skip
