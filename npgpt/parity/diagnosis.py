@@ -9,7 +9,7 @@ from npgpt.arrays import Array
 from npgpt.errors import InputError, show
 from npgpt.model.params import named
 from npgpt.parity import causes, matching, op_by_op, order, rounding
-from npgpt.parity.budget import Layouts, Run, Task, closest, largest_of
+from npgpt.parity.budget import Layouts, Run, Task, closest, excess, largest_of
 from npgpt.parity.causes import Lab
 from npgpt.parity.dump import Dump
 from npgpt.parity.mistakes import Mistake
@@ -155,11 +155,11 @@ def compare(run: Run, own: causes.Own, port_names: Mapping[str, str]) -> list[Fi
 def finding(name: str, port_name: str, own: Layouts, exact: Array, budget: Array) -> Finding:
     """Return one tensor beside the exact one, with the first element outside of the budget."""
     found = closest(own, exact)
-    excess = np.abs(found - exact) / budget
-    result = Finding(name, port_name, stage_of(name), largest_of(excess))
+    size = excess(found, exact, budget)
+    result = Finding(name, port_name, stage_of(name), largest_of(size))
     if result.is_right:
         return result
-    at = tuple(int(i) for i in np.unravel_index(np.argmax(~(excess <= 1)), found.shape))
+    at = tuple(int(i) for i in np.unravel_index(np.argmax(~(size <= 1)), found.shape))
     return replace(result, at=at, found=float(found[at]), expected=float(exact[at]))
 
 

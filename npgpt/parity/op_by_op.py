@@ -20,7 +20,7 @@ from npgpt.ops import attention, embedding, gelu, layernorm, linear
 from npgpt.ops.attention import merge_heads, softmax, split_heads
 from npgpt.ops.linear_cross_entropy import IGNORED
 from npgpt.parity import steps
-from npgpt.parity.budget import FLOOR, MULTIPLE, RUNS, Layouts, largest_of, nudge, nudge_parameters
+from npgpt.parity.budget import MULTIPLE, RUNS, Layouts, largest_of, nudge, nudge_parameters
 from npgpt.parity.compute import cast
 from npgpt.parity.graph import has_inputs, op_of
 from npgpt.parity.probe import Probe
@@ -241,7 +241,7 @@ def wrong_ops(probe: Probe, tensors: Mapping[str, Layouts], arithmetic: str) -> 
     """
     own = {name: found[0] for name, found in tensors.items() if len(found) == 1}
     exact = run(replace(probe, params=cast(probe.params, np.float64)), own)
-    errors = [FLOOR * EPS["float32"] * largest_of(one.computed) / MULTIPLE for one in exact]
+    errors = [EPS["float32"] * largest_of(one.computed) for one in exact]
     for seed in range(RUNS):
         rng = np.random.default_rng(seed)
         inputs = {name: nudge(x, rng) if x.dtype.kind == "f" else x for name, x in own.items()}
@@ -274,7 +274,7 @@ def wrong_step(probe: Probe, own: Mapping[str, Array]) -> list[WrongOp]:
     for name in names:
         after = own.get(f"after1/{name}")
         spread = np.max([np.abs(one[name] - exact[name]) for one in opposite], 0)
-        budget = MULTIPLE * (FLOOR * EPS["float32"] * largest_of(exact[name]) + spread)
+        budget = MULTIPLE * (EPS["float32"] * largest_of(exact[name]) + spread)
         if after is not None and not (np.abs(after - exact[name]) <= budget).all():
             found.append(WrongOp("clipping or optimizer", f"after1/{name}", f"grad/{name}"))
     return found
@@ -292,7 +292,7 @@ def step(
     for name, leaf in named(g):
         leaf[...] = own[f"grad/{name}"]
         if signs is not None:
-            leaf += signs[name] * FLOOR * EPS["float32"] * largest_of(leaf)
+            leaf += signs[name] * EPS["float32"] * largest_of(leaf)
     ops: Any = npgpt.ops
     scale = steps.clip(g, probe.settings.grad_clip, ops=ops)
     steps.make_optimizer(p, probe.settings, ops=ops).step(g, scale=scale)

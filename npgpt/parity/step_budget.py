@@ -6,6 +6,7 @@ the rounding error of a port decides between +lr and -lr. Such an element has th
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,8 @@ def train(
     """Yield the parameters after each step, with an error of this sign added to each gradient."""
     modules = port.modules()
     steps, model = modules["npgpt.parity.steps"], modules["npgpt.model.transformer"]
-    step = iter(signs)
+    settings, config = probe.settings, config_of(probe, masks)
+    calls = count()
 
     class Model:
         """The port's model, whose gradients are off."""
@@ -74,11 +76,10 @@ def train(
         @staticmethod
         def backward(cache: Any, g: Params, **options: Any) -> None:
             model.backward(cache, g, **options)
-            now = next(step)
+            step = min(next(calls) // settings.accumulation, settings.steps - 1)
             for name, leaf in named(g):
-                leaf += now[name] * errors[f"grad/{name}"]
+                leaf += signs[step][name] * errors[f"grad/{name}"]
 
-    settings, config = probe.settings, config_of(probe, masks)
     rng = Masks(masks, config, parts=settings.accumulation, repeat=True) if masks else None
     ops = backend(modules, port.replaced)
     yield from steps.train(
