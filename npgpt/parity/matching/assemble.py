@@ -8,7 +8,6 @@ import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.errors import InputError, show
-from npgpt.model.finite import ignore_overflow
 from npgpt.parity.matching import axes
 from npgpt.parity.matching.axes import AXES, Slot
 
@@ -72,17 +71,13 @@ def assemble(pieces: list[Piece], sizes: Mapping[str, int], *, strict: bool) -> 
 
 def join(pieces: list[Piece], i: int, own: str, sizes: Mapping[str, int]) -> Array:
     """Return the tensor of these pieces with the axes `own`, all in their i-th arrangement."""
-
-    def plain(piece: Piece) -> Array:
-        arrangement = piece.arrangements[min(i, len(piece.arrangements) - 1)]
-        return axes.view(piece.array, arrangement, piece.slot.axes, sizes)
-
     if len(pieces) == 1 and pieces[0].slot.axes == own:
-        return plain(pieces[0])
+        return arranged(pieces[0], sizes, i)
     out = np.empty([sizes[axis] for axis in own], np.result_type(*(p.array for p in pieces)))
     for piece in pieces:
         index = piece.slot.indices
-        out[tuple(index[a] if a in index and a != "L" else slice(None) for a in own)] = plain(piece)
+        at = tuple(index[a] if a in index and a != "L" else slice(None) for a in own)
+        out[at] = arranged(piece, sizes, i)
     return out
 
 
@@ -98,7 +93,7 @@ def distinct(
         if first is piece:
             continue
         found.unused.append(piece.name)
-        if are_equal(first.array, piece.array):
+        if are_equal(arranged(first, sizes), arranged(piece, sizes)):
             continue
         if strict and piece.slot.family != "wte.weight":
             raise InputError(
@@ -109,13 +104,15 @@ def distinct(
     return list(kept.values())
 
 
-@ignore_overflow()
+def arranged(piece: Piece, sizes: Mapping[str, int], i: int = 0) -> Array:
+    """Return a piece with the axes of its slot, in its i-th arrangement, or in the last."""
+    arrangement = piece.arrangements[min(i, len(piece.arrangements) - 1)]
+    return axes.view(piece.array, arrangement, piece.slot.axes, sizes)
+
+
 def are_equal(a: Array, b: Array) -> bool:
-    """Return True if two arrays have the same numbers, in the same order or transposed."""
-    a, b = np.squeeze(a), np.squeeze(b)
-    return (a.shape == b.shape and np.array_equal(a, b, equal_nan=True)) or (
-        a.shape == b.T.shape and np.array_equal(a, b.T, equal_nan=True)
-    )
+    """Return True if two arrays have the same numbers."""
+    return np.array_equal(a, b, equal_nan=a.dtype.kind == b.dtype.kind == "f")
 
 
 def names_of(pieces: list[Piece]) -> str:

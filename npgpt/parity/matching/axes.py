@@ -178,7 +178,9 @@ def arrange(axes: str, dims: tuple[int, ...], sizes: tuple[tuple[str, int], ...]
 
 
 def is_natural(arrangement: str) -> bool:
-    """Return True if the axes within each axis of the array are in the usual order."""
+    """Return True if layers come before heads, and axes within one axis in the usual order."""
+    if "L" in arrangement and arrangement.find("H") in range(arrangement.index("L")):
+        return False
     for group in arrangement.split():
         ranks = [NATURAL.index(axis) for axis in group]
         joinable = len(group) == 1 or any(set(group) <= set(axes) for axes in JOINED)

@@ -12,6 +12,7 @@ from npgpt.config import Config
 from npgpt.errors import InputError, show
 from npgpt.parity.matching import axes, map_option, names
 from npgpt.parity.matching.axes import AXES, Slot
+from npgpt.parity.matching.conventions import LEAVES
 from npgpt.parity.matching.names import Meaning
 from npgpt.parity.matching.values import EXACT, Hit, Values
 
@@ -53,6 +54,16 @@ class Chooser:
         while self.open and (self.by_siblings() or self.by_what_is_left()):
             pass
         self.refuse_open()
+
+    @property
+    def modules(self) -> dict[str, Slot]:
+        """The layers of the port, by name, as slots whose family is a layer of npgpt."""
+        found = {}
+        for name, choice in self.chosen.items():
+            slot, own = choice.slot, parent(name)
+            if own and name[len(own) + 1 :].lower() in LEAVES:
+                found[own] = Slot(slot.module, slot.layer, slot.part, slot.head)
+        return found
 
     def consider(self, name: str, kind: str, array: Array) -> None:
         """Choose for a name on its own, or note its candidates."""

@@ -127,8 +127,9 @@ CONVENTIONS = {
     "TensorFlow": TENSORFLOW,
 }  # fmt: skip
 LEAVES = {  # the last word of a parameter's name
-    "weight": "weight", "kernel": "weight", "scale": "weight", "gamma": "weight", "w": "weight",
-    "g": "weight", "embedding": "weight", "embeddings": "weight", "weights": "weight",
+    "weight": "weight", "weights": "weight", "kernel": "weight", "scale": "weight",
+    "gamma": "weight", "w": "weight", "g": "weight", "gain": "weight", "embedding": "weight",
+    "embeddings": "weight",
     "bias": "bias", "beta": "bias", "be": "bias", "b": "bias", "shift": "bias", "offset": "bias",
     "biases": "bias",
 }  # fmt: skip
@@ -167,14 +168,20 @@ WORDS = (
     (r"\b(wte|tok|token|tokens|word|embed tokens|vocab embedding)\b", "wte"),
     (r"\b(wpe|pos|position|positions|positional)\b", "wpe"),
     (r"\b(lm head|head|unembed|logits|out head|output|vocab|classifier|embed out|lm)\b", "lm_head"),
-    (r"\b(ln ?f|final|ln ?out|norm|ln|layer ?norm|f|gf|bf)\b", "ln_f"),
-    (r"\b(embed|embedding|emb|embeddings)\b", "wte"),
+    (r"\b(ln ?f|final|ln ?out|norm|ln|layer ?norm|f|[gbn]f)\b", "ln_f"),
+    (r"\b(embed|embedding|emb|embeddings)\b|^e\b", "wte"),
+    (r"^u\b", "lm_head"),
 )
 
+PREVIOUS = "previous"  # the output of the block before, or the embedding
 INPUTS = {  # the activation that is the input of a layer: a name with "in" or "input" at its end
     "h.#.attn.c_attn": "h.#.ln_1", "h.#.attn.c_proj": "h.#.attn.heads",
     "h.#.ln_2": "h.#.after_attn", "h.#.mlp.c_fc": "h.#.ln_2", "h.#.mlp.gelu": "h.#.mlp.c_fc",
-    "h.#.mlp.c_proj": "h.#.mlp.gelu", "lm_head": "ln_f",
+    "h.#.mlp.c_proj": "h.#.mlp.gelu", "lm_head": "ln_f", "h.#.ln_1": PREVIOUS, "ln_f": PREVIOUS,
+    "wte": "ln_f",  # as the tied head: the input of an embedding is no activation
+}  # fmt: skip
+DROPPED = {  # what a dropout mask is named after: npgpt's activation that has been dropped
+    "h.#.attn.c_proj": "h.#.after_attn", "h.#.mlp.c_proj": "h.#.after_mlp",
 }  # fmt: skip
 LLMC_ACTIVATIONS = {  # stacked over the layers
     "encoded": "embedding", "ln1": "h.#.ln_1", "qkv": "h.#.attn.c_attn", "preatt": "",
@@ -187,24 +194,32 @@ LLMC_ACTIVATIONS = {  # stacked over the layers
 # Activations. The output of a layer with parameters has the layer's name (h.0.attn.c_attn).
 # Where several names of a port are one activation, the first row counts.
 ACTIVATIONS_OF_LAYER = (
-    (r"^(after attn|resid(ual)? ?(1|2|mid)|x ?1|x mid)$", "h.{i}.after_attn"),
+    (r"^(attn|att|attention|self attn|self attention|sa|mha) in(put)?$", "h.{i}.ln_1"),
+    (r"^(mlp|ffn?|ffwd|feed ?forward)( net| layers)? in(put)?$", "h.{i}.ln_2"),
+    (r"\b(gelu|act|activation|act fn|nonlinearity|(mlp|ffn?|net|layers) 1) in(put)?$",
+     "h.{i}.mlp.c_fc"),
+    (r"^in(put)?$", PREVIOUS),
+    (r"^(after attn|resid(ual)? ?(1|mid)|x ?1|(x )?mid|h mid)$", "h.{i}.after_attn"),
     (r"\b(heads|atty|y|z|context|ctx|attn vec|attended|heads out|sdpa)$", "h.{i}.attn.heads"),
     (r"\b(probs?|softmax|weights|attn weights|attention weights|pattern|attn probs)$",
      "h.{i}.attn.probs"),
     (r"\b(gelu|act|activation|act fn|hidden act|new gelu|nonlinearity|fch gelu|relu)$",
      "h.{i}.mlp.gelu"),
     (r"\b(mlp|ffn?|ffwd|feed ?forward)( net| layers| seq)? 1$", "h.{i}.mlp.gelu"),
-    (r"^(resid(ual)? ?(post|3|out)|after mlp|out|output|x ?2|x out)?$", "h.{i}.after_mlp"),
+    (r"^((resid(ual)? ?(post|3|out)|after mlp|(x |h )?out|output)?)$", "h.{i}.after_mlp"),
+    (r"^(resid(ual)?|x) ?2$", "h.{i}.after_mlp"),
     (r"^(attn|att|attention|self attn|self attention|sa|mha)( out| output)?$",
      "h.{i}.attn.c_proj"),
     (r"^(mlp|ffn?|ffwd|feed ?forward)( out| output| net| layers)?$", "h.{i}.mlp.c_proj"),
-    (r"\b(attn|attention) drop(out)?$", "h.{i}.attn.probs"),
-    (r"^(attn|att|attention) (resid|out|proj) drop(out)?$", "h.{i}.attn.c_proj"),
-    (r"^mlp drop(out)?$|^(mlp|ffn?|ffwd) (net )?3$", "h.{i}.mlp.c_proj"),
+    (r"\b(attn|attention) drop(out)?( in)?$", "h.{i}.attn.probs"),
+    (r"^(attn|att|attention) (resid|out|proj) drop(out)?( in)?$", "h.{i}.attn.c_proj"),
+    (r"^(mlp|ffn?) drop(out)?( in)?$|^(mlp|ffn?|ffwd) (net )?3( in)?$", "h.{i}.mlp.c_proj"),
+    (r"^drop(out)? ?1( in)?$", "h.{i}.attn.c_proj"),
+    (r"^drop(out)? ?2( in)?$", "h.{i}.mlp.c_proj"),
 )  # fmt: skip
 ACTIVATIONS_OUTSIDE = (
     (r"\b(embedding|embeddings|encoded|embed|emb|x ?0|tok ?\+ ?pos|h in)$", "embedding"),
-    (r"\b(drop|dropout|drop emb|embd drop)$", "embedding"),
-    (r"\b(ln ?f|final norm|final|norm)$", "ln_f"),
+    (r"\b(drop|dropout|drop emb|embd drop)( in)?$", "embedding"),
+    (r"\b(ln ?f|nf|norm ?f|final norm|final|norm)$", "ln_f"),
     (r"\b(logits|lm head|head|out head)$", "logits"),
 )

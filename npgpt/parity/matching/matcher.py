@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -10,9 +10,10 @@ from npgpt.arrays import Array
 from npgpt.errors import InputError, show
 from npgpt.parity.dump import Dump
 from npgpt.parity.matching import axes, layouts, map_option, names
-from npgpt.parity.matching.assemble import Assembled, Piece, are_equal, assemble
+from npgpt.parity.matching.assemble import Assembled, Piece, are_equal, arranged, assemble
 from npgpt.parity.matching.axes import Slot
 from npgpt.parity.matching.choices import Chooser
+from npgpt.parity.matching.conventions import DROPPED
 from npgpt.parity.matching.values import Values
 from npgpt.parity.probe import Probe
 
@@ -92,6 +93,8 @@ class Matcher:
             kind, _, own = name.partition("/")
             if own and (PARAMETER_KIND.fullmatch(kind) or kind in ACTIVATION_KINDS):
                 self.kinds.setdefault(kind, {})[own] = array
+            elif name not in ("tokens", "targets", "loss", *SCORES):
+                self.found.unused.append(name)
 
     def run(self) -> Match:
         """Return the match."""
@@ -123,23 +126,20 @@ class Matcher:
                 if piece is None:
                     expected = axes.plain_shape("BTV", self.sizes)
                     raise InputError(f"{name} is {array.shape}, but must be {expected}")
-                self.add(f"{name}", assemble([piece], self.sizes, strict=True), {"logits": name})
-            elif "/" not in name or name.partition("/")[0] not in self.kinds:
-                self.found.unused.append(name)
+                self.add(name, assemble([piece], self.sizes, strict=True))
 
     def batch(self, name: str, array: Array) -> Array:
-        """Return the tokens or the targets (B, T). Raises InputError for another batch."""
+        """Return the tokens or the targets (B, T), of which (T, B) may be the port's shape."""
         expected: Array = getattr(self.probe, name)
         plain = np.squeeze(array)
-        for one in (plain, plain.T):
-            if one.size == expected.size and one.ndim <= 2:
-                shaped = one.reshape(expected.shape)
-                if name == "targets" or np.array_equal(shaped, expected):
-                    return shaped
-        what = f"is {array.shape}, but must be {expected.shape}"
-        if array.size == expected.size:
-            what = "has other tokens than the probe"
-        raise InputError(f"{self.dump.path}: {name} {what}: is the dump of another batch?")
+        if plain.shape == expected.shape[::-1] and not np.array_equal(plain, expected):
+            plain = plain.T
+        if plain.size != expected.size:
+            raise InputError(
+                f"{self.dump.path}: {name} is {array.shape}, but must be {expected.shape}: is the "
+                "dump of another batch?"
+            )
+        return plain.reshape(expected.shape)
 
     def choose(self) -> Chooser:
         """Return which parameter each name of the dump is, by the first kind that has it."""
@@ -185,14 +185,13 @@ class Matcher:
 
     def add_halves_of_tied(self, kind: str, pieces: list[Piece]) -> None:
         """Consider the sum of two gradients of one matrix, which a port may add in its step."""
-        halves = [piece for piece in pieces if piece.slot == Slot("wte.weight")]
-        if kind != "grad" or len(halves) != 2 or are_equal(halves[0].array, halves[1].array):
-            return
-        one, other = (
-            axes.view(piece.array, piece.arrangements[0], "VC", self.sizes) for piece in halves
-        )
-        name = "grad/wte.weight"
-        self.found.alternatives[name] = (*self.found.alternatives.get(name, ()), one + other)
+        halves = [
+            arranged(piece, self.sizes) for piece in pieces if piece.slot == Slot("wte.weight")
+        ]
+        if kind == "grad" and len(halves) == 2 and not are_equal(*halves):
+            name = "grad/wte.weight"
+            others = self.found.alternatives.get(name, ())
+            self.found.alternatives[name] = (*others, halves[0] + halves[1])
 
     def translate_activations(
         self, kind: str, chooser: Chooser, arrangements: Mapping[str, tuple[str, ...]]
@@ -203,17 +202,21 @@ class Matcher:
             for name, choice in chooser.chosen.items()
             if choice.slot.family == "h.#.attn.c_attn.weight"
         }
-        pieces, unknown = [], []
+        pieces, unknown, modules = [], [], chooser.modules
         for name, array in self.kinds[kind].items():
             slot, rank, order = None, 0, ""
             if rename := map_option.find(self.renames, kind, name):
                 chooser.used.add(rename.text)
                 slot = rename.slot(kind, name, self.sizes)
-            elif meaning := names.activation(name, chooser.convention, self.sizes):
+            elif self.is_tied_head(modules.get(name), array):
+                slot = Slot("logits")
+            elif meaning := names.activation(name, chooser.convention, modules, self.sizes):
                 slot, rank = meaning.slot, meaning.rank
                 order = meaning.order or orders.get(slot.layer if slot else None, "")
-            else:
-                unknown.append(name)
+            elif not any(other.startswith(f"{name}.") for other in self.kinds[kind]):
+                unknown.append(name)  # and no module that contains others
+            if slot and kind == "mask":
+                slot = replace(slot, family=DROPPED.get(slot.family, slot.family))
             piece = slot and self.activation_piece(name, array, slot, order, rank)
             if piece:
                 pieces.append(piece)
@@ -223,6 +226,11 @@ class Matcher:
         if unknown:
             shown = ", ".join(show(name) for name in unknown[:3]) + " ..." * (len(unknown) > 3)
             self.found.notes.append(f"{kind}: {len(unknown)} of unknown names ({shown}): see --map")
+
+    def is_tied_head(self, module: Slot | None, array: Array) -> bool:
+        """Return True for the output of the layer that has wte's numbers and is the head."""
+        rows = self.probe.tokens.size
+        return module == Slot("wte") and array.size // rows not in (0, self.sizes["C"])
 
     def activation_piece(
         self, name: str, array: Array, slot: Slot, order: str, rank: int
@@ -240,11 +248,13 @@ class Matcher:
             usual = [one for one in found if order in one] or usual
         return Piece(name, fitting, slot, tuple(usual[: layouts.MOST]), rank) if usual else None
 
-    def add(self, kind: str, found: Assembled, alone: Mapping[str, str] | None = None) -> None:
-        """Add assembled tensors. `alone`: the names of those that have no kind before them."""
+    def add(self, kind: str, found: Assembled) -> None:
+        """Add assembled tensors. `kind`: that of their names, or one of SCORES."""
 
         def full(name: str) -> str:
-            return alone[name] if alone else f"{kind}/{name}"
+            if kind in SCORES:
+                return kind
+            return name if (kind, name) == ("act", "logits") else f"{kind}/{name}"
 
         self.found.tensors.update({full(name): array for name, array in found.tensors.items()})
         self.found.names.update({full(name): own for name, own in found.names.items()})

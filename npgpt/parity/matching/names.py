@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 
-from npgpt.parity.matching.axes import ACTIVATIONS, AXES, PARAMETERS, Slot, is_within
+from npgpt.parity.matching.axes import PARAMETERS, Slot, is_within
 from npgpt.parity.matching.conventions import (
     ACTIVATIONS_OF_LAYER,
     ACTIVATIONS_OUTSIDE,
@@ -13,6 +13,7 @@ from npgpt.parity.matching.conventions import (
     INPUTS,
     LEAVES,
     LLMC_ACTIVATIONS,
+    PREVIOUS,
     WORDS,
     WORDS_OF_LAYER,
 )
@@ -20,7 +21,11 @@ from npgpt.parity.matching.conventions import (
 LEAF = f"(?P<leaf>{'|'.join(LEAVES)})"
 BLOCK = {"h", "block", "blocks", "layer", "layers", "resblocks", "l", "blk", "blks", "decoder"}
 WRAPPED = {"out", "output", "outputs"}  # at the end of an activation's name
-FIELDS = {"{i}": r"(?P<i>\d+)", "{h}": r"(?P<h>\d+)", "{attention}": r"[a-z0-9 ]*?"}
+FIELDS = {
+    "{i}": r"(?P<i>\d+)",
+    "{h}": r"(?P<h>\d+)",
+    "{attention}": r"[a-z0-9 ]*attention[a-z0-9 ]*",
+}
 LARGEST = 10**6  # of the numbers in names
 
 
@@ -195,33 +200,43 @@ def parameters(name: str, convention: str, sizes: Mapping[str, int]) -> list[Mea
     return found or [m for m in by_words(name) if fits(m, sizes)]
 
 
-def activation(name: str, convention: str, sizes: Mapping[str, int]) -> Meaning | None:
-    """Return the activation that a name means, or None."""
-    found = read_activation(name, convention)
+def activation(
+    name: str, convention: str, modules: Mapping[str, Slot], sizes: Mapping[str, int]
+) -> Meaning | None:
+    """Return the activation that a name means, or None.
+
+    `modules`: the layers of the port whose parameters are known, as slots whose family is a layer.
+    """
+    found = read_activation(name, convention, modules)
+    if found and found.slot and found.slot.family == PREVIOUS:
+        layer = sizes["L"] if found.slot.layer is None else found.slot.layer
+        before = Slot("h.#.after_mlp", layer - 1) if layer else Slot("embedding")
+        found = replace(found, slot=before)
     return found if found and fits(found, sizes) else None
 
 
-def read_activation(name: str, convention: str) -> Meaning | None:
+def read_activation(name: str, convention: str, modules: Mapping[str, Slot]) -> Meaning | None:
     """Return the activation that a name means, before its numbers are compared with the model."""
     text = words(name)
+    if name in modules:
+        return output_of(Meaning(modules[name]))
     for own, family in LLMC_ACTIVATIONS.items():
         if words(own) == text:
             return Meaning(Slot(family) if family else None)
-    split = text.split()
-    if split and split[-1] in ("in", "input") and (of := module_of(split[:-1], convention)):
-        if of.slot is not None and of.slot.family in INPUTS:
-            family = INPUTS[of.slot.family]
-            return Meaning(Slot(family, of.slot.layer if "#" in family else None), rank=3)
-        return Meaning(None)
-    if found := module_of(split, convention):
+    start, _, last = text.rpartition(" ")
+    if last in ("in", "input"):
+        module = modules.get(name[: -len(last) - 1])
+        if of := Meaning(module) if module else module_of(start, convention):
+            return input_of(of)
+    if found := module_of(text, convention):
         return output_of(found)
     layer, rest = next(iter(layers_of(text)))
     table = ACTIVATIONS_OUTSIDE if layer is None else ACTIVATIONS_OF_LAYER
     for rank, (pattern, target) in enumerate(table, 1):
         if re.search(pattern, rest) and (parsed := parse_target(target, {"i": layer})):
             return Meaning(parsed[1], rank=rank)
-    if split and split[-1] in WRAPPED:
-        return read_activation(" ".join(split[:-1]), convention)
+    if last in WRAPPED:
+        return read_activation(start, convention, {})
     for meaning in by_words(name):
         if meaning.slot is not None and layer is not None:
             slot = meaning.slot
@@ -229,9 +244,8 @@ def read_activation(name: str, convention: str) -> Meaning | None:
     return None
 
 
-def module_of(split: list[str], convention: str) -> Meaning | None:
+def module_of(text: str, convention: str) -> Meaning | None:
     """Return the layer with parameters that these words name, as a slot whose family is it."""
-    text = " ".join(split)
     for one in dict.fromkeys([*filter(None, [convention]), *CONVENTIONS]):
         for pattern, target in rows(one):
             found = pattern.fullmatch(text)
@@ -249,5 +263,13 @@ def output_of(module: Meaning) -> Meaning:
         return Meaning(None)
     if slot.family == "lm_head":
         return Meaning(Slot("logits"))
-    assert slot.family in ACTIVATIONS and slot.family in AXES
     return module
+
+
+def input_of(module: Meaning) -> Meaning:
+    """Return the activation that is the input of a layer with parameters."""
+    slot = module.slot
+    if slot is None or slot.family not in INPUTS:
+        return Meaning(None)
+    family = INPUTS[slot.family]
+    return Meaning(Slot(family, None if family == "ln_f" else slot.layer), rank=3)
