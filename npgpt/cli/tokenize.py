@@ -1,5 +1,7 @@
 """npgpt tokenize."""
 
+import contextlib
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -10,12 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from npgpt.cli.common import default
-from npgpt.errors import InputError
+from npgpt.distributed.world import World, run_launched, wait
+from npgpt.errors import InputError, RunError
+from npgpt.system import machine
 from npgpt.system.console import is_live, make_bar
 from npgpt.system.terminal import number_of, printable_line
 
 if TYPE_CHECKING:
     from npgpt.data.sources import Source
+    from npgpt.data.tokenize import Job
 
 
 @dataclass(kw_only=True)
@@ -40,7 +45,7 @@ class Tokenize:
         Processes that encode. They do not affect the result.
     part
         I/N: encode the I-th of N parts only, on one of N machines that share the directory. The
-        last one to finish writes the token files.
+        last one to finish writes the token files. Under mpirun or srun, each rank has its part.
     val_fraction
         Fraction of the documents in the validation split, evenly spread, at least one. 0: none.
     val
@@ -71,23 +76,30 @@ class Tokenize:
     stdin: Literal["text", "jsonl"] = "text"
 
     def run(self) -> int:
-        """Write the files; return the exit status."""
+        """Write the files, alone or on all ranks of a launcher; return the exit status."""
+        return run_launched(self.run_on)
+
+    def run_on(self, here: World) -> int:
+        """Encode this rank's part; the first rank writes the files."""
         from npgpt.data.sources import describe_passed_over, list_sources
         from npgpt.data.tokenize import Job
         from npgpt.data.tokenizer import tokenizer
-        from npgpt.system import machine
 
         part, workers = self.checked()
+        if here.size > 1:
+            part = self.part_of(here)
         if not self.sources:
             raise InputError("there is nothing to tokenize: name a file, a directory, or -")
         sources, passed_over = list_sources(self.sources, self.stdin)
         val_sources, more = list_sources(self.val)
-        if passed_over + more:
-            print(describe_passed_over(passed_over + more), file=sys.stderr)
         everything = sources + val_sources
         size = sum(source.size for source in everything)
-        print(describe_sources(everything, size), file=sys.stderr)
-        with Progress(size) as progress:
+        if here.is_first:
+            if passed_over + more:
+                print(describe_passed_over(passed_over + more), file=sys.stderr)
+            print(describe_sources(everything, size), file=sys.stderr)
+        progress = Progress(size) if here.is_first else None
+        with progress or contextlib.nullcontext():
             job = Job(
                 sources,
                 self.to,
@@ -97,20 +109,30 @@ class Tokenize:
                 0.01 if self.val_fraction is None else self.val_fraction,
                 self.first_shard,
                 self.shard_tokens,
-                workers or machine.cores(),
+                workers or default_workers(here),
                 part,
-                progress.advance,
+                progress.advance if progress else lambda size: None,
             )
             try:
-                index = job.run()
+                index = job.run() if here.size == 1 else run_on_ranks(job, here)
             except KeyboardInterrupt:
-                print("Interrupted: the same command continues", file=sys.stderr)
+                if here.is_first:
+                    print("Interrupted: the same command continues", file=sys.stderr)
                 raise
-        if index is None:
-            print(f"part {self.part} is done; the last of {part[1]} parts writes the token files")
-        else:
+        if index is not None:
             show_index(index, str(self.to))
+        elif here.size == 1:
+            print(f"part {self.part} is done; the last of {part[1]} parts writes the token files")
         return 0
+
+    def part_of(self, here: World) -> tuple[int, int]:
+        """Return the part of a rank."""
+        if self.part != "1/1":
+            raise InputError(
+                f"--part is {self.part:.40}, but each of {here.size} ranks encodes a part of its "
+                "own: leave --part out"
+            )
+        return here.rank + 1, here.size
 
     def checked(self) -> tuple[tuple[int, int], int | None]:
         """Return the part and the number of workers. Raise InputError for values out of range."""
@@ -135,6 +157,25 @@ class Tokenize:
         if self.first_shard and self.format != "llmc":
             raise InputError("--first-shard needs --format llmc: nanoGPT has no shards")
         return (number, parts), self.workers
+
+
+def default_workers(here: World) -> int:
+    """Return the number of cores that this rank may use, without those of the machine's others."""
+    return min(machine.cores(), max(1, (os.cpu_count() or 1) // here.local_size))
+
+
+def run_on_ranks(job: "Job", here: World) -> dict[str, Any] | None:
+    """Encode a part on each rank. Return the index on the first one, which writes the files."""
+    job.encode_part()
+    wait(here.comm)
+    if not here.is_first:
+        return None
+    index = job.finish()
+    if index is None:
+        raise RunError(
+            f"{job.directory} lacks the parts of other ranks: all machines must share it"
+        )
+    return index
 
 
 def describe_sources(sources: Sequence["Source"], size: int) -> str:

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,9 +72,14 @@ class Job:
 
         Raises InputError for a source or a value that is not valid, RunError if writing fails.
         """
+        self.encode_part()
+        return self.finish()
+
+    def encode_part(self) -> None:
+        """Encode this part. Raises the errors of `run`."""
         self.check()
         number, parts = self.part
-        try:
+        with self.named_errors():
             make_directory(self.directory)
             make_directory(self.work)
             lock = self.work / f"part-{number}-of-{parts}.lock"
@@ -83,7 +88,12 @@ class Job:
                 names = self.encode()
                 with atomic_write(self.work / f"part-{number}.json") as file:
                     file.write(json.dumps({"sources": self.sources_id, "names": names}).encode())
-            return self.finish()
+
+    @contextmanager
+    def named_errors(self) -> Iterator[None]:
+        """Raise RunError with the name of the directory for an error of the disk."""
+        try:
+            yield
         except OSError as error:
             raise os_error(f"{self.directory} cannot be written", error) from None
 
@@ -159,31 +169,32 @@ class Job:
 
     def finish(self) -> dict[str, Any] | None:
         """Put the pieces together if every part is done; return the index."""
-        paths = [self.work / f"part-{i + 1}.json" for i in range(self.part[1])]
-        if not all(path.exists() for path in paths):
-            return None
-        with file_lock(self.work / "files.lock", "another process writes the token files"):
-            if not all(path.exists() for path in paths):  # meanwhile done by another process
+        with self.named_errors():
+            paths = [self.work / f"part-{i + 1}.json" for i in range(self.part[1])]
+            if not all(path.exists() for path in paths):
                 return None
-            names = sorted(name for path in paths for name in self.read_names(path))
-            pieces = {
-                split: [self.work / name for name in names if name.startswith(split)]
-                for split in token_format.SPLITS
-            }
-            division = Division(
-                self.layout,
-                self.dtype,
-                self.tokenizer.eot_token or 0,
-                0 if self.val_sources else self.val_fraction,
-                self.first_shard,
-                self.shard_tokens,
-            )
-            self.remove_files()
-            found = assemble(self.directory, pieces, division)
-            index = self.index(found, pieces)
-            token_format.write_index(self.directory, index)
-            shutil.rmtree(self.work, ignore_errors=True)
-        return index
+            with file_lock(self.work / "files.lock", "another process writes the token files"):
+                if not all(path.exists() for path in paths):  # meanwhile done by another process
+                    return None
+                names = sorted(name for path in paths for name in self.read_names(path))
+                pieces = {
+                    split: [self.work / name for name in names if name.startswith(split)]
+                    for split in token_format.SPLITS
+                }
+                division = Division(
+                    self.layout,
+                    self.dtype,
+                    self.tokenizer.eot_token or 0,
+                    0 if self.val_sources else self.val_fraction,
+                    self.first_shard,
+                    self.shard_tokens,
+                )
+                self.remove_files()
+                found = assemble(self.directory, pieces, division)
+                index = self.index(found, pieces)
+                token_format.write_index(self.directory, index)
+                shutil.rmtree(self.work, ignore_errors=True)
+            return index
 
     def index(self, found: dict[str, Any], pieces: dict[str, list[Path]]) -> dict[str, Any]:
         """Return the contents of the index."""

@@ -38,6 +38,7 @@ class World(NamedTuple):
     rank: int = 0
     size: int = 1
     host: str = ""
+    local_size: int = 1  # ranks on this machine
 
     @property
     def is_first(self) -> bool:
@@ -63,9 +64,10 @@ def open_world(launcher: Launcher | None = None) -> World:
             "MPI, or name the launcher's library in MPI4PY_LIBMPI"
         )
     local = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    world = world._replace(local_size=local.Get_size())
     if local.Get_rank() == 0:
         for line in placement_faults(
-            cores=machine.cores(), all_cores=os.cpu_count() or 1, ranks=local.Get_size(),
+            cores=machine.cores(), all_cores=os.cpu_count() or 1, ranks=world.local_size,
             threads=threads(),
         ):  # fmt: skip
             warnings.warn(f"{world.host}: {line}", WorldWarning, stacklevel=2)
@@ -97,11 +99,19 @@ def once_per_machine(world: World, work: Callable[[], T]) -> T:
     local = world.comm.Split_type(MPI.COMM_TYPE_SHARED)
     first = local.Get_rank() == 0
     found = work() if first else None
-    done = local.Ibarrier()
-    while not done.Test():  # a blocking call would take a core from the compiler
-        time.sleep(POLL)
+    wait(local)
     local.Free()
     return found if first else work()  # type: ignore[return-value]
+
+
+def wait(comm: Any) -> None:
+    """Return when all ranks of a communicator have called this. A blocking call would use a core.
+
+    `comm`: None in a world of one.
+    """
+    request = comm and comm.Ibarrier()
+    while request and not request.Test():
+        time.sleep(POLL)
 
 
 def threads() -> int:
