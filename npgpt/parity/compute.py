@@ -62,18 +62,19 @@ def tensors(
     First come the forward pass, then logits, then gradients, then steps. The caller may stop at any
     of them.
     """
-    tree, config = cast(probe.params, dtype), config_of(probe, masks)
+    modules, config = port.modules(), config_of(probe, masks)
+    model, steps = modules["npgpt.model.transformer"], modules["npgpt.parity.steps"]
+    tree = steps.tie(cast(probe.params, dtype))
     if "param" in kinds:
         for name, array in params.named(tree):
             yield f"param/{name}", array
     if {"act", "loss", "dact", "grad"} & set(kinds):
         yield from forward_and_backward(port, probe, tree, config, kinds, masks)
-    modules = port.modules()
-    model, steps = modules["npgpt.model.transformer"], modules["npgpt.parity.steps"]
     ops = backend(modules, port.replaced)
     for name in ("logits", "logits_again"):
         if name in kinds:
-            yield name, model.logits(tree, probe.tokens, config, ops=ops)
+            rng = Masks(masks, config) if masks else None
+            yield name, steps.logits(model, tree, probe.tokens, config, rng=rng, ops=ops)
     if "cached_logits" in kinds:
         yield "cached_logits", steps.cached_logits(model, tree, probe.tokens, config, ops=ops)
     count = steps_of(kinds, probe.settings.steps)
@@ -151,10 +152,12 @@ class Masks:
     def __init__(
         self, masks: Mapping[str, Array], config: Config, *, parts: int = 1, repeat: bool = False
     ):
+        everything = [np.ones((), bool)] * parts  # of a place where the port has no dropout
         blocks = [f"h.{i}" for i in range(config.n_layer)]
         places = "attn.probs", "after_attn", "after_mlp"
         names = ["embedding", *(f"{block}.{place}" for block in blocks for place in places)]
-        rows = [np.array_split(masks[name], parts) for name in names]
+        rows = [np.array_split(masks[name], parts) if name in masks else everything
+                for name in names]  # fmt: skip
         self.order = [mask[part] for part in range(parts) for mask in rows]
         self.position, self.repeat = 0, repeat
 
@@ -232,12 +235,21 @@ class Recorder:
 
         return call
 
+    def layer(self, weight: Array) -> str | None:
+        """Return the name of the layer with this weight in the current block; None of the head."""
+        name = self.layers.get(id(weight))
+        if name is None or not name.startswith("h."):
+            return name
+        name = f"h.{self.block}.{name.split('.', 2)[2]}"
+        taken = f"act/{name}" in self.found  # a port may use a LayerNorm for another one too
+        return name.replace("ln_1", "ln_2") if taken else name
+
     def wrap(self, op: str, functions: Any) -> SimpleNamespace:
         """Return an op that keeps its output, and the gradient of it."""
         own = {"gelu": "mlp.gelu", "attention": "attn.heads"}.get(op)
 
         def forward(x: Array, *args: Any, **options: Any) -> Any:
-            name = f"h.{self.block}.{own}" if own else self.layers.get(id(args[0].weight))
+            name = f"h.{self.block}.{own}" if own else self.layer(args[0].weight)
             out, cache = functions.forward(x, *args, **options)
             if name:
                 self.found[f"act/{name}"] = out.copy()

@@ -11,12 +11,16 @@ import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.config import Config, TrainingConfig
-from npgpt.model import params
+from npgpt.model import kv_cache, params
 from npgpt.model.backend import Backend, Random
-from npgpt.model.kv_cache import empty_cache
 from npgpt.model.params import Params
 from npgpt.ops.linear_cross_entropy import IGNORED
 from npgpt.training import optim, schedule
+
+
+def tie(p: Params) -> Params:
+    """Return the parameters as the port holds them: the output head is wte."""
+    return p
 
 
 def labels(tokens: Array, targets: Array) -> Array:
@@ -36,12 +40,12 @@ def loss_and_gradients(
 
 
 def accumulate(
-    model: Any, p: Params, tokens: Array, targets: Array, config: Config, parts: int, g: Params, *,
-    rng: Random | None, ops: Backend,
+    model: Any, p: Params, tokens: Array, targets: Array, config: Config, settings: Any,
+    g: Params, *, rng: Random | None, ops: Backend,
 ) -> None:  # fmt: skip
-    """Add the gradients of a batch to `g`, computed in `parts` micro-batches."""
+    """Add the gradients of a batch to `g`, micro-batch by micro-batch."""
     counts = np.count_nonzero(targets != IGNORED)
-    for part in np.array_split(np.arange(len(tokens)), parts):
+    for part in np.array_split(np.arange(len(tokens)), settings.accumulation):
         if not (count := np.count_nonzero(targets[part] != IGNORED)):
             continue
         _, found = loss_and_gradients(
@@ -61,7 +65,7 @@ def train(
     g = params.zeros_like(p)
     for _ in range(settings.steps):
         zero(g)
-        accumulate(model, p, tokens, targets, config, settings.accumulation, g, rng=rng, ops=ops)
+        accumulate(model, p, tokens, targets, config, settings, g, rng=rng, ops=ops)
         scale = clip(g, settings.grad_clip, ops=ops)
         optimizer.step(g, scale=scale)
         yield p
@@ -96,9 +100,16 @@ def make_optimizer(p: Params, settings: Any, *, ops: Backend) -> Any:
     return optim.make(p, training, ops=ops)
 
 
+def logits(
+    model: Any, p: Params, tokens: Array, config: Config, *, rng: Random | None, ops: Backend
+) -> Array:
+    """(B, T) -> (B, T, V), without dropout."""
+    return model.logits(p, tokens, config, ops=ops)
+
+
 def cached_logits(model: Any, p: Params, tokens: Array, config: Config, *, ops: Backend) -> Array:
     """(B, T) -> (B, T, V): the tokens one by one, through a key/value cache."""
-    past = empty_cache(len(tokens), config, p.wte.weight.dtype)
+    past = kv_cache.empty_cache(len(tokens), config, p.wte.weight.dtype)
     one_by_one = np.split(tokens, tokens.shape[1], axis=1)
     return np.concatenate(
         [model.logits(p, token, config, past=past, ops=ops) for token in one_by_one], axis=1

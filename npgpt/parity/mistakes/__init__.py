@@ -1,12 +1,46 @@
-"""The catalogue of known mistakes in ports of GPT-2."""
+"""The catalogue of known mistakes in ports of GPT-2, in the order of computation."""
 
-from npgpt.parity.mistakes import attention, embedding, layernorm
+from npgpt.parity.mistakes import (
+    attention,
+    attention_backward,
+    block,
+    cache,
+    dropout,
+    embedding,
+    gelu,
+    heads,
+    layernorm,
+    layernorm_backward,
+    linear,
+    loss,
+    model,
+    optimizers,
+    precision,
+    training,
+)
 from npgpt.parity.mistakes.mistake import Mistake
 
-MISTAKES: tuple[Mistake, ...] = (
-    *embedding.MISTAKES,
-    *layernorm.MISTAKES,
-    *attention.MISTAKES,
+MISTAKES: tuple[Mistake, ...] = tuple(
+    mistake
+    for subject in (
+        precision,
+        embedding,
+        layernorm,
+        linear,
+        heads,
+        attention,
+        gelu,
+        block,
+        dropout,
+        model,
+        loss,
+        layernorm_backward,
+        attention_backward,
+        training,
+        optimizers,
+        cache,
+    )
+    for mistake in subject.page.mistakes
 )
 
 __all__ = ["MISTAKES", "Mistake"]

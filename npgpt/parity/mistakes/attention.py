@@ -1,33 +1,120 @@
-"""Mistakes in attention."""
+"""Mistakes in attention's scores, mask and softmax. Each has the backward of its own forward."""
 
-from npgpt.parity.mistakes.mistake import Mistake
-from npgpt.parity.port import Edit
+from npgpt.parity.mistakes.mistake import Page
 
-PAGE = "docs/backprop/attention.md"
 FORWARD, BACKWARD = "npgpt.ops.attention:forward", "npgpt.ops.attention:backward"
 
-MISTAKES = (
-    Mistake(
-        "scores-not-scaled",
+page = Page("docs/backprop/attention.md")
+wrong = page.add
+
+SCORES = "scores = q @ k.mT * D**-0.5"
+MASK = "scores[..., ~np.tri(T, S, S - T, dtype=bool)] = -np.inf"
+PROBS = "probs = softmax(scores)"
+DSCORES = "dscores = probs * (dprobs - (dprobs * probs).sum(-1, keepdims=True)) * D**-0.5"
+DV = "dv = dropped.mT @ dy"
+DQ, DK = "dq = dscores @ k", "dk = dscores.mT @ q"
+
+for name, says, scale, in_backward in (
+    ("scores-not-scaled", "scores are not divided by sqrt(D)", "", ""),
+    ("scores-multiplied", "scores are multiplied with sqrt(D), not divided", " * D**0.5", None),
+    ("scores-divided-by-d", "scores are divided by D, not by sqrt(D)", " / D", None),
+    ("scores-divided-by-sqrt-c", "scores are divided by sqrt(C), not by sqrt(D)",
+     " * (n_head * D) ** -0.5", " * (H * D) ** -0.5"),
+    ("scores-divided-by-sqrt-h", "scores are divided by sqrt(H), not by sqrt(D)",
+     " * n_head**-0.5", " * H**-0.5"),
+    ("scores-divided-by-sqrt-t", "scores are divided by sqrt(T), not by sqrt(D)",
+     " * S**-0.5", " * k.shape[-2] ** -0.5"),
+):  # fmt: skip
+    wrong(
         "forward",
-        "scores are not divided by sqrt(D)",
-        PAGE,
-        (
-            Edit(FORWARD, "scores = q @ k.mT * D**-0.5", "scores = q @ k.mT"),
-            Edit(BACKWARD, "keepdims=True)) * D**-0.5", "keepdims=True))"),
-        ),
-    ),
-    Mistake(
-        "softmax-backward-without-mean",
-        "backward",
-        "the backward of softmax lacks the sum over the row",
-        PAGE,
-        (
-            Edit(
-                BACKWARD,
-                "probs * (dprobs - (dprobs * probs).sum(-1, keepdims=True))",
-                "probs * dprobs",
-            ),
-        ),
-    ),
+        name,
+        says,
+        (FORWARD, " * D**-0.5", scale),
+        (BACKWARD, " * D**-0.5", scale if in_backward is None else in_backward),
+    )
+wrong(
+    "forward",
+    "probs-scaled-not-scores",
+    "1 / sqrt(D) multiplies the probabilities, after softmax",
+    (FORWARD, f"{SCORES}\n    {MASK}\n    {PROBS}",
+     f"scores = q @ k.mT\n    {MASK}\n    {PROBS} * D**-0.5"),
+    (BACKWARD, DSCORES,
+     "dscores = probs * (dprobs - (dprobs * probs).sum(-1, keepdims=True) * D**0.5)"),
+)  # fmt: skip
+wrong(
+    "forward", "mask-missing", "scores of later positions are not masked", (FORWARD, MASK, "pass")
+)
+wrong(
+    "forward",
+    "mask-sees-next-token",
+    "the mask is off by one: a position attends to the next one too",
+    (FORWARD, "S - T, dtype", "S - T + 1, dtype"),
+)
+wrong(
+    "forward",
+    "mask-hides-own-position",
+    "the mask is off by one: a position does not attend to itself (masked with -1e9)",
+    (FORWARD, MASK, "scores[..., ~np.tri(T, S, S - T - 1, dtype=bool)] = -1e9"),
+    (BACKWARD, DQ, "dscores = np.tril(dscores, -1)\n    " + DQ),
+)
+wrong(
+    "forward",
+    "mask-upside-down",
+    "the mask is transposed: a position attends to itself and to later ones",
+    (FORWARD, MASK, "scores[..., np.tri(T, S, S - T - 1, dtype=bool)] = -np.inf"),
+)
+wrong(
+    "forward",
+    "mask-inverted",
+    "the mask is inverted: a position attends to later ones only (masked with -1e9)",
+    (FORWARD, MASK, "scores[..., np.tri(T, S, S - T, dtype=bool)] = -1e9"),
+    (BACKWARD, DQ, "dscores = np.triu(dscores, 1)\n    " + DQ),
+)
+wrong(
+    "forward",
+    "mask-multiplies-scores",
+    "the scores of later positions are multiplied with 0, and exp(0) is 1",
+    (FORWARD, "= -np.inf", "= 0"),
+    (BACKWARD, DQ, "dscores = np.tril(dscores)\n    " + DQ),
+)
+wrong(
+    "forward",
+    "mask-after-softmax",
+    "the mask is applied after softmax, and the rows no longer sum to 1",
+    (FORWARD, f"{MASK}\n    {PROBS}", f"{PROBS} * np.tri(T, S, S - T, dtype=scores.dtype)"),
+    (BACKWARD, DSCORES,
+     "full = softmax(q @ k.mT * D**-0.5)\n"
+     "    dscores = probs * dprobs - full * (dprobs * probs).sum(-1, keepdims=True)\n"
+     "    dscores *= D**-0.5"),
+)  # fmt: skip
+wrong(
+    "forward",
+    "softmax-over-queries",
+    "softmax is over the queries, not over the keys",
+    (FORWARD, PROBS, "probs = softmax(scores.mT).mT"),
+    (BACKWARD, "probs).sum(-1", "probs).sum(-2"),
+)
+wrong(
+    "forward",
+    "softmax-plus-1",
+    "softmax's denominator has 1 more than the sum (softmax off by one)",
+    (FORWARD, PROBS, "largest = scores.max(-1, keepdims=True)\n"
+     "    e = np.exp(scores - largest)\n"
+     "    probs = e / (e.sum(-1, keepdims=True) + np.exp(-largest))"),
+)  # fmt: skip
+wrong(
+    "forward",
+    "keys-are-queries",
+    "scores are q @ q.T: the queries are used as keys",
+    (FORWARD, "np.split(qkv, 3, axis=-1))", "np.split(qkv, 3, axis=-1))\n    k = q"),
+    (BACKWARD, f"{DQ}\n    {DK}", "dq = dscores @ k + dscores.mT @ q\n    dk = np.zeros_like(q)"),
+)
+wrong(
+    "forward",
+    "values-are-keys",
+    "probs @ k: the keys are used as values",
+    (FORWARD, "dropped @ v", "dropped @ k"),
+    (BACKWARD, DV, "dk_of_values = dropped.mT @ dy\n    dv = np.zeros_like(v)"),
+    (BACKWARD, "dy @ v.mT", "dy @ k.mT"),
+    (BACKWARD, DK, f"{DK} + dk_of_values"),
 )

@@ -16,18 +16,20 @@ class Mistake:
     Parameters
     ----------
     name : str
-        "attention-scale-missing", the anchor on its page.
+        "scores-not-scaled", the anchor on its page.
     stage : {"forward", "loss", "backward", "step", "cache"}
         Where its first wrong number appears. A mistake of the forward pass or the loss has the
         gradients of its own forward pass, as automatic differentiation computes them.
     says : str
-        What is wrong, in one line.
+        The mistake in one line.
     page : str
         Of the documentation, "docs/backprop/attention.md".
     edits : tuple of Edit
         The wrong lines beside the right ones.
     twins : tuple of str, default ()
-        Mistakes that compute the same numbers.
+        Names of mistakes that compute the same numbers.
+    smooth : bool, default True
+        False if the wrong forward pass rounds, so that finite differences say nothing.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Mistake:
     page: str
     edits: tuple[Edit, ...]
     twins: tuple[str, ...] = ()
+    smooth: bool = True
 
     @property
     def right(self) -> Edit:
@@ -46,3 +49,22 @@ class Mistake:
     def change(self) -> Callable[[Port], Port]:
         """A function that returns a port with this mistake in addition to those that it has."""
         return lambda port: Port((*port.edits, *self.edits), port.replaced)
+
+
+class Page:
+    """The mistakes of one page of the documentation, in order.
+
+    Each is added by a call with its name, its line, and its edits: function, right text, wrong
+    text.
+    """
+
+    def __init__(self, page: str):
+        self.page, self.mistakes = page, list[Mistake]()
+
+    def add(
+        self, stage: Stage, name: str, says: str, *edits: tuple[str, str, str],
+        twins: tuple[str, ...] = (), smooth: bool = True,
+    ) -> None:  # fmt: skip
+        """Append a mistake."""
+        changes = tuple(Edit(*edit) for edit in edits)
+        self.mistakes.append(Mistake(name, stage, says, self.page, changes, twins, smooth))

@@ -1,0 +1,161 @@
+"""Mistakes in a block: norms, residual connections, layers left out."""
+
+from npgpt.parity.mistakes.mistake import Page
+
+FORWARD, BACKWARD = "npgpt.model.block:forward", "npgpt.model.block:backward"
+
+page = Page("docs/backprop/block.md")
+wrong = page.add
+
+LN_1 = "h, ln_1 = ops.layernorm.forward(x, p.ln_1)"
+LN_2 = "h, ln_2 = ops.layernorm.forward(x, p.ln_2)"
+C_ATTN = "h, c_attn = ops.linear.forward(h, p.attn.c_attn)"
+C_FC = "h, c_fc = ops.linear.forward(h, p.mlp.c_fc)"
+ATTN_PROJ = "h, attn_proj = ops.linear.forward(h, p.attn.c_proj)"
+ATTN_ADD = "x = np.add(x, h, out=h)  # h has no other reference"
+MLP_ADD = "x = np.add(x, h, out=h)\n    return x"
+DMLP_DROP = "dh = ops.dropout.backward(dx, c.mlp_drop)"
+DATTN_DROP = "dh = ops.dropout.backward(dx, c.attn_drop)"
+DLN_2 = "dh = ops.layernorm.backward(dh, c.ln_2, g.ln_2, dx=dh)"
+DLN_1 = "dh = ops.layernorm.backward(dh, c.ln_1, g.ln_1, dx=dh)"
+DMLP_ADD = "dx = np.add(dx, dh, out=dh)  # x went into the MLP and around it: the two add"
+DATTN_ADD = "return np.add(dx, dh, out=dh)  # and into attention and around it"
+
+wrong(
+    "forward",
+    "post-norm",
+    "LayerNorm follows the residual addition (post-norm, as in GPT-1 and BERT)",
+    (FORWARD, f"{LN_1}\n    {C_ATTN}", C_ATTN.replace("(h,", "(x,")),
+    (FORWARD, ATTN_ADD, "x, ln_1 = ops.layernorm.forward(np.add(x, h), p.ln_1)"),
+    (FORWARD, f"{LN_2}\n    {C_FC}", C_FC.replace("(h,", "(x,")),
+    (FORWARD, MLP_ADD, "x, ln_2 = ops.layernorm.forward(np.add(x, h), p.ln_2)\n    return x"),
+    (
+        BACKWARD,
+        DMLP_DROP,
+        "dsum = ops.layernorm.backward(dx, c.ln_2, g.ln_2)\n"
+        "    dh = ops.dropout.backward(dsum, c.mlp_drop)",
+    ),
+    (BACKWARD, f"{DLN_2}\n    {DMLP_ADD}", "dx = np.add(dsum, dh, out=dh)"),
+    (
+        BACKWARD,
+        DATTN_DROP,
+        "dsum = ops.layernorm.backward(dx, c.ln_1, g.ln_1)\n"
+        "    dh = ops.dropout.backward(dsum, c.attn_drop)",
+    ),
+    (BACKWARD, f"{DLN_1}\n    {DATTN_ADD}", "return np.add(dsum, dh, out=dh)"),
+)
+wrong(
+    "forward",
+    "residual-after-norm",
+    "the residual connection begins after LayerNorm: ln(x) + layer(ln(x))",
+    (FORWARD, LN_1, "n, ln_1 = ops.layernorm.forward(x, p.ln_1)\n    h = n"),
+    (FORWARD, ATTN_ADD, "x = np.add(n, h, out=h)"),
+    (FORWARD, LN_2, "n, ln_2 = ops.layernorm.forward(x, p.ln_2)\n    h = n"),
+    (FORWARD, MLP_ADD, "x = np.add(n, h, out=h)\n    return x"),
+    (
+        BACKWARD,
+        f"{DLN_2}\n    {DMLP_ADD}",
+        "dx = ops.layernorm.backward(np.add(dx, dh), c.ln_2, g.ln_2)",
+    ),
+    (
+        BACKWARD,
+        f"{DLN_1}\n    {DATTN_ADD}",
+        "return ops.layernorm.backward(np.add(dx, dh), c.ln_1, g.ln_1)",
+    ),
+)
+wrong(
+    "forward",
+    "residual-around-attention-missing",
+    "attention's output replaces the residual stream instead of being added to it",
+    (FORWARD, ATTN_ADD, "x = h"),
+    (BACKWARD, DATTN_ADD, "return dh"),
+)
+wrong(
+    "forward",
+    "residual-around-mlp-missing",
+    "the MLP's output replaces the residual stream instead of being added to it",
+    (FORWARD, MLP_ADD, "x = h\n    return x"),
+    (BACKWARD, DMLP_ADD, "dx = dh"),
+)
+wrong(
+    "forward",
+    "parallel-block",
+    "the MLP reads the block's input, not attention's result (parallel, as in GPT-J)",
+    (FORWARD, LN_1, f"start = x\n    {LN_1}"),
+    (FORWARD, LN_2, LN_2.replace("(x,", "(start,")),
+    (BACKWARD, DMLP_ADD, "dstart, dx = dh, dx.copy()"),
+    (BACKWARD, DATTN_ADD, "return dx + dh + dstart"),
+)
+wrong(
+    "forward",
+    "ln-1-missing",
+    "attention has no LayerNorm before it",
+    (FORWARD, LN_1, "h, ln_1 = x, None"),
+    (BACKWARD, f"    {DLN_1}\n", ""),
+)
+wrong(
+    "forward",
+    "ln-2-missing",
+    "the MLP has no LayerNorm before it",
+    (FORWARD, LN_2, "h, ln_2 = x, None"),
+    (BACKWARD, f"    {DLN_2}\n", ""),
+)
+wrong(
+    "forward",
+    "ln-1-used-twice",
+    "ln_1 stands before the MLP too, in the place of ln_2",
+    (FORWARD, LN_2, LN_2.replace("p.ln_2", "p.ln_1")),
+    (
+        BACKWARD,
+        DATTN_ADD,
+        """for first, second in zip(g.ln_1, g.ln_2, strict=True):
+        first += second
+        second.fill(0)
+    """
+        + DATTN_ADD,
+    ),
+)
+wrong(
+    "forward",
+    "attention-projection-missing",
+    "attention has no output projection",
+    (FORWARD, f"    {ATTN_PROJ}\n", "    attn_proj = None\n"),
+    (BACKWARD, "    dh = ops.linear.backward(dh, c.attn_proj, g.attn.c_proj)\n", ""),
+)
+wrong(
+    "backward",
+    "gradient-around-attention-missing",
+    "backward of attention's residual connection lacks the path around it",
+    (BACKWARD, DATTN_ADD, "return dh"),
+)
+wrong(
+    "backward",
+    "gradient-around-mlp-missing",
+    "backward of the MLP's residual connection lacks the path around it",
+    (BACKWARD, DMLP_ADD, "dx = dh"),
+)
+wrong(
+    "backward",
+    "gradient-through-attention-missing",
+    "the gradient passes around attention, but not through it",
+    (BACKWARD, DATTN_ADD, "return dx.copy()"),
+)
+wrong(
+    "backward",
+    "gradient-through-mlp-missing",
+    "the gradient passes around the MLP, but not through it",
+    (BACKWARD, DMLP_ADD, "dx = dx.copy()"),
+)
+wrong(
+    "backward",
+    "ln-2-backward-of-ln-1",
+    "the backward of ln_2 uses what ln_1 cached",
+    (BACKWARD, DLN_2, DLN_2.replace("c.ln_2", "c.ln_1")),
+)
+wrong(
+    "backward",
+    "residual-gradient-halved",
+    "the gradients of the residual stream's two paths are averaged, not added",
+    (BACKWARD, DMLP_ADD, "dx = np.add(dx, dh, out=dh) / 2"),
+    (BACKWARD, DATTN_ADD, "return np.add(dx, dh, out=dh) / 2"),
+)

@@ -1,0 +1,87 @@
+"""Mistakes in the key/value cache. They show in logits of tokens that are fed one by one."""
+
+from npgpt.parity.mistakes.mistake import Page
+
+HIDDEN = "npgpt.model.transformer:hidden"
+EMBEDDING = "npgpt.ops.embedding:forward"
+ATTENTION = "npgpt.ops.attention:forward"
+APPEND = "npgpt.model.kv_cache:LayerCache.append"
+
+page = Page("docs/backprop/cache.md")
+wrong = page.add
+
+START = "start = past[0].length if past else 0"
+RESULT = "return self.k[:, :, : self.length], self.v[:, :, : self.length]"
+
+wrong(
+    "cache",
+    "cache-position-not-advanced",
+    "with a cache, every new token has position 0",
+    (HIDDEN, START, "start = 0"),
+)
+wrong(
+    "cache",
+    "cache-position-one-ahead",
+    "with a cache, positions are one too large",
+    (HIDDEN, START, "start = past[0].length + 1 if past else 0"),
+)
+wrong(
+    "cache",
+    "cache-position-one-behind",
+    "with a cache, positions are one too small",
+    (HIDDEN, START, "start = max(0, past[0].length - 1) if past else 0"),
+)
+wrong(
+    "cache",
+    "cache-position-missing",
+    "a single token has no position embedding",
+    (EMBEDDING, "p.wpe[start : start + T]", "(p.wpe[start : start + T] if T > 1 else 0)"),
+)
+wrong(
+    "cache",
+    "cache-not-appended",
+    "a new token attends to itself alone: keys and values are not cached",
+    (APPEND, RESULT, "return k, v"),
+)
+wrong(
+    "cache",
+    "cache-keys-and-values-exchanged",
+    "cached keys and values are exchanged",
+    (APPEND, RESULT, "return self.v[:, :, : self.length], self.k[:, :, : self.length]"),
+)
+wrong(
+    "cache",
+    "cache-mask-of-first-rows",
+    "with a cache, the mask is that of the first positions: a new token sees the first one alone",
+    (ATTENTION, "np.tri(T, S, S - T, dtype=bool)", "np.tri(T, S, dtype=bool)"),
+    twins=("cache-values-stale",),
+)
+wrong(
+    "cache",
+    "cache-without-own-position",
+    "a new token attends to the cached ones, but not to itself",
+    (APPEND, RESULT, "end = max(1, start)\n        return self.k[:, :, :end], self.v[:, :, :end]"),
+)
+wrong(
+    "cache",
+    "cache-keys-stale",
+    "cached values are of the new tokens, and the keys of the first one",
+    (APPEND, "self.k[:, :, start : self.length] = k",
+     "self.k[:, :, start : self.length] = k if start == 0 else self.k[:, :, :1]"),
+)  # fmt: skip
+wrong(
+    "cache",
+    "cache-values-stale",
+    "cached keys are of the new tokens, and the values of the first one",
+    (APPEND, "self.v[:, :, start : self.length] = v",
+     "self.v[:, :, start : self.length] = v if start == 0 else self.v[:, :, :1]"),
+    twins=("cache-mask-of-first-rows",),
+)  # fmt: skip
+wrong(
+    "cache",
+    "cache-of-one-row",
+    "all sequences of the batch use the cache of the first one",
+    (APPEND, RESULT,
+     "first = np.zeros(len(k), int)\n"
+     "        return self.k[first, :, : self.length], self.v[first, :, : self.length]"),
+)  # fmt: skip

@@ -1,0 +1,155 @@
+"""Mistakes in dropout. They show in a dump with dropout and its masks."""
+
+from npgpt.parity.mistakes.mistake import Page
+
+FORWARD, BACKWARD = "npgpt.ops.dropout:forward", "npgpt.ops.dropout:backward"
+DRAW = "npgpt.ops.dropout:draw"
+ATTENTION, DATTENTION = "npgpt.ops.attention:forward", "npgpt.ops.attention:backward"
+BLOCK, DBLOCK = "npgpt.model.block:forward", "npgpt.model.block:backward"
+LOSS = "npgpt.model.transformer:loss"
+
+page = Page("docs/backprop/dropout.md")
+wrong = page.add
+
+OUT, DX = "x * (keep * scale)", "dout * (keep * scale)"
+AFTER_ATTN = "h, attn_drop = ops.dropout.forward(h, rate=rate, rng=rng)"
+AFTER_MLP = "h, mlp_drop = ops.dropout.forward(h, rate=rate, rng=rng)"
+
+wrong(
+    "forward",
+    "dropout-not-scaled",
+    "dropout does not scale up what it keeps",
+    (FORWARD, OUT, "x * keep"),
+    (BACKWARD, DX, "dout * keep"),
+)
+wrong(
+    "forward",
+    "dropout-scaled-by-rate",
+    "dropout divides by the rate, not by 1 - rate",
+    (DRAW, "one / dtype.type(1 - rate)", "one / dtype.type(rate)"),
+)
+wrong(
+    "forward",
+    "dropout-scaled-down",
+    "dropout multiplies with 1 - rate instead of dividing",
+    (DRAW, "one / dtype.type(1 - rate)", "dtype.type(1 - rate)"),
+)
+wrong(
+    "forward",
+    "dropout-inverted-mask",
+    "dropout keeps what it should drop",
+    (FORWARD, OUT, "x * (~keep * scale)"),
+    (BACKWARD, DX, "dout * (~keep * scale)"),
+)
+wrong(
+    "forward",
+    "dropout-missing-on-embedding",
+    "the embedding has no dropout",
+    (
+        LOSS,
+        "x, drop = ops.dropout.forward(x, rate=rate, rng=rng)",
+        "ops.dropout.forward(x, rate=rate, rng=rng)\n    x, drop = ops.dropout.forward(x, rate=0)",
+    ),
+)
+wrong(
+    "forward",
+    "dropout-missing-on-probs",
+    "attention's probabilities have no dropout",
+    (
+        ATTENTION,
+        "dropped, drop = dropout.forward(probs, rate=rate, rng=rng)",
+        "dropout.forward(probs, rate=rate, rng=rng)\n"
+        "    dropped, drop = dropout.forward(probs, rate=0)",
+    ),
+)
+for name, says, line in (
+    ("dropout-missing-after-attention", "attention's result has no dropout", AFTER_ATTN),
+    ("dropout-missing-after-mlp", "the MLP's result has no dropout", AFTER_MLP),
+):
+    wrong(
+        "forward",
+        name,
+        says,
+        (
+            BLOCK,
+            line,
+            "ops.dropout.forward(h, rate=rate, rng=rng)\n    "
+            + line.replace("rate=rate, rng=rng", "rate=0"),
+        ),
+    )
+wrong(
+    "forward",
+    "dropout-after-residual",
+    "dropout follows the residual addition instead of preceding it",
+    (
+        BLOCK,
+        f"{AFTER_ATTN}\n    x = np.add(x, h, out=h)  # h has no other reference",
+        "x, attn_drop = ops.dropout.forward(np.add(x, h), rate=rate, rng=rng)",
+    ),
+    (
+        BLOCK,
+        f"{AFTER_MLP}\n    x = np.add(x, h, out=h)",
+        "x, mlp_drop = ops.dropout.forward(np.add(x, h), rate=rate, rng=rng)",
+    ),
+    (
+        DBLOCK,
+        "dh = ops.dropout.backward(dx, c.mlp_drop)",
+        "dsum = dh = ops.dropout.backward(dx, c.mlp_drop)",
+    ),
+    (DBLOCK, "dx = np.add(dx, dh, out=dh)", "dx = np.add(dsum, dh)"),
+    (
+        DBLOCK,
+        "dh = ops.dropout.backward(dx, c.attn_drop)",
+        "dsum = dh = ops.dropout.backward(dx, c.attn_drop)",
+    ),
+    (DBLOCK, "return np.add(dx, dh, out=dh)", "return np.add(dsum, dh)"),
+)
+wrong(
+    "forward",
+    "dropout-in-evaluation",
+    "dropout is active when the model is evaluated (no model.eval())",
+    (
+        "npgpt.parity.steps:logits",
+        "return model.logits(p, tokens, config, ops=ops)",
+        """_, cache = model.loss(p, tokens, tokens, config, rng=rng, ops=ops)
+    x, _ = ops.layernorm.forward(cache.ln_f.x, p.ln_f)
+    return model.scores(p, x, ops=ops)""",
+    ),
+)
+wrong(
+    "backward",
+    "dropout-backward-missing",
+    "the gradient passes dropout unchanged: neither masked nor scaled",
+    (BACKWARD, DX, "dout"),
+)
+wrong(
+    "backward",
+    "dropout-backward-not-scaled",
+    "the gradient of dropout is masked but not scaled up",
+    (BACKWARD, DX, "dout * keep"),
+)
+wrong(
+    "backward",
+    "dropout-backward-not-masked",
+    "the gradient of dropout is scaled up but not masked",
+    (BACKWARD, DX, "dout * scale"),
+)
+wrong(
+    "backward",
+    "dv-of-undropped-probs",
+    "dv is computed with the probabilities before dropout",
+    (DATTENTION, "dropped = dropout.backward(probs, drop)", "dropped = probs"),
+)
+wrong(
+    "backward",
+    "dprobs-without-dropout",
+    "the gradient of the probabilities skips dropout",
+    (DATTENTION, "dprobs = dropout.backward(dy @ v.mT, drop)", "dprobs = dy @ v.mT"),
+)
+wrong(
+    "backward",
+    "softmax-backward-of-dropped-probs",
+    "the backward of softmax uses the probabilities after dropout",
+    (DATTENTION, "dscores = probs * (dprobs - (dprobs * probs)",
+     "dscores = dropped * (dprobs - (dprobs * dropped)"),
+)  # fmt: skip

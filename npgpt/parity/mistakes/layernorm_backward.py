@@ -1,0 +1,100 @@
+"""Mistakes in LayerNorm's backward."""
+
+from npgpt.parity.mistakes.layernorm import BACKWARD, DBIAS, DNORM, DWEIGHT, DX, VIA_MEAN, VIA_RSTD
+from npgpt.parity.mistakes.mistake import Page
+
+page = Page("docs/backprop/layernorm.md")
+wrong = page.add
+
+wrong(
+    "backward",
+    "layernorm-without-mean-path",
+    "dx of LayerNorm lacks the path through the mean",
+    (BACKWARD, DX, "dnorm - via_rstd"),
+)
+wrong(
+    "backward",
+    "layernorm-without-rstd-path",
+    "dx of LayerNorm lacks the path through the standard deviation",
+    (BACKWARD, DX, "dnorm - via_mean"),
+)
+wrong(
+    "backward",
+    "layernorm-statistics-constant",
+    "dx of LayerNorm treats mean and standard deviation as constants",
+    (BACKWARD, DX, "dnorm"),
+)
+wrong(
+    "backward",
+    "layernorm-rstd-path-added",
+    "dx of LayerNorm adds the path through the standard deviation instead of subtracting it",
+    (BACKWARD, DX, "dnorm - via_mean + via_rstd"),
+)
+wrong(
+    "backward",
+    "layernorm-rstd-path-without-norm",
+    "the path through the standard deviation is not multiplied with norm",
+    (BACKWARD, VIA_RSTD, "via_rstd = (dnorm * norm).mean(-1, keepdims=True)"),
+)
+wrong(
+    "backward",
+    "layernorm-without-rstd",
+    "dx of LayerNorm is not divided by the standard deviation",
+    (BACKWARD, f"rstd * ({DX})", DX),
+)
+wrong(
+    "backward",
+    "layernorm-sums-not-means",
+    "dx of LayerNorm has sums over the channels in the place of both means",
+    (BACKWARD, VIA_MEAN, "via_mean = dnorm.sum(-1, keepdims=True)"),
+    (BACKWARD, VIA_RSTD, "via_rstd = norm * (dnorm * norm).sum(-1, keepdims=True)"),
+)
+wrong(
+    "backward",
+    "layernorm-dx-without-weight",
+    "dx of LayerNorm is not multiplied with the weight",
+    (BACKWARD, DNORM, "dnorm = dout"),
+)
+wrong(
+    "backward",
+    "layernorm-dweight-of-input",
+    "the gradient of LayerNorm's weight uses the input, not the normalized input",
+    (BACKWARD, DWEIGHT, "g.weight[:] = rows(dout * x).sum(0)"),
+)
+wrong(
+    "backward",
+    "layernorm-dweight-without-rstd",
+    "the gradient of LayerNorm's weight uses x - mean, not divided by the standard deviation",
+    (BACKWARD, DWEIGHT, "g.weight[:] = rows(dout * (x - mean)).sum(0)"),
+)
+wrong(
+    "backward",
+    "layernorm-gradients-exchanged",
+    "the gradients of LayerNorm's weight and bias are exchanged",
+    (
+        BACKWARD,
+        f"{DWEIGHT}\n    {DBIAS}",
+        "g.bias[:] = rows(dout * norm).sum(0)\n    g.weight[:] = rows(dout).sum(0)",
+    ),
+)
+wrong(
+    "backward",
+    "layernorm-gradients-averaged",
+    "the gradients of LayerNorm's weight and bias are means over the rows, not sums",
+    (BACKWARD, "rows(dout * norm).sum(0)", "rows(dout * norm).mean(0)"),
+    (BACKWARD, "rows(dout).sum(0)", "rows(dout).mean(0)"),
+)
+wrong(
+    "backward",
+    "layernorm-gradients-of-last-row",
+    "the gradients of LayerNorm's weight and bias are those of the last sequence alone",
+    (BACKWARD, "rows(dout * norm).sum(0)", "(dout * norm)[-1].sum(0)"),
+    (BACKWARD, "rows(dout).sum(0)", "dout[-1].sum(0)"),
+)
+wrong(
+    "backward",
+    "layernorm-gradients-missing",
+    "LayerNorm's weight and bias have no gradient",
+    (BACKWARD, "rows(dout * norm).sum(0)", "0"),
+    (BACKWARD, "rows(dout).sum(0)", "0"),
+)

@@ -1,0 +1,217 @@
+"""Mistakes in targets, the cross-entropy and its gradient."""
+
+from npgpt.parity.mistakes.mistake import Page
+
+LABELS = "npgpt.parity.steps:labels"
+FORWARD, LOSSES = "npgpt.ops.linear_cross_entropy:forward", "npgpt.ops.linear_cross_entropy:losses"
+
+page = Page("docs/backprop/loss.md")
+wrong = page.add
+
+RESULT = "return x.dtype.type(total / N)"
+DIVIDE = "dlogits /= N"
+MINUS_1 = "dlogits[np.arange(len(loss)), targets[block]] -= 1"
+COUNTS = "counts = targets != IGNORED"
+SOME = "value, cache = forward(*some, chunk=chunk, dweight=dweight)"
+NLL = "np.log(norm[:, 0]) - logits[np.arange(len(x)), targets]"
+LAST = "((0, 0), (0, 1)), constant_values=IGNORED"
+
+wrong(
+    "loss",
+    "labels-shifted-twice",
+    "targets are shifted twice: position t predicts token t + 2 (Hugging Face shifts inside)",
+    (LABELS, "return targets", f"return np.pad(targets[:, 1:], {LAST})"),
+)
+wrong(
+    "loss",
+    "labels-shifted-twice-flat",
+    "targets are shifted twice, after they were flattened: a row ends with the next row's first",
+    (
+        LABELS,
+        "return targets",
+        "return np.append(targets.ravel()[1:], IGNORED).reshape(targets.shape)",
+    ),
+)
+wrong(
+    "loss",
+    "labels-not-shifted",
+    "targets are not shifted: position t predicts token t, which it reads",
+    (LABELS, "return targets", "return tokens"),
+)
+wrong(
+    "loss",
+    "labels-of-previous-token",
+    "targets are shifted the wrong way: position t predicts token t - 1",
+    (
+        LABELS,
+        "return targets",
+        "return np.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=IGNORED)",
+    ),
+)
+wrong(
+    "loss",
+    "labels-from-tokens",
+    "targets are the tokens, shifted inside: no target is ignored, and the last is missing",
+    (LABELS, "return targets", f"return np.pad(tokens[:, 1:], {LAST})"),
+)
+wrong(
+    "loss",
+    "first-position-not-scored",
+    "the first position of each row has no target",
+    (
+        LABELS,
+        "return targets",
+        "return np.pad(targets[:, 1:], ((0, 0), (1, 0)), constant_values=IGNORED)",
+    ),
+)
+wrong(
+    "loss",
+    "last-position-not-scored",
+    "the last position of each row has no target",
+    (LABELS, "return targets", f"return np.pad(targets[:, :-1], {LAST})"),
+)
+wrong(
+    "loss",
+    "loss-summed",
+    "the loss is the sum over the targets, not the mean",
+    (FORWARD, RESULT, "return x.dtype.type(total)"),
+    (FORWARD, f"        {DIVIDE}\n", ""),
+)
+wrong(
+    "loss",
+    "loss-mean-including-ignored",
+    "the loss is divided by the number of positions, ignored ones included",
+    (
+        FORWARD,
+        SOME,
+        f"""{SOME}
+        share = x.dtype.type(counts.mean())
+        value *= share
+        cache = Cache(cache.dx * share, np.multiply(cache.dweight, share, out=cache.dweight))""",
+    ),
+)
+wrong(
+    "loss",
+    "ignored-targets-are-token-0",
+    "ignored targets count, as token 0",
+    (FORWARD, COUNTS, f"targets = np.where(targets == IGNORED, 0, targets)\n    {COUNTS}"),
+)
+wrong(
+    "loss",
+    "loss-mean-of-rows",
+    "the loss is the mean of the sequences' means: rows with few targets weigh more",
+    (
+        FORWARD,
+        "x_rows, targets = rows(x)",
+        """if x.ndim == 3 and len(x) > 1:
+        found = [forward(a[None], weight, b[None]) for a, b in zip(x, targets, strict=True)]
+        value = x.dtype.type(np.mean([loss for loss, _ in found]))
+        dx = np.concatenate([cache.dx for _, cache in found]) / len(x)
+        return value, Cache(dx, into(dweight, sum(cache.dweight for _, cache in found) / len(x)))
+    x_rows, targets = rows(x)""",
+    ),
+)
+wrong(
+    "loss",
+    "loss-sum-over-b",
+    "the loss is divided by the batch size alone",
+    (
+        FORWARD,
+        "x_rows, targets = rows(x)",
+        """if x.ndim == 3:
+        value, cache = forward(rows(x), weight, targets.ravel(), dweight=dweight)
+        scale = x.dtype.type(np.count_nonzero(targets != IGNORED) / len(x))
+        dw = np.multiply(cache.dweight, scale, out=cache.dweight)
+        return value * scale, Cache(cache.dx.reshape(x.shape) * scale, dw)
+    x_rows, targets = rows(x)""",
+    ),
+)
+wrong(
+    "loss",
+    "label-smoothing",
+    "the loss has a label smoothing of 0.1",
+    (
+        LOSSES,
+        NLL,
+        "np.log(norm[:, 0]) - 0.9 * logits[np.arange(len(x)), targets] - 0.1 * logits.mean(-1)",
+    ),
+    (
+        FORWARD,
+        MINUS_1,
+        MINUS_1.replace("-= 1", "-= 0.9") + "\n        dlogits -= 0.1 / len(weight)",
+    ),
+)
+wrong(
+    "loss",
+    "loss-in-bits",
+    "the loss has base 2: bits, not nats",
+    (LOSSES, NLL, f"({NLL}) / np.log(2).astype(x.dtype)"),
+    (FORWARD, DIVIDE, "dlogits /= N * float(np.log(2))"),
+)
+wrong(
+    "loss",
+    "loss-of-clamped-probability",
+    "the loss is -log(p + 1e-5), not -log(p)",
+    (LOSSES, f"return {NLL}", "return -np.log(probs[np.arange(len(x)), targets] + 1e-5)"),
+    (
+        FORWARD,
+        MINUS_1,
+        "p = probs[np.arange(len(loss)), targets[block]]\n"
+        f"        {MINUS_1}\n        dlogits *= (p / (p + 1e-5))[:, None]",
+    ),
+)
+wrong(
+    "loss",
+    "loss-of-padded-vocabulary",
+    "the softmax includes rows of zeros that pad the vocabulary to a multiple of 64",
+    (
+        LOSSES,
+        "logits = x @ weight.T",
+        "logits = np.pad(x @ weight.T, ((0, 0), (0, -len(weight) % 64)))",
+    ),
+    (LOSSES, "targets], probs", "targets], probs[:, : len(weight)]"),
+)
+for name, says, right, text in (
+    ("dlogits-not-averaged", "the gradient of the logits is not divided by the number of targets",
+     f"        {DIVIDE}\n", ""),
+    ("dlogits-averaged-twice",
+     "the gradient of the logits is divided twice by the number of targets",
+     DIVIDE, "dlogits /= N * N"),
+    ("dlogits-averaged-over-v", "the gradient of the logits is divided by V too",
+     DIVIDE, "dlogits /= N * len(weight)"),
+    ("dlogits-without-target", "the gradient of the logits is softmax(logits): 1 is not subtracted",
+     f"        {MINUS_1}\n", ""),
+    ("dlogits-of-target-only", "the gradient of the logits lacks softmax: -1 at the target alone",
+     "dlogits = probs", "dlogits = probs * 0"),
+    ("dlogits-negative", "the gradient of the logits has the wrong sign",
+     DIVIDE, "dlogits /= -N"),
+    ("dlogits-of-squared-error", "the gradient of the logits has a factor p (1 - p), as if it were "
+     "that of a sigmoid", MINUS_1, f"slope = probs * (1 - probs)\n        {MINUS_1}\n        "
+     "dlogits *= slope"),
+):  # fmt: skip
+    wrong("backward", name, says, (FORWARD, right, text))
+wrong(
+    "backward",
+    "dlogits-mean-including-ignored",
+    "the gradient is divided by the number of positions, ignored ones included; the loss is not",
+    (
+        FORWARD,
+        SOME,
+        f"""{SOME}
+        share = x.dtype.type(counts.mean())
+        cache = Cache(cache.dx * share, np.multiply(cache.dweight, share, out=cache.dweight))""",
+    ),
+)
+wrong(
+    "backward",
+    "ignored-rows-have-gradients",
+    "rows whose target is ignored have the gradient softmax(logits)",
+    (
+        FORWARD,
+        "dx[counts] = cache.dx",
+        """dx[counts] = cache.dx
+        _, probs = losses(x_rows[~counts], weight, targets[~counts] * 0)
+        dx[~counts] = probs @ weight / np.count_nonzero(counts)
+        cache.dweight[:] += probs.T @ x_rows[~counts] / np.count_nonzero(counts)""",
+    ),
+)

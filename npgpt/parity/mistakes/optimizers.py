@@ -1,0 +1,197 @@
+"""Mistakes in the optimizers' steps."""
+
+from npgpt.parity.mistakes.mistake import Page
+
+ADAMW, ADAM = "npgpt.ops.adamw:update", "npgpt.ops.adam:update"
+SGD, RMSPROP, MUON = "npgpt.ops.sgd:update", "npgpt.ops.rmsprop:update", "npgpt.ops.muon:update"
+MAKE = "npgpt.parity.steps:make_optimizer"
+
+page = Page("docs/backprop/optimizers.md")
+wrong = page.add
+
+DECAY = "p *= 1 - lr * weight_decay"
+M, V = "m += (1 - beta1) * (grad - m)", "v += (1 - beta2) * (grad * grad)"
+DENOMINATOR = "denominator = np.sqrt(v) / (1 - beta2**step) ** 0.5 + eps"
+STEP = "p -= lr / (1 - beta1**step) * (m / denominator)"
+BETAS = "beta1, beta2 = betas"
+MADE = "return optim.make(p, training, ops=ops)"
+
+# of AdamW and Adam: name, line, right text, wrong text
+for name, says, right, text in (
+    ("adam-without-bias-correction", "Adam's moments are not divided by 1 - beta^step",
+     f"{DENOMINATOR}\n    {STEP}",
+     "denominator = np.sqrt(v) + eps\n    p -= lr * (m / denominator)"),
+    ("adam-first-moment-not-corrected", "Adam's first moment is not divided by 1 - beta1^step",
+     STEP, "p -= lr * (m / denominator)"),
+    ("adam-second-moment-not-corrected", "Adam's second moment is not divided by 1 - beta2^step",
+     DENOMINATOR, "denominator = np.sqrt(v) + eps"),
+    ("adam-second-correction-without-sqrt",
+     "Adam divides sqrt(v) by 1 - beta2^step, not by its root",
+     "(1 - beta2**step) ** 0.5", "(1 - beta2**step)"),
+    ("adam-correction-multiplied", "Adam multiplies with the bias corrections instead of dividing",
+     f"{DENOMINATOR}\n    {STEP}", "denominator = np.sqrt(v) * (1 - beta2**step) ** 0.5 + eps\n"
+     "    p -= lr * (1 - beta1**step) * (m / denominator)"),
+    ("adam-step-from-2", "Adam's bias corrections use step + 1",
+     BETAS, f"{BETAS}\n    step += 1"),
+    ("adam-step-always-1", "Adam's bias corrections always use step 1",
+     BETAS, f"{BETAS}\n    step = 1"),
+    ("adam-eps-inside-sqrt", "Adam's eps is added inside the square root",
+     DENOMINATOR, "denominator = np.sqrt(v / (1 - beta2**step) + eps)"),
+    ("adam-eps-before-correction",
+     "Adam's eps is added before the bias correction, as in TensorFlow",
+     DENOMINATOR, "denominator = (np.sqrt(v) + eps) / (1 - beta2**step) ** 0.5"),
+    ("adam-eps-1e-8", "Adam's eps is 1e-8, whatever was asked for",
+     "** 0.5 + eps", "** 0.5 + 1e-8"),
+    ("adam-betas-exchanged", "Adam's betas are exchanged", BETAS, "beta2, beta1 = betas"),
+    ("adam-default-betas", "Adam's betas are 0.9 and 0.999, whatever was asked for",
+     BETAS, "beta1, beta2 = 0.9, 0.999"),
+    ("adam-gpt-3-betas", "Adam's betas are 0.9 and 0.95, whatever was asked for",
+     BETAS, "beta1, beta2 = 0.9, 0.95"),
+    ("adam-first-moment-sum", "Adam's first moment is a sum: beta1 * m + grad",
+     M, "m *= beta1\n    m += grad"),
+    ("adam-second-moment-sum", "Adam's second moment is a sum: beta2 * v + grad^2",
+     V, "v += grad * grad"),
+    ("adam-first-moment-weights-exchanged", "Adam's first moment is (1 - beta1) * m + beta1 * grad",
+     M, "m += beta1 * (grad - m)"),
+    ("adam-second-moment-of-m", "Adam's second moment is of the first moment, not of the gradient",
+     V, "v += (1 - beta2) * (m * m)"),
+    ("adam-without-sqrt", "Adam divides by the second moment, without the square root",
+     "np.sqrt(v) / (1 - beta2**step) ** 0.5", "v / (1 - beta2**step)"),
+    ("adam-moments-not-kept", "the optimizer is made anew for each step: its moments begin at 0",
+     BETAS, f"{BETAS}\n    step = 1\n    m[:] = v[:] = 0"),
+    ("adam-without-first-moment", "Adam steps along the gradient, not along its mean",
+     STEP, "p -= lr * (grad / denominator)"),
+    ("adam-ascends", "parameters move along the gradient, not against it",
+     STEP, STEP.replace("-=", "+=")),
+):  # fmt: skip
+    wrong("step", name, says, (ADAMW, right, text), (ADAM, right, text))
+wrong(
+    "step",
+    "adamw-is-adam",
+    "weight decay is added to the gradient (Adam's L2), not applied to the parameter (AdamW)",
+    (ADAMW, DECAY, "grad = grad + weight_decay * p"),
+)
+wrong("step", "adamw-without-decay", "there is no weight decay", (ADAMW, DECAY, "pass"))
+wrong(
+    "step",
+    "adamw-decay-without-lr",
+    "weight decay is not multiplied with the learning rate",
+    (ADAMW, DECAY, "p *= 1 - weight_decay"),
+)
+wrong(
+    "step",
+    "adamw-decay-after-step",
+    "weight decay follows the step: it decays the new parameter",
+    (ADAMW, DECAY, "pass"),
+    (ADAMW, STEP, f"{STEP}\n    {DECAY}"),
+)
+wrong(
+    "step",
+    "adamw-decay-twice",
+    "weight decay is applied twice: to the gradient and to the parameter",
+    (ADAMW, DECAY, f"grad = grad + weight_decay * p\n    {DECAY}"),
+)
+wrong(
+    "step",
+    "adamw-decay-divided",
+    "weight decay is divided by sqrt(v) with the gradient's mean",
+    (ADAMW, DECAY, "pass"),
+    (ADAMW, "(m / denominator)", "((m + weight_decay * p) / denominator)"),
+)
+wrong(
+    "step",
+    "decay-of-matrices",
+    "weight decay applies to matrices only, not to all parameters",
+    (MAKE, "decay=settings.decay", 'decay="matrices"'),
+)
+wrong(
+    "step",
+    "decay-of-all",
+    "weight decay applies to biases and LayerNorms too, not to matrices only",
+    (MAKE, "decay=settings.decay", 'decay="all"'),
+)
+wrong(
+    "step",
+    "decay-not-of-embeddings",
+    "weight decay applies to matrices, but not to the embeddings",
+    (
+        MAKE,
+        MADE,
+        """optimizer = optim.make(p, training, ops=ops)
+    optimizer.decays = lambda name, array: array.ndim > 1 and name[:3] not in ("wte", "wpe")
+    return optimizer""",
+    ),
+)
+wrong(
+    "step",
+    "lr-of-1e-3",
+    "the learning rate is 1e-3, whatever was asked for",
+    (MAKE, "lr=settings.lr", "lr=1e-3"),
+)
+wrong(
+    "step",
+    "adam-is-adamw",
+    "weight decay is applied to the parameter (AdamW), not added to the gradient (Adam)",
+    (ADAM, "grad = grad + weight_decay * p", "p -= lr * weight_decay * p"),
+)
+wrong(
+    "step",
+    "sgd-dampening",
+    "momentum is a mean: momentum * m + (1 - momentum) * grad",
+    (SGD, "m += grad", "m += (1 - momentum) * grad"),
+)
+wrong(
+    "step",
+    "sgd-nesterov",
+    "momentum is Nesterov's",
+    (SGD, "grad = grad + momentum * m if nesterov else m", "grad = grad + momentum * m"),
+)
+wrong(
+    "step",
+    "sgd-momentum-after-step",
+    "the step uses the momentum of before: the gradient is added afterwards",
+    (SGD, "m += grad\n        grad = grad + momentum * m if nesterov else m",
+     "m += grad\n        grad = m - grad"),
+)  # fmt: skip
+wrong(
+    "step",
+    "sgd-without-momentum",
+    "there is no momentum",
+    (SGD, "if m is not None", "if False"),
+)
+wrong(
+    "step",
+    "sgd-decay-of-parameter",
+    "weight decay is applied to the parameter, not added to the gradient",
+    (SGD, "grad = grad + weight_decay * p", "p -= lr * weight_decay * p"),
+)
+wrong(
+    "step",
+    "rmsprop-eps-inside-sqrt",
+    "RMSprop's eps is added inside the square root",
+    (RMSPROP, "np.sqrt(v) + eps", "np.sqrt(v + eps)"),
+)
+wrong(
+    "step",
+    "rmsprop-without-sqrt",
+    "RMSprop divides by the mean square, without the square root",
+    (RMSPROP, "np.sqrt(v) + eps", "v + eps"),
+)
+wrong(
+    "step",
+    "muon-without-nesterov",
+    "Muon orthogonalizes the mean gradient, without Nesterov's step ahead",
+    (MUON, "u = grad + momentum * (m - grad)", "u = m.copy()"),
+)
+wrong(
+    "step",
+    "muon-of-fused-qkv",
+    "Muon orthogonalizes queries, keys and values as one matrix",
+    (MUON, "np.split(p, parts, 1), np.split(u, parts, 1)", "[p], [u]"),
+)
+wrong(
+    "step",
+    "muon-momentum-sum",
+    "Muon's momentum is a sum: momentum * m + grad",
+    (MUON, "m += (1 - momentum) * (grad - m)", "m *= momentum\n    m += grad"),
+)

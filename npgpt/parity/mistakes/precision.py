@@ -1,0 +1,53 @@
+"""Arithmetic or weights of lower precision than float32.
+
+Products are computed in the dtype of the run, from rounded factors.
+"""
+
+from npgpt.parity.mistakes.mistake import Page
+
+LINEAR, DLINEAR = "npgpt.ops.linear:forward", "npgpt.ops.linear:backward"
+ATTENTION = "npgpt.ops.attention:forward"
+TIE = "npgpt.parity.steps:tie"
+
+page = Page("docs/backprop/precision.md")
+wrong = page.add
+
+BFLOAT16 = """def low(a):
+        wide = bfloat16(np.ascontiguousarray(a, np.float32).reshape(1, -1)).widen()
+        return wide.reshape(a.shape).astype(a.dtype)
+
+    """
+FLOAT16 = """def low(a):
+        return a.astype(np.float16).astype(a.dtype)
+
+    """
+IMPORT = "from npgpt.quantized_matrix import bfloat16\n\n    "
+
+for name, low in (("bfloat16", IMPORT + BFLOAT16), ("float16", FLOAT16)):
+    wrong(
+        "forward",
+        f"matmul-in-{name}",
+        f"matrix products of the linear layers have {name} factors",
+        (LINEAR, "out = np.matmul(x, p.weight,", f"{low}out = np.matmul(low(x), low(p.weight),"),
+        (DLINEAR, "x, p = cache\n    np.matmul(rows(x).T, rows(dout),",
+         f"x, p = cache\n    {low}np.matmul(rows(low(x)).T, rows(low(dout)),"),
+        (DLINEAR, "np.matmul(dout, p.weight.T", "np.matmul(low(dout), low(p.weight).T"),
+        smooth=False,
+    )  # fmt: skip
+    wrong(
+        "forward",
+        f"weights-rounded-to-{name}",
+        f"all parameters are rounded to {name}",
+        (TIE, "return p",
+         f"{low}"
+         "return params.map_leaves(p, low)"),
+        smooth=False,
+    )  # fmt: skip
+wrong(
+    "forward",
+    "softmax-in-float16",
+    "attention's probabilities are rounded to float16",
+    (ATTENTION, "probs = softmax(scores)",
+     "probs = softmax(scores).astype(np.float16).astype(scores.dtype)"),
+    smooth=False,
+)  # fmt: skip

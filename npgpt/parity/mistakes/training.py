@@ -1,0 +1,139 @@
+"""Mistakes in gradient accumulation and clipping."""
+
+from npgpt.parity.mistakes.mistake import Page
+
+ACCUMULATE, TRAIN = "npgpt.parity.steps:accumulate", "npgpt.parity.steps:train"
+CLIP, CLIP_SCALE = "npgpt.parity.steps:clip", "npgpt.training.schedule:clip_scale"
+NORM = "npgpt.training.schedule:global_norm"
+
+page = Page("docs/backprop/training.md")
+wrong = page.add
+
+SHARE = "share = count / counts"
+ADD = "total += share * grad"
+SCALE = "return schedule.clip_scale(schedule.global_norm(g, ops=ops), max_norm)"
+SQUARES = "sum(ops.adamw.square_sum(grad) for _, grad in params.named(gradients))"
+
+wrong(
+    "step",
+    "accumulation-not-divided",
+    "the gradients of the micro-batches are added, not averaged",
+    (ACCUMULATE, SHARE, "share = 1.0"),
+)
+wrong(
+    "step",
+    "accumulation-mean-of-means",
+    "all micro-batches weigh the same, although their numbers of targets differ",
+    (ACCUMULATE, SHARE, "share = 1 / settings.accumulation"),
+)
+wrong(
+    "step",
+    "accumulation-divided-twice",
+    "the accumulated gradient is divided by the number of micro-batches once more",
+    (ACCUMULATE, SHARE, "share = count / counts / settings.accumulation"),
+)
+wrong(
+    "step",
+    "accumulation-mean-divided-twice",
+    "the mean of the micro-batches' means is divided by their number once more",
+    (ACCUMULATE, SHARE, "share = 1 / settings.accumulation**2"),
+)
+wrong(
+    "step",
+    "accumulation-of-last-only",
+    "each micro-batch replaces the gradients of those before: only the last one counts",
+    (ACCUMULATE, ADD, "total[:] = share * grad"),
+)
+wrong(
+    "step",
+    "step-per-micro-batch",
+    "the optimizer steps after each micro-batch",
+    (
+        TRAIN,
+        """        zero(g)
+        accumulate(model, p, tokens, targets, config, settings, g, rng=rng, ops=ops)
+        scale = clip(g, settings.grad_clip, ops=ops)
+        optimizer.step(g, scale=scale)""",
+        """        from dataclasses import replace
+
+        alone = replace(settings, accumulation=1)
+        for part in np.array_split(np.arange(len(tokens)), settings.accumulation):
+            zero(g)
+            accumulate(model, p, tokens[part], targets[part], config, alone, g, rng=rng, ops=ops)
+            optimizer.step(g, scale=clip(g, settings.grad_clip, ops=ops))""",
+    ),
+)
+wrong(
+    "step",
+    "gradients-not-zeroed",
+    "gradients are not set to zero between steps",
+    (TRAIN, "        zero(g)\n", ""),
+)
+wrong(
+    "step",
+    "clip-missing",
+    "gradients are not clipped",
+    (CLIP, SCALE, "return 1.0"),
+)
+wrong(
+    "step",
+    "clip-per-parameter",
+    "each parameter's gradient is clipped by its own norm, not by the global one",
+    (
+        CLIP,
+        SCALE,
+        """for grad in params.leaves(g):
+        grad *= schedule.clip_scale(ops.adamw.square_sum(grad) ** 0.5, max_norm)
+    return 1.0""",
+    ),
+)
+wrong(
+    "step",
+    "clip-by-value",
+    "each number of the gradient is clipped to plus or minus the limit, not the norm",
+    (
+        CLIP,
+        SCALE,
+        """for grad in params.leaves(g):
+        np.clip(grad, -max_norm, max_norm, out=grad)
+    return 1.0""",
+    ),
+)
+wrong(
+    "step",
+    "clip-by-squared-norm",
+    "the global norm lacks the square root",
+    (NORM, "math.sqrt(", "("),
+)
+wrong(
+    "step",
+    "clip-by-sum-of-norms",
+    "the global norm is the sum of the parameters' norms",
+    (NORM, f"math.sqrt({SQUARES})",
+     "sum(ops.adamw.square_sum(grad) ** 0.5 for _, grad in params.named(gradients))"),
+)  # fmt: skip
+wrong(
+    "step",
+    "clip-norm-of-matrices",
+    "the global norm leaves out biases and LayerNorms",
+    (NORM, "in params.named(gradients))", "in params.named(gradients) if grad.ndim > 1)"),
+)
+wrong(
+    "step",
+    "clip-always",
+    "gradients are always scaled to the limit, smaller ones too",
+    (CLIP_SCALE, "min(1.0, max_norm / (norm + 1e-6))", "max_norm / (norm + 1e-6)"),
+)
+wrong(
+    "step",
+    "clip-per-micro-batch",
+    "each micro-batch's gradient is clipped, not their sum",
+    (
+        ACCUMULATE,
+        SHARE,
+        f"""{SHARE}
+        norm = schedule.global_norm(found, ops=ops)
+        share *= schedule.clip_scale(norm, settings.grad_clip or np.inf)""",
+    ),
+    (CLIP, SCALE, "return 1.0"),
+)
