@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 from npgpt.cli.common import default, require_new
+from npgpt.errors import InputError
 from npgpt.system.terminal import printable_line
 
 ProbeModel = Annotated[Optional[Path], default("a tiny one, with lively weights", "PATH")]  # noqa: UP045
@@ -44,6 +45,8 @@ class Probe:
         require_new(self.out)
         if self.model is None:
             made = probe.make(self.seed, tied=self.tied, ignored=self.ignored)
+        elif not self.tied:
+            raise InputError("--no-tied is of the tiny model: leave it out, or --model")
         else:
             model = load(self.model, weights="float32", ops="numpy")
             made = probe.of_model(model, self.seed)

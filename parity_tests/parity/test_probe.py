@@ -218,7 +218,9 @@ def test_llmc_reads_what_is_written(tmp_path):
     _, dump = pairing.read(tmp_path / "p", tmp_path / "p" / "debug_state.bin")
     for name, array in named(g):
         np.testing.assert_array_equal(dump.tensors[f"grad/{name}"], array, err_msg=name)
-    np.testing.assert_array_equal(dump.tensors["targets"], one.targets)
+    for name, array in (("targets", one.targets), ("logits", model.logits(one.tokens))):
+        np.testing.assert_array_equal(dump.tensors[name], array)
+    assert dump.tensors["loss"] == np.float32(value)
 
 
 @pytest.mark.parametrize("change", [{}, {"tied": False, "ignored": False}])
@@ -245,6 +247,11 @@ def test_the_command_writes_it(tiny, directory, tmp_path, capsys):
     found = probe.read(other)
     np.testing.assert_array_equal(found.params.wpe.weight, tiny.params.wpe.weight)
     assert found.tokens.shape == (3, 11)
+    assert main(["probe", "--out", str(tmp_path / "r"), "--model", str(out), "--no-tied"]) == 2
+    assert (
+        capsys.readouterr().err
+        == "npgpt: --no-tied is of the tiny model: leave it out, or --model\n"
+    )
 
 
 # The programs in its README
