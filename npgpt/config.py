@@ -152,6 +152,20 @@ class TrainingConfig:
         Number of tokens generated after each epoch.
     seed : int, default 123
         Seed of the initial parameters, the shuffling and the dropout masks, in [0, 2**64).
+    deterministic : bool, default False
+        Give the same bits on 1, 2, 4, ... and `leaves` ranks: docs/scale.md.
+    leaves : int, default 8
+        Number of partial sums of a deterministic run, a power of two: the most ranks that it can
+        use, and the fewest windows that a step can have.
+    comm_dtype : {"float32", "bfloat16"}, default "float32"
+        Data type in which ranks send gradients: bfloat16 takes half of the bytes.
+    sync_every : int or None, default None
+        H, the steps that each rank makes by itself between two exchanges (DiLoCo), for slow
+        networks. None: ranks exchange gradients in each step.
+    outer_lr : float, default 0.7
+        Learning rate of DiLoCo's outer optimizer, used with sync_every.
+    outer_momentum : float, default 0.9
+        Nesterov momentum of DiLoCo's outer optimizer, in [0, 1).
 
     Raises
     ------
@@ -191,6 +205,12 @@ class TrainingConfig:
     prompt: str = "Every effort moves you"
     sample_tokens: int = 50
     seed: int = 123
+    deterministic: bool = False
+    leaves: int = 8
+    comm_dtype: Literal["float32", "bfloat16"] = "float32"
+    sync_every: int | None = None
+    outer_lr: float = 0.7
+    outer_momentum: float = 0.9
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -198,6 +218,7 @@ class TrainingConfig:
             at_least(self, name, 1)
         for name in (
             "steps", "max_tokens", "stride", "eval_batches", "eval_tokens", "checkpoint_every",
+            "sync_every",
         ):  # fmt: skip
             if getattr(self, name) is not None:
                 at_least(self, name, 1)
@@ -206,7 +227,7 @@ class TrainingConfig:
                 f"steps is {self.steps} and max_tokens is {self.max_tokens}: give one of them"
             )
         for name in ("lr", "weight_decay", "warmup_steps", "initial_lr", "eps", "sample_tokens",
-                     "keep"):  # fmt: skip
+                     "keep", "outer_lr"):  # fmt: skip
             at_least(self, name, 0)
         for name in ("min_lr", "checkpoint_minutes"):
             if getattr(self, name) is not None:
@@ -219,13 +240,18 @@ class TrainingConfig:
             raise ConfigError(f"grad_clip is {self.grad_clip}, but must be above 0")
         if not 0 < self.train_fraction <= 1:
             raise ConfigError(f"train_fraction is {self.train_fraction}, but must be in (0, 1]")
-        for name in ("beta1", "beta2", *(["momentum"] if self.momentum is not None else [])):
+        momentum = ["momentum"] if self.momentum is not None else []
+        for name in ("beta1", "beta2", "outer_momentum", *momentum):
             at_least(self, name, 0)
             if getattr(self, name) >= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be in [0, 1)")
-        if not isinstance(self.tensorboard, bool):
-            raise ConfigError(f"tensorboard is {show(self.tensorboard)}, but must be true or false")
+        for name in ("tensorboard", "deterministic"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(
+                    f"{name} is {show(getattr(self, name))}, but must be true or false"
+                )
         check_optimizer(self)
+        check_ranks(self)
         if not is_one_of(self.decay, ("all", "matrices")):
             raise ConfigError(f'decay is {show(self.decay)}, but must be "all" or "matrices"')
         if not is_one_of(self.eval_rng, ("shared", "separate")):
@@ -249,6 +275,23 @@ def check_optimizer(training: TrainingConfig) -> None:
         raise ConfigError(f"nesterov is {show(training.nesterov)}, but must be true or false")
     if training.nesterov and not (name == "sgd" and momentum):
         raise ConfigError("nesterov is true, but needs optimizer sgd and a momentum above 0")
+
+
+def check_ranks(training: TrainingConfig) -> None:
+    """Raise ConfigError unless the settings of a run on many ranks fit each other."""
+    leaves, dtype = training.leaves, training.comm_dtype
+    at_least(training, "leaves", 1)
+    if leaves & leaves - 1:
+        raise ConfigError(f"leaves is {leaves}, but must be a power of two")
+    if not is_one_of(dtype, ("float32", "bfloat16")):
+        raise ConfigError(f'comm_dtype is {show(dtype)}, but must be "float32" or "bfloat16"')
+    for name, value, plain in (("comm_dtype", dtype, "float32"),
+                               ("sync_every", training.sync_every, None)):  # fmt: skip
+        if training.deterministic and value != plain:
+            raise ConfigError(
+                f"deterministic is true and {name} is {value}, with which the bits depend on the "
+                "number of ranks: leave one of them out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

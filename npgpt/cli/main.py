@@ -4,7 +4,8 @@ import functools
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Annotated, Any, Union
 
 import tyro
@@ -30,6 +31,8 @@ from npgpt.cli.suggestions import check_command, check_flags_exist
 from npgpt.cli.tokenize import Tokenize
 from npgpt.cli.train import Train
 from npgpt.cli.train_flags import check_flags, join_repeated, train_defaults
+from npgpt.distributed import world
+from npgpt.distributed.launcher import find_launcher
 from npgpt.distributed.world import WorldWarning
 from npgpt.errors import InputError, KernelCacheWarning, RunError, WeightFileWarning, show
 from npgpt.system import memory
@@ -81,7 +84,8 @@ def run(arguments: Sequence[str]) -> int:
             warnings.showwarning = functools.partial(show_warning, warnings.showwarning)
             if arguments[:1] in (["--version"], ["-V"]):
                 return print_versions()
-            command = parse(arguments)
+            with first_on_machine_speaks():
+                command = parse(arguments)
             require_working_directory()
             return command.run()
     except KeyboardInterrupt:
@@ -97,6 +101,22 @@ def run(arguments: Sequence[str]) -> int:
         if isinstance(error, OSError):  # of a disk that fails
             return fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
         raise
+
+
+@contextmanager
+def first_on_machine_speaks() -> Iterator[None]:
+    """Let one rank of each machine report an error that all have, as in a flag."""
+    launcher = find_launcher(os.environ)
+    if launcher is None or not launcher.local_rank:
+        yield
+        return
+    try:
+        with open(os.devnull, "w") as null, redirect_stdout(null), redirect_stderr(null):
+            yield
+    except SystemExit as error:  # 0 after --help
+        raise SystemExit(error.code and world.refuse(launcher, "")) from None
+    except InputError as error:
+        raise SystemExit(world.refuse(launcher, str(error))) from None
 
 
 def print_versions() -> int:

@@ -11,8 +11,16 @@ from typing import Any
 from npgpt.system.console import is_dumb
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
-INTERRUPTED = 128 + signal.SIGINT  # an exit status, as shells report a signal
+PASSED_ON = ("SIGUSR1",)  # by mpirun to all ranks, which it would kill on the others
 SHOW_CURSOR = b"\x1b[?25h"
+
+
+def status_of(number: int) -> int:
+    """Return the exit status after a signal, as shells report it."""
+    return 128 + number
+
+
+INTERRUPTED = status_of(signal.SIGINT)
 
 
 class StopRequest:
@@ -21,9 +29,15 @@ class StopRequest:
     A second Ctrl-C ends the process at once. A signal that was ignored before stays ignored, as
     SIGHUP is by nohup. In another thread than the main one, which receives no signals, the block
     runs without handlers.
+
+    `many`: the process is one of many ranks. They agree on a signal before anything is printed, and
+    SIGUSR1 asks them to stop, too.
     """
 
     number: int | None = None
+
+    def __init__(self, many: bool = False):
+        self.many = many
 
     def __enter__(self) -> "StopRequest":
         # A progress bar replaces sys.stderr by a stream with locks, on which a handler could wait
@@ -31,22 +45,20 @@ class StopRequest:
         self.stderr = sys.stderr
         self.before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            for number in (getattr(signal, name) for name in NAMES if hasattr(signal, name)):
+            names = NAMES + (PASSED_ON if self.many else ())
+            for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
                 # None: a handler that is not Python's, which could not be restored
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self.before[number] = signal.signal(number, self.handle)
         return self
-
-    @property
-    def exit_status(self) -> int:
-        """The exit status after the signal: 128 + its number."""
-        return 128 + (self.number or 0)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal. Nothing is raised: the step under way may be writing a file."""
         again = self.number is not None
         if not again:
             self.number = number
+            if self.many:
+                return
             with suppress(Exception):
                 print("\nFinishing this step, then saving ...", file=self.stderr, flush=True)
         elif number == signal.SIGINT:  # others come together, from a terminal that is closed

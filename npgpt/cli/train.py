@@ -2,22 +2,22 @@
 
 import contextlib
 import functools
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from npgpt.cli import fine_tuning, train_flags
+from npgpt.cli import fine_tuning, train_flags, train_ranks
 from npgpt.cli.common import announce_compilation, default, say
-from npgpt.cli.signals import StopRequest
+from npgpt.cli.signals import StopRequest, status_of
 from npgpt.cli.time_left import TimeLeft
 from npgpt.cli.train_flags import RunFlags
+from npgpt.cli.train_ranks import Silent
 from npgpt.config import RunConfig
-from npgpt.distributed import world
-from npgpt.distributed.launcher import find_launcher
+from npgpt.distributed import collectives, world
+from npgpt.distributed.world import World
 from npgpt.errors import RunError
 from npgpt.preset import FINE_TUNING
 from npgpt.system import memory
@@ -27,6 +27,7 @@ from npgpt.system.terminal import MAX_ERROR, printable_line
 
 if TYPE_CHECKING:
     from npgpt.data.dataset import Tokens
+    from npgpt.data.tokenizer import Tokenizer
     from npgpt.training.progress_bar import ProgressBar
     from npgpt.training.run_dir import RunDir
     from npgpt.training.trainer import Trainer
@@ -61,17 +62,23 @@ class Train:
         return self.flags.validated()
 
     def run(self) -> int:
-        """Train and return the exit status. The run continues if its output cannot be shown."""
-        launcher = find_launcher(os.environ)
-        if launcher and (launcher.size or 1) > 1:  # or each rank would train by itself
-            return world.refuse(
-                launcher,
-                f"{launcher.name} started {launcher.size} processes, but npgpt train runs on one. "
-                "Use npgpt.distributed.trainer.DataParallelTrainer: see docs/scale.md",
-            )
+        """Train, alone or on all ranks of a launcher, and return the exit status."""
+        return world.run_launched(self.train_in)
+
+    def train_in(self, here: World) -> int:
+        """Train on one rank. The run continues if its output cannot be shown."""
+        self.world = here
+        if not here.is_first:
+            with train_ranks.silence():
+                return self.train_along()
+        if here.size > 1:
+            train_ranks.show_no_bar()
         self.unshown = keep_unshown()
         with announce_compilation(self.settings.ops):
-            return self.train()
+            status = self.train()
+            sys.stdout.flush()
+        collectives.wait_for_all(here)
+        return status
 
     def train(self) -> int:
         """Start or resume a run; train to its end or to a signal. Return the exit status."""
@@ -95,16 +102,37 @@ class Train:
                 directory = lock.enter_context(new)
             self.unshown.write_to(directory.log)
             directory.open(self.settings, tokens, trainer, resumed=resumed)
-            if self.saved and (self.saved != self.settings or directory.path != resumed):
-                # or a kill would lose the new settings
+            if self.must_save:
                 directory.checkpoints(trainer).save(last=True)
             self.compile()
-            with StopRequest() as stop:
+            with StopRequest(self.world.size > 1) as stop:
                 return self.finish(directory, tokens, trainer, stop)
+
+    def train_along(self) -> int:
+        """Train on a rank that is not the first. Return the exit status."""
+        _, trainer = self.start()
+        silent = Silent(trainer)
+        if self.must_save:
+            silent.save()
+        self.compile()
+        with StopRequest(self.world.size > 1) as stop:
+            signal = self.follow(trainer, silent, silent, stop)
+        collectives.wait_for_all(self.world)  # or the first one could be ended before its last line
+        return status_of(signal) if signal else 0
+
+    @property
+    def must_save(self) -> bool:
+        """True if a resumed run has other settings or another directory: a kill would lose them."""
+        from npgpt.training import run_dir
+
+        if self.saved is None or self.resume is None:
+            return False
+        directory = run_dir.run_dir_of(self.resume)
+        in_place = directory is not None and self.out in (None, directory)
+        return self.saved != self.settings or not in_place
 
     def start(self) -> "tuple[Tokens, Trainer]":
         """Read the text and draw, load or resume the model."""
-        from npgpt.data import dataset
         from npgpt.data.tokenizer import tokenizer_of
         from npgpt.training import run, run_dir, run_state
 
@@ -112,11 +140,13 @@ class Train:
         resumed = self.resume and run_dir.run_dir_of(self.resume)
         if self.resume and (not resumed or run_dir.RunDir(resumed).has_checkpoint):
             self.saved, model, saved = run_state.read(self.resume)
-            tokens = dataset.read_tokens(self.settings, tokenizer_of(model), say)
-            return tokens, run.resume(self.settings, tokens, model, saved)
-        tokens = dataset.read_tokens(self.settings, say=say)
+            tokens = self.read_tokens(tokenizer_of(model))
+            kind = train_ranks.trainer_kind(self.settings, self.world)
+            return tokens, run.resume(self.settings, tokens, model, saved, kind)
+        tokens = self.read_tokens()
         if self.settings.preset == FINE_TUNING.preset and not self.resume:
-            self.settings = fine_tuning.fit(self.settings, tokens, self.given)
+            fitted = fine_tuning.fit(self.settings, tokens, self.given)
+            self.settings = train_ranks.agree_on_fit(fitted, self.world)
         if resumed:
             run.require_same_text(self.settings, tokens, run_state.read_data_sha256(resumed))
         if self.settings.init_from is None:  # the first kernels to run draw the parameters
@@ -124,7 +154,17 @@ class Train:
         if resumed:
             name = printable_line(str(resumed))
             print(f"{name} has no checkpoint: its run starts from the beginning")
-        return tokens, run.start(self.settings, tokens)
+        kind = train_ranks.trainer_kind(self.settings, self.world)
+        return tokens, run.start(self.settings, tokens, kind=kind)
+
+    def read_tokens(self, tokenizer: "Tokenizer | None" = None) -> "Tokens":
+        """Read the text. One rank of each machine encodes it, and the others find it encoded."""
+        from npgpt.data import dataset
+
+        show = say if self.world.is_first else dataset.silent
+        return world.once_per_machine(
+            self.world, lambda: dataset.read_tokens(self.settings, tokenizer, show)
+        )
 
     def finish(
         self, directory: "RunDir", tokens: "Tokens", trainer: "Trainer", stop: StopRequest
@@ -138,6 +178,8 @@ class Train:
         progress = trainer.progress
         with ProgressBar(trainer.total_steps, tokens.tokenizer, done=progress.step) as bar:
             bar.print(describe(trainer, tokens, name))
+            if line := train_ranks.describe(trainer, self.world):
+                bar.print(line)
             if self.settings.preset == FINE_TUNING.preset:
                 bar.print(fine_tuning.describe(self.settings))
             if progress.step >= trainer.total_steps:
@@ -148,17 +190,17 @@ class Train:
             if self.saved and (line := run.describe_new_rate(self.saved.training, trainer)):
                 bar.print(line)
             try:
-                interrupted = self.follow(trainer, directory, bar, stop)
+                signal = self.follow(trainer, directory, bar, stop)
             except (RunError, MemoryError) as error:
                 with contextlib.suppress(RunError, MemoryError):  # one error is enough
                     directory.plot(trainer)
                 said = memory.describe(error) if isinstance(error, MemoryError) else error
                 raise RunError(f"{said}{last_checkpoint(path)}") from None
         plot(directory, trainer)
-        if interrupted:
+        if signal:
             print(f"Stopped after step {progress.step - 1}; the checkpoint is saved in {name}")
             print("Resume with:", npgpt_command("train", resume=path))
-            return stop.exit_status
+            return status_of(signal)
         contents = run_dir.CONTENTS | directory.describe_best(progress.history)
         if not progress.samples:
             contents["samples.txt"] = "empty: text is generated after an epoch, and none has ended"
@@ -178,16 +220,23 @@ class Train:
 
         if self.settings.ops == "fused":
             dropout, optimizer = self.settings.config.dropout, self.settings.training.optimizer
-            precompile.compile_kernels("train", self.settings.dtype, scheme, dropout, optimizer)
+            work: Any = ("train", self.settings.dtype, scheme, dropout, optimizer)
+            world.once_per_machine(self.world, lambda: precompile.compile_kernels(*work))
 
     def follow(
-        self, trainer: "Trainer", directory: "RunDir", bar: "ProgressBar", stop: StopRequest
-    ) -> bool:
-        """Show and store every event. Return True if a signal asked to stop."""
+        self,
+        trainer: "Trainer",
+        directory: "RunDir | Silent",
+        bar: "ProgressBar | Silent",
+        stop: StopRequest,
+    ) -> int:
+        """Show and store every event. Return the number of the signal that asked to stop, or 0."""
+        from npgpt.training.checkpoints import is_due
         from npgpt.training.events import Evaluation, Step
 
         time_left = TimeLeft(trainer)
         with directory.checkpoints(trainer) as checkpoints:
+            ask = train_ranks.ask(trainer, stop, checkpoints)
             for event in trainer.events():
                 bar.show(event)
                 if line := time_left.make_line(event):
@@ -198,15 +247,20 @@ class Train:
                         checkpoints.add_evaluation(event)
                     case Step():
                         checkpoints.check()
-                        checkpoints.prepare()
-                        stopping = stop.number is not None  # once: it may change meanwhile
-                        is_last = stopping or trainer.progress.step >= trainer.total_steps
-                        if is_last or checkpoints.is_due(event):
+                        if self.world.size == 1:  # many ranks would gather their moments for it
+                            checkpoints.prepare()
+                        done, asked = trainer.progress.step, ask()  # once: it may change meanwhile
+                        is_last = asked.signal > 0 or done >= trainer.total_steps
+                        if (
+                            is_last
+                            or asked.save
+                            or is_due(trainer.training, done, event.ends_epoch)
+                        ):
                             checkpoints.save(last=is_last)
-                        if stopping:
-                            return True
+                        if asked.signal:
+                            return asked.signal
             checkpoints.finish()
-        return False
+        return 0
 
 
 def plot(directory: "RunDir", trainer: "Trainer") -> None:

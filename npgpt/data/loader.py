@@ -135,8 +135,24 @@ class Loader:
         start = check_integer("start", start, least=0)
         check_order(order, len(self.inputs))
         for i in range(start, len(self)):
-            chosen = order[i * self.batch_size : (i + 1) * self.batch_size]
-            yield self.inputs[chosen], self.targets[chosen]
+            yield self.batch(order, i)
+
+    def batch(self, order: Array, i: int) -> tuple[Array, Array]:
+        """Return one batch of a pass.
+
+        Parameters
+        ----------
+        order : (n,) int64
+            As returned by `order`.
+        i : int
+            The number of the batch.
+
+        Returns
+        -------
+        inputs, targets : (B, T) int
+        """
+        chosen = order[i * self.batch_size : (i + 1) * self.batch_size]
+        return self.inputs[chosen], self.targets[chosen]
 
 
 def check_order(order: Array, n: int) -> None:

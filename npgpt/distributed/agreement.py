@@ -9,7 +9,7 @@ import numpy as np
 
 import npgpt
 from npgpt.arrays import Array
-from npgpt.data.mapped_tokens import MappedTokens
+from npgpt.data.mapped_tokens import MappedTokens, MixedTokens
 from npgpt.distributed.world import World
 from npgpt.errors import InputError, show
 
@@ -104,8 +104,10 @@ def settings(*configs: Any) -> dict[str, Any]:
     return {f"the setting {key}": value for one in configs for key, value in asdict(one).items()}
 
 
-def sample(tokens: Array | MappedTokens) -> Any:
+def sample(tokens: Array | MappedTokens | MixedTokens) -> Any:
     """Return the part of the tokens that is compared: all of an array, the ends of files."""
+    if isinstance(tokens, MixedTokens):
+        return *map(sample, tokens.sources), tokens.weights
     if not isinstance(tokens, MappedTokens):
         return np.asarray(tokens)
     count = min(ENDS, len(tokens))

@@ -1,10 +1,11 @@
 """Data-parallel training: a Trainer whose steps are made by all ranks together.
 
-The global batch is cut into micro-batches, `grad_accumulation` of them; micro-batch i belongs to
-rank i mod N. A step has five parts:
+The global batch is cut into micro-batches by micro_batches.py. Micro-batch i belongs to rank i mod
+N. A step has six parts:
 
     gradients of the rank's own micro-batches       no communication
-    their sum, slice by slice (reduce-scatter)      sums.py
+    the losses, and what is asked of the ranks      a few numbers per rank
+    the sum of gradients, by slice (reduce-scatter) sums.py
     the norm, from the blocks of all slices         one number per block
     the optimizer, on the rank's slice alone        moments exist once in the world (ZeRO-1)
     the new parameters (all-gather)                 sums.py
@@ -13,24 +14,26 @@ The owner of a slice computes it, and the others copy it: parameters are equal o
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from npgpt import arrays
 from npgpt.arrays import Array
 from npgpt.config import TrainingConfig
-from npgpt.data.mapped_tokens import MappedTokens
-from npgpt.distributed import agreement, sums
+from npgpt.data.mapped_tokens import MappedTokens, MixedTokens
+from npgpt.distributed import agreement, micro_batches, sums
 from npgpt.distributed.agreement import require_equal, sample
+from npgpt.distributed.evaluation import in_order
 from npgpt.distributed.kernel_probe import probe
 from npgpt.distributed.micro_batch_rng import micro_batch_rng
 from npgpt.distributed.partition import Partition, flat_of, matrices_of_blocks, nothing
 from npgpt.distributed.world import World, once_per_machine
-from npgpt.errors import InputError, show
+from npgpt.errors import InputError, RunError
 from npgpt.gpt import GPT
 from npgpt.model import finite, params
 from npgpt.model.inputs import check_pair
@@ -38,12 +41,19 @@ from npgpt.model.params import Params
 from npgpt.ops.linear_cross_entropy import IGNORED
 from npgpt.rng import Generator
 from npgpt.training import optim, run_state, schedule
-from npgpt.training.events import Progress
+from npgpt.training.events import Event, Progress, Step
 from npgpt.training.run_state import Record
 from npgpt.training.trainer import Trainer, require_finite
 from npgpt.weights import checkpoint
 
-WIRE = "float32", "bfloat16"
+PATIENCE = 15  # seconds that the first rank has for its files, after an error that all ranks have
+
+
+class Asked(NamedTuple):
+    """Requests to all ranks, which follow a step."""
+
+    signal: int = 0  # number of the signal that asks them to stop; 0: none
+    save: bool = False
 
 
 class DataParallelTrainer(Trainer):
@@ -55,18 +65,17 @@ class DataParallelTrainer(Trainer):
     ----------
     world : World
         The ranks.
-    leaves : int or None, default None
-        V, a power of two: any number of ranks that divides V gives the same bits. None: N,
-        for which the sums take less memory and are equal within rounding.
-    comm_dtype : {"float32", "bfloat16"}, default "float32"
-        The dtype in which gradients are sent; with "bfloat16" for half of the bytes. Parameters are
-        sent as they are.
     model, train_tokens, val_tokens, training, rng, prompt, progress
         As for `Trainer`. `rng` draws the orders; dropout masks depend on `training.seed`, the step
-        and the micro-batch.
+        and the micro-batch. With `training.deterministic`, any number of ranks that divides
+        `training.leaves` gives the same bits.
 
     Attributes
     ----------
+    ask : callable
+        Called once in each step, for what is asked of this rank. By default: nothing.
+    asked : Asked
+        What is asked of any rank, since the last step.
     optimizer : SGD, RMSprop, Adam, AdamW or Muon
         The optimizer of this rank's slice.
     gradients : Params
@@ -75,35 +84,30 @@ class DataParallelTrainer(Trainer):
     Raises
     ------
     InputError
-        If the micro-batches cannot be divided among the ranks, or an argument is invalid.
+        If the ranks cannot share a step evenly, or an argument is invalid.
     """
 
     def __init__(
         self,
         model: GPT,
-        train_tokens: Array | MappedTokens,
-        val_tokens: Array | MappedTokens,
+        train_tokens: Array | MappedTokens | MixedTokens,
+        val_tokens: Array | MappedTokens | MixedTokens,
         training: TrainingConfig,
         rng: Generator,
         *,
         world: World,
-        leaves: int | None = None,
-        comm_dtype: str = "float32",
         prompt: Sequence[int] = (),
         progress: Progress | None = None,
     ) -> None:
-        check_division(world.size, training.grad_accumulation, leaves)
-        if comm_dtype not in WIRE:
-            raise InputError(f"comm_dtype is {show(comm_dtype)}, but must be one of {WIRE}")
-        if comm_dtype == "bfloat16" and leaves is not None:
-            raise InputError("comm_dtype is 'bfloat16', whose sums depend on the number of ranks: "
-                             "leave out leaves")  # fmt: skip
-        if comm_dtype == "bfloat16" and model.dtype != np.float32:
+        self.micro_batches = micro_batches.count_micro_batches(training, world.size)
+        if training.comm_dtype == "bfloat16" and model.dtype != np.float32:
             raise InputError(f"comm_dtype is 'bfloat16', but the model's dtype is {model.dtype}")
         super().__init__(
             model, train_tokens, val_tokens, training, rng, prompt=prompt, progress=progress
         )
-        self.world, self.leaves, self.comm_dtype = world, leaves, comm_dtype
+        self.world = world
+        self.ask: Callable[[], Asked] = Asked
+        self.asked, self.slowest_rank, self.communication = Asked(), 0, 0.0
         try:
             self.parameters = flat_of(model.params)
         except InputError:  # mapped from a file
@@ -115,8 +119,7 @@ class DataParallelTrainer(Trainer):
             kernels = once_per_machine(world, run)  # it compiles them
         require_equal(world, {
             **agreement.settings(model.config, training),
-            "the number of leaves": leaves,
-            "the setting comm_dtype": comm_dtype,
+            "the prompt's tokens": self.prompt,
             "the first step": self.progress.step,
             "the training tokens": sample(train_tokens),
             "the validation tokens": sample(val_tokens),
@@ -128,7 +131,12 @@ class DataParallelTrainer(Trainer):
         self.partition = Partition(model.params, world.size, whole)
         size, dtype = len(self.parameters), self.parameters.dtype
         self.leaf_sum = sums.LeafSum(lambda: arrays.zeros(size, dtype))
-        own = self.partition.views(self.parameters, world.rank)
+        self.make_optimizer()
+
+    def make_optimizer(self) -> None:
+        """Make the optimizer of this rank's slice."""
+        model, training = self.model, self.training
+        own = self.partition.views(self.parameters, self.world.rank)
         self.optimizer = optim.make(own, training, ops=model.ops)
         decays = optim.DECAYS[training.decay]
         decayed = {name for name, leaf in params.named(model.params) if decays(name, leaf)}
@@ -138,9 +146,13 @@ class DataParallelTrainer(Trainer):
     def update(self, tokens: Array, targets: Array, lr: float) -> tuple[float, float | None]:
         """Update the parameters of all ranks by one global batch. The contract is Trainer's."""
         tokens, targets = check_pair(tokens, targets, self.model.config)
-        loss, flat = self.sum_of_own(tokens, targets)
+        started = time.perf_counter()
+        losses, flat = self.sum_of_own(tokens, targets)
+        loss = self.exchange(losses, time.perf_counter() - started)
+        started = time.perf_counter()
         if self.progress.step == 0 and not np.isfinite(loss):  # the learning rate is not to blame
             raise finite.error(f"the loss is {loss}", self.model.params, self.model.path)
+        require_finite("loss", loss, self.progress.step)
         self.reduce(flat)
         self.gradients = self.partition.views(flat, self.world.rank)
         norm, scale, clip = None, 1.0, self.training.grad_clip
@@ -148,17 +160,32 @@ class DataParallelTrainer(Trainer):
             norm = self.global_norm(flat)
             if self.progress.step >= self.training.warmup_steps:
                 scale = schedule.clip_scale(norm, clip)
-        require_finite("loss", loss, self.progress.step)
         require_finite("gradient's norm", norm or 0.0, self.progress.step)
+        self.communication = time.perf_counter() - started
         self.optimizer.step(self.gradients, lr=lr, scale=scale)
+        started = time.perf_counter()
         if self.world.size > 1:
             sums.all_gather(self.world.comm, self.parameters, self.partition.bounds)
+        self.communication += time.perf_counter() - started
         self.model.path = None  # an error must not blame the file for what training has changed
         return loss, norm
 
-    def sum_of_own(self, tokens: Array, targets: Array) -> tuple[float, Array]:
-        """Return the loss of the global batch, and the gradients that this rank has computed."""
-        world, count = self.world, self.training.grad_accumulation
+    def _step_events(self, tokens: Array, targets: Array) -> Iterator[Event]:
+        """Make one step and yield its events, the last with the times of many ranks."""
+        try:
+            for event in super()._step_events(tokens, targets):
+                if isinstance(event, Step) and self.world.size > 1:
+                    event.communication = self.communication
+                    event.slowest_rank = self.slowest_rank
+                yield event
+        except RunError:  # of a loss, which all ranks have: the first one reports it
+            if not self.world.is_first:
+                time.sleep(PATIENCE)
+            raise
+
+    def sum_of_own(self, tokens: Array, targets: Array) -> tuple[Array, Array]:
+        """Return this rank's shares of the loss (M,), by micro-batch, and its gradients (n,)."""
+        world, count = self.world, self.micro_batches
         parts = np.array_split(np.arange(len(tokens)), count)
         scored = [np.count_nonzero(targets[part] != IGNORED) for part in parts]
         losses = np.zeros(count)
@@ -175,35 +202,54 @@ class DataParallelTrainer(Trainer):
             )
             losses[i] = value * share
 
-        leaves = self.leaves or world.size
+        leaves = micro_batches.count_parts(self.training, world.size)
         own = [
             [i for i in range(leaf, count, leaves) if scored[i]]
             for leaf in sums.order_of_leaves(world.rank, world.size, leaves)
         ]
-        flat = self.leaf_sum(own, write)
-        return self.sum_in_order(losses), flat
+        return losses, self.leaf_sum(own, write)
 
     def reduce(self, flat: Array) -> None:
         """Sum gradients over the ranks, in place in this rank's slice."""
         comm, bounds = self.world.comm, self.partition.bounds
         if self.world.size == 1:
             return
-        if self.comm_dtype == "bfloat16":
+        if self.training.comm_dtype == "bfloat16":
             sums.reduce_scatter_bfloat16(comm, flat, bounds)
         elif is_power_of_two(self.world.size):
             sums.reduce_halving(comm, flat, bounds)
         else:
             sums.reduce_scatter(comm, flat, bounds)
 
-    def sum_in_order(self, numbers: Array) -> float:
-        """Return the sum of one number per micro-batch, of which a rank knows its own."""
-        size = self.world.size
+    def exchange(self, losses: Array, seconds: float) -> float:
+        """Return the loss of the global batch; learn what is asked and which rank is the slowest.
+
+        losses : (M,), of which a rank knows those of its micro-batches
+        seconds : the time in which this rank has computed its gradients
+        """
+        signal, save = self.ask()
+        size, index = self.world.size, np.arange(len(losses))
+        table = np.array([*losses, signal, save, seconds])[None]
         if size > 1:
-            table = np.empty((size, len(numbers)))
-            self.world.comm.Allgather(numbers, table)
-            index = np.arange(len(numbers))
-            numbers = table[index % size, index]
-        return float(np.cumsum(numbers)[-1])  # one after the other, unlike np.sum
+            table = agreement.all_gather(self.world, table[0])
+        signals, saves, times = table[:, -3:].T
+        self.asked = Asked(int(signals.max()), bool(saves.any()))
+        self.slowest_rank = int(times.argmax())
+        return float(np.cumsum(table[index % size, index])[-1])  # in order, unlike np.sum
+
+    def each(self, function: Callable[[int], float], count: int) -> list[float]:
+        """Return the values of a function of 0, 1, ..., count - 1, of which each has its share."""
+        own = [function(i) for i in range(self.world.rank, count, self.world.size)]
+        return in_order(self.world, own, count)
+
+    def sample(self) -> list[int]:
+        """Return the prompt and its greedy continuation, which the first rank generates."""
+        tokens = np.zeros(len(self.prompt) + self.training.sample_tokens, np.int64)
+        if self.world.is_first:
+            tokens[:] = super().sample()
+        if self.world.size > 1:
+            self.world.comm.Bcast(tokens)
+        return tokens.tolist()
 
     def global_norm(self, flat: Array) -> float:
         """Return the norm of all gradients: their blocks' sums of squares, in order of blocks."""
@@ -216,8 +262,8 @@ class DataParallelTrainer(Trainer):
             squares = total
         return math.sqrt(np.cumsum(squares)[-1])
 
-    def gather_moments(self) -> dict[str, Params] | None:
-        """Return the moments of the whole model on the first rank, and None on the others."""
+    def gather_moments(self) -> dict[str, Params]:
+        """Return the moments of the whole model on the first rank, and none on the others."""
         shapes = optim.moment_shapes(self.training, self.partition.shapes)
         found = {}
         for name, tree in self.optimizer.moments.items():
@@ -225,7 +271,7 @@ class DataParallelTrainer(Trainer):
             flat = own if self.world.size == 1 else sums.gather(self.world.comm, own)
             if flat is not None:
                 found[name] = params.views(shapes[name], flat)
-        return found if self.world.is_first else None
+        return found
 
     def load_moments(self, moments: dict[str, Params], steps: int) -> None:
         """Copy this rank's part of the moments of a checkpoint. `steps`: the steps made so far."""
@@ -250,9 +296,8 @@ class DataParallelTrainer(Trainer):
 
         Any number of ranks writes the same numbers, and any number may resume from it.
         """
-        moments = self.gather_moments()
-        if moments is not None:
-            state = replace(run_state.capture(self, record), moments=moments)
+        state = run_state.capture(self, record)
+        if self.world.is_first:
             checkpoint.write(path, run_state.contents(self), state)
         if self.world.size > 1:
             self.world.comm.Barrier()
@@ -261,23 +306,3 @@ class DataParallelTrainer(Trainer):
 def is_power_of_two(number: int) -> bool:
     """Return True for 1, 2, 4, 8, ..."""
     return number > 0 and number & number - 1 == 0
-
-
-def check_division(size: int, micro_batches: int, leaves: int | None) -> None:
-    """Raise InputError unless `size` ranks can share the micro-batches, and the leaves."""
-    fitting = [n for n in range(1, micro_batches + 1) if micro_batches % n == 0]
-    if leaves is not None:
-        if type(leaves) is not int or not is_power_of_two(leaves):
-            raise InputError(f"leaves is {show(leaves)}, but must be a power of two")
-        if leaves > micro_batches:
-            raise InputError(
-                f"leaves is {leaves}, but a step has {micro_batches} micro-batches: use a larger "
-                "grad_accumulation, or fewer leaves"
-            )
-        fitting = [n for n in fitting if leaves % n == 0]
-    if size not in fitting:
-        among = f"{micro_batches} micro-batches" + (f" and {leaves} leaves" if leaves else "")
-        raise InputError(
-            f"{size} ranks cannot share {among} evenly: start "
-            f"{' or '.join(map(str, fitting))}, or change grad_accumulation"
-        )

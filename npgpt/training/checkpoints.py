@@ -18,13 +18,14 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from npgpt.config import TrainingConfig
 from npgpt.errors import RunError
 from npgpt.model.finite import is_finite
 from npgpt.model.params import named
 from npgpt.system.atomic import link_or_copy, remove, replace
 from npgpt.training import run_state, snapshot
 from npgpt.training.background import Background
-from npgpt.training.events import Evaluation, Step
+from npgpt.training.events import Evaluation
 from npgpt.training.trainer import Trainer
 from npgpt.weights import checkpoint
 from npgpt.weights.formats import CHECKPOINT
@@ -75,13 +76,9 @@ class Checkpoints:
             if error is None:  # one error is enough
                 raise
 
-    def is_due(self, step: Step) -> bool:
-        """Return True if the run should be saved after this step."""
-        every, minutes = self.training.checkpoint_every, self.training.checkpoint_minutes
-        if (step.step + 1) % every == 0 if every else step.ends_epoch:
-            return True
-        # By the clock, no checkpoint waits for the one before it.
-        elapsed = time.monotonic() - self.saved_at
+    def is_due_by_clock(self) -> bool:
+        """Return True if `checkpoint_minutes` have passed. It waits for no earlier checkpoint."""
+        minutes, elapsed = self.training.checkpoint_minutes, time.monotonic() - self.saved_at
         return minutes is not None and elapsed >= 60 * minutes and not self.background.busy
 
     def check(self) -> None:
@@ -167,6 +164,12 @@ class Checkpoints:
             raise
         settle_best(self.path, run.state["progress"]["history"])
         delete_older(self.path, run.state["progress"]["step"], keep)
+
+
+def is_due(training: TrainingConfig, done: int, ends_epoch: bool) -> bool:
+    """Return True if a checkpoint is due after `done` steps, by their number."""
+    every = training.checkpoint_every
+    return done % every == 0 if every else ends_epoch
 
 
 def inode(path: Path) -> int | None:

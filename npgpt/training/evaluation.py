@@ -1,5 +1,6 @@
 """The loss of a split during training: over the book's batches, or over windows that are spread."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from npgpt.arrays import Array
@@ -15,6 +16,13 @@ from npgpt.data.mapped_tokens import (
 from npgpt.gpt import GPT
 from npgpt.rng import Generator
 
+Each = Callable[[Callable[[int], float], int], list[float]]
+
+
+def one_by_one(function: Callable[[int], float], count: int) -> list[float]:
+    """Return the values of a function of 0, 1, ..., count - 1."""
+    return [function(i) for i in range(count)]
+
 
 @dataclass
 class FirstBatches:
@@ -28,13 +36,16 @@ class FirstBatches:
     count: int | None
     instead: "SpreadWindows | None" = None
 
-    def loss(self, model: GPT, rng: Generator) -> float:
-        """Return the mean loss of these batches."""
+    def loss(self, model: GPT, rng: Generator, each: Each = one_by_one) -> float:
+        """Return the mean loss of these batches. `each`: evaluates them, as `one_by_one`."""
         order = self.data.order(rng)
         if self.instead is not None:
-            return self.instead.loss(model, rng)
-        batches = zip(range(self.count or len(self.data)), self.data.batches(order), strict=False)
-        losses = [model.evaluate(*batch) for _, batch in batches]
+            return self.instead.loss(model, rng, each)
+
+        def evaluate(i: int) -> float:
+            return model.evaluate(*self.data.batch(order, i))
+
+        losses = each(evaluate, min(self.count or len(self.data), len(self.data)))
         return sum(losses) / len(losses)
 
 
@@ -62,18 +73,19 @@ class SpreadWindows:
             self.parts.append((source, min(len(source), max(1, round(count * share))), share))
         self.batch_size = batch_size
 
-    def loss(self, model: GPT, rng: Generator) -> float:
+    def loss(self, model: GPT, rng: Generator, each: Each = one_by_one) -> float:
         """Return the mean loss of these windows. Nothing is drawn from `rng`."""
-        return sum(share * self.mean(model, windows, n) for windows, n, share in self.parts)
+        return sum(share * self.mean(model, windows, n, each) for windows, n, share in self.parts)
 
-    def mean(self, model: GPT, windows: MappedWindows, count: int) -> float:
+    def mean(self, model: GPT, windows: MappedWindows, count: int, each: Each) -> float:
         """Return the mean loss of `count` windows of a source."""
-        total = 0.0
-        for start in range(0, count, self.batch_size):
-            numbers = range(start, min(count, start + self.batch_size))
+
+        def evaluate(i: int) -> float:
+            numbers = range(count)[i * self.batch_size : (i + 1) * self.batch_size]
             pairs = windows.read(spread(numbers, count, len(windows)))
-            total += model.evaluate(pairs[:, :-1].copy(), pairs[:, 1:].copy()) * len(numbers)
-        return total / count
+            return model.evaluate(pairs[:, :-1].copy(), pairs[:, 1:].copy()) * len(numbers)
+
+        return sum(each(evaluate, -(-count // self.batch_size)), 0.0) / count
 
 
 def make_evaluation(

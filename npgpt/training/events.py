@@ -80,6 +80,11 @@ class Step:
         Training speed since the previous evaluation, in tokens per second.
     ends_epoch : bool
         True for the last step of an epoch.
+    communication : float or None, default None
+        On many ranks: seconds of the step in which this rank exchanged gradients and parameters.
+        The time in which it waited for slower ranks is not counted.
+    slowest_rank : int or None, default None
+        On many ranks: the one whose gradients took longest.
     """
 
     step: int
@@ -91,6 +96,8 @@ class Step:
     seconds: float
     tokens_per_s: float
     ends_epoch: bool
+    communication: float | None = None
+    slowest_rank: int | None = None
 
 
 Event = Evaluation | Sample | Step

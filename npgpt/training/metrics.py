@@ -15,7 +15,10 @@ from npgpt.weights.strict_json import parse_json
 
 MAX_LINE = 4096  # bytes; a step has 250
 # Two runs with the same settings have equal lines, but for these.
-CLOCK_KEYS = frozenset(("seconds", "tokens_per_s", "time", "memory"))
+CLOCK_KEYS = frozenset(
+    ("seconds", "tokens_per_s", "communication", "slowest_rank", "time", "memory")
+)
+RANKS = "communication", "slowest_rank"  # only in runs on many ranks
 EVALUATION = ("tokens_seen", "train_loss", "val_loss")
 STEP = ("tokens_seen", "loss", "lr", "norm")
 
@@ -29,6 +32,8 @@ def evaluation_line(evaluation: Evaluation | Mapping[str, Any]) -> str:
 def step_line(step: Step) -> str:
     """Return the line of a step, with the time of day and the memory of this process."""
     fields = {name: value for name, value in vars(step).items() if name != "ends_epoch"}
+    if step.slowest_rank is None:
+        fields = {name: value for name, value in fields.items() if name not in RANKS}
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     return json.dumps(fields | {"time": now, "memory": resident_memory()}) + "\n"
 

@@ -1,5 +1,6 @@
 """Start a training run, or resume one from a checkpoint."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,14 +22,21 @@ from npgpt.weights.tokenizer_files import TokenizerName
 from npgpt.weights.weight_file import WeightFile
 
 
-def start(settings: RunConfig, tokens: Tokens, *, model: GPT | None = None) -> Trainer:
+def start(
+    settings: RunConfig,
+    tokens: Tokens,
+    *,
+    model: GPT | None = None,
+    kind: Callable[..., Trainer] = Trainer,
+) -> Trainer:
     """Return the Trainer of a new run. Without `model`, its parameters are drawn or loaded.
 
     One generator, seeded by the settings, draws the parameters first and all else after them.
+    `kind`: the class of the trainer.
     """
     rng = Generator(settings.training.seed, ops=backends.get(settings.ops, dtype=settings.dtype))
     model = initial_model(settings, rng, tokens.tokenizer.origin) if model is None else model
-    return make_trainer(settings, tokens, model, rng)
+    return make_trainer(settings, tokens, model, rng, kind=kind)
 
 
 def initial_model(settings: RunConfig, rng: Generator, tokenizer: TokenizerName) -> GPT:
@@ -73,25 +81,30 @@ def make_trainer(
     model: GPT,
     rng: Generator,
     progress: Progress | None = None,
+    kind: Callable[..., Trainer] = Trainer,
 ) -> Trainer:
     """Return a Trainer for these settings, at the start or at `progress`."""
     prompt = tokens.tokenizer.encode(settings.training.prompt)
     if not prompt:
         raise ConfigError("the prompt is empty: give --prompt at least one character")
-    return Trainer(
+    return kind(
         model, tokens.train, tokens.val, settings.training, rng, prompt=prompt, progress=progress
     )
 
 
 def resume(
-    settings: RunConfig, tokens: Tokens, model: GPT, saved: checkpoint.TrainingState
+    settings: RunConfig,
+    tokens: Tokens,
+    model: GPT,
+    saved: checkpoint.TrainingState,
+    kind: Callable[..., Trainer] = Trainer,
 ) -> Trainer:
     """Return the Trainer of a saved run. It continues bit for bit like one never interrupted."""
     require_same_text(settings, tokens, saved.state["data_sha256"])
     rng = Generator.from_state(saved.random_state, ops=model.ops)
     order = saved.order if saved.order.size else None
     progress = Progress(**saved.state["progress"], order=order)
-    trainer = make_trainer(settings, tokens, model, rng, progress)
+    trainer = make_trainer(settings, tokens, model, rng, progress, kind)
     count, batches = trainer.steps_data.size, len(trainer.steps_data)
     if order is not None and len(order) != count:
         raise WeightFileError(
@@ -102,9 +115,7 @@ def resume(
         raise WeightFileError(
             f"the checkpoint is {progress.position} batches into an epoch of {batches} batches"
         )
-    for name, tree in saved.moments.items():
-        setattr(trainer.optimizer, name, tree)
-    trainer.optimizer.steps = progress.step
+    trainer.load_moments(saved.moments, progress.step)
     return trainer
 
 

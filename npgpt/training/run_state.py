@@ -57,7 +57,7 @@ def capture(trainer: Trainer, record: Record) -> checkpoint.TrainingState:
         state=to_json(record, trainer.progress),
         random_state=trainer.rng.state,
         order=order if isinstance(order, np.ndarray) else np.empty(0, np.int64),
-        moments=trainer.optimizer.moments,
+        moments=trainer.gather_moments(),
     )
 
 

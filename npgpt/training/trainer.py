@@ -1,7 +1,7 @@
 """The training loop. `Trainer.events()` yields events; callers display and store them."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from npgpt.model.inputs import check_integer, check_kind, check_pair, check_sequ
 from npgpt.ops.linear_cross_entropy import IGNORED
 from npgpt.rng import Generator
 from npgpt.training import optim, schedule
-from npgpt.training.evaluation import make_evaluation
+from npgpt.training.evaluation import make_evaluation, one_by_one
 from npgpt.training.events import Evaluation, Event, Order, Progress, Sample, Step
 
 
@@ -153,7 +153,7 @@ class Trainer:
         p.step, p.position, p.tokens_seen = p.step + 1, p.position + 1, p.tokens_seen + tokens.size
         speed = self.tokens_timed / self.seconds
 
-        if index % self.training.eval_every == 0:
+        if self.evaluates_after(index):
             train_loss, val_loss = self.split_losses()
             require_finite("training loss", train_loss, index)
             require_finite("validation loss", val_loss, index)
@@ -262,7 +262,37 @@ class Trainer:
             # seeded by the step, so that a checkpoint needs no second random state
             rng = Generator(self.progress.step, ops=rng.ops)
         train, val = self.evaluations
-        return train.loss(self.model, rng), val.loss(self.model, rng)
+        return train.loss(self.model, rng, self.each), val.loss(self.model, rng, self.each)
+
+    def evaluates_after(self, index: int) -> bool:
+        """Return True if an evaluation follows a step.
+
+        Parameters
+        ----------
+        index : int
+            Index of the step, counted from 0.
+
+        Returns
+        -------
+        bool
+        """
+        return index % self.training.eval_every == 0
+
+    def each(self, function: Callable[[int], float], count: int) -> list[float]:
+        """Return the losses of an evaluation's batches.
+
+        Parameters
+        ----------
+        function : callable
+            `function(i)` returns the loss of batch i.
+        count : int
+            Number of batches.
+
+        Returns
+        -------
+        (count,) list of float
+        """
+        return one_by_one(function, count)
 
     @finite.ignore_overflow()
     def sample(self) -> list[int]:
@@ -275,6 +305,30 @@ class Trainer:
         """
         new = generate(self.model, self.prompt, self.training.sample_tokens)
         return [*self.prompt, *new]
+
+    def gather_moments(self) -> dict[str, params.Params]:
+        """Return the moments of the optimizer for a checkpoint. They are not copied.
+
+        Returns
+        -------
+        dict of Params
+            By their names, such as "m" and "v".
+        """
+        return self.optimizer.moments
+
+    def load_moments(self, moments: dict[str, params.Params], steps: int) -> None:
+        """Continue with the moments of a checkpoint.
+
+        Parameters
+        ----------
+        moments : dict of Params
+            As returned by `gather_moments`.
+        steps : int
+            Number of steps made so far.
+        """
+        for name, tree in moments.items():
+            setattr(self.optimizer, name, tree)
+        self.optimizer.steps = steps
 
 
 def make_loader(

@@ -10,7 +10,7 @@ import pytest
 
 from npgpt.cli.help_output import help_output
 from npgpt.cli.main import main
-from npgpt.cli.signals import StopRequest
+from npgpt.cli.signals import StopRequest, status_of
 from parity_tests.support.processes import LONG, started
 from parity_tests.support.runs import FILES, POSIX_ONLY, TINY, final
 
@@ -114,7 +114,18 @@ def test_a_handler_never_raises(monkeypatch):
         with StopRequest() as stop:
             stop.handle(signal.SIGTERM, None)
             stop.handle(signal.SIGTERM, None)
-        assert stop.exit_status == 128 + signal.SIGTERM
+        assert status_of(stop.number) == 128 + signal.SIGTERM
+
+
+@POSIX_ONLY
+def test_ranks_agree_before_anything_is_printed(capsys):
+    """mpirun passes SIGUSR1 on to all ranks."""
+    before = signal.getsignal(signal.SIGUSR1)
+    with StopRequest(many=True) as stop:
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGTERM)
+    assert stop.number == signal.SIGUSR1 and signal.getsignal(signal.SIGUSR1) is before
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_command_in_another_thread(capsys):

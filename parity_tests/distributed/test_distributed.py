@@ -1,26 +1,26 @@
-"""Parts that need no MPI: launchers, cuts, orders of sums, masks, DiLoCo's optimizer."""
+"""Parts that need no MPI: launchers, cuts, orders of sums, masks."""
 
 import itertools
 import random
 import re
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import npgpt
 import npgpt.ops
+from npgpt.cli.main import main
 from npgpt.config import Config, TrainingConfig
-from npgpt.data.mapped_tokens import MappedTokens, Shard
+from npgpt.data.mapped_tokens import MappedTokens, MixedTokens, Shard
 from npgpt.distributed import agreement, kernel_probe, partition, sums, world
-from npgpt.distributed.diloco import OuterOpt, outer_gradient
 from npgpt.distributed.launcher import Launcher, find_launcher
 from npgpt.distributed.micro_batch_rng import micro_batch_rng
 from npgpt.distributed.partition import Partition, flat_of, matrices_of_blocks, nothing
-from npgpt.distributed.trainer import DataParallelTrainer, check_division
+from npgpt.distributed.trainer import DataParallelTrainer
 from npgpt.errors import InputError, RunError
 from npgpt.gpt import GPT
 from npgpt.model import params
@@ -82,16 +82,28 @@ def test_without_mpi_one_line_names_the_extra(monkeypatch, capsys):
     assert said.startswith("npgpt: mpirun started 4 processes, but mpi4py is not installed")
 
 
-def test_npgpt_train_does_not_start_copies_of_a_run(npgpt_, monkeypatch, tmp_path):
+@pytest.mark.parametrize("line, says", [
+    ("train", "mpirun started 4 processes, but mpi4py is not installed"),
+    ("train --lr -1", "lr is -1.0, but must be at least 0"),
+    ("train --no-such-flag", "unknown flag '--no-such-flag'"),
+    ("train --lr x", "--lr"),
+])  # fmt: skip
+def test_an_error_of_all_ranks_is_one_line(line, says, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
     monkeypatch.setattr(world, "TURN", 0)
     for name, value in OPEN_MPI.items():
         monkeypatch.setenv(name, value)
-    assert npgpt_("train", code=2).err == ""
-    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", "0")
-    said = npgpt_("train", code=2).err
-    assert said.startswith("npgpt: mpirun started 4 processes, but npgpt train runs on one. Use ")
-    assert said.count("\n") == 1 and not [*tmp_path.iterdir()]
+    found = {}
+    for rank in "10":
+        monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", rank)
+        try:
+            assert main(line.split()) == 2
+        except SystemExit as error:  # of tyro
+            assert error.code == 2
+        found[rank] = capsys.readouterr()
+    assert found["1"] == ("", "")
+    assert says in found["0"].err and not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("error, code, says", [
@@ -238,18 +250,6 @@ def test_buckets_are_bounded_and_complete(bounds):
         assert inside == [*range(whole.start, whole.stop)]
 
 
-@pytest.mark.parametrize("size, micro_batches, leaves, says", [
-    (4, 6, None, "4 ranks cannot share 6 micro-batches evenly: start 1 or 2 or 3 or 6,"),
-    (3, 12, 4, "3 ranks cannot share 12 micro-batches and 4 leaves evenly: start 1 or 2 or 4,"),
-    (1, 12, 3, "leaves is 3, but must be a power of two"),
-    (1, 12, True, "leaves is True, but must be a power of two"),
-    (1, 4, 8, "leaves is 8, but a step has 4 micro-batches"),
-])  # fmt: skip
-def test_ranks_that_cannot_share(size, micro_batches, leaves, says):
-    with pytest.raises(InputError, match=says):
-        check_division(size, micro_batches, leaves)
-
-
 def test_a_world_of_one_trains_like_a_trainer():
     """Without dropout only the order of sums differs, and the weights of targets."""
     training = TrainingConfig(
@@ -258,25 +258,25 @@ def test_a_world_of_one_trains_like_a_trainer():
     )  # fmt: skip
     tokens = np.random.default_rng(0).integers(0, 31, 300)
     found = []
-    for options in (None, dict(world=world.World(), leaves=4), dict(world=world.World())):
+    parallel = partial(DataParallelTrainer, world=world.World())
+    tree = replace(training, deterministic=True, leaves=4)
+    for kind, settings in ((Trainer, training), (parallel, tree), (parallel, training)):
         rng = Generator(5, ops=npgpt.ops)
         model = GPT(CONFIG, seed=rng, ops=npgpt.ops, dtype=np.float64)
-        kind = Trainer if options is None else DataParallelTrainer
-        trainer = kind(model, tokens, tokens, training, rng, **options or {})
+        trainer = kind(model, tokens, tokens, settings, rng)
         steps = [(e.loss, e.norm) for e in trainer.events() if isinstance(e, Step)]
         found.append([*np.ravel(steps), *flat_of(model.params)])
     np.testing.assert_allclose(found[1], found[0], rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(found[2], found[0], rtol=1e-9, atol=1e-12)
 
 
-def test_comm_dtypes_that_are_refused():
-    model, tokens = GPT(CONFIG, ops=npgpt.ops), np.arange(30)
-    small = TrainingConfig(batch_size=1)
-    for dtype, leaves, says in (("int8", None, "comm_dtype is 'int8'"),
-                                ("bfloat16", 1, "leave out leaves")):  # fmt: skip
-        with pytest.raises(InputError, match=says):
-            DataParallelTrainer(model, tokens, tokens, small, Generator(1, ops=npgpt.ops),
-                                world=world.World(), comm_dtype=dtype, leaves=leaves)  # fmt: skip
+def test_float64_is_not_sent_as_bfloat16():
+    model, tokens = GPT(CONFIG, ops=npgpt.ops, dtype=np.float64), np.arange(30)
+    small = TrainingConfig(batch_size=1, comm_dtype="bfloat16")
+    with pytest.raises(InputError, match=r"comm_dtype is 'bfloat16', but .* dtype is float64"):
+        DataParallelTrainer(
+            model, tokens, tokens, small, Generator(1, ops=npgpt.ops), world=world.World()
+        )
 
 
 # The comparison of all ranks
@@ -297,6 +297,9 @@ def test_values_are_compared_by_their_numbers_or_their_text(rng):
     assert one == agreement.sample(tokens([1, 2], [3, 4, 5])) != agreement.sample(tokens([1, 2]))
     assert one != agreement.sample(tokens([1, 2, 3, 4, 6]))
     assert agreement.sample([1, 2]).tolist() == [1, 2]
+    mixed = [MixedTokens([tokens([1, 2]), tokens([3, last])], weights)
+             for last, weights in ((4, (1, 2)), (5, (1, 2)), (4, (2, 1)))]  # fmt: skip
+    assert len({repr(agreement.sample(one)) for one in mixed}) == 3
 
 
 @pytest.mark.parametrize("value, says", [
@@ -370,40 +373,3 @@ def test_the_state_is_that_of_init_by_array():
     drawn = micro_batch_rng(7, 3, 5, ops=npgpt.ops)
     expected = (words.getrandbits(32) << 32 | words.getrandbits(32)) & 2**63 - 1
     assert drawn.random64() == expected
-
-
-# DiLoCo
-
-
-def test_diloco_with_one_plain_step_is_data_parallel_sgd(rng):
-    """H = 1, inner SGD, eta = 1, mu = 0."""
-    config = replace(CONFIG, n_layer=1)
-    theta = GPT(config, ops=npgpt.ops, dtype=np.float64)
-    parallel = GPT.from_params(config, params.copy(theta.params), ops=npgpt.ops)
-    outer, lr, k = OuterOpt(eta=1.0, mu=0.0), 0.1, 3
-    for _ in range(4):
-        batches = rng.integers(0, 31, (k, 2, 2, 8))
-        thetas = []
-        for tokens, targets in batches:
-            worker = GPT.from_params(config, params.copy(theta.params), ops=npgpt.ops)
-            _, g = worker.loss_and_gradients(tokens, targets)
-            optim.SGD(worker.params, lr=lr, ops=npgpt.ops).step(g)
-            thetas.append(flat_of(worker.params))
-        flat = flat_of(theta.params)
-        outer.step(flat, outer_gradient(flat, thetas))
-        mean = sum(flat_of(parallel.loss_and_gradients(*batch)[1]) / k for batch in batches)
-        flat_of(parallel.params)[:] -= lr * mean
-        np.testing.assert_allclose(flat, flat_of(parallel.params), rtol=1e-12, atol=1e-15)
-
-
-def test_the_outer_optimizer_is_torch_sgd_with_nesterov(rng):
-    start = rng.standard_normal(20)
-    ours, outer = start.copy(), OuterOpt()
-    theirs = torch.tensor(start, requires_grad=True)
-    sgd = torch.optim.SGD([theirs], lr=0.7, momentum=0.9, nesterov=True)
-    for _ in range(5):
-        Delta = rng.standard_normal(20)
-        theirs.grad = torch.tensor(Delta)
-        sgd.step()
-        outer.step(ours, Delta)
-    np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-13)

@@ -4,6 +4,10 @@
     mpirun -n 2 python -m parity_tests.support.ranks raise          the last rank raises an error
     mpirun -n 3 python -m parity_tests.support.ranks compare        the last rank has other settings
     mpirun -n 2 python -m parity_tests.support.ranks kill           the last rank is killed
+    mpirun -n 4 python -m parity_tests.support.ranks npgpt RANK STEP ACTION train ...
+
+The last one is the command line, with an ACTION on one rank in one step: the name of a signal that
+it sends to itself, or "raise" for an error. A RANK of -1 is none.
 
 `train FILE optimizer leaves dtype` may be repeated: a start costs more than a run. Each saves a
 checkpoint after half of its steps beside FILE, and continues from one that exists.
@@ -23,7 +27,7 @@ import pytest
 
 from npgpt.config import Config, RunConfig, TrainingConfig
 from npgpt.distributed import agreement, partition, sums, world
-from npgpt.errors import RunError
+from npgpt.errors import InputError, RunError
 from parity_tests.support.processes import LONG
 
 STEPS = 20
@@ -55,15 +59,20 @@ def why_not() -> str | None:
     return None if MPIRUN else "mpirun was not found: pip install 'npgpt[mpi-local]'"
 
 
-def start(size: int, *arguments: object) -> subprocess.CompletedProcess:
+def start(size: int, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
     """Run one of the programs above on `size` ranks."""
     if why_not():
         pytest.skip(why_not())
     program = [sys.executable, "-W", "ignore", "-m", "parity_tests.support.ranks"]
     return subprocess.run(
-        [MPIRUN, "-n", str(size), "--bind-to", "none", *program, *map(str, arguments)],
-        env=os.environ | SETTINGS, capture_output=True, text=True, timeout=LONG,
+        [*mpirun(size), *program, *map(str, arguments)],
+        env=os.environ | SETTINGS, cwd=cwd, capture_output=True, text=True, timeout=LONG,
     )  # fmt: skip
+
+
+def mpirun(size: int) -> list[str]:
+    """Return the beginning of a command that starts `size` ranks."""
+    return [str(MPIRUN), "-n", str(size), "--bind-to", "none"]
 
 
 def alone(program: str, **variables: str) -> subprocess.CompletedProcess:
@@ -86,7 +95,9 @@ def train(here: world.World, path: str, optimizer: str, leaves: int, dtype: str)
     from npgpt.training.events import Evaluation, Progress, Step
 
     tokens = np.random.default_rng(0).integers(0, 257, 600)
-    training, half = replace(TRAINING, optimizer=optimizer), Path(path).with_suffix(".h5")
+    sums_of: dict = dict(deterministic=leaves > 0, leaves=leaves or 1, comm_dtype=dtype)
+    training = replace(TRAINING, optimizer=optimizer, **sums_of)
+    half = Path(path).with_suffix(".h5")
     settings = RunConfig(config=CONFIG, training=training)
     rng, saved, progress = Generator(training.seed), None, None
     if half.exists():
@@ -96,8 +107,7 @@ def train(here: world.World, path: str, optimizer: str, leaves: int, dtype: str)
     else:
         model = GPT(CONFIG, seed=rng, tokenizer="byte")
     trainer = DataParallelTrainer(
-        model, tokens, tokens[:40], training, rng, progress=progress, world=here,
-        leaves=leaves or None, comm_dtype=dtype,
+        model, tokens, tokens[:40], training, rng, progress=progress, world=here
     )  # fmt: skip
     if saved:
         trainer.load_moments(saved.moments, progress.step)
@@ -139,5 +149,25 @@ def main(here: world.World) -> int:
     return 0
 
 
+def npgpt(rank: str, step: str, action: str, *arguments: str) -> int:
+    """Run a command of npgpt, with an action on one rank."""
+    from npgpt.cli.main import main
+    from npgpt.distributed.trainer import DataParallelTrainer
+
+    compute = DataParallelTrainer.sum_of_own
+
+    def acting(self, *batch):
+        if (self.world.rank, self.progress.step) == (int(rank), int(step)):
+            if action == "raise":
+                raise InputError("a.bin has token 70000, but must be below 257")
+            signal.raise_signal(getattr(signal, action))
+        return compute(self, *batch)
+
+    DataParallelTrainer.sum_of_own = acting
+    return main([*arguments])
+
+
 if __name__ == "__main__":
+    if sys.argv[1] == "npgpt":
+        sys.exit(npgpt(*sys.argv[2:]))
     sys.exit(world.run(main))

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -51,7 +52,9 @@ def test_the_line_of_a_step():
         "step": 3, "epoch": 1, "tokens_seen": 64, "loss": 3.25, "lr": 1e-3, "norm": 0.5,
         "seconds": 0.5, "tokens_per_s": 32.0,
     }  # fmt: skip
-    assert CLOCK_KEYS == {"time", "memory", "seconds", "tokens_per_s"}
+    of_ranks = {"communication": 0.25, "slowest_rank": 2}
+    assert json.loads(step_line(replace(step(3), **of_ranks))).items() >= of_ranks.items()
+    assert {"time", "memory", "seconds", "tokens_per_s", *of_ranks} == CLOCK_KEYS
 
 
 def test_memory_is_unknown_where_the_system_does_not_say(monkeypatch):
