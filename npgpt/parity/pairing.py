@@ -15,6 +15,7 @@ from npgpt.parity.dump import Dump
 from npgpt.parity.probe import SETTINGS, Probe
 from npgpt.quantized_matrix import from_bfloat16, to_bfloat16
 
+ORDER = {kind: i for i, kind in enumerate(("param", "act", "logits", "loss", "dact", "grad"))}
 SMALL = 1 << 16  # numbers of the parameters by which another model is recognized
 SHARE = 0.1  # of their numbers must be the probe's; a port may have changed, or lost, the others
 
@@ -53,12 +54,16 @@ def check(dump: Dump, probe: Probe) -> Dump:
 
 
 def check_finite(dump: Dump) -> None:
-    """Raise InputError if numbers are nan or infinite: with their number, and the first of them."""
+    """Raise InputError if numbers are nan or infinite, with their number and the first of them.
+
+    The first tensor is that of the forward pass, if one of it is among them.
+    """
     wrong = {name: found for name, array in dump.tensors.items()
              if (found := is_wrong(name, array)) is not None and found.any()}  # fmt: skip
     if not wrong:
         return
-    name, found = next(iter(wrong.items()))
+    name = min(wrong, key=lambda name: ORDER.get(name.partition("/")[0], len(ORDER)))
+    found = wrong[name]
     at = f", the first at {first_index(found)}" if found.ndim else ""
     others = f"; {len(wrong) - 1} more tensors hold some" if len(wrong) > 1 else ""
     raise InputError(

@@ -177,6 +177,11 @@ BAD = {
         lambda f: changed("grad/ln_f.bias", at(slice(2, 4), np.inf))(
             changed("loss", lambda _: np.nan)(f)),
         "loss has 1 of 1 numbers that are nan or infinite; 1 more tensors hold some"),
+    "nan from layer to layer": (
+        lambda f: changed("grad/wte.weight", at((0, 0), np.nan))(
+            changed("logits", at((2, 8, 1), np.nan))(changed("loss", lambda _: np.nan)(f))
+            | {"act/x.in": np.ones((3, 9)), "act/x": np.full((3, 9), np.nan)}),
+        "act/x has 27 of 27 numbers .*; 3 more tensors"),
     "masked loss": (changed("logits", at((0, 0, 0), -np.inf)), "logits has 1 of 783 numbers"),
     "fewer rows": (changed("tokens", lambda x: x[:2]), r"another batch: .* \(2, 9\), the "),
     "other tokens": (changed("tokens", at((1, 4), 7)), r"another batch: 1 of 27 .* at \(1, 4\)"),
