@@ -177,10 +177,10 @@ def dtype(name: str, got: Array, right: Array, notes: list[str]) -> str | None:
     """Return a sentence if a dtype is wrong; a wider one than necessary is only noted."""
     if got.dtype.kind == right.dtype.kind and got.dtype.itemsize >= right.dtype.itemsize:
         note = (
-            f"{name} is float64 although the arguments are float32. In NumPy np.sqrt(7) is a "
-            "float64 and makes every result one; 7**0.5 is a number of Python and does not"
+            f"{name} is float64 although the arguments are float32: in NumPy, np.sqrt(7) makes "
+            "every product float64, and 7**0.5 does not"
         )
-        if got.dtype.itemsize > right.dtype.itemsize and got.ndim and note not in notes:
+        if got.dtype.itemsize > right.dtype.itemsize and got.ndim and not notes:
             notes.append(note)
         return None
     if right.dtype.kind == "f" and got.dtype.kind in "iub" and got.ndim:

@@ -116,9 +116,11 @@ def written(q: Question) -> str | None:
             f"{q.name} is unchanged. Write into the array itself ({q.name}[...] = or +=); "
             f"a line `{q.name} = ...` only gives a new array that name"
         )
-    if q.name in q.exercise.adds and q.equal(q.got + before, q.right):
+    wrong = wrong_elements(q.got, q.right, q.exercise.tolerance)
+    got, right, before = q.got[wrong], q.right[wrong], before[wrong]
+    if q.name in q.exercise.adds and q.equal(got + before, right):
         return f"what was in {q.name} before is lost: add to it (+=) instead of overwriting it (=)"
-    if q.name not in q.exercise.adds and q.equal(q.got - before, q.right):
+    if q.name not in q.exercise.adds and q.equal(got - before, right):
         return f"the result is added to {q.name}, which must be overwritten: use = instead of +="
     return None
 
