@@ -14,6 +14,7 @@ from npgpt.model.params import Params
 from npgpt.parity.port import Port, backend
 from npgpt.parity.probe import Probe
 
+WITHOUT_PARAMETERS = {"gelu": "mlp.gelu", "attention": "attn.heads"}  # ops of which a block has one
 KINDS = ("param", "act", "loss", "logits", "logits_again", "cached_logits", "dact", "grad", "after")
 
 
@@ -97,12 +98,12 @@ def forward_and_backward(
     masks: Mapping[str, Array] | None,
 ) -> Iterator[tuple[str, Array]]:
     """Yield activations and loss, and then the gradients of both."""
-    recorder = Recorder(port, tree) if {"act", "dact"} & set(kinds) else None
+    g = params.zeros_like(tree)
+    recorder = Recorder(port, tree, g) if {"act", "dact"} & set(kinds) else None
     modules = recorder.modules if recorder else port.modules()
     ops = recorder.ops if recorder else backend(modules, port.replaced)
     model, steps = modules["npgpt.model.transformer"], modules["npgpt.parity.steps"]
     rng = Masks(masks, config) if masks else None
-    g = params.zeros_like(tree)
     targets = steps.labels(probe.tokens, probe.targets)
     loss, cache = model.loss(tree, probe.tokens, targets, config, rng=rng, g=g, ops=ops)
     if recorder and "act" in kinds:
@@ -181,11 +182,11 @@ class Recorder:
     stream by its variable in npgpt.model.block.
     """
 
-    def __init__(self, port: Port, tree: Params):
+    def __init__(self, port: Port, tree: Params, g: Params):
         self.found: dict[str, Array] = {}
         self.gradients: dict[str, Array] = {}
-        self.caches: dict[int, tuple[str, Any]] = {}  # which are kept, so that no id is reused
-        self.layers = {id(leaf): name.removesuffix(".weight") for name, leaf in params.named(tree)}
+        named = [*params.named(tree), *params.named(g)]
+        self.layers = {id(leaf): name.removesuffix(".weight") for name, leaf in named}
         self.modules = port.modules(self.keep)
         self.ops: Any = SimpleNamespace(**vars(backend(self.modules, port.replaced)))
         for op in ("linear", "layernorm", "gelu", "attention"):
@@ -210,7 +211,7 @@ class Recorder:
         """Return a block's forward that keeps the residual stream: before it, and twice in it."""
 
         def call(x: Array, *args: Any, **options: Any) -> Any:
-            if not self.caches:
+            if "act/embedding" not in self.found:
                 self.block, self.found["act/embedding"] = 0, x.copy()
             name = f"h.{self.block}"
             self.streams = iter([f"{name}.after_attn", f"{name}.after_mlp"])
@@ -225,7 +226,6 @@ class Recorder:
 
         def call(dx: Array, *args: Any, **options: Any) -> Any:
             self.block -= 1
-            self.into = self.gradients, "dact"
             self.gradients[f"dact/h.{self.block}.after_mlp"] = dx.copy()
             self.streams = iter([f"h.{self.block}.after_attn"])
             result = function(dx, *args, **options)
@@ -235,30 +235,34 @@ class Recorder:
 
         return call
 
-    def layer(self, weight: Array) -> str | None:
-        """Return the name of the layer with this weight in the current block; None of the head."""
-        name = self.layers.get(id(weight))
+    def layer(self, op: str, args: tuple[Any, ...]) -> str | None:
+        """Return the name of an op's layer in the current block; None of the head.
+
+        `args`: of the call, from the layer's parameters or their gradients on.
+        """
+        if op in WITHOUT_PARAMETERS:
+            return f"h.{self.block}.{WITHOUT_PARAMETERS[op]}"
+        name = self.layers.get(id(args[0].weight))
         if name is None or not name.startswith("h."):
             return name
         name = f"h.{self.block}.{name.split('.', 2)[2]}"
-        taken = f"act/{name}" in self.found  # a port may use a LayerNorm for another one too
+        found, kind = self.into
+        taken = f"{kind}/{name}" in found  # a port may use a LayerNorm for another one too
         return name.replace("ln_1", "ln_2") if taken else name
 
     def wrap(self, op: str, functions: Any) -> SimpleNamespace:
         """Return an op that keeps its output, and the gradient of it."""
-        own = {"gelu": "mlp.gelu", "attention": "attn.heads"}.get(op)
 
         def forward(x: Array, *args: Any, **options: Any) -> Any:
-            name = f"h.{self.block}.{own}" if own else self.layer(args[0].weight)
+            name = self.layer(op, args)
             out, cache = functions.forward(x, *args, **options)
             if name:
                 self.found[f"act/{name}"] = out.copy()
-                self.caches[id(cache)] = f"dact/{name}", cache
             return out, cache
 
         def backward(dout: Array, cache: Any, *args: Any, **options: Any) -> Any:
-            name, _ = self.caches[id(cache)]
-            self.gradients[name] = dout.copy()
+            self.into = self.gradients, "dact"
+            self.gradients[f"dact/{self.layer(op, args)}"] = dout.copy()
             return functions.backward(dout, cache, *args, **options)
 
         return SimpleNamespace(forward=forward, backward=backward)

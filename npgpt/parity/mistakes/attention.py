@@ -69,6 +69,7 @@ wrong(
     "the mask is inverted: a position attends to later ones only (masked with -1e9)",
     (FORWARD, MASK, "scores[..., np.tri(T, S, S - T, dtype=bool)] = -1e9"),
     (BACKWARD, DQ, "dscores = np.triu(dscores, 1)\n    " + DQ),
+    seen=("harvard-edge/cs249r_book#1785",),
 )
 wrong(
     "forward",
@@ -117,4 +118,10 @@ wrong(
     (BACKWARD, DV, "dk_of_values = dropped.mT @ dy\n    dv = np.zeros_like(v)"),
     (BACKWARD, "dy @ v.mT", "dy @ k.mT"),
     (BACKWARD, DK, f"{DK} + dk_of_values"),
+)
+wrong(
+    "forward",
+    "mask-added",
+    "the mask's ones are added to the scores: nothing is masked",
+    (FORWARD, MASK, "scores += np.tri(T, S, S - T, dtype=scores.dtype)"),
 )

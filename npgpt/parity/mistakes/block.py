@@ -114,6 +114,7 @@ wrong(
     """
         + DATTN_ADD,
     ),
+    seen=("ml-explore/mlx#1636",),
 )
 wrong(
     "forward",
@@ -159,3 +160,49 @@ wrong(
     (BACKWARD, DMLP_ADD, "dx = np.add(dx, dh, out=dh) / 2"),
     (BACKWARD, DATTN_ADD, "return np.add(dx, dh, out=dh) / 2"),
 )
+wrong(
+    "forward",
+    "residual-added-twice",
+    "the residual stream is added twice: by the layer and around it",
+    (FORWARD, ATTN_ADD, "x = 2 * x + h"),
+    (FORWARD, MLP_ADD, "x = 2 * x + h\n    return x"),
+    (BACKWARD, DMLP_ADD, "dx = 2 * dx + dh"),
+    (BACKWARD, DATTN_ADD, "return 2 * dx + dh"),
+)
+wrong(
+    "forward",
+    "attention-missing",
+    "a block has no attention",
+    (FORWARD, ATTN_ADD, "x = x.copy()"),
+    (BACKWARD, DATTN_DROP, "dh = np.zeros_like(dx)"),
+)
+wrong(
+    "forward",
+    "mlp-missing",
+    "a block has no MLP",
+    (FORWARD, MLP_ADD, "x = x.copy()\n    return x"),
+    (BACKWARD, DMLP_DROP, "dh = np.zeros_like(dx)"),
+)
+for name, says, right, cache in (
+    (
+        "c-proj-gradient-before-gelu",
+        "the gradient of the MLP's c_proj uses GELU's input, not its output",
+        "c.mlp_proj, g",
+        "c.mlp_proj._replace(x=c.gelu.x), g",
+    ),
+    (
+        "c-fc-gradient-before-norm",
+        "the gradient of c_fc uses the input of LayerNorm, not its output",
+        "c.c_fc, g",
+        "c.c_fc._replace(x=c.ln_2.x), g",
+    ),
+    (
+        "c-attn-gradient-before-norm",
+        "the gradient of c_attn uses the input of LayerNorm, not its output",
+        "c.c_attn, g",
+        "c.c_attn._replace(x=c.ln_1.x), g",
+    ),
+    ("ln-1-backward-missing", "backward leaves out ln_1", f"    {DLN_1}\n", ""),
+    ("ln-2-backward-missing", "backward leaves out ln_2", f"    {DLN_2}\n", ""),
+):
+    wrong("backward", name, says, (BACKWARD, right, cache))

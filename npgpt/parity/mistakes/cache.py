@@ -18,6 +18,7 @@ wrong(
     "cache-position-not-advanced",
     "with a cache, every new token has position 0",
     (HIDDEN, START, "start = 0"),
+    seen=("ml-explore/mlx-lm#93",),
 )
 wrong(
     "cache",
@@ -36,6 +37,7 @@ wrong(
     "cache-position-missing",
     "a single token has no position embedding",
     (EMBEDDING, "p.wpe[start : start + T]", "(p.wpe[start : start + T] if T > 1 else 0)"),
+    seen=("ml-explore/mlx-lm#93",),
 )
 wrong(
     "cache",
@@ -55,6 +57,7 @@ wrong(
     "with a cache, the mask is that of the first positions: a new token sees the first one alone",
     (ATTENTION, "np.tri(T, S, S - T, dtype=bool)", "np.tri(T, S, dtype=bool)"),
     twins=("cache-values-stale",),
+    seen=("rasbt/LLMs-from-scratch#1048",),
 )
 wrong(
     "cache",

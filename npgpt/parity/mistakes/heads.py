@@ -43,6 +43,10 @@ wrong(
         DQKV,
         "np.stack([dq, dk, dv]).transpose(1, 3, 2, 0, 4).reshape(*dout.shape[:2], -1)",
     ),
+    seen=(
+        "awslabs/slapo#46",
+        "lablup/mlxcel#928",
+    ),
 )
 wrong(
     "forward",
@@ -113,4 +117,23 @@ wrong(
     (FORWARD, "split_heads(a, n_head)", "split_heads(a, a.shape[-1] // n_head)"),
     (CACHE, "head_size = config.n_embd // config.n_head", "head_size = config.n_head"),
     (CACHE, "(batch, config.n_head,", "(batch, config.n_embd // config.n_head,"),
+)
+wrong(
+    "forward",
+    "attention-over-heads",
+    "heads are not transposed: (B, T, H, D) enters attention, which mixes heads, not positions",
+    (SPLIT, f"{HEADS}", "x.reshape(B, T, n_head, C // n_head)"),
+    (MERGE, "x = np.ascontiguousarray(x.transpose(0, 2, 1, 3))", "T, H = H, T"),
+    (FORWARD, "k, v = past.append(k, v)", "past.reserve(qkv.shape[1])"),
+    (BACKWARD, "q.shape[1]", "q.shape[2]"),
+)
+wrong(
+    "forward",
+    "attention-over-the-batch",
+    "attention mixes the sequences of the batch, not positions (batch_first=False)",
+    (FORWARD, QKV, f"qkv = qkv.swapaxes(0, 1)\n    {QKV}"),
+    (FORWARD, "k, v = past.append(k, v)", "past.reserve(len(qkv))"),
+    (FORWARD, MERGED, f"np.ascontiguousarray({MERGED}.swapaxes(0, 1))"),
+    (BACKWARD, DY, "dy = split_heads(dout.swapaxes(0, 1), H)"),
+    (BACKWARD, DQKV, f"np.ascontiguousarray({DQKV}.swapaxes(0, 1))"),
 )

@@ -25,6 +25,7 @@ wrong(
     "LayerNorm's variance is divided by C - 1 (ddof=1, or torch.std without correction=0)",
     (FORWARD, VAR, "x.var(-1, ddof=1, keepdims=True)"),
     (BACKWARD, VIA_RSTD, f"{VIA_RSTD} * (x.shape[-1] / (x.shape[-1] - 1))"),
+    seen=("allenai/allennlp#953",),
 )
 wrong(
     "forward",
@@ -32,6 +33,10 @@ wrong(
     "LayerNorm's eps is added to the standard deviation, not to the variance",
     (FORWARD, RSTD, "rstd = 1 / (x.std(-1, keepdims=True) + eps)"),
     (BACKWARD, VIA_RSTD, f"{VIA_RSTD} / (rstd * x.std(-1, keepdims=True))"),
+    seen=(
+        "hkproj/pytorch-transformer#31",
+        "codertimo/BERT-pytorch#30",
+    ),
 )
 wrong(
     "forward",
@@ -44,6 +49,7 @@ wrong(
         "C, std = x.shape[-1], x.std(-1, ddof=1, keepdims=True)\n"
         f"    {VIA_RSTD} * (C / (C - 1)) / (rstd * std)",
     ),
+    seen=("harvardnlp/annotated-transformer#119",),
 )
 wrong(
     "forward",

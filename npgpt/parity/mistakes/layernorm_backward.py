@@ -76,6 +76,7 @@ wrong(
         f"{DWEIGHT}\n    {DBIAS}",
         "g.bias[:] = rows(dout * norm).sum(0)\n    g.weight[:] = rows(dout).sum(0)",
     ),
+    seen=("Oneflow-Inc/oneflow#6149",),
 )
 wrong(
     "backward",
@@ -97,4 +98,18 @@ wrong(
     "LayerNorm's weight and bias have no gradient",
     (BACKWARD, "rows(dout * norm).sum(0)", "0"),
     (BACKWARD, "rows(dout).sum(0)", "0"),
+)
+wrong(
+    "backward",
+    "layernorm-backward-over-positions-too",
+    "the means in dx of LayerNorm are over positions and channels, and forward's over channels",
+    (BACKWARD, VIA_MEAN, "via_mean = dnorm.mean((-2, -1), keepdims=True)"),
+    (BACKWARD, VIA_RSTD, "via_rstd = norm * (dnorm * norm).mean((-2, -1), keepdims=True)"),
+    seen=("flagos-ai/FlagGems#5392",),
+)
+wrong(
+    "backward",
+    "layernorm-dweight-of-output",
+    "the gradient of LayerNorm's weight uses the output, not the normalized input",
+    (BACKWARD, DWEIGHT, "g.weight[:] = rows(dout * (norm * p.weight + p.bias)).sum(0)"),
 )

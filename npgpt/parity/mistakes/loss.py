@@ -21,6 +21,7 @@ wrong(
     "labels-shifted-twice",
     "targets are shifted twice: position t predicts token t + 2 (Hugging Face shifts inside)",
     (LABELS, "return targets", f"return np.pad(targets[:, 1:], {LAST})"),
+    seen=("huggingface/transformers#37830",),
 )
 wrong(
     "loss",
@@ -31,6 +32,7 @@ wrong(
         "return targets",
         "return np.append(targets.ravel()[1:], IGNORED).reshape(targets.shape)",
     ),
+    seen=("huggingface/transformers#47394",),
 )
 wrong(
     "loss",
@@ -89,6 +91,7 @@ wrong(
         value *= share
         cache = Cache(cache.dx * share, np.multiply(cache.dweight, share, out=cache.dweight))""",
     ),
+    seen=("tracel-ai/burn#5568",),
 )
 wrong(
     "loss",
@@ -214,4 +217,5 @@ wrong(
         dx[~counts] = probs @ weight / np.count_nonzero(counts)
         cache.dweight[:] += probs.T @ x_rows[~counts] / np.count_nonzero(counts)""",
     ),
+    seen=("PaddlePaddle/Paddle#28622",),
 )

@@ -28,6 +28,8 @@ class Mistake:
         The wrong lines beside the right ones.
     twins : tuple of str, default ()
         Names of mistakes that compute the same numbers.
+    seen : tuple of str, default ()
+        Public threads that report it, "owner/repository#number".
     smooth : bool, default True
         False if the wrong forward pass rounds, so that finite differences say nothing.
     """
@@ -38,6 +40,7 @@ class Mistake:
     page: str
     edits: tuple[Edit, ...]
     twins: tuple[str, ...] = ()
+    seen: tuple[str, ...] = ()
     smooth: bool = True
 
     @property
@@ -63,8 +66,8 @@ class Page:
 
     def add(
         self, stage: Stage, name: str, says: str, *edits: tuple[str, str, str],
-        twins: tuple[str, ...] = (), smooth: bool = True,
+        twins: tuple[str, ...] = (), seen: tuple[str, ...] = (), smooth: bool = True,
     ) -> None:  # fmt: skip
         """Append a mistake."""
         changes = tuple(Edit(*edit) for edit in edits)
-        self.mistakes.append(Mistake(name, stage, says, self.page, changes, twins, smooth))
+        self.mistakes.append(Mistake(name, stage, says, self.page, changes, twins, seen, smooth))

@@ -43,10 +43,23 @@ wrong(
     "head-untied",
     "the head is a copy of wte with gradients and steps of its own, not the same matrix",
     (TIE, "return p", "return p._replace(lm_head=params.Matrix(p.wte.weight.copy()))"),
+    seen=("karpathy/nanoGPT#21",),
 )
 wrong(
     "backward",
     "head-gradient-missing",
     "the tied wte has no gradient from the head, only that of the embedding",
     (BACKWARD, "if g.lm_head is not None:\n        g.wte", "if True:\n        g.wte"),
+)
+wrong(
+    "backward",
+    "head-gradient-doubled",
+    "the gradient of the tied wte has the head's part twice",
+    (BACKWARD, "c.loss, head(g))", "c.loss, head(g))\n    head(g)[:] *= 2"),
+)
+wrong(
+    "backward",
+    "ln-f-backward-missing",
+    "backward leaves out ln_f",
+    (BACKWARD, "    dx = ops.layernorm.backward(dx, c.ln_f, g.ln_f)\n", ""),
 )

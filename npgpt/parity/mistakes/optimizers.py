@@ -16,6 +16,15 @@ STEP = "p -= lr / (1 - beta1**step) * (m / denominator)"
 BETAS = "beta1, beta2 = betas"
 MADE = "return optim.make(p, training, ops=ops)"
 
+SEEN = {
+    "adam-correction-multiplied": ("karpathy/convnetjs#107",),
+    "adam-eps-before-correction": (
+        "karpathy/nanochat#304",
+        "tensorflow/tensorflow#9047",
+        "pytorch/pytorch#22628",
+    ),
+}
+
 # of AdamW and Adam: name, line, right text, wrong text
 for name, says, right, text in (
     ("adam-without-bias-correction", "Adam's moments are not divided by 1 - beta^step",
@@ -64,7 +73,8 @@ for name, says, right, text in (
     ("adam-ascends", "parameters move along the gradient, not against it",
      STEP, STEP.replace("-=", "+=")),
 ):  # fmt: skip
-    wrong("step", name, says, (ADAMW, right, text), (ADAM, right, text))
+    edits = (ADAMW, right, text), (ADAM, right, text)
+    wrong("step", name, says, *edits, seen=SEEN.get(name, ()))
 wrong(
     "step",
     "adamw-is-adam",
@@ -84,6 +94,7 @@ wrong(
     "weight decay follows the step: it decays the new parameter",
     (ADAMW, DECAY, "pass"),
     (ADAMW, STEP, f"{STEP}\n    {DECAY}"),
+    seen=("huggingface/transformers#14539",),
 )
 wrong(
     "step",
@@ -195,3 +206,10 @@ wrong(
     "Muon's momentum is a sum: momentum * m + grad",
     (MUON, "m += (1 - momentum) * (grad - m)", "m *= momentum\n    m += grad"),
 )
+for name, update in (("adam", ADAM), ("sgd", SGD), ("rmsprop", RMSPROP)):
+    wrong(
+        "step",
+        f"{name}-without-decay",
+        "there is no weight decay",
+        (update, "if weight_decay:", "if False:"),
+    )

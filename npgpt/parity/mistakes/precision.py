@@ -7,7 +7,7 @@ from npgpt.parity.mistakes.mistake import Page
 
 LINEAR, DLINEAR = "npgpt.ops.linear:forward", "npgpt.ops.linear:backward"
 ATTENTION = "npgpt.ops.attention:forward"
-TIE = "npgpt.parity.steps:tie"
+TIE, TRAIN = "npgpt.parity.steps:tie", "npgpt.parity.steps:train"
 
 page = Page("docs/backprop/precision.md")
 wrong = page.add
@@ -50,4 +50,16 @@ wrong(
     (ATTENTION, "probs = softmax(scores)",
      "probs = softmax(scores).astype(np.float16).astype(scores.dtype)"),
     smooth=False,
+)  # fmt: skip
+wrong(
+    "step",
+    "parameters-stored-in-bfloat16",
+    "parameters are rounded to bfloat16 after each step",
+    (TRAIN, "optimizer.step(g, scale=scale)",
+     """optimizer.step(g, scale=scale)
+        from npgpt.quantized_matrix import bfloat16
+
+        for leaf in params.leaves(p):
+            rounded = bfloat16(leaf.astype(np.float32).reshape(1, -1)).widen()
+            leaf[...] = rounded.reshape(leaf.shape)"""),
 )  # fmt: skip

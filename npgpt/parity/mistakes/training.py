@@ -25,6 +25,10 @@ wrong(
     "accumulation-mean-of-means",
     "all micro-batches weigh the same, although their numbers of targets differ",
     (ACCUMULATE, SHARE, "share = 1 / settings.accumulation"),
+    seen=(
+        "huggingface/transformers#24725",
+        "huggingface/transformers#34191",
+    ),
 )
 wrong(
     "step",
@@ -74,6 +78,7 @@ wrong(
     "clip-missing",
     "gradients are not clipped",
     (CLIP, SCALE, "return 1.0"),
+    seen=("paiml/aprender#2112",),
 )
 wrong(
     "step",
@@ -86,6 +91,7 @@ wrong(
         grad *= schedule.clip_scale(ops.adamw.square_sum(grad) ** 0.5, max_norm)
     return 1.0""",
     ),
+    seen=("huggingface/transformers#581",),
 )
 wrong(
     "step",
@@ -137,3 +143,10 @@ wrong(
     ),
     (CLIP, SCALE, "return 1.0"),
 )
+wrong(
+    "step",
+    "clip-norm-counts-tied-twice",
+    "the global norm counts the tied wte twice, as embedding and as head",
+    (NORM, f"math.sqrt({SQUARES})",
+     f"math.sqrt(ops.adamw.square_sum(gradients.wte.weight) + {SQUARES})"),
+)  # fmt: skip
