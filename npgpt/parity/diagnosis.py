@@ -15,6 +15,7 @@ from npgpt.parity.dump import Dump
 from npgpt.parity.mistakes import Mistake
 from npgpt.parity.op_by_op import WrongOp
 from npgpt.parity.order import INPUTS, kind_of, stage_of, step_of
+from npgpt.parity.port import RIGHT
 from npgpt.parity.probe import Probe
 from npgpt.parity.rounding import EPS
 
@@ -57,6 +58,9 @@ class Diagnosis:
     wrong_ops: tuple[WrongOp, ...] = ()
     between: tuple[str, str] = ("", "")
     arithmetic: str = "float32"
+    within: str = (
+        ""  # a coarser arithmetic whose budgets all tensors are within, if no cause is known
+    )
     not_dumped: tuple[str, ...] = ()  # kinds
     notes: tuple[str, ...] = ()  # of the matching
     unused: tuple[str, ...] = ()  # tensors of the dump that match none of GPT-2
@@ -91,6 +95,8 @@ def diagnose(
     probe = replace(probe, settings=probe.settings.with_meta(dump.meta))
     check_heads(dump, probe)
     match = matching.match(dump, probe, dict(renames or {}))
+    if (logits := match.tensors.pop("act/logits", None)) is not None:  # a module's output
+        match.tensors.setdefault("logits", logits)
     own = {name: (x, *match.alternatives.get(name, ())) for name, x in match.tensors.items()}
     check_targets(match.tensors, probe)
     present = [name for name in order.sort(own, probe.config) if kind_of(name) not in INPUTS]
@@ -138,10 +144,23 @@ def explain(found: Diagnosis, lab: Lab, own: causes.Own) -> Diagnosis:
     return replace(
         found,
         causes=tuple(chains),
+        within="" if chains or found.arithmetic != "float32" else coarser(lab.task, own),
         tell_apart=causes.tell_apart(lab, chains) if len(chains) > 1 else "",
         wrong_ops=tuple(op_by_op.wrong_ops(probe, own, found.arithmetic)),
         between=(before[-1] if before else "", first.name),
     )
+
+
+def coarser(task: Task, own: causes.Own) -> str:
+    """Return the 16 bits whose rounding explains every tensor, "" if neither does.
+
+    The bits of sums do not tell which operands were rounded.
+    """
+    for kind in rounding.ROUND:
+        run = Run(RIGHT, replace(task, arithmetic=kind))
+        if all(run.factor(name, own[name]) <= 1 for name in task.names):
+            return kind
+    return ""
 
 
 def compare(run: Run, own: causes.Own, port_names: Mapping[str, str]) -> list[Finding]:

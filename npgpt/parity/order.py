@@ -31,11 +31,10 @@ def step_of(name: str) -> int:
 
 
 def sort(names: Iterable[str], config: Config) -> list[str]:
-    """Return names in the order of computation. Names that GPT-2 does not have come last."""
+    """Return names in the order of computation, without those that GPT-2 does not have."""
     present = set(names)
     steps = max(map(step_of, present), default=0)
-    known = [name for name in all_names(config, steps) if name in present]
-    return known + sorted(present - set(known))
+    return [name for name in all_names(config, steps) if name in present]
 
 
 def all_names(config: Config, steps: int) -> Iterator[str]:

@@ -155,7 +155,11 @@ def causes(diagnosis: Diagnosis) -> list[str]:
     if not diagnosis.causes:
         last, first = diagnosis.between
         where = f"is between {describe(last)} and" if last else "is at or before"
-        return [f"cause   no known mistake reproduces it; the error {where} {describe(first)}"]
+        lines = [f"cause   no known mistake reproduces it; the error {where} {describe(first)}"]
+        if diagnosis.within:
+            lines.append(f"{INDENT}products in {diagnosis.within} would explain it: all tensors "
+                         "are within its rounding budget")  # fmt: skip
+        return lines
     tensors = f"all {number_of(len(diagnosis.findings), 'tensor')} within rounding"
     lines = []
     if len(diagnosis.causes) > 1:
@@ -220,6 +224,7 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
         "agrees": first is None,
         "matching": list(diagnosis.notes),
         "arithmetic": diagnosis.arithmetic,
+        "within_arithmetic": diagnosis.within or None,
         "first_wrong": None if first is None else first.name,
         "between": list(diagnosis.between),
         "tensors": [finding_json(one) for one in diagnosis.findings],

@@ -82,19 +82,24 @@ ROUND = {"bfloat16": round_bfloat16, "float16": round_float16}
 
 
 def round_products(port: Port, arithmetic: str) -> Port:
-    """Return a port whose linear layers and attention have inputs and outputs in 16 bits."""
+    """Return a port whose linear layers and output head have inputs and outputs in 16 bits.
+
+    Those of attention's products are of the same size: queries, keys and values are outputs.
+    """
     if arithmetic == "float32":
         return port
     rounds = ROUND[arithmetic]
 
     def both(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(x: Array, *args: Any, **options: Any) -> Any:
-            found = function(rounds(x), *args, **options)
-            return (rounds(found[0]), *found[1:]) if isinstance(found, tuple) else rounds(found)
+            found = function(rounds(x) if isinstance(x, np.ndarray) else x, *args, **options)
+            if not isinstance(found, tuple):
+                return rounds(found)
+            return (rounds(found[0]) if found[0].ndim else found[0]), *found[1:]
 
         return call
 
-    for name in ("linear", "attention"):
+    for name in ("linear", "linear_cross_entropy"):
         op = getattr(port.ops, name)
         port = port.replace_op(name, forward=both(op.forward), backward=both(op.backward))
     return port
