@@ -53,6 +53,7 @@ class Run:
     def __init__(self, port: Port, task: Task):
         self.port, self.task = port, task
         self.found: dict[str, Array] = {}  # so far
+        self.fails = False
         self.rest = self.compute(port, task.probe, np.float64)
 
     def stream(self) -> Iterator[tuple[str, Array]]:
@@ -61,6 +62,13 @@ class Run:
         for name, array in self.rest:
             self.found[name] = array
             yield name, array
+
+    def try_stream(self) -> Iterator[tuple[str, Array]]:
+        """Yield as `stream` does. Set `fails` in place of raising the error of a mistake."""
+        try:
+            yield from self.stream()
+        except (ValueError, IndexError):  # two mistakes in the same lines; positions beyond wpe
+            self.fails = True
 
     @cached_property
     def exact(self) -> dict[str, Array]:
@@ -89,7 +97,7 @@ class Run:
         for name, more in spread.items():
             rest = [largest_of(np.fmax(np.abs(one[name] - exact[name]) - more, 0)) for one in rough]
             found[name] = MULTIPLE * max(*errors[name], *rest) + more
-        return {name: found[name] for name in task.names}
+        return {name: found[name] for name in task.names if name in found}
 
     def gradients(self) -> list[str]:
         """Return the gradients that the budgets of the steps depend on and the dump has not."""
@@ -113,7 +121,9 @@ class Run:
         self, name: str, found: Layouts, budgets: Mapping[str, Array] | None = None
     ) -> float:
         """Return the largest difference of a tensor from the exact one, in budgets."""
-        budgets, exact = budgets or self.budgets, self.exact[name]
+        budgets, exact = budgets or self.budgets, self.exact.get(name)
+        if exact is None or exact.shape != found[0].shape:  # a mistake that lacks a layer
+            return np.inf
         return largest_of(excess(closest(found, exact), exact, budgets[name]))
 
 
@@ -123,7 +133,7 @@ def excess(found: Array, exact: Array, budget: Array) -> Array:
 
 
 def closest(found: Layouts, exact: Array) -> Array:
-    """Return the layout of a port's tensor that is closest to the exact one."""
+    """Return the layout of a port's tensor that is closest to the exact one, of the same shape."""
     return min(found, key=lambda one: largest_of(one - exact)) if len(found) > 1 else found[0]
 
 

@@ -11,17 +11,19 @@ from itertools import combinations
 import numpy as np
 
 from npgpt.arrays import Array
+from npgpt.model.backend import OPS
 from npgpt.parity.budget import MULTIPLE, Layouts, Run, Task, closest, largest_of
+from npgpt.parity.graph import has_inputs, ops_of
 from npgpt.parity.mistakes import MISTAKES, Mistake
 from npgpt.parity.order import INPUTS, STAGES, all_names, kind_of, stage_of
-from npgpt.parity.port import RIGHT, EditError
+from npgpt.parity.port import RIGHT
 from npgpt.parity.rounding import EPS
 
 Chain = tuple[Mistake, ...]
 Own = Mapping[str, Layouts]  # the port's tensors by canonical names
 LONGEST = 3  # mistakes of a chain
 WIDTH = 4  # chains of each length that are continued: those that explain most
-LOOSE = {"float32": 1000, "bfloat16": 8, "float16": 8}  # budgets, before a mistake's own are known
+LOOSE = {"float32": 100, "bfloat16": 8, "float16": 8}  # budgets, before a mistake's own are known
 
 
 class Lab:
@@ -59,12 +61,14 @@ class Lab:
         is far away, before their own budgets are measured.
         """
         run, names = self.run(chain), self.task.names
-        try:
-            for name, exact in run.stream():
-                index = self.indices[name]
-                if index <= beyond and not self.is_near(name, exact, own[name]):
-                    return index
-        except EditError:  # two mistakes in the same lines
+        before = self.run(chain[:-1])
+        for name, exact in run.try_stream():
+            index = self.indices[name]
+            if index == beyond and np.array_equal(exact, before.exact[name]):
+                return index  # the last mistake does not change the tensor that must change
+            if index <= beyond and not self.is_near(name, exact, own[name]):
+                return index
+        if run.fails:
             return -1
         if self.fits(run, own, self.run(()).budgets):
             return len(names)
@@ -85,6 +89,8 @@ class Lab:
 
     def is_near(self, name: str, exact: Array, own: Layouts) -> bool:
         """Return True unless a tensor is far outside of any budget that a mistake may have."""
+        if exact.shape != own[0].shape:
+            return False
         kind = self.task.arithmetic
         smallest = MULTIPLE * EPS[kind] * largest_of(exact)
         allowed = LOOSE[kind] * np.maximum(self.run(()).budgets[name], smallest)
@@ -99,7 +105,7 @@ def find(lab: Lab, own: Own) -> list[Chain]:
         found: dict[frozenset[str], Chain] = {}
         partial: dict[frozenset[str], tuple[Chain, int]] = {}
         for chain, start in frontier:
-            for mistake in candidates(lab, chain, names[start]):
+            for mistake in candidates(lab, chain, start):
                 longer = (*chain, mistake)
                 position = lab.position(longer, own, start)
                 key = frozenset(one.name for one in longer)
@@ -113,13 +119,23 @@ def find(lab: Lab, own: Own) -> list[Chain]:
     return []
 
 
-def candidates(lab: Lab, chain: Chain, first_wrong: str) -> list[Mistake]:
-    """Return the mistakes that can explain a tensor: none of a stage after it."""
-    stage = STAGES.index(stage_of(first_wrong))
+def candidates(lab: Lab, chain: Chain, start: int) -> list[Mistake]:
+    """Return the mistakes that can explain the first wrong tensor, the one of index `start`.
+
+    None is of a later stage. If all inputs of the tensor's op are right, none is in another op.
+    """
+    name, right = lab.task.names[start], lab.task.names[:start]
+    stage = STAGES.index(stage_of(name))
+    ops = set(OPS)
+    if kind_of(name) in ("act", "dact", "grad") and has_inputs(name, right, lab.task.probe.config):
+        ops = {*ops_of(name), "dropout"}
+    modules = {f"npgpt.ops.{op}" for op in OPS if op not in ops}
     return [
         one
         for one in lab.mistakes
-        if STAGES.index(one.stage) <= stage and all(one.name != other.name for other in chain)
+        if STAGES.index(one.stage) <= stage
+        and one not in chain
+        and any(edit.module not in modules for edit in one.edits)
     ]
 
 

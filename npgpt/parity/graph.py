@@ -47,6 +47,15 @@ def op_of(name: str) -> str:
     return "optimizer" if step_of(name) else OPS.get(layer, layer)
 
 
+def ops_of(name: str) -> set[str]:
+    """Return the modules of npgpt.ops that compute a tensor from the tensors that it needs."""
+    op = op_of(name).removesuffix(" backward")
+    head = {"linear", "linear_cross_entropy"}
+    if name in ("grad/wte.weight", "grad/lm_head.weight"):
+        return {"embedding", *head}
+    return {"output head": head, "cross-entropy": head, "residual": set()}.get(op, {op})
+
+
 def reader_of(layer: str) -> str:
     """Return the op that reads the output of a layer."""
     fixed = {"logits": "cross-entropy", "ln_f": "output head", "embedding": "layernorm"}
