@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from npgpt.cli.common import default
-from npgpt.distributed.world import World, run_launched, wait
+from npgpt.distributed.collectives import wait_for_all
+from npgpt.distributed.world import World, run_launched
 from npgpt.errors import InputError, RunError
 from npgpt.system import machine
 from npgpt.system.console import is_live, make_bar
@@ -167,7 +168,7 @@ def default_workers(here: World) -> int:
 def run_on_ranks(job: "Job", here: World) -> dict[str, Any] | None:
     """Encode a part on each rank. Return the index on the first one, which writes the files."""
     job.encode_part()
-    wait(here.comm)
+    wait_for_all(here)
     if not here.is_first:
         return None
     index = job.finish()

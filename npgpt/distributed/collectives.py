@@ -1,18 +1,13 @@
 """Two small collective calls of commands that run on many ranks."""
 
-import time
 from collections.abc import Sequence
 
-from npgpt.distributed.world import POLL, World
+from npgpt.distributed.world import World, wait
 
 
 def wait_for_all(world: World) -> None:
     """Return when all ranks have called this. MPI's own calls would use a core meanwhile."""
-    if world.size == 1:
-        return
-    request = world.comm.Ibarrier()
-    while not request.Test():
-        time.sleep(POLL)
+    wait(world.comm)
 
 
 def smallest(world: World, numbers: Sequence[int]) -> list[int]:

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from npgpt.arrays import Array
-from npgpt.quantized_matrix import from_bfloat16, to_bfloat16
 
-BUCKET = 4 << 20  # bytes that one call of MPI sends to one rank, at most: they stay in the cache
+BUCKET = 4 << 20  # bytes that one call of MPI sends, at most: they stay in the cache
+RANKS = 16  # of more ranks, each is sent a 16th of a bucket: small messages would cost latency
 
 
 # Within a rank
@@ -123,19 +123,21 @@ def reduce_scatter_bfloat16(comm: Any, flat: Array, bounds: list[int]) -> None:
 
     A number is rounded once, by its sender. Its owner adds in float32, in the order of the ranks.
     """
+    from npgpt.kernels import bfloat16  # here: it imports Numba
+
     rank, size = comm.Get_rank(), comm.Get_size()
+    sent, received = (np.empty(_most(_numbers(flat), size), np.uint16) for _ in range(2))
     for pieces in _buckets(bounds, _numbers(flat)):
         counts = np.array([piece.stop - piece.start for piece in pieces])
-        sent = np.concatenate([to_bfloat16(flat[piece]) for piece in pieces])
-        own = flat[pieces[rank]]
-        received = np.empty((size, len(own)), np.uint16)
         offsets = np.cumsum(counts) - counts
-        each = np.full(size, len(own))
-        comm.Alltoallv([sent, (counts, offsets)], [received, (each, len(own) * np.arange(size))])
-        total = from_bfloat16(received[0])
-        for halves in received[1:]:
-            total += from_bfloat16(halves)
-        own[...] = total
+        for piece, start, count in zip(pieces, offsets, counts, strict=True):
+            bfloat16.round_into(flat[piece], sent[start : start + count])
+        own = counts[rank]
+        parts = received[: size * own].reshape(size, own)
+        comm.Alltoallv(
+            [sent, (counts, offsets)], [parts, (np.full(size, own), own * np.arange(size))]
+        )
+        bfloat16.sum_into(parts, flat[pieces[rank]])
 
 
 def all_gather(comm: Any, flat: Array, bounds: list[int]) -> None:
@@ -186,10 +188,15 @@ def _pairs_of_buckets(a: slice, b: slice, step: int) -> Iterator[tuple[slice, sl
                     for s in (a, b))  # type: ignore[misc]  # fmt: skip
 
 
+def _most(step: int, size: int) -> int:
+    """Return the largest number of numbers in a bucket for `size` ranks."""
+    return size * max(1, step // min(size, RANKS))
+
+
 def _buckets(bounds: list[int], step: int) -> Iterator[list[slice]]:
-    """Yield one slice of at most `step` / N numbers for each of the N ranks, until all are used."""
+    """Yield one slice of about `step` / N numbers for each of the N ranks, until all are used."""
     size = len(bounds) - 1
-    step = max(1, step // size)
+    step = _most(step, size) // size
     for i in range(0, int(np.diff(bounds).max(initial=0)), step):
         yield [slice(min(a + i, b), min(a + i + step, b))
                for a, b in itertools.pairwise(bounds)]  # fmt: skip
