@@ -10,6 +10,7 @@ NumPy's own reader unpickles arrays of objects, evaluates the header, and believ
 https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
 """
 
+import errno
 import math
 import os
 import re
@@ -60,9 +61,9 @@ def read_archive(path: str | Path, max_bytes: int = MAX_BYTES) -> dict[str, Arra
         raise
     except FileNotFoundError:
         raise InputError(f"there is no file {path}") from None
-    except OSError as error:
-        raise os_error(f"{path} cannot be read", error) from None
-    except FAILURES as error:
+    except (*FAILURES, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # of a forged offset
+            raise os_error(f"{path} cannot be read", error) from None
         text = f"{path} is truncated, damaged or not an .npz file: {one_line(error)}"
         raise InputError(text) from None
     return found

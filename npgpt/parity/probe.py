@@ -115,11 +115,13 @@ class Settings:
         if isinstance(given.get("optimizer"), Mapping):
             inner = dict(given.pop("optimizer"))
             given |= {"optimizer": inner.pop("name", self.optimizer)} | inner
-        known = {one.name for one in dataclasses.fields(self)}
         try:
-            return replace(self, **{name: given[name] for name in given.keys() & known})
+            return replace(self, **{name: given[name] for name in given.keys() & SETTING_NAMES})
         except ConfigError as error:
             raise InputError(f"in the dump's meta, {error}") from None
+
+
+SETTING_NAMES = {one.name for one in dataclasses.fields(Settings)}
 
 
 def check_betas(betas: Any) -> tuple[float, float]:
@@ -260,9 +262,12 @@ def read(path: str | Path) -> Probe:
     if values.get("version") != VERSION or not isinstance(values.get("settings"), dict):
         raise InputError(f"{directory / SETTINGS} is not that of a probe: see npgpt probe --help")
     config = parse_config(json.dumps(values.get("config")), directory / SETTINGS)
+    for name in values["settings"].keys() - SETTING_NAMES:
+        raise InputError(f"{directory / SETTINGS}: unknown setting {show(name)}; expected one of "
+                         f"{', '.join(sorted(SETTING_NAMES))}")  # fmt: skip
     try:
         settings = Settings(**values["settings"])
-    except (TypeError, ConfigError) as error:
+    except ConfigError as error:
         raise InputError(f"{directory / SETTINGS}: {error}") from None
     batch = npy.read_archive(directory / BATCH, 1 << 24)
     weights = npy.read_archive(directory / WEIGHTS)

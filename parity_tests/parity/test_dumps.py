@@ -34,7 +34,7 @@ def directory(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def good(tiny):
-    """What a right port dumps."""
+    """The tensors of a right port, by npgpt's names."""
     model = npgpt.GPT.from_params(tiny.config, tiny.params, ops="numpy")
     loss, gradients = model.loss_and_gradients(tiny.tokens, tiny.targets)
     found = {"tokens": tiny.tokens, "targets": tiny.targets, "loss": np.float32(loss)}
@@ -114,7 +114,7 @@ def test_bfloat16_is_widened(tmp_path):
 
 
 def test_numbers_that_are_no_arrays_yet(good, tiny):
-    """As a test of a port may give them: PyTorch's tensors, floats, lists."""
+    """A test of a port may give PyTorch's tensors, floats and lists."""
     odd = good | {
         "loss": torch.tensor(2.5, requires_grad=True),
         "grad/wpe.weight": torch.tensor(good["grad/wpe.weight"]).bfloat16(),

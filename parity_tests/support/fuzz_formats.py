@@ -22,7 +22,7 @@ from npgpt.weights.huggingface import read_huggingface
 from npgpt.weights.quantized_file import write_quantized
 from npgpt.weights.safetensors import read_safetensors
 from npgpt.weights.tensor_bundle import read_bundle
-from parity_tests.support import bundles, fuzz, tokenizers_of
+from parity_tests.support import bundles, fuzz, fuzz_dumps, tokenizers_of
 from parity_tests.support.bundle_bytes import BFLOAT16
 from parity_tests.support.bundle_bytes import odd as odd_bundle
 from parity_tests.support.fuzz_hdf5 import Base
@@ -368,6 +368,14 @@ class OwnTokenizer(Format):
         return {}
 
 
+class Dump(Format):
+    """The dump of a port, or the settings of the probe beside it."""
+
+    def make(self):
+        base = fuzz_dumps.Forge(self.path)
+        self.forge, self.read = base.forge, base.read
+
+
 FORMATS = {
     "checkpoint": Checkpoint,
     "run state": RunState,
@@ -380,4 +388,5 @@ FORMATS = {
     "llm.c": LLMC,
     "npz": NumPy,
     "tokenizer": OwnTokenizer,
+    "dump": Dump,
 }

@@ -16,7 +16,7 @@ pytestmark = [
 OUTCOMES = {
     "checkpoint": 25, "run state": 25, "run directory": 15, "safetensors": 12, "huggingface": 50,
     "quantized": 30, "tensorflow": 14, "openai": 20, "llm.c": 5, "npz": 2,
-    "tokenizer": 35,
+    "tokenizer": 35, "dump": 40,
 }  # fmt: skip
 
 
