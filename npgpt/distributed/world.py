@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from npgpt.distributed.launcher import Launcher, find_launcher
@@ -55,6 +55,9 @@ def open_world(launcher: Launcher | None = None) -> World:
         return World()
     started = f"{launcher.name} started {launcher.size or 'several'} processes"
     MPI = import_mpi(started)
+    if not MPI.Is_initialized():
+        check_vendor(launcher, MPI.get_vendor()[0], os.environ)
+        MPI.Init_thread()
     comm = MPI.COMM_WORLD
     world = World(comm, comm.Get_rank(), comm.Get_size(), MPI.Get_processor_name())
     if world.size != (launcher.size or max(world.size, launcher.rank + 1)):
@@ -76,8 +79,11 @@ def open_world(launcher: Launcher | None = None) -> World:
 
 
 def import_mpi(started: str) -> Any:
-    """Return mpi4py.MPI, which starts MPI. `started`: the beginning of the error message."""
+    """Return mpi4py.MPI without starting MPI. `started`: the beginning of the error message."""
     try:
+        import mpi4py
+
+        mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
         from mpi4py import MPI
     except ModuleNotFoundError:
         raise InputError(f"{started}, but mpi4py is not installed: {EXTRAS}") from None
@@ -85,6 +91,25 @@ def import_mpi(started: str) -> Any:
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{started}, but MPI cannot be loaded ({cause}): {EXTRAS}") from None
     return MPI
+
+
+def check_vendor(launcher: Launcher, library: str, environ: Mapping[str, str]) -> None:
+    """Raise InputError for the library of another MPI than the launcher's.
+
+    Such a library ends the process, with messages of its own, when MPI is started.
+    """
+    open_mpi = library == "Open MPI"
+    if launcher.name == "mpirun" and not open_mpi and "MPIR_CVAR_PMI_VERSION" not in environ:
+        owner = "Open MPI"
+    elif launcher.name == "mpiexec" and open_mpi and "SLURM_STEP_ID" not in environ:
+        owner = "MPICH or Intel MPI"
+    else:
+        return
+    raise InputError(
+        f"{launcher.name} of {owner} started {launcher.size} processes, but mpi4py has loaded "
+        f"{library}: use the launcher of {library}, or name the launcher's library in "
+        "MPI4PY_LIBMPI (npgpt info shows both)"
+    )
 
 
 def once_per_machine(world: World, work: Callable[[], T]) -> T:

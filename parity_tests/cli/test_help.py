@@ -14,7 +14,8 @@ from npgpt.performance import system_info
 def test_info_says_what_it_runs_on(npgpt_):
     said = npgpt_("info").out
     for word in ("npgpt ", "Python ", "numpy ", "numba ", "h5py ", "tiktoken ", "BLAS ", "threads",
-                 "layer", "CPU ", "cores ", "memory ", "cache"):  # fmt: skip
+                 "layer", "CPU ", "cores ", "memory ", "cache", "MPI  ",
+                 "MPI's launcher"):  # fmt: skip
         assert word in said, word
     assert f"npgpt            {npgpt.__version__}\n" in said
 

@@ -135,6 +135,22 @@ def test_placement(cores, all_cores, ranks, threads, said):
         assert re.match(pattern, line)
 
 
+@pytest.mark.parametrize("name, library, environ, wrong", [
+    ("mpirun", "Open MPI", {}, False), ("mpirun", "MPICH", {}, True),
+    ("mpirun", "MPICH", {"MPIR_CVAR_PMI_VERSION": "x"}, False),
+    ("mpiexec", "MPICH", {}, False), ("mpiexec", "Intel MPI", {}, False),
+    ("mpiexec", "Open MPI", {}, True), ("mpiexec", "Open MPI", {"SLURM_STEP_ID": "0"}, False),
+    ("srun", "Open MPI", {}, False), ("srun", "MPICH", {}, False),
+])  # fmt: skip
+def test_libraries_of_another_mpi(name, library, environ, wrong):
+    try:
+        world.check_vendor(Launcher(name, 4, 0, 0), library, environ)
+    except InputError as error:
+        assert wrong and "MPI4PY_LIBMPI" in str(error)
+    else:
+        assert not wrong
+
+
 # Cuts
 
 
