@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -17,62 +17,112 @@ if TYPE_CHECKING:
     from npgpt.gpt import GPT
     from npgpt.parity.compare import Difference
 
+WEIGHTS_ONLY = (
+    "Only weights were compared: npgpt computed both models. To find a mistake in what a program "
+    "computes: npgpt probe, then npgpt diagnose."
+)
+
 
 @dataclass(kw_only=True)
 class Compare:
     """Show where two models first differ, by parameter and by layer.
 
-    Exit status: 0 if they are equal, 1 if they differ or cannot be computed, 2 for invalid input.
+    Compares weights only: npgpt computes both models. To test what a program of your own computes,
+    see npgpt probe and npgpt diagnose. Exit status: 0 if the models are equal, bit for bit or
+    within rounding; 1 if they differ or cannot be computed; 2 for invalid input.
 
     Parameters
     ----------
     first
         A run directory, weights in any supported format, or gpt2-small to gpt2-xl once downloaded.
     second
-        The model to compare it with, for example the weights that a port of your own has saved.
+        The model to compare it with. For example the weights that a port of your own has saved: as
+        .npz or .safetensors, names and layout are its own.
     prompt
         Text that both models read, to compare the outputs of each layer.
     weights
         Storage type of the second model's matrices. A model compared with itself shows the effect
         of quantization.
+    ops
+        Backend of both models: compiled Numba kernels, or plain NumPy.
+    map
+        The port's name of a tensor or layer, and npgpt's, if the two cannot be matched without it:
+        blocks.{i}.foo=h.{i}.attn.c_proj. Repeat the flag for several.
     """
 
     first: tyro.conf.Positional[Path]
     second: tyro.conf.Positional[Path]
     prompt: str = "Every effort moves you"
     weights: OptionalWeights = None
+    ops: Literal["fused", "numpy"] = "fused"
+    map: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="MINE=THEIRS")
+    ] = ()
 
-    @announce_compilation()
     def run(self) -> int:
-        """Print the differences; return 0 if there are none, else 1."""
-        from npgpt.loading import load as load_model
+        """Print the differences; return 0 if there are none but rounding, else 1."""
+        with announce_compilation(self.ops):
+            return self.compare()
+
+    def compare(self) -> int:
+        """Print the differences; return the exit status."""
         from npgpt.model.finite import ignore_overflow
         from npgpt.model.params import named
         from npgpt.parity import compare
 
-        a, b = load_model(self.first), load_model(self.second, weights=self.weights)
+        a, b, notes = self.load()
         tokens = encode_prompt(a, self.prompt)
         count = len(list(named(a.params)))
         parameters = list(track_progress(compare.compare_parameters(a, b), count))
+        different = [one for one in parameters if one.largest != 0 and not one.is_rounding]
         print(printable_line(f"{self.first} and {self.second}"))
-        different = [one for one in parameters if one.largest != 0]
-        equal = len(parameters) - len(different)
-        print(f"{equal} of {len(parameters)} parameters are bit-identical\n")
+        for note in notes:
+            print(printable_line(note))
+        print(f"{count_equal(parameters)} parameters are bit-identical"
+              f"{count_rounding(parameters)}\n")  # fmt: skip
         print_table("parameter", different)
         with ignore_overflow():
             layers = list(compare.compare_layers(a, b, tokens))
-        first = next((i for i, one in enumerate(layers) if one.largest != 0), len(layers))
-        print(f"on {tokens.shape[1]} tokens, the outputs of the first {first} of {len(layers)} "
-              "layers are bit-identical\n")  # fmt: skip
-        print_table("layer", layers[first:])
-        if not different and first == len(layers):
-            print("The two models are equal.")
-            return 0
+            if any(one.largest != 0 for one in layers):
+                layers = compare.with_budgets(layers, a, tokens)
+        wrong = [one for one in layers if one.largest != 0 and not one.is_rounding]
+        print(f"on {tokens.shape[1]} tokens, the outputs of {count_equal(layers)} layers are "
+              f"bit-identical{count_rounding(layers)}\n")  # fmt: skip
+        print_table("layer", layers[layers.index(wrong[0]) :] if wrong else [])
         if different:
             print(f"First parameter that differs: {sentence(different[0])}")
-        print("The outputs of all layers are equal on this prompt." if first == len(layers) else
-              f"First layer that differs: {sentence(layers[first])}")  # fmt: skip
-        return 1
+        if wrong:
+            print(f"First layer that differs: {sentence(wrong[0])}")
+        elif different:
+            print("The outputs of all layers are equal on this prompt.")
+        else:
+            exact = all(one.largest == 0 for one in (*parameters, *layers))
+            print(f"The two models are equal{'' if exact else ' within rounding'}.")
+        print(WEIGHTS_ONLY)
+        return int(bool(different or wrong))
+
+    def load(self) -> "tuple[GPT, GPT, list[str]]":
+        """Return both models, and notes about the layout of the second one."""
+        from npgpt.cli.diagnose import parse_pair
+        from npgpt.loading import load
+        from npgpt.parity.port_weights import load_like
+
+        numpy = "numpy" if self.ops == "numpy" else None
+        first = load(self.first, ops=numpy)
+        renames = dict(parse_pair(pair) for pair in self.map)
+        second, notes = load_like(first, self.second, renames, weights=self.weights, ops=numpy)
+        return first, second, notes
+
+
+def count_equal(differences: Sequence["Difference"]) -> str:
+    """Return how many of all are bit-identical."""
+    return f"{sum(one.largest == 0 for one in differences)} of {len(differences)}"
+
+
+def count_rounding(differences: Sequence["Difference"]) -> str:
+    """Return how many more are equal within rounding, or nothing."""
+    found = sum(one.largest != 0 and one.is_rounding for one in differences)
+    return f", {found} more {'is' if found == 1 else 'are'} equal within rounding" if found else ""
 
 
 def print_table(kind: str, differences: Sequence["Difference"]) -> None:

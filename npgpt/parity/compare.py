@@ -1,21 +1,30 @@
 """Locate the first difference of two models: by parameter, and by layer output on a prompt."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import permutations
 
 import numpy as np
 
+from npgpt import ops as numpy_ops
 from npgpt.arrays import Array
 from npgpt.errors import InputError
 from npgpt.gpt import GPT
 from npgpt.model import block, finite, transformer
-from npgpt.model.params import named
+from npgpt.model.params import head, map_leaves, named
+from npgpt.model.trace import Recorder
 from npgpt.ops.embedding import Params as Embedding
-from npgpt.quantized_matrix import QuantizedMatrix
+from npgpt.quantized_matrix import QuantizedMatrix, from_bfloat16, to_bfloat16
 
 ROWS = 4096  # rows of a matrix compared at once
+LAST_BITS = 2.0**-22  # relative: two ulp of float32, of a parameter that was written as a text
+MULTIPLE = 8  # of the measured rounding error of a layer: as in budget.py
 TOLERANCE = 1e-5  # relative, of a transposed, reordered or scaled matrix
+
+ROUNDED: dict[str, Callable[[Array], Array]] = {
+    "bfloat16": lambda x: from_bfloat16(to_bfloat16(x)),
+    "float16": lambda x: x.astype(np.float16),
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,7 @@ class Difference:
     largest: float  # |a - b|
     relative: float  # the same over the largest |a|
     note: str = ""  # how the second array may have been made from the first
+    is_rounding: bool = False  # no number differs by more than rounding explains
 
 
 def compare_parameters(a: GPT, b: GPT) -> Iterator[Difference]:
@@ -43,7 +53,9 @@ def compare_parameters(a: GPT, b: GPT) -> Iterator[Difference]:
             one, other = as_float(first[name]), as_float(second[name])
             found = difference(name, one, other)
             if found.largest != 0 and np.isfinite(found.largest):
-                found = replace(found, note=explain(one, other))
+                rounding = differs_in_last_bits(one, other)
+                note = "" if rounding else explain(one, other)
+                found = replace(found, note=note, is_rounding=rounding)
         else:
             owner, tree = ("first", first) if name in first else ("second", second)
             largest = float(np.abs(as_float(tree[name])).max())
@@ -79,32 +91,82 @@ def require_finite(what: str, *pairs: tuple[GPT, Array | QuantizedMatrix | None]
 def trace(gpt: GPT, tokens: Array) -> Iterator[tuple[str, Array]]:
     """(1, T) -> yield the name and the output of each layer, named as in `GPT.trace`.
 
-    One layer at a time: `GPT.trace` would hold those of all layers in memory.
+    One block at a time: `GPT.trace` would hold those of all blocks in memory.
     """
-    p, config, ops = gpt.params, gpt.config, gpt.ops
+    p, config = gpt.params, gpt.config
+    recorder = Recorder(gpt.ops, config, embedding_drops=False)
+    ops = recorder.backend
     x, _ = ops.embedding.forward(tokens, Embedding(p.wte.weight, p.wpe.weight))
-    yield "embedding", x
-    for i, p_block in enumerate(p.h):
-        x, c = block.forward(x, p_block, n_head=config.n_head, ops=ops)
-        yield f"h.{i}.ln_1", c.c_attn.x
-        yield f"h.{i}.attn.c_attn", c.attn.qkv
-        yield f"h.{i}.attn.heads", c.attn_proj.x
-        yield f"h.{i}.after_attn", c.ln_2.x
-        yield f"h.{i}.ln_2", c.c_fc.x
-        yield f"h.{i}.mlp.c_fc", c.gelu.x
-        yield f"h.{i}.mlp.gelu", c.mlp_proj.x
-        yield f"h.{i}.after_mlp", x
+    for p_block in p.h:
+        x, _ = block.forward(x, p_block, n_head=config.n_head, ops=ops)
+        yield from take(recorder)
     x, _ = ops.layernorm.forward(x, p.ln_f)
-    yield "ln_f", x
-    yield "logits", transformer.scores(p, x, ops=ops)
+    yield from take(recorder)
+    yield "logits", transformer.scores(p, x, ops=gpt.ops)
+
+
+def take(recorder: Recorder) -> list[tuple[str, Array]]:
+    """Return what was recorded since the last call, and forget it with its caches."""
+    found = list(recorder.found.items())
+    recorder.found.clear()
+    recorder.caches.clear()
+    return found
+
+
+def exact_trace(gpt: GPT, tokens: Array) -> Iterator[tuple[str, Array]]:
+    """(1, T) -> yield the same as `trace`, in float64. Parameters are widened block by block."""
+    p, config = gpt.params, gpt.config
+
+    def widen(leaf: Array | QuantizedMatrix) -> Array:
+        return as_float(leaf).astype(np.float64)
+
+    recorder = Recorder(numpy_ops, config, embedding_drops=False)
+    ops = recorder.backend
+    rows = p.wte.weight
+    found = rows.rows(tokens) if isinstance(rows, QuantizedMatrix) else rows[tokens]
+    x = found.astype(np.float64) + as_float(p.wpe.weight)[: tokens.shape[1]]
+    for p_block in p.h:
+        wide = map_leaves(p_block, widen)
+        x, _ = block.forward(x, wide, n_head=config.n_head, ops=ops)
+        yield from take(recorder)
+    x, _ = ops.layernorm.forward(x, map_leaves(p.ln_f, widen))
+    yield from take(recorder)
+    matrix = as_float(head(p))
+    parts = (matrix[i : i + ROWS].astype(np.float64) for i in range(0, len(matrix), ROWS))
+    yield "logits", np.concatenate([x @ part.T for part in parts], -1)
+
+
+def with_budgets(layers: list[Difference], gpt: GPT, tokens: Array) -> list[Difference]:
+    """Return the differences of layers from those of `gpt`, with `is_rounding` where it is so.
+
+    The budget of a layer is a multiple of its measured error: its distance from float64.
+    """
+    found = []
+    pairs = zip(layers, trace(gpt, tokens), exact_trace(gpt, tokens), strict=True)
+    for one, (_, rounded), (_, exact) in pairs:
+        error = float(np.abs(rounded - exact).max(initial=0))
+        smallest = float(np.finfo(np.float32).epsneg * np.abs(exact).max(initial=0))
+        found.append(replace(one, is_rounding=one.largest <= MULTIPLE * max(error, smallest)))
+    return found
+
+
+@finite.ignore_overflow()
+def differs_in_last_bits(a: Array, b: Array) -> bool:
+    """Return True if every number differs by at most the last bits of float32."""
+    return all((np.abs(x - y) <= LAST_BITS * np.abs(x)).all() for x, y in in_rows(a, b))
+
+
+def in_rows(a: Array, b: Array) -> Iterator[tuple[Array, Array]]:
+    """Yield pairs of at most ROWS rows: wte is large."""
+    for start in range(0, len(a), ROWS):
+        yield a[start : start + ROWS], b[start : start + ROWS]
 
 
 @finite.ignore_overflow()
 def difference(name: str, a: Array, b: Array) -> Difference:
     """Return the difference of two arrays of the same shape."""
     largest = size = 0.0
-    for start in range(0, len(a), ROWS):  # in pieces, because wte is large
-        one, other = a[start : start + ROWS], b[start : start + ROWS]
+    for one, other in in_rows(a, b):
         largest = np.maximum(largest, np.abs(one - other).max(initial=0))  # propagates nan
         size = np.maximum(size, np.abs(one).max(initial=0))
     return Difference(name, float(largest), float(largest / size) if size else float(largest > 0))
@@ -114,6 +176,9 @@ def explain(a: Array, b: Array) -> str:
     """Return how `b` may have been made from `a`, or nothing if no simple change explains it."""
     if a.shape == b.shape[::-1] and a.ndim == 2 and close(a, b.T):
         return "transposed"
+    for kind, rounded in ROUNDED.items():
+        if all((rounded(x) == y).all() for x, y in in_rows(a, b)):
+            return f"rounded to {kind}"
     for order in permutations(range(3)):
         if a.shape[-1] % 3 == 0 and order != (0, 1, 2):
             parts = np.split(b, 3, -1)

@@ -93,7 +93,7 @@ def test_a_pytorch_module_that_was_captured():
 
 
 def traced():
-    """What npgpt computes with the probe, by the names of a match."""
+    """Activations and gradients that npgpt computes with the probe, by the names of a match."""
     model = GPT.from_params(PROBE.config, PROBE.params, ops="numpy")
     found = model.trace(PROBE.tokens, PROBE.targets)
     del found["loss"]
@@ -152,7 +152,7 @@ def test_activations_in_other_layouts(layout, kind):
 
 
 def test_activations_follow_the_columns_of_their_parameter():
-    """Of GPT-NeoX: the values of the parameters tell how queries, keys and values are kept."""
+    """GPT-NeoX: the values of the parameters tell how queries, keys and values are kept."""
     tensors = dump_of("GPT-NeoX", param=PARAMS).tensors
     tensors = {name.replace("query_key_value", "qkv"): x for name, x in tensors.items()}
     x = traced()["act/h.1.attn.c_attn"]

@@ -1,4 +1,4 @@
-"""Which parameter each tensor of a port is: by value, by name, by siblings, by what is left.
+"""The choice of a parameter for each tensor of a port: by value, by name, by siblings.
 
 A tensor that could be several is an InputError that asks for --map, never a guess.
 """
@@ -200,14 +200,14 @@ class Chooser:
         changed = False
         for name, found in list(self.open.items()):
             kept = found
-            if home := layers.get(parent(name)):
-                kept = [one for one in kept if where(one.slot) in home] or kept
+            if same := layers.get(parent(name)):
+                kept = [one for one in kept if where(one.slot) in same] or kept
             for prefix in prefixes(name):
                 if prefix in blocks:
                     kept = [one for one in kept if one.slot.layer in blocks[prefix]] or kept
                     break
             if len(kept) < len(found):
-                self.settle(name, kept, "sibling")
+                self.resolve(name, kept, "sibling")
                 changed = True
         return changed
 
@@ -242,11 +242,11 @@ class Chooser:
         single = [found[0].slot for found in self.open.values() if len(found) == 1]
         for name, found in list(self.open.items()):
             if len(found) == 1 and single.count(found[0].slot) == 1:
-                self.settle(name, found, "rest")
+                self.resolve(name, found, "rest")
                 changed = True
         return changed
 
-    def settle(self, name: str, kept: list[Choice], by: str) -> None:
+    def resolve(self, name: str, kept: list[Choice], by: str) -> None:
         """Choose the one candidate that is left, or keep several."""
         if len(kept) == 1:
             self.chosen[name] = replace(kept[0], by=by)

@@ -1,4 +1,4 @@
-"""Which of several arrangements a tensor has, where its own values do not tell: as its siblings.
+"""The choice of an arrangement for a tensor whose own values do not tell: as its siblings.
 
 A port keeps all its matrices as (in, out), or all as (out, in). A rectangular one shows which, and
 so does every one with values. If they disagree, or all are square, both remain possible.

@@ -1,4 +1,4 @@
-"""Which parameters of the probe have the numbers of an array, in which arrangement of its axes."""
+"""A search for the numbers of an array among the parameters of the probe, in any layout."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
