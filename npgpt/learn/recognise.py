@@ -1,11 +1,12 @@
 """Find the cause of a wrong answer: rules in a fixed order, of which the first that fits is told.
 
     known       the answer equals that of a known mistake
+    written     `=` where `+=` is right, or the other way round
     factor      it is c times the right one, c = <G, T> / <T, T>
+    repeated    it does not change along an axis
     quantity    it is off by a factor per row or per column
     order       it equals the right one with axes exchanged, or q, k, v in another order
-    summand     a named term is missing, doubled or has the wrong sign
-    written     `=` where `+=` is right, or the other way round
+    summand     a named term is missing, doubled, has the wrong sign or lacks a factor
     rounded     the numbers are those of float32
     regions     all wrong numbers have one region with a name
 
@@ -77,10 +78,23 @@ def wrong_elements(got: Array, right: Array, tolerance: float) -> Array:
 
 def cause(question: Question) -> str | None:
     """Return the cause of a wrong result in a sentence, or None."""
-    for rule in (known, not_finite, written, factor, quantity, order, summand, rounded, regions):
-        if said := rule(question):
-            return said
-    return None
+    with np.errstate(all="ignore"):  # of -inf, and of any number of the learner's
+        return next((said for rule in RULES if (said := rule(question))), None)
+
+
+def repeated(q: Question) -> str | None:
+    """Find axes along which the answer does not change, though the right one does."""
+    if q.got.ndim < 2 or len(q.axes) != q.got.ndim:
+        return None
+    axes = [
+        name
+        for i, name in enumerate(q.axes)
+        if q.got.shape[i] > 1 and not np.ptp(q.got, axis=i).any() and np.ptp(q.right, axis=i).any()
+    ]
+    if not axes or not q.got.any():
+        return None
+    which = " and ".join(axes)
+    return f"the answer is the same for every {which}: it is summed or averaged over {which}"
 
 
 def known(q: Question) -> str | None:
@@ -201,6 +215,19 @@ def summand(q: Question) -> str | None:
     return None
 
 
+def summand_factor(q: Question) -> str | None:
+    """Find a term of the right answer that lacks a factor, or has one too many."""
+    if not q.exercise.summands or not q.exercise.quantities:
+        return None
+    summands = q.exercise.summands(q.everything).get(q.name, {})
+    for factor_name, value in q.exercise.quantities(q.everything).items():
+        for name, term in summands.items():
+            for power, says in {-1: "is missing", 1: "is one too many"}.items():
+                if q.equal(q.right + term * (value**power - 1), q.got):
+                    return f"in {name}, a factor {factor_name} {says}"
+    return None
+
+
 def rounded(q: Question) -> str | None:
     """Recognise float32 or float16 arithmetic by the size of the error."""
     if q.right.dtype != np.float64 or not agree(q.got, q.right, 3e-3):
@@ -221,3 +248,9 @@ def regions(q: Question) -> str | None:
     if not found:
         return None
     return f"only {min(found)[1]} are wrong"
+
+
+RULES = (
+    known, not_finite, written, factor, repeated, quantity, order, summand, summand_factor, rounded,
+    regions,
+)  # fmt: skip
