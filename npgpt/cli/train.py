@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from npgpt.cli.train_flags import RunFlags
 from npgpt.cli.train_ranks import Silent
 from npgpt.config import RunConfig
 from npgpt.distributed import collectives, world
+from npgpt.distributed.launcher import find_launcher
 from npgpt.distributed.world import World
 from npgpt.errors import RunError
 from npgpt.preset import FINE_TUNING
@@ -71,7 +73,7 @@ class Train:
         if not here.is_first:
             with train_ranks.silence():
                 return self.train_along()
-        if here.size > 1:
+        if find_launcher(os.environ):
             train_ranks.show_no_bar()
         self.unshown = keep_unshown()
         with announce_compilation(self.settings.ops):

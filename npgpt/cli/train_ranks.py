@@ -50,6 +50,10 @@ class Silent:
 
 def trainer_kind(settings: RunConfig, world: World) -> "Callable[..., Trainer]":
     """Return the class of a run's trainer, which takes the arguments of `Trainer`."""
+    if settings.training.sync_every is not None:
+        from npgpt.distributed.diloco_trainer import DiLoCoTrainer
+
+        return functools.partial(DiLoCoTrainer, world=world)
     if world.size > 1 or settings.training.deterministic:
         from npgpt.distributed.trainer import DataParallelTrainer
 
@@ -62,13 +66,14 @@ def trainer_kind(settings: RunConfig, world: World) -> "Callable[..., Trainer]":
 def describe(trainer: "Trainer", world: World) -> str | None:
     """Return a line about how the ranks share a step; None if there is one, as usual."""
     training = trainer.training
-    if world.size == 1 and not training.deterministic:
+    if world.size == 1 and not training.deterministic and training.sync_every is None:
         return None
     from npgpt.distributed import micro_batches
 
     ranks = f"{world.size} rank{'s' if world.size > 1 else ''}"
     equal = f", equal bits on 1 to {training.leaves} ranks" if training.deterministic else ""
-    return f"{ranks}{equal}: {micro_batches.describe(training, world.size)}"
+    rounds = f"; an exchange every {training.sync_every} steps" if training.sync_every else ""
+    return f"{ranks}{equal}: {micro_batches.describe(training, world.size)}{rounds}"
 
 
 def ask(

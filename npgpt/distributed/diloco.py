@@ -35,6 +35,8 @@ class OuterOpt:
 
     Parameters
     ----------
+    theta : (n,) array
+        The parameters, for their shape and dtype.
     eta : float, default 0.7
         The outer learning rate.
     mu : float, default 0.9
@@ -42,18 +44,15 @@ class OuterOpt:
 
     Attributes
     ----------
-    b : (n,) array or None
-        The momentum's buffer. None before the first step.
+    b : (n,) array
+        The momentum's buffer, zero before the first step.
     """
 
-    def __init__(self, eta: float = 0.7, mu: float = 0.9):
-        self.eta, self.mu = eta, mu
-        self.b: Array | None = None
+    def __init__(self, theta: Array, eta: float = 0.7, mu: float = 0.9):
+        self.eta, self.mu, self.b = eta, mu, np.zeros_like(theta)
 
     def step(self, theta: Array, Delta: Array) -> None:
         """Update `theta` (n,) in place by the outer gradient `Delta` (n,)."""
-        if self.b is None:
-            self.b = np.zeros_like(theta)
         self.b *= self.mu
         self.b += Delta
         theta -= self.eta * (Delta + self.mu * self.b)

@@ -91,6 +91,15 @@ class LeafSum:
 # Between ranks: `bounds` (N + 1,) are those of a Partition
 
 
+def reduce(comm: Any, flat: Array, bounds: list[int]) -> None:
+    """Sum `flat` (n,) over all ranks, in place in this rank's slice; the rest is undefined.
+
+    For 1, 2, 4, 8, ... ranks, the order is that of the tree.
+    """
+    size = comm.Get_size()
+    (reduce_scatter if size & size - 1 else reduce_halving)(comm, flat, bounds)
+
+
 def reduce_halving(comm: Any, flat: Array, bounds: list[int]) -> None:
     """Sum `flat` (n,) over 2^k ranks, in place in this rank's slice; the rest is undefined."""
     rank, low, high = comm.Get_rank(), 0, comm.Get_size()

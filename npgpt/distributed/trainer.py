@@ -187,20 +187,19 @@ class DataParallelTrainer(Trainer):
         """Return this rank's shares of the loss (M,), by micro-batch, and its gradients (n,)."""
         world, count = self.world, self.micro_batches
         parts = np.array_split(np.arange(len(tokens)), count)
-        scored = [np.count_nonzero(targets[part] != IGNORED) for part in parts]
-        losses = np.zeros(count)
+        scored = [int(np.count_nonzero(targets[part] != IGNORED)) for part in parts]
+        losses, averaged = np.zeros(count), self.count_averaged(scored)
 
         def write(i: int, out: Array) -> None:
             rng = micro_batch_rng(self.training.seed, self.progress.step, i, ops=self.rng.ops)
-            share = scored[i] / sum(scored)
             value, _ = self.model.loss_and_gradients(
                 tokens[parts[i]],
                 targets[parts[i]],
                 rng,
                 out=params.views(self.partition.shapes, out),
-                dloss=share,
+                dloss=scored[i] / averaged,
             )
-            losses[i] = value * share
+            losses[i] = value * (scored[i] / sum(scored))
 
         leaves = micro_batches.count_parts(self.training, world.size)
         own = [
@@ -209,17 +208,19 @@ class DataParallelTrainer(Trainer):
         ]
         return losses, self.leaf_sum(own, write)
 
+    def count_averaged(self, scored: list[int]) -> int:
+        """Return the number of targets whose mean loss the gradients are of.
+
+        scored : the number of targets in each micro-batch that are not ignored
+        """
+        return sum(scored)
+
     def reduce(self, flat: Array) -> None:
         """Sum gradients over the ranks, in place in this rank's slice."""
-        comm, bounds = self.world.comm, self.partition.bounds
-        if self.world.size == 1:
-            return
-        if self.training.comm_dtype == "bfloat16":
-            sums.reduce_scatter_bfloat16(comm, flat, bounds)
-        elif is_power_of_two(self.world.size):
-            sums.reduce_halving(comm, flat, bounds)
-        else:
-            sums.reduce_scatter(comm, flat, bounds)
+        if self.world.size > 1:
+            in_bfloat16 = self.training.comm_dtype == "bfloat16"
+            reduce = sums.reduce_scatter_bfloat16 if in_bfloat16 else sums.reduce
+            reduce(self.world.comm, flat, self.partition.bounds)
 
     def exchange(self, losses: Array, seconds: float) -> float:
         """Return the loss of the global batch; learn what is asked and which rank is the slowest.
@@ -301,8 +302,3 @@ class DataParallelTrainer(Trainer):
             checkpoint.write(path, run_state.contents(self), state)
         if self.world.size > 1:
             self.world.comm.Barrier()
-
-
-def is_power_of_two(number: int) -> bool:
-    """Return True for 1, 2, 4, 8, ..."""
-    return number > 0 and number & number - 1 == 0

@@ -81,7 +81,10 @@ def read(path: Path) -> tuple[RunConfig, GPT, checkpoint.TrainingState]:
 def require_moments(moments: dict[str, Params], settings: RunConfig, path: Path) -> None:
     """Raise WeightFileError unless the moments are those that the run's optimizer keeps."""
     training, shapes = settings.training, params.shapes(settings.config)
-    expected = names_in_file(optim.moment_shapes(training, shapes))
+    kept = optim.moment_shapes(training, shapes)
+    if training.sync_every is not None:  # DiLoCo's outer optimizer
+        kept["outer"] = shapes
+    expected = names_in_file(kept)
     if found := names_in_file(moments) ^ expected:
         name = min(found)
         raise WeightFileError(

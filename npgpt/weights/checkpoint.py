@@ -5,7 +5,8 @@
     /tokenizer   only if the attribute is "files": one dataset per file of the tokenizer
     /training    only with a run: datasets `state` (JSON), `random_state` and `order`, and the
                  groups /training/m and /training/v, the moments that the run's optimizer keeps,
-                 by the same names; the settings in `state` name the optimizer (AdamW if none)
+                 by the same names; the settings in `state` name the optimizer (AdamW if none);
+                 /training/outer, the momentum of DiLoCo's outer optimizer
 
 Everything is validated before an array is read: hdf5.py validates the structure of the file, and
 weight_file.py its JSON. hdf5_writer.py writes it. Only there the HDF5 library is imported.
@@ -44,7 +45,7 @@ MAX_MEMORY = 50_000_000  # bytes of the state of a run, in memory: about 50,000 
 MAX_NAMES = 500  # different names of fields in it: each is kept once
 VALUE, CONTAINER = 90, 200  # bytes at most of a value, and besides its values of a list or object
 STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"(\s*:)?')  # group 1: it is the name of a field
-MOMENTS = "m", "v"  # groups of /training
+MOMENTS = "m", "v", "outer"  # groups of /training
 
 
 class Model(Protocol):

@@ -21,7 +21,7 @@ def test_diloco_with_one_plain_step_is_data_parallel_sgd(rng):
     config = replace(CONFIG, n_layer=1)
     theta = GPT(config, ops=npgpt.ops, dtype=np.float64)
     parallel = GPT.from_params(config, params.copy(theta.params), ops=npgpt.ops)
-    outer, lr, k = OuterOpt(eta=1.0, mu=0.0), 0.1, 3
+    outer, lr, k = OuterOpt(flat_of(theta.params), eta=1.0, mu=0.0), 0.1, 3
     for _ in range(4):
         batches = rng.integers(0, 31, (k, 2, 2, 8))
         thetas = []
@@ -39,7 +39,7 @@ def test_diloco_with_one_plain_step_is_data_parallel_sgd(rng):
 
 def test_the_outer_optimizer_is_torch_sgd_with_nesterov(rng):
     start = rng.standard_normal(20)
-    ours, outer = start.copy(), OuterOpt()
+    ours, outer = start.copy(), OuterOpt(start)
     theirs = torch.tensor(start, requires_grad=True)
     sgd = torch.optim.SGD([theirs], lr=0.7, momentum=0.9, nesterov=True)
     for _ in range(5):

@@ -101,6 +101,31 @@ def test_a_signal_on_one_rank_stops_all_after_the_step(folder):
     assert final(out) == final(folder / "alone")
 
 
+def test_diloco_with_one_plain_step_is_data_parallel_sgd(folder, monkeypatch):
+    """H = 1, inner SGD, eta = 1, mu = 0. The bound is three times the largest difference."""
+    monkeypatch.chdir(folder)
+    sgd = "--dropout 0 --optimizer sgd --lr 1 --grad-clip None".split()
+    assert main([*RUN, *sgd, "--out", "sgd"]) == 0
+    plain = ["--sync-every", "1", "--outer-lr", "1", "--outer-momentum", "0"]
+    start(folder, 2, *RUN, *sgd, *plain, "--out", "outer")
+    one, two = losses(folder / "sgd"), losses(folder / "outer")
+    assert len(one) == 8 and max(abs(two[step] - one[step]) for step in one) < 1.5e-6
+
+
+def test_diloco_resumes_bit_for_bit(folder, monkeypatch):
+    """Rounds of 3 steps end earlier with an epoch of 5 and before a checkpoint after 4."""
+    run = [*RUN, "--sync-every", "3", "--checkpoint-every", "4", "--optimizer", "adamw"]
+    said = start(folder, 2, *run, "--out", "rounds")
+    assert "1 for each rank; an exchange every 3 steps\n" in said.stdout
+    found = [line["step"] for line in metrics(folder / "rounds") if "val_loss" in line]
+    assert found == [2, 3, 7]  # due after 0, 3 and 6, made at the ends of rounds
+    start(folder, 2, "train", "--resume", "rounds/checkpoint-000004.h5", "--out", "again")
+    assert final(folder / "again") == final(folder / "rounds")
+    monkeypatch.chdir(folder)
+    assert main("train --resume rounds/checkpoint-000004.h5 --out rounds-1".split()) == 0
+    assert final(folder / "rounds-1")[1]["step"] == 8
+
+
 @pytest.mark.parametrize("action, code, says", [
     ("raise", 2, "npgpt: rank 1 of 2 on .*: a.bin has token 70000"),
     ("SIGKILL", 137, r"rank 1.*on node \S+ exited on\s+signal 9"),
