@@ -16,6 +16,7 @@ from npgpt.parity.mistakes import MISTAKES
 from npgpt.parity.port import EDITABLE, KEPT, RIGHT
 from npgpt.parity.probe import Settings, make
 from npgpt.rng import Generator
+from parity_tests.support import mistake_pages
 
 APART = 1e-5  # of a tensor's norm: float32 rounds these numbers by less than 1e-6
 KINDS = {
@@ -226,3 +227,15 @@ def test_the_variables_that_a_recorder_keeps_are_assigned():
     for module, names in KEPT.items():
         source = inspect.getsource(import_module(module))
         assert all(f"    {name} = " in source for name in names)
+
+
+def test_the_pages_are_those_of_the_catalogue():
+    """To write them: python -m parity_tests.support.mistake_pages."""
+    for path, text in mistake_pages.pages().items():
+        assert (mistake_pages.ROOT / path).read_text("utf-8") == text, path
+
+
+def test_the_program_on_the_first_page_runs(capsys):
+    text = (mistake_pages.ROOT / mistake_pages.INDEX).read_text("utf-8")
+    exec(text.partition("```python\n")[2].partition("```")[0], {})
+    assert capsys.readouterr().out.count("\n") == 5

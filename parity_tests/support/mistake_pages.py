@@ -15,7 +15,14 @@ from npgpt.parity.port import Edit, span
 
 ROOT = Path(__file__).parents[2]
 INDEX = "docs/backprop/README.md"
-MARK = "<!-- The rest of this page is written by python -m parity_tests.support.mistake_pages. -->\n"
+MARK = (
+    "<!-- The rest of this page is written by python -m parity_tests.support.mistake_pages. -->\n"
+)
+SUBJECTS = (
+    "embedding", "layernorm", "linear", "attention", "gelu", "block", "dropout", "model", "loss",
+    "training", "optimizers", "cache", "precision",
+)  # fmt: skip
+ORDER = [f"docs/backprop/{subject}.md" for subject in SUBJECTS]
 HEADINGS = {
     "forward": "Forward",
     "loss": "Loss",
@@ -27,8 +34,8 @@ HEADINGS = {
 
 def pages() -> dict[str, str]:
     """Return the complete text of every page, by its path."""
-    paths = dict.fromkeys(mistake.page for mistake in MISTAKES)
-    return {INDEX: by_hand(INDEX) + index(list(paths))} | {
+    paths = sorted({mistake.page for mistake in MISTAKES}, key=ORDER.index)
+    return {INDEX: by_hand(INDEX) + index(paths)} | {
         path: by_hand(path) + sections([one for one in MISTAKES if one.page == path])
         for path in paths
     }
@@ -68,12 +75,20 @@ def sections(mistakes: list[Mistake]) -> str:
 
 def section(mistake: Mistake) -> str:
     """Return a heading, the mistake in one line, and the wrong lines beside the right ones."""
-    text = f"\n### {mistake.name}\n\n{mistake.says[0].upper()}{mistake.says[1:]}.\n"
+    text = f"\n### {mistake.name}\n\n{sentence(mistake.says)}\n"
     if mistake.twins:
         text += f"The same numbers as {', '.join(f'[{one}](#{one})' for one in mistake.twins)}.\n"
     if mistake.seen:
         text += f"Seen in {', '.join(map(thread, mistake.seen))}.\n"
     return text + f"\n```diff\n{changes(mistake.edits)}```\n"
+
+
+def sentence(says: str) -> str:
+    """Return the line as a sentence, with a capital unless it begins with a name of the code."""
+    first = says.split()[0]
+    if first.startswith(("c_", "ln_")) or first in ("dq", "dk", "dv", "dx", "probs", "wte", "wpe"):
+        return f"{says}."
+    return f"{says[0].upper()}{says[1:]}."
 
 
 def thread(name: str) -> str:
