@@ -257,7 +257,7 @@ def shown(value: Any) -> str:
     return f"{float(value):.7g}" if np.isrealobj(value) else str(value)
 
 
-def names(which: list[str], most: int = 6) -> str:
+def names(which: list[str], most: int = 4) -> str:
     """Return names in a row, at most `most` of them."""
     more = f" and {len(which) - most} more" if len(which) > most else ""
     return ", ".join(which[:most]) + more

@@ -9,7 +9,7 @@
 Return the rate of `step`, a number.
 """
 
-import math
+import numpy as np
 
 
 def learning_rate(step, total, warmup, peak, initial, lowest):
@@ -17,4 +17,4 @@ def learning_rate(step, total, warmup, peak, initial, lowest):
     if step < warmup:
         return initial + step * (peak - initial) / warmup
     progress = (step - warmup) / (total - warmup)
-    return lowest + (peak - lowest) * 0.5 * (1 + math.cos(math.pi * progress))
+    return lowest + (peak - lowest) * 0.5 * (1 + np.cos(np.pi * progress))
