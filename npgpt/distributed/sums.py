@@ -135,7 +135,7 @@ def reduce_scatter_bfloat16(comm: Any, flat: Array, bounds: list[int]) -> None:
     from npgpt.kernels import bfloat16  # here: it imports Numba
 
     rank, size = comm.Get_rank(), comm.Get_size()
-    sent, received = (np.empty(_most(_numbers(flat), size), np.uint16) for _ in range(2))
+    sent, received = (np.empty(most(_numbers(flat), size), np.uint16) for _ in range(2))
     for pieces in _buckets(bounds, _numbers(flat)):
         counts = np.array([piece.stop - piece.start for piece in pieces])
         offsets = np.cumsum(counts) - counts
@@ -197,7 +197,7 @@ def _pairs_of_buckets(a: slice, b: slice, step: int) -> Iterator[tuple[slice, sl
                     for s in (a, b))  # type: ignore[misc]  # fmt: skip
 
 
-def _most(step: int, size: int) -> int:
+def most(step: int, size: int) -> int:
     """Return the largest number of numbers in a bucket for `size` ranks."""
     return size * max(1, step // min(size, RANKS))
 
@@ -205,7 +205,7 @@ def _most(step: int, size: int) -> int:
 def _buckets(bounds: list[int], step: int) -> Iterator[list[slice]]:
     """Yield one slice of about `step` / N numbers for each of the N ranks, until all are used."""
     size = len(bounds) - 1
-    step = _most(step, size) // size
+    step = most(step, size) // size
     for i in range(0, int(np.diff(bounds).max(initial=0)), step):
         yield [slice(min(a + i, b), min(a + i + step, b))
                for a, b in itertools.pairwise(bounds)]  # fmt: skip

@@ -3,14 +3,16 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from npgpt.cli.main import main
+from npgpt.distributed import scaling, sums
 from npgpt.model import params
 from npgpt.performance import estimate, flops, profile, roofline
 from npgpt.performance.estimate import Measurement, TimedModel
 from npgpt.preset import defaults
-from npgpt.system.units import duration
+from npgpt.system.units import duration, in_words
 
 SMALL = "--vocab-size 97 --context-length 16 --n-head 2 --n-embd 16 --batch-size 2"
 RATE = 1e9
@@ -67,6 +69,13 @@ def test_tokens_and_the_share_of_the_peak():
     assert said.tokens_per_s == 2 * 256 / line(12)
     assert said.operations == flops.training_step(settings().config, 2, 256)
     assert said.utilization == pytest.approx(said.operations / line(12) / RATE)
+
+
+@pytest.mark.parametrize("number, says", [
+    (5, "5"), (524_288, "524,288"), (1e6, "1 million"), (2.5e9, "2.5 billion"),
+])  # fmt: skip
+def test_counts(number, says):
+    assert in_words(number) == says
 
 
 @pytest.mark.parametrize(
@@ -187,6 +196,73 @@ def test_estimate_says_what_is_carried_over(said):
     assert "tokens take" not in out
 
 
+def test_estimate_for_many_machines(said):
+    flags = "--ranks 4 --bandwidth 1e-6 --latency 0.001 --step-tokens 4096 --sync-every 20"
+    out = said(f"{SMALL} --n-layer 4 {flags}").out.splitlines()
+    seconds = 4096 / (2 * 16 / 2.25) / 4  # 72
+    wide, narrow = 3 / 4 * 16_512 * 8 / 1000 + 5e-3, 3 / 4 * 16_512 * 6 / 1000 + 6e-3
+    assert out[-6] == "4 machines of this kind, 1e-06 GB/s, 1000 us, 4,096 tokens per step"
+    assert len({len(line) for line in out[-5:]}) == 1
+    assert [" ".join(line.split()) for line in out[-5:]] == [
+        "computing exchange efficiency tokens/s 10 billion tokens",
+        "one machine 288.00 s none 100% 14 22.3 years",
+        f"data parallel 72.00 s {wide:.3f} s 42% 24 13.2 years",
+        f"data parallel, bfloat16 72.00 s {narrow:.3f} s 49% 28 11.3 years",
+        f"DiLoCo, H = 20 72.00 s {wide / 20:.3f} s 94% 53 6.0 years",
+    ]
+    assert seconds == 72
+    found = json.loads(said(f"{SMALL} --n-layer 4 {flags} --tokens 5 --json").out)["cluster"]
+    assert found["total_tokens"] == 5 and len(found["ways"]) == 4
+    assert found["ways"][1]["efficiency"] == pytest.approx(72 / (72 + wide))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8, 64, 1024])
+def test_the_messages_are_those_that_are_sent(ranks, monkeypatch):
+    """Counted in the loops of sums.py, with a communicator that does nothing."""
+    monkeypatch.setattr(sums, "BUCKET", 64)
+    numbers = 5000
+    bounds = [numbers * r // ranks for r in range(ranks + 1)]
+    pieces = [*sums._buckets(bounds, sums.BUCKET // 4)]
+    assert scaling.ring_messages(numbers, ranks) == (ranks - 1) * len(pieces)
+    if ranks & (ranks - 1) == 0:
+        comm = Counter(0, ranks)
+        sums.reduce_halving(comm, np.zeros(numbers, np.float32), bounds)
+        expected = scaling.halving_messages(numbers, ranks)
+        assert expected <= comm.sent <= expected + ranks.bit_length()  # cuts are rounded
+
+
+class Counter:
+    """A communicator that counts what a rank sends."""
+
+    def __init__(self, rank, size):
+        self.rank, self.size, self.sent = rank, size, 0
+
+    def Get_rank(self):
+        return self.rank
+
+    def Get_size(self):
+        return self.size
+
+    def Sendrecv(self, *arguments):
+        self.sent += 1
+
+
+@pytest.mark.parametrize("ranks, computing, wide", [
+    (8, 307, (97, 100, 100, 100)), (256, 9.6, (51, 90, 94, 97)), (1024, 2.4, (21, 70, 81, 89)),
+])  # fmt: skip
+def test_efficiency_on_four_networks(ranks, computing, wide):
+    """The 124M model, 524,288 tokens: within a point of 2 (N - 1) / N S / B + 2 (N - 1) latency."""
+    for bandwidth, percent in zip((0.11e9, 1.1e9, 2.2e9, 5e9), wide, strict=True):
+        cluster = scaling.Cluster(ranks, bandwidth, 50e-6)
+        _, parallel, *_ = scaling.ways(
+            524_288 / ranks / computing, 524_288, 124_439_808, cluster, 1
+        )
+        assert parallel.computing == pytest.approx(computing)
+        assert round(100 * parallel.efficiency) == percent
+        t = 2 * (ranks - 1) / ranks * 4 * 124_439_808 / bandwidth + 2 * (ranks - 1) * 50e-6
+        assert abs(parallel.efficiency - computing / (computing + t)) < 0.015
+
+
 def test_estimate_in_json(said):
     found = json.loads(said(f"{SMALL} --n-layer 4 --tokens 100 --json").out)
     assert found["parameters"] == 16512
@@ -221,6 +297,12 @@ def test_estimate_begins_nothing_that_does_not_fit(said, monkeypatch):
         ("--batch-size 0", "batch_size is 0, but must be at least 1"),
         ("--n-embd 15", "n_embd is 15 and n_head is 2"),
         ("--n-layer 0", "n_layer is 0, but must be at least 1"),
+        ("--ranks 8", "--ranks is 8, but the network is unknown: give its --bandwidth in GB/s"),
+        ("--bandwidth 1", "--bandwidth is of several machines: give their number in --ranks"),
+        ("--ranks 0 --bandwidth 1", "ranks is 0, but must be in [1, 65536]"),
+        ("--ranks 2 --bandwidth 0", "bandwidth is 0.0, but must be a number above 0"),
+        ("--ranks 2 --bandwidth 1 --latency -1", "latency is -1.0, but must be a number, at least"),
+        ("--ranks 2 --bandwidth 1 --step-tokens 0", "step_tokens is 0, but must be in [1, "),
     ],
 )
 def test_estimate_refuses(said, flags, says):
