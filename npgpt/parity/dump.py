@@ -144,8 +144,11 @@ def parse_meta(found: Any, path: str) -> dict[str, Any]:
 
 
 def write(path: str | Path, dump: Dump) -> None:
-    """Write a dump atomically as .npz. Raises RunError if writing fails."""
-    arrays: dict[str, Array] = dict(dump.tensors)
+    """Write a dump atomically as .npz. Raises RunError if writing fails.
+
+    Its tensors may be those of PyTorch, as after `capture`.
+    """
+    arrays = make(dump.tensors, dump.path).tensors
     if dump.meta:
         arrays[META] = np.asarray(json.dumps(dump.meta))
     with atomic_write(path) as file:

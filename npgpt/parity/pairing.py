@@ -28,12 +28,22 @@ def read(probe_path: str | Path, dump_path: str | Path) -> tuple[Probe, Dump]:
     """
     probe = probes.read(probe_path)
     dump = dumps.read(dump_path, probe.config)
-    if not (Path(probe_path) / SETTINGS).is_file() and {"tokens", "targets"} <= dump.tensors.keys():
-        try:
-            probe = probe.with_batch(dump.tensors["tokens"], dump.tensors["targets"])
-        except InputError as error:
-            raise InputError(f"{dump.path} is of another model: {error}") from None
+    if not (Path(probe_path) / SETTINGS).is_file():
+        probe = with_batch_of(dump, probe)
     return probe, check(dump, probe)
+
+
+def with_batch_of(dump: Dump, probe: Probe) -> Probe:
+    """Return the probe of a model with the batch of a dump, if that has one."""
+    names = [name for name in ("tokens", "targets") if name in dump.tensors]
+    if len(names) == 1:
+        raise InputError(
+            f"{dump.path} has {names[0]} alone: beside a model, it must hold tokens and targets"
+        )
+    try:
+        return probe.with_batch(*(dump.tensors[name] for name in names)) if names else probe
+    except InputError as error:
+        raise InputError(f"{dump.path} is of another model: {error}") from None
 
 
 def check(dump: Dump, probe: Probe) -> Dump:

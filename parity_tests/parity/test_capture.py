@@ -9,6 +9,7 @@ from torch import nn
 
 from npgpt import named, testing
 from npgpt.errors import InputError
+from npgpt.parity import dump as dumps
 from npgpt.parity import pairing
 from parity_tests.ports import files, torch_port
 
@@ -106,7 +107,7 @@ class Port(torch_port.LanguageModel):
         return super().forward(tokens, torch_port.SILENT)
 
 
-def test_a_port_of_gpt2():
+def test_a_port_of_gpt2(tmp_path):
     """The port's own record of activations is the same, and the dump fits the probe."""
     one = testing.probe()
     weights = {name: torch.tensor(array) for name, array in named(one.params)}
@@ -118,6 +119,8 @@ def test_a_port_of_gpt2():
         loss = torch_port.loss_of(logits, torch.tensor(one.targets))
         loss.backward()
     dump.tensors["loss"] = loss
+    dumps.write(tmp_path / "dump.npz", dump)
+    assert dumps.read(tmp_path / "dump.npz").tensors.keys() == dump.tensors.keys()
     found = pairing.check(dump, one).tensors
     source = files.Probe(config, vars(one.settings) | {"dropout": 0.0},
                          dict(named(one.params)), one.tokens, one.targets)  # fmt: skip

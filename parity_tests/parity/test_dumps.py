@@ -229,6 +229,9 @@ def test_a_model_in_place_of_the_probe_takes_the_dumps_batch(good, directory, tm
     np.savez(tmp_path / "x.npz", **good | {"tokens": good["tokens"] + 29})
     with pytest.raises(InputError, match="another model: token id 57 is outside"):
         pairing.read(directory / "model.bin", tmp_path / "x.npz")
+    np.savez(tmp_path / "x.npz", **without("targets")(good))
+    with pytest.raises(InputError, match="has tokens alone: beside a model, it must hold tokens"):
+        pairing.read(directory / "model.bin", tmp_path / "x.npz")
 
 
 # Files
