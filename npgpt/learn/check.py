@@ -16,8 +16,8 @@ from npgpt.learn.sandbox import Outcome
 from npgpt.learn.slope import slope
 
 PASSED, STUB, WRONG, FAILED = "passed", "not written yet", "wrong", "failed"
-AGAIN = "called a second time with the same arguments"
-SINGLE = "with arguments of float32"
+AGAIN = "a second call with the same arguments"
+SINGLE = "arguments of float32"
 TOLERANCE = {np.dtype(np.float32): 1e-3}  # of the largest number; else the exercise's own
 
 
@@ -63,7 +63,7 @@ def check(exercise: Exercise, run: Callable[[list[dict[str, Any]]], Outcome]) ->
     for i in range(len(answers)):
         if not grade(verdict, answers, i):
             return verdict
-    if reply["error"]:
+    if reply.get("error"):
         report_error(verdict, reply, cases, outcome.ended)
     return verdict
 
@@ -276,7 +276,8 @@ def first_float(value: Any) -> Any:
 def reject(verdict: Verdict, case: Case, lines: list[str], cause: str | None) -> bool:
     """Make the verdict "wrong", and return False."""
     verdict.status, verdict.cause = WRONG, cause
-    where = [verdict.exercise.function_of(case)] * (len(verdict.exercise.functions) > 1)
-    where += [case.about] * bool(case.about)
-    verdict.lines = [*([f"In {', '.join(where)}:"] if where else []), *lines]
+    several = len(verdict.exercise.functions) > 1
+    where = [verdict.exercise.function_of(case)] if several else []
+    where += [f"for {case.about}"] if case.about else []
+    verdict.lines = [", ".join(where) + ":"] * bool(where) + lines
     return False

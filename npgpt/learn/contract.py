@@ -14,6 +14,8 @@ from npgpt.learn.recognise import agree
 from npgpt.learn.runner import LinearMap, Unknown
 from npgpt.learn.sizes import letter
 
+MAX_AXES = 6  # of an answer whose sums are tried
+
 
 def when(about: str) -> str:
     """Return the case in which something happened, before "with" and the arguments."""
@@ -153,7 +155,7 @@ def shape_cause(exercise: Exercise, name: str, got: Array, right: Array) -> str 
                 names = axis_names(exercise.axes.get(name, "").split(), chosen, ", ")
                 return f"the numbers are right, but the axes stand in the order ({names})"
         return "the number of elements is right: are axes split or merged in another order?"
-    for count in range(1, got.ndim + 1):
+    for count in range(1, got.ndim + 1) if got.ndim <= MAX_AXES else ():
         for axes in itertools.combinations(range(got.ndim), count):
             named = " and ".join(letter(got.shape[axis]) for axis in axes)
             for method, said in ((got.sum, "sum"), (got.mean, "mean")):

@@ -18,7 +18,7 @@ def cross_entropy_cases() -> list[Case]:
     every = np.where(targets < 0, 4, targets)
     return [
         Case({"logits": logits, "targets": targets}),
-        Case({"logits": logits, "targets": every}, about="no ignored target"),
+        Case({"logits": logits, "targets": every}, about="targets of which none is ignored"),
         Case({"logits": logits + 1000, "targets": targets}, about="logits near 1000"),
     ]
 

@@ -80,7 +80,7 @@ def schedule_cases() -> list[Case]:
     usual = {"step": steps, "total": TOTAL, "warmup": WARMUP, **rates}
     return [
         Case(usual, each="step"),
-        Case(usual | {"warmup": 0}, each="step", about="no warm-up"),
+        Case(usual | {"warmup": 0}, each="step", about="a warm-up of 0 steps"),
     ]
 
 
