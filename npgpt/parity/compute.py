@@ -98,7 +98,8 @@ def forward_and_backward(
     masks: Mapping[str, Array] | None,
 ) -> Iterator[tuple[str, Array]]:
     """Yield activations and loss, and then the gradients of both."""
-    g = params.zeros_like(tree)
+    backwards = not {"dact", "grad"}.isdisjoint(kinds)
+    g = params.zeros_like(tree) if backwards else None
     recorder = Recorder(port, tree, g) if {"act", "dact"} & set(kinds) else None
     modules = recorder.modules if recorder else port.modules()
     ops = recorder.ops if recorder else backend(modules, port.replaced)
@@ -110,7 +111,7 @@ def forward_and_backward(
         yield from recorder.found.items()
     if "loss" in kinds:
         yield "loss", np.asarray(loss)
-    if not {"dact", "grad"} & set(kinds):
+    if g is None:
         return
     model.backward(cache, g, ops=ops)
     if recorder and "dact" in kinds:
@@ -182,11 +183,13 @@ class Recorder:
     stream by its variable in npgpt.model.block.
     """
 
-    def __init__(self, port: Port, tree: Params, g: Params):
+    def __init__(self, port: Port, tree: Params, g: Params | None):
         self.found: dict[str, Array] = {}
         self.gradients: dict[str, Array] = {}
-        named = [*params.named(tree), *params.named(g)]
-        self.layers = {id(leaf): name.removesuffix(".weight") for name, leaf in named}
+        names = [name.removesuffix(".weight") for name, _ in params.named(tree)]
+        trees = (tree,) if g is None else (tree, g)
+        self.layers = {id(leaf): name for one in trees
+                       for name, leaf in zip(names, params.leaves(one), strict=True)}  # fmt: skip
         self.modules = port.modules(self.keep)
         self.ops: Any = SimpleNamespace(**vars(backend(self.modules, port.replaced)))
         for op in ("linear", "layernorm", "gelu", "attention"):

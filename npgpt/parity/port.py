@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
-from types import CodeType, ModuleType, SimpleNamespace
+from types import CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 from npgpt.arrays import Array, into
@@ -73,19 +73,21 @@ class Edit:
         """The name of the module."""
         return self.where.partition(":")[0]
 
-    def apply(self, source: str) -> str:
-        """Return a module's source text with the piece replaced. Raises EditError."""
-        start, end = span(source, self.where.partition(":")[2])
-        text = source[start:end]
+    @property
+    def definition(self) -> str:
+        """The name of the function, or of the class of the method."""
+        return self.where.partition(":")[2].partition(".")[0]
+
+    def apply(self, text: str) -> str:
+        """Return the text of the definition with the piece replaced. Raises EditError."""
         if text.count(self.right) != 1:
             raise EditError(f"{self.where} has {text.count(self.right)} times {self.right!r}")
-        return source[:start] + text.replace(self.right, self.wrong) + source[end:]
+        return text.replace(self.right, self.wrong)
 
     def line(self) -> int:
         """Return the number of the line where the right text begins."""
-        source = inspect.getsource(import_module(self.module))
-        start, _ = span(source, self.where.partition(":")[2])
-        return source.count("\n", 0, source.index(self.right, start)) + 1
+        first, text = definitions(self.module)[self.definition]
+        return first + text.count("\n", 0, text.index(self.right))
 
 
 @dataclass(frozen=True)
@@ -122,13 +124,21 @@ class Port:
         new: dict[int, ModuleType] = {}  # by the id of the module in whose place it stands
         for name in EDITABLE:
             module = modules[name] = import_module(name)
-            own = tuple(edit for edit in self.edits if edit.module == name)
+            texts: dict[str, str] = {}
+            for edit in self.edits:
+                if edit.module == name:
+                    text = texts.get(edit.definition, definitions(name)[edit.definition][1])
+                    texts[edit.definition] = edit.apply(text)
             refers = [key for key, value in vars(module).items() if id(value) in new]
-            if own or refers or (keep and name in KEPT):
-                fresh = ModuleType(name)
-                exec(compiled(name, own, keep is not None), vars(fresh))
+            kept = KEPT.get(name, ()) if keep else ()
+            if texts or refers or kept:
+                fresh = copy_module(module)
                 vars(fresh).update({key: new[id(getattr(module, key))] for key in refers})
                 vars(fresh)["keep"] = keep
+                for key in ("forward", "backward") if kept else ():
+                    texts.setdefault(key, definitions(name)[key][1])
+                for text in texts.values():
+                    exec(compiled(name, text, kept), vars(fresh))
                 modules[name] = new[id(module)] = fresh
         return modules
 
@@ -159,15 +169,36 @@ def decode(
     return into(out, x)
 
 
-@functools.lru_cache(maxsize=512)
-def compiled(name: str, edits: tuple[Edit, ...], kept: bool) -> CodeType:
-    """Return the code of a module, edited."""
+def copy_module(module: ModuleType) -> ModuleType:
+    """Return a module with the same names, whose own functions refer to it, not to the original."""
+    fresh = ModuleType(module.__name__)
+    vars(fresh).update(vars(module))
+    for key, value in vars(module).items():
+        if isinstance(value, FunctionType) and value.__globals__ is vars(module):
+            own = FunctionType(value.__code__, vars(fresh), key, value.__defaults__)
+            own.__kwdefaults__ = value.__kwdefaults__
+            setattr(fresh, key, own)
+    return fresh
+
+
+@functools.cache
+def definitions(name: str) -> dict[str, tuple[int, str]]:
+    """Return the first line and the source text of each function and class of a module."""
     source = inspect.getsource(import_module(name))
-    for edit in edits:
-        source = edit.apply(source)
-    tree = ast.parse(source)
-    if kept and name in KEPT:
-        keep_variables(tree, KEPT[name])
+    lines = source.splitlines(keepends=True)
+    return {
+        node.name: (node.lineno, "".join(lines[node.lineno - 1 : node.end_lineno]))
+        for node in ast.parse(source).body
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    }
+
+
+@functools.lru_cache(maxsize=1024)
+def compiled(name: str, text: str, kept: tuple[str, ...]) -> CodeType:
+    """Return the code of a definition. The values of the variables `kept` are kept."""
+    tree = ast.parse(text)
+    if kept:
+        keep_variables(tree, kept)
     return compile(tree, f"<{name}, edited>", "exec")
 
 
@@ -185,15 +216,6 @@ def calls(line: ast.stmt, names: Sequence[str]) -> list[ast.stmt]:
     found = [node.id for target in targets for node in ast.walk(target)
              if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]  # fmt: skip
     return [ast.parse(f"keep({name!r}, {name})").body[0] for name in found if name in names]
-
-
-def span(source: str, function: str) -> tuple[int, int]:
-    """Return where the text of a function begins and ends; a method is "Class.method"."""
-    node: Any = ast.parse(source)
-    for name in function.split("."):
-        node = next(child for child in node.body if getattr(child, "name", None) == name)
-    lines = source.splitlines(keepends=True)
-    return sum(map(len, lines[: node.lineno - 1])), sum(map(len, lines[: node.end_lineno]))
 
 
 RIGHT = Port()

@@ -6,12 +6,10 @@ A test compares docs/backprop/*.md with the result.
 """
 
 import difflib
-import inspect
-from importlib import import_module
 from pathlib import Path
 
 from npgpt.parity.mistakes import MISTAKES, Mistake
-from npgpt.parity.port import Edit, span
+from npgpt.parity.port import Edit, definitions
 
 ROOT = Path(__file__).parents[2]
 INDEX = "docs/backprop/README.md"
@@ -102,10 +100,11 @@ def changes(edits: tuple[Edit, ...]) -> str:
     text = ""
     for where in dict.fromkeys(edit.where for edit in edits):
         module, _, function = where.partition(":")
-        right = wrong = inspect.getsource(import_module(module))
+        _, right = definitions(module)[function.partition(".")[0]]
+        wrong = right
         for edit in edits:
             wrong = edit.apply(wrong) if edit.where == where else wrong
-        lines = [source[slice(*span(source, function))].splitlines() for source in (right, wrong)]
+        lines = right.splitlines(), wrong.splitlines()
         text += f"# {module.replace('.', '/')}.py: {function}\n"
         for line in list(difflib.unified_diff(*lines, n=0, lineterm=""))[2:]:
             text += "" if line.startswith("@@") else f"{line}\n"
