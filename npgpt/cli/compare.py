@@ -36,8 +36,8 @@ class Compare:
     first
         A run directory, weights in any supported format, or gpt2-small to gpt2-xl once downloaded.
     second
-        The model to compare it with. For example the weights that a port of your own has saved: as
-        .npz or .safetensors, names and layout are its own.
+        The model to compare it with. For example the weights that a port of your own has saved in
+        npz or safetensors, by its own names and in its own layout.
     prompt
         Text that both models read, to compare the outputs of each layer.
     weights

@@ -113,7 +113,7 @@ def neox(p, H) -> Named:
         x = transposed(name, x)
         if rest == "attn.c_attn":  # queries, keys and values of a head side by side
             x = x.reshape(3, H, -1, *x.shape[1:]).swapaxes(0, 1).reshape(x.shape)
-        own = outside[layer] if layer in outside else f"layers.{layer[2]}.{layers[rest]}"
+        own = outside[layer] if layer in outside else f"layers.{layer.split('.')[1]}.{layers[rest]}"
         yield f"gpt_neox.{own}.{leaf}", x
 
 
@@ -140,11 +140,11 @@ def flax(p, H) -> Named:
         elif rest == "attn.c_attn":
             for part, third in zip(("query", "key", "value"), np.split(x, 3, -1), strict=True):
                 attention = "MultiHeadDotProductAttention_0"
-                yield (f"params/Block_{layer[2]}/{attention}/{part}/{own}",
+                yield (f"params/Block_{layer.split('.')[1]}/{attention}/{part}/{own}",
                        third.reshape(*third.shape[:-1], H, -1))  # fmt: skip
         else:
             x = x.reshape(H, -1, C) if name.endswith("attn.c_proj.weight") else x
-            yield f"params/Block_{layer[2]}/{layers[rest].replace('.', '/')}/{own}", x
+            yield f"params/Block_{layer.split('.')[1]}/{layers[rest].replace('.', '/')}/{own}", x
 
 
 def llmc(p, H) -> Named:
@@ -176,7 +176,7 @@ def keras(p, H) -> Named:
         elif layer == "ln_f":
             yield f"gpt2_backbone/layer_norm/{norm}", x
         else:
-            start = f"gpt2_backbone/transformer_layer_{layer[2]}"
+            start = f"gpt2_backbone/transformer_layer_{layer.split('.')[1]}"
             own = norm if "ln_" in layer else "kernel" if leaf == "weight" else leaf
             if rest == "attn.c_attn":
                 for part, third in zip(("query", "key", "value"), np.split(x, 3, -1), strict=True):

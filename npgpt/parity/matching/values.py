@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -40,14 +39,6 @@ class Values:
             self.leaves.setdefault(family, []).append(leaf.reshape(shape))
         self.samples: dict[tuple[str, str], tuple[list[Slot], Array]] = {}
 
-    @cached_property
-    def scales(self) -> dict[str, float]:
-        """The largest magnitude of every family."""
-        return {
-            family: max(max(float(leaf.max()), -float(leaf.min())) for leaf in leaves)
-            for family, leaves in self.leaves.items()
-        }
-
     def find(self, array: Array) -> list[Hit]:
         """Return the hits of an array, the nearest: several if the probe repeats these numbers."""
         found: list[Hit] = []
@@ -63,8 +54,8 @@ class Values:
         slots, expected = self.sample(family, present)
         plain = axes.view(array, arrangement, present, self.sizes)
         own = plain[positions(present, self.sizes)]
-        near = self.near(own, expected, family).all(-1)
-        hits = (self.compare(plain, slots[i], arrangement) for i in np.flatnonzero(near))
+        close = near(own, expected).all(-1)
+        hits = (self.compare(plain, slots[i], arrangement) for i in np.flatnonzero(close))
         return [hit for hit in hits if hit is not None]
 
     def sample(self, family: str, present: str) -> tuple[list[Slot], Array]:
@@ -94,21 +85,26 @@ class Values:
         """Return the hit of an array, by the slot's axes, if its numbers are the slot's."""
         stacked = slot.layer is None and "L" in slot.axes
         pairs = [(plain[i], i) for i in range(len(plain))] if stacked else [(plain, slot.layer)]
-        distance = 0.0
+        largest = scale = 0.0
         for one, layer in pairs:
             other = self.part(slot, layer or 0)
             rows = max(1, CHUNK // max(1, other[:1].size))
             for start in range(0, len(other), rows):
                 a, b = one[start : start + rows], other[start : start + rows]
-                if not self.near(a, b, slot.family).all():
+                if (a == b).all():
+                    continue
+                if not near(a, b).all():
                     return None
-                distance = max(distance, float(np.abs(a - b).max(initial=0)))
-        return Hit(slot, arrangement, distance / (self.scales[slot.family] or 1.0))
+                largest = max(largest, float(np.abs(a - b).max()))
+                scale = max(scale, float(np.abs(b).max()))
+        return Hit(slot, arrangement, largest / (scale or 1.0))
 
-    @ignore_overflow()
-    def near(self, a: Array, b: Array, family: str) -> Array:
-        """Return where two arrays are equal up to the rounding of bfloat16."""
-        return np.abs(a - b) <= ROUGH * np.abs(b) + 1e-4 * ROUGH * self.scales[family]
+
+@ignore_overflow()
+def near(a: Array, b: Array) -> Array:
+    """Return where two arrays are equal up to the rounding of bfloat16."""
+    size = np.abs(b)
+    return np.abs(a - b) <= ROUGH * size + 1e-4 * ROUGH * size.max(initial=0)
 
 
 def positions(present: str, sizes: Mapping[str, int]) -> tuple[Array, ...]:
