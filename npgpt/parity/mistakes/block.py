@@ -118,6 +118,15 @@ wrong(
 )
 wrong(
     "forward",
+    "ln-1-and-ln-2-exchanged",
+    "ln_1 and ln_2 are exchanged",
+    (FORWARD, LN_1, LN_1.replace("p.ln_1", "p.ln_2")),
+    (FORWARD, LN_2, LN_2.replace("p.ln_2", "p.ln_1")),
+    (BACKWARD, DLN_2, DLN_2.replace("g.ln_2", "g.ln_1")),
+    (BACKWARD, DLN_1, DLN_1.replace("g.ln_1", "g.ln_2")),
+)
+wrong(
+    "forward",
     "attention-projection-missing",
     "attention has no output projection",
     (FORWARD, f"    {ATTN_PROJ}\n", "    attn_proj = None\n"),

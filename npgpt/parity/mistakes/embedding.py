@@ -67,6 +67,20 @@ wrong(
     (BACKWARD, "tokens, dout)", "tokens, dout * dout.shape[-1] ** 0.5)"),
 )
 wrong(
+    "forward",
+    "positions-added-twice",
+    "position embeddings are added twice",
+    (FORWARD, ROWS, f"2 * {ROWS}"),
+    (BACKWARD, DWPE, f"{DWPE} * 2"),
+)
+wrong(
+    "forward",
+    "tokens-counted-from-1",
+    "token embeddings are read one row too early: ids count from 1",
+    (FORWARD, "p.wte[tokens]", "p.wte[tokens - 1]"),
+    (BACKWARD, "np.add.at(g.wte, tokens, dout)", "np.add.at(g.wte, tokens - 1, dout)"),
+)
+wrong(
     "backward",
     "repeated-tokens-overwrite",
     "the gradient of wte keeps only one position of a repeated token (+= with repeated ids)",

@@ -31,6 +31,13 @@ for name, says, t, out, slope in (
         "0.5 * (1 + t) + x * np.exp(-0.5 * x * x) / (2 * np.pi) ** 0.5",
     ),
     (
+        "gelu-erf-without-sqrt-2",
+        "GELU is 0.5 x (1 + erf(x)): x is not divided by sqrt(2)",
+        EXACT.replace("value / 2**0.5", "value"),
+        OUT,
+        "0.5 * (1 + t) + x * np.exp(-x * x) / np.pi**0.5",
+    ),
+    (
         "gelu-quick",
         "GELU is x * sigmoid(1.702 x), the quick one",
         "t = 1 / (1 + np.exp(-1.702 * x))",
@@ -94,6 +101,14 @@ wrong(
 )
 wrong(
     "forward",
+    "gelu-pi-over-2",
+    "GELU's factor is sqrt(pi / 2), not sqrt(2 / pi)",
+    (FORWARD, "SCALE", "(1 / SCALE)"),
+    (BACKWARD, "np.tanh(SCALE", "np.tanh((1 / SCALE)"),
+    (BACKWARD, "inner_slope = SCALE", "inner_slope = (1 / SCALE)"),
+)
+wrong(
+    "forward",
     "gelu-cubic-outside",
     "GELU's cubic term is not multiplied with sqrt(2 / pi): a misplaced parenthesis",
     (FORWARD, "SCALE * (x + CUBIC * (x * x * x))", "SCALE * x + CUBIC * (x * x * x)"),
@@ -140,4 +155,10 @@ wrong(
     "gelu-slope-at-output",
     "the slope of GELU is taken at its output, not at its input",
     (BACKWARD, "(x,) = cache", "x, _ = forward(cache.x)"),
+)
+wrong(
+    "backward",
+    "gelu-inner-constant",
+    "the derivative of GELU's inner function is sqrt(2 / pi) alone",
+    (BACKWARD, INNER, "inner_slope = SCALE"),
 )

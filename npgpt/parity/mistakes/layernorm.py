@@ -154,3 +154,15 @@ for axis, name, says in (
         (BACKWARD, VIA_MEAN, f"via_mean = dnorm.mean({axis}, keepdims=True)"),
         (BACKWARD, VIA_RSTD, f"via_rstd = norm * (dnorm * norm).mean({axis}, keepdims=True)"),
     )
+wrong(
+    "forward",
+    "layernorm-parameters-exchanged",
+    "LayerNorm multiplies with the bias and adds the weight",
+    (FORWARD, OUT, "norm * p.bias + p.weight"),
+    (BACKWARD, DNORM, "dnorm = dout * p.bias"),
+    (
+        BACKWARD,
+        f"{DWEIGHT}\n    {DBIAS}",
+        "g.bias[:] = rows(dout * norm).sum(0)\n    g.weight[:] = rows(dout).sum(0)",
+    ),
+)

@@ -113,3 +113,9 @@ wrong(
     "the gradient of LayerNorm's weight uses the output, not the normalized input",
     (BACKWARD, DWEIGHT, "g.weight[:] = rows(dout * (norm * p.weight + p.bias)).sum(0)"),
 )
+wrong(
+    "backward",
+    "layernorm-dx-times-std",
+    "dx of LayerNorm is multiplied with the standard deviation, not divided by it",
+    (BACKWARD, f"rstd * ({DX})", f"({DX}) / rstd"),
+)

@@ -15,6 +15,7 @@ DX = "np.matmul(dout, p.weight.T, out=dx)"
 SQUARE = "if p.weight.shape[0] == p.weight.shape[1] else"
 QKV = "if p.weight.shape[1] == 3 * p.weight.shape[0] else"
 BLOCKS = "np.concatenate([w.T for w in np.split({}, 3, 1)], 1)"  # three square matrices
+THIRDS = "np.concatenate([*p.weight.reshape(3, *[len(p.weight)] * 2)], 1)"
 
 for layer, says in (
     ("attn.c_attn", "queries, keys and values have no bias"),
@@ -65,6 +66,19 @@ wrong(
         f"        g.weight[:] = {BLOCKS.format('g.weight')}",
     ),
     (BACKWARD, "p.weight.T, out=dx", f"({BLOCKS.format('p.weight')} {QKV} p.weight).T, out=dx"),
+)
+wrong(
+    "forward",
+    "qkv-weights-reshaped",
+    "c_attn's weight is reshaped to three matrices instead of split by columns",
+    (FORWARD, MATMUL, f"np.matmul(x, {THIRDS} {QKV} p.weight, out=out)"),
+    (
+        BACKWARD,
+        DWEIGHT,
+        f"{DWEIGHT}\n    if p.weight.shape[1] == 3 * p.weight.shape[0]:\n"
+        "        g.weight[:] = np.concatenate(np.split(g.weight, 3, 1)).reshape(g.weight.shape)",
+    ),
+    (BACKWARD, "p.weight.T, out=dx", f"({THIRDS} {QKV} p.weight).T, out=dx"),
 )
 wrong(
     "forward",

@@ -74,6 +74,56 @@ wrong(
 )
 wrong(
     "loss",
+    "only-last-position-scored",
+    "the last position of each row alone has a target",
+    (
+        LABELS,
+        "return targets",
+        "return np.where(np.arange(targets.shape[1]) == targets.shape[1] - 1, targets, IGNORED)",
+    ),
+)
+wrong(
+    "loss",
+    "targets-counted-from-1",
+    "targets are one too small: ids count from 1",
+    (
+        LABELS,
+        "return targets",
+        "return np.where(targets == IGNORED, IGNORED, np.maximum(targets - 1, 0))",
+    ),
+)
+wrong(
+    "loss",
+    "softmax-twice",
+    "the cross-entropy is given probabilities for logits: softmax is applied twice",
+    (
+        LOSSES,
+        f"return {NLL}",
+        "return np.log(np.exp(probs).sum(-1)) - probs[np.arange(len(x)), targets]",
+    ),
+    (
+        FORWARD,
+        MINUS_1,
+        """dprobs = np.exp(probs)
+        dprobs /= dprobs.sum(-1, keepdims=True)
+        dprobs[np.arange(len(loss)), targets[block]] -= 1
+        dlogits[:] = probs * (dprobs - (dprobs * probs).sum(-1, keepdims=True))""",
+    ),
+)
+wrong(
+    "loss",
+    "loss-of-probabilities",
+    "the loss is -p, not -log(p): nll_loss of softmax, not of log_softmax",
+    (LOSSES, f"return {NLL}", "return -probs[np.arange(len(x)), targets]"),
+    (
+        FORWARD,
+        MINUS_1,
+        "p = probs[np.arange(len(loss)), targets[block]]\n"
+        f"        {MINUS_1}\n        dlogits *= p[:, None]",
+    ),
+)
+wrong(
+    "loss",
     "loss-summed",
     "the loss is the sum over the targets, not the mean",
     (FORWARD, RESULT, "return x.dtype.type(total)"),

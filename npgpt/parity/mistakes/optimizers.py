@@ -123,6 +123,24 @@ wrong(
 )
 wrong(
     "step",
+    "adamw-decay-grows",
+    "weight decay has the wrong sign: parameters grow",
+    (ADAMW, DECAY, "p *= 1 + lr * weight_decay"),
+)
+wrong(
+    "step",
+    "decay-of-all-but-biases",
+    "weight decay applies to LayerNorm's weights too: only names with bias are left out",
+    (
+        MAKE,
+        MADE,
+        """optimizer = optim.make(p, training, ops=ops)
+    optimizer.decays = lambda name, array: "bias" not in name
+    return optimizer""",
+    ),
+)
+wrong(
+    "step",
     "decay-not-of-embeddings",
     "weight decay applies to matrices, but not to the embeddings",
     (
