@@ -47,7 +47,12 @@ def check_file(exercise: Exercise, path: Path, seconds: float = sandbox.SECONDS)
 
 def check_source(exercise: Exercise, source: str) -> Verdict:
     """Check a text in this process. For tests: its author is trusted."""
-    return check(exercise, lambda calls: Outcome(runner.run(source, "answer.py", calls), ""))
+
+    def run(calls: list[dict[str, Any]]) -> Outcome:
+        reply = runner.run(source, "answer.py", calls)
+        return Outcome(runner.decode(runner.encode(reply)), "")  # as it passes between processes
+
+    return check(exercise, run)
 
 
 def check(exercise: Exercise, run: Callable[[list[dict[str, Any]]], Outcome]) -> Verdict:
@@ -60,8 +65,8 @@ def check(exercise: Exercise, run: Callable[[list[dict[str, Any]]], Outcome]) ->
         verdict.status, verdict.lines = FAILED, [f"There is no answer: {outcome.ended}."]
         return verdict
     answers = reply["answers"][: len(cases)]
-    for i in range(len(answers)):
-        if not grade(verdict, answers, i):
+    with np.errstate(all="ignore"):  # of -inf, and of any number of the learner's
+        if not all(grade(verdict, answers, i) for i in range(len(answers))):
             return verdict
     if reply.get("error"):
         report_error(verdict, reply, cases, outcome.ended)

@@ -143,6 +143,8 @@ def shape(
 def shape_cause(exercise: Exercise, name: str, got: Array, right: Array) -> str | None:
     """Return the reason for a wrong shape, where the numbers show it."""
     equal = exercise.tolerance
+    if not got.size:
+        return "the array is empty"
     if got.shape == right.shape[::-1] and right.ndim > 1:
         if agree(got.T, right, equal):
             return "the numbers are right, but the array is transposed"

@@ -78,8 +78,7 @@ def wrong_elements(got: Array, right: Array, tolerance: float) -> Array:
 
 def cause(question: Question) -> str | None:
     """Return the cause of a wrong result in a sentence, or None."""
-    with np.errstate(all="ignore"):  # of -inf, and of any number of the learner's
-        return next((said for rule in RULES if (said := rule(question))), None)
+    return next((said for rule in RULES if (said := rule(question))), None)
 
 
 def repeated(q: Question) -> str | None:

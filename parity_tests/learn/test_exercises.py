@@ -1,6 +1,7 @@
 """Exercises: stubs say that they are not written, solutions pass, gradients are the slopes."""
 
 import ast
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from npgpt.learn.check import PASSED, STUB, WRONG, check_source, mistaken_answer
 from npgpt.learn.contract import read_answer
 from npgpt.learn.exercise import stub
 from npgpt.learn.slope import slope
+from parity_tests.support.sources import ROOT
 
 
 def name(exercise):
@@ -105,6 +107,8 @@ def test_there_are_three_hints(exercise):
     assert len(hints) == 3
     assert all(hint.endswith(".") for hint in hints)
     assert len(set(hints)) == 3
+    for path in re.findall(r"(?:npgpt|docs)/[\w/]+\.(?:py|md)", " ".join(hints)):
+        assert (ROOT / path).is_file(), path
 
 
 def test_names_are_unique():

@@ -95,3 +95,26 @@ def test_no_cause_is_claimed_for_an_error_that_has_none(name):
     assert verdict.status == "wrong"
     masked = "only the scores that are not masked are wrong"  # -inf with noise is still -inf
     assert verdict.cause == (masked if name == "attention_mask" else None)
+
+
+ODD = """
+    None; 3; True; "a"; []; {}; (1, 2); 1j; 10**30; np.inf; float("nan"); lambda: 0; iter([])
+    np.zeros(0); np.zeros((0, 3)); np.ones((1,) * 20); np.ones((2,) * 10); np.zeros(1 << 21)
+    np.array(["a"]); np.array([None]); np.datetime64("2020"); np.ma.ones((3, 5, 14))
+    np.ones((3, 5, 14)) * 1j; np.ones((3, 5, 14), bool); np.zeros((3, 5, 14), np.float16)
+    np.full((3, 5, 14), 1e308); np.full((3, 5, 14), -np.inf); np.full((3, 5, 11), np.nan)
+    {"a": [1]}; {1: np.ones(3)}; [np.ones(2)] * 2; [np.ones(2)] * 3; [[[]]]; arguments
+    list(arguments.values()); next(iter(arguments.values()))
+"""
+ODD = [one.strip() for line in ODD.strip().splitlines() for one in line.split(";")]
+
+
+@pytest.mark.parametrize("name", ["linear_dx", "softmax", "cross_entropy", "clipping"])
+def test_a_result_of_any_kind_is_a_verdict(name):
+    exercise = BY_NAME[name]
+    for odd in ODD:
+        code = f"def {exercise.functions[0]}(**arguments):\n    return {odd}\n"
+        verdict = check_source(exercise, f"import numpy as np\n{code}")
+        assert verdict.status == "wrong", odd
+        assert verdict.lines, odd
+        assert len(verdict.text) < 1000, odd

@@ -34,7 +34,7 @@ def layernorm_loss(a: Arguments) -> Any:
 
 
 def layernorm_summands(a: Arguments) -> dict[str, dict[str, Array]]:
-    """Return the gradients of the three ways from x to the output."""
+    """Return the gradients along the three paths from x to the output."""
     rstd, dnorm = a["rstd"], a["dout"] * a["weight"]
     norm = (a["x"] - a["mean"]) * rstd
     return {

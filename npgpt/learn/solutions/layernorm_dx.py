@@ -13,8 +13,8 @@ Forward, for each row of C numbers:
 Var is the mean of (x - mean)**2 over C numbers. `dout` is the gradient of the loss with respect to
 `out`. Return that with respect to `x`.
 
-x reaches the output of its row on three ways: directly, through the mean, and through rstd. The
-last two connect all numbers of a row. Find the gradient of each way; the three add.
+x reaches the output of its row by three paths: directly, through the mean, and through rstd. The
+last two connect all numbers of a row. Find the gradient along each path; the three add.
 """
 
 
