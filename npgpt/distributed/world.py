@@ -61,7 +61,8 @@ def open_world(launcher: Launcher | None = None) -> World:
     comm = MPI.COMM_WORLD
     world = World(comm, comm.Get_rank(), comm.Get_size(), MPI.Get_processor_name())
     if world.size != (launcher.size or max(world.size, launcher.rank + 1)):
-        library = printable_line(MPI.Get_library_version().split(",")[0])
+        vendor, version = MPI.get_vendor()
+        library = f"{vendor} {'.'.join(map(str, version))}"
         raise InputError(
             f"{started}, but {library} connects {world.size} of them: use the launcher of that "
             "MPI, or name the launcher's library in MPI4PY_LIBMPI"

@@ -1,0 +1,252 @@
+"""Time what ranks exchange on this machine, beside MPI's own Allreduce, and check the estimate.
+
+    python -m benchmarks.communication [--ranks 2 4] [--rounds 5] [--steps 0]
+    python -m benchmarks.communication --rate 1gbit      over two network namespaces (Linux, root)
+
+One thread for each rank, gradients and parameters of the 124M model. A time is that of the slowest
+rank, and a figure the median of the rounds.
+
+allreduce  seconds of MPI's Allreduce of the gradients, in place
+exchange   seconds of the reduce-scatter of gradients and the all-gather of parameters
+bfloat16   the same with gradients in bfloat16
+bandwidth  bytes/s of each rank, which sends 4 MiB to a neighbour and receives as much
+latency    seconds of an exchange of 8 bytes
+estimate   seconds of the exchange by npgpt estimate's model, from bandwidth and latency
+step       seconds of a training step of 2,048 tokens a rank
+ideal      seconds of its computation alone, on all ranks at once
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import harness
+from npgpt.config import Config, TrainingConfig
+from npgpt.distributed import scaling, sums, world
+from npgpt.distributed.partition import Partition
+from npgpt.model import params
+
+LIMIT, STEP_LIMIT, ESTIMATE_LIMIT = 1.3, 1.10, 0.15
+FOUND = "found.json"
+TOKENS = 2048  # of a step, for each rank
+ENVIRONMENT = harness.on_threads(1) | {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "OMPI_MCA_mpi_yield_when_idle": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+}
+
+
+# On each rank
+
+
+def measure(here: world.World, rounds: int, steps: int) -> dict:
+    """Return the figures of these ranks."""
+    from mpi4py import MPI
+
+    comm, config = here.comm, Config()
+    flat = np.ones(params.size(config), np.float32)
+    bounds = Partition(params.shapes(config), here.size).bounds
+    reduce = sums.reduce_halving if here.size & (here.size - 1) == 0 else sums.reduce_scatter
+
+    def slowest(function) -> float:
+        comm.Barrier()
+        return comm.allreduce(harness.once(function), MPI.MAX)
+
+    def wide() -> None:
+        reduce(comm, flat, bounds)
+        sums.all_gather(comm, flat, bounds)
+
+    def half() -> None:
+        sums.reduce_scatter_bfloat16(comm, flat, bounds)
+        sums.all_gather(comm, flat, bounds)
+
+    def send(buffer: np.ndarray, count: int):
+        received = buffer.copy()
+        after, before = (here.rank + 1) % here.size, (here.rank - 1) % here.size
+        for _ in range(count):
+            comm.Sendrecv(buffer, after, 0, received, before, 0)
+
+    large, small = np.ones(sums.BUCKET, np.uint8), np.ones(8, np.uint8)
+    timed = {
+        "allreduce": lambda: comm.Allreduce(MPI.IN_PLACE, flat),
+        "exchange": wide,
+        "bfloat16": half,
+        "bandwidth": lambda: send(large, 25),
+        "latency": lambda: send(small, 1000),
+    }
+    found: dict = {name: [] for name in timed}
+    for i in range(rounds + 1):  # the first one touches memory, and is not counted
+        for name, function in timed.items():
+            flat.fill(1)
+            seconds = slowest(function)
+            if i:
+                found[name].append(seconds)
+    found["bandwidth"] = [25 * large.nbytes / seconds for seconds in found["bandwidth"]]
+    found["latency"] = [seconds / 1000 for seconds in found["latency"]]
+    if steps:
+        found |= time_steps(here, steps, slowest)
+    return found
+
+
+def time_steps(here: world.World, steps: int, slowest) -> dict:
+    """Return the seconds of complete steps, and of their computation alone."""
+    import npgpt
+    from npgpt.distributed.partition import flat_of
+    from npgpt.distributed.trainer import DataParallelTrainer
+
+    config = Config(dropout=0.0)
+    windows = TOKENS // config.context_length * here.size
+    training = TrainingConfig(batch_size=windows, grad_clip=1.0, eval_batches=1)
+    rng = npgpt.Generator(1)
+    tokens = np.arange(windows * config.context_length + 1) * 7919 % config.vocab_size
+    model = npgpt.GPT(config, seed=rng)
+    trainer = DataParallelTrainer(model, tokens, tokens[:2000], training, rng, world=here)
+    batch = tokens[:-1].reshape(windows, -1), tokens[1:].reshape(windows, -1)
+
+    def step() -> None:
+        trainer.update(*batch, 1e-4)
+
+    def compute() -> None:
+        _, flat = trainer.sum_of_own(*batch)
+        trainer.optimizer.step(trainer.partition.views(flat, here.rank), lr=1e-4)
+        flat_of(model.params)
+
+    found: dict = {"step": [], "ideal": []}
+    for i in range(steps + 1):
+        seconds = {"step": slowest(step), "ideal": slowest(compute)}
+        for name in found if i else ():
+            found[name].append(seconds[name])
+    return found
+
+
+# The launcher
+
+
+def launch(command: list[str], folder: str) -> dict:
+    """Run a command that starts ranks. Return the figures that the first of them has written."""
+    subprocess.run(command, env=os.environ | ENVIRONMENT, check=True)
+    return json.loads(Path(folder, FOUND).read_text("utf-8"))
+
+
+def rank_program(options: argparse.Namespace, folder: str) -> list[str]:
+    """Return the command of a rank."""
+    numbers = ["--rounds", str(options.rounds), "--steps", str(options.steps)]
+    program = [sys.executable, "-W", "ignore", "-m", "benchmarks.communication"]
+    return [*program, *numbers, "--serve", str(Path(folder, FOUND))]
+
+
+def mpirun() -> str:
+    """Return the path of the launcher, which may be beside Python."""
+    beside = Path(sys.executable).with_name("mpirun")
+    return str(beside) if beside.exists() else shutil.which("mpirun") or "mpirun"
+
+
+AGENT = """#!/bin/bash
+# AGENT HOST COMMAND ...: run a command in the network namespace of a host
+host=$1; shift
+[ "$host" = 10.77.0.1 ] && name=npgpt-a || name=npgpt-b
+exec ip netns exec $name unshare --uts bash -c "hostname $name; $*"
+"""
+ENDS = {"npgpt-a": ("npgpt-va", "10.77.0.1"), "npgpt-b": ("npgpt-vb", "10.77.0.2")}
+
+
+def launch_between_namespaces(options: argparse.Namespace, folder: str) -> dict:
+    """Run two ranks on two hosts, which are network namespaces with a link of a limited rate."""
+    (a, (link_a, _)), (b, (link_b, _)) = ENDS.items()
+
+    def run(command: str) -> None:
+        subprocess.run(command.split(), check=True)
+
+    try:
+        for name in ENDS:
+            run(f"ip netns add {name}")
+        run(f"ip link add {link_a} netns {a} type veth peer name {link_b} netns {b}")
+        for name, (link, address) in ENDS.items():
+            run(f"ip -n {name} addr add {address}/24 dev {link}")
+            run(f"ip -n {name} link set {link} up")
+            run(f"ip -n {name} link set lo up")
+            limit = f"tbf rate {options.rate} burst 256kb latency 50ms"
+            run(f"ip netns exec {name} tc qdisc add dev {link} root {limit}")
+        agent = Path(folder, "agent")
+        agent.write_text(AGENT)
+        agent.chmod(0o755)
+        hosts = ",".join(f"{address}:1" for _, address in ENDS.values())
+        network = "--mca pml ob1 --mca btl tcp,self --mca btl_tcp_if_include 10.77.0.0/24"
+        command = (
+            f"hostname {a}; exec {mpirun()} -n 2 --host {hosts} --bind-to none "
+            f"--prtemca plm_ssh_agent {agent} {network} {' '.join(rank_program(options, folder))}"
+        )
+        start = ["ip", "netns", "exec", a, "unshare", "--uts", "bash", "-c", command]
+        return launch(start, folder)
+    finally:
+        for name in ENDS:
+            subprocess.run(["ip", "netns", "del", name], stderr=subprocess.DEVNULL)
+
+
+def summarise(found: dict, ranks: int) -> dict:
+    """Return medians, ratios to their limits, and the estimates."""
+    one = {name: statistics.median(values) for name, values in found.items()}
+    cluster = scaling.Cluster(ranks, one["bandwidth"], one["latency"])
+    one["estimate"] = scaling.exchange(params.size(Config()), cluster)
+    one["estimate_error"] = one["estimate"] / one["exchange"] - 1
+    ratios = {"exchange": ("allreduce", LIMIT)}
+    if "step" in one:
+        ratios["step"] = ("ideal", STEP_LIMIT)
+        one["estimated_step"] = one["ideal"] + one["estimate"]
+        one["estimated_step_error"] = one["estimated_step"] / one["step"] - 1
+    for name, (other, limit) in ratios.items():
+        one[f"{name}_ratio"] = harness.ratio(found[name], found[other]) | {"at_most": limit}
+    return one
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=0, help="also time training steps")
+    parser.add_argument("--rate", help="of the link between two namespaces: 1gbit")
+    parser.add_argument("--serve", metavar="FILE", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+
+        def program(here: world.World) -> int:
+            found = measure(here, options.rounds, options.steps)
+            if here.is_first:
+                Path(options.serve).write_text(json.dumps(found), "utf-8")
+            return 0
+
+        return world.run(program)
+
+    results = {}
+    for ranks in [2] if options.rate else options.ranks:
+        started = time.perf_counter()
+        load = os.getloadavg()[0]  # before the ranks add theirs
+        with tempfile.TemporaryDirectory() as folder:
+            if options.rate:
+                found = launch_between_namespaces(options, folder)
+            else:
+                start = [mpirun(), "-n", str(ranks), "--bind-to", "none"]
+                found = launch([*start, *rank_program(options, folder)], folder)
+        name = f"{ranks} ranks" + (f", {options.rate}" if options.rate else "")
+        results[name] = {"load_before": load, **summarise(found, ranks)}
+        print(name, json.dumps(results[name], indent=2))
+        print(f"{time.perf_counter() - started:.0f} s")
+    suffix = f"_{options.rate}" if options.rate else ""
+    harness.write(f"communication{suffix}", {"limits": {
+        "exchange": LIMIT, "step": STEP_LIMIT, "estimate": ESTIMATE_LIMIT,
+    }, "results": results})  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
