@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import book_log, precision
+from benchmarks import book_log, precision, scaling
 from benchmarks.harness import RESULTS, ROOT, compared, row_of, table
 from npgpt.cli import estimate, profile
 from npgpt.config import Config
@@ -169,11 +169,29 @@ def narrow_xl() -> str:
     )
 
 
+def scale() -> str:
+    """docs/scale.md: the efficiency of many machines, by npgpt estimate's model."""
+    found, said = results("scaling"), []
+    for name, file in scaling.PICTURES.items():
+        one = found[name]
+        said.append(
+            f"{name[0].upper()}{name[1:]}, {one['tokens_per_s']:,.0f} tokens/s:\n\n"
+            f"![Efficiency over the number of machines](images/{file}.png)\n\n"
+            f"The most machines with an efficiency of at least {scaling.ENOUGH:.0%}:\n\n"
+            f"{table(scaling.end_rows(one['curves']))}\n\n"
+            f"One run on {scaling.RUN / 1e9:.0f} billion tokens, "
+            f"{scaling.STEPS['0.5 million']:,} in a step; data parallel, then DiLoCo:\n\n"
+            f"{table(scaling.run_rows(one['runs']))}\n"
+        )
+    return "\n".join(said)
+
+
 PAGES: dict[str, list[Callable[[], str]]] = {
     "README.md": [speed],
     "docs/book.md": [drift],
     "docs/precision.md": [narrow_ratios, narrow_accuracy, narrow_book, narrow_xl],
     "docs/performance.md": [limits, limits_avx2, step_by_op, token_by_op, growth, how_long],
+    "docs/scale.md": [scale],
 }
 
 
