@@ -143,7 +143,7 @@ def without_twins(chains: Sequence[Chain]) -> list[Chain]:
     """Return chains without those that differ from one before in an equivalent mistake only."""
     found: dict[frozenset[str], Chain] = {}
     for chain in chains:
-        key = frozenset(min(one.name, *one.twins) for one in chain)
+        key = frozenset(min((one.name, *one.twins)) for one in chain)
         found.setdefault(key, chain)
     return list(found.values())
 
