@@ -32,6 +32,7 @@ class Assembled:
     names: dict[str, str]
     unused: list[str]
     remarks: list[str]
+    repeated: list[tuple[Piece, Piece]]  # equal arrays of one tensor
 
 
 def assemble(pieces: list[Piece], sizes: Mapping[str, int], *, strict: bool) -> Assembled:
@@ -39,7 +40,7 @@ def assemble(pieces: list[Piece], sizes: Mapping[str, int], *, strict: bool) -> 
 
     `strict`: two different arrays of one tensor are an InputError. Else the first one counts.
     """
-    found = Assembled({}, {}, {}, [], [])
+    found = Assembled({}, {}, {}, [], [], [])
     groups: dict[tuple[str, int | None], list[Piece]] = {}
     for piece in pieces:
         groups.setdefault((piece.slot.family, piece.slot.layer), []).append(piece)
@@ -94,14 +95,20 @@ def distinct(
             continue
         found.unused.append(piece.name)
         if are_equal(arranged(first, sizes), arranged(piece, sizes)):
+            found.repeated.append((first, piece))
             continue
         if strict and piece.slot.family != "wte.weight":
-            raise InputError(
-                f"{show(first.name)} and {show(piece.name)} could both be {piece.slot}, and "
-                f"differ: add --map {first.name}=NAME, or --map {first.name}= to leave it out"
-            )
+            refuse_both(first, piece)
         found.remarks.append(f"{piece.name} is not {first.name}, which is taken as {piece.slot}")
     return list(kept.values())
+
+
+def refuse_both(one: Piece, other: Piece) -> None:
+    """Raise InputError for two arrays of one tensor."""
+    raise InputError(
+        f"{show(one.name)} and {show(other.name)} could both be {one.slot}: add --map "
+        f"{one.name}=NAME, or --map {one.name}= to leave it out"
+    )
 
 
 def arranged(piece: Piece, sizes: Mapping[str, int], i: int = 0) -> Array:

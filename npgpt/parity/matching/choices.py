@@ -186,8 +186,8 @@ class Chooser:
 
     def refuse_another_model(self, name: str, array: Array, meanings: list[Meaning]) -> None:
         """Raise InputError if a name has one meaning, and the array another size."""
-        slots = [one.slot for one in meanings if one.slot]
-        if len(slots) == 1 and self.convention and array.size > 1:
+        slots = [one.slot for one in meanings if one.slot and one.rank != names.GUESSED]
+        if len(slots) == 1 and len(meanings) == 1 and array.size > 1:
             expected = axes.plain_shape(slots[0].axes, self.sizes)
             raise InputError(
                 f"{show(name)} is {array.shape}, but the probe's {slots[0]} is {expected}: is the "

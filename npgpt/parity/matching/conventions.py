@@ -135,7 +135,8 @@ LEAVES = {  # the last word of a parameter's name
 }  # fmt: skip
 
 # For names that no convention has. Words that a name must contain, separated by spaces, as a
-# regular expression; the first row that fits counts. The words of a layer follow its number.
+# regular expression; the first row that fits counts. The words of a layer follow its number. Two
+# layers, where some count from 0 and others from 1: shapes and siblings decide.
 WORDS_OF_LAYER = (
     (r"\b(mask|tril|masked bias|rotary|inv freq)\b", ""),
     (r"\b(query key value)\b", "h.{i}.attn.c_attn HQD"),
@@ -149,19 +150,18 @@ WORDS_OF_LAYER = (
      "h.{i}.ln_1"),
     (r"\b(ln|norm|layer ?norm|n|rms|layer normali[sz]ation) ?(2|mlp|ffn?|post)\b",
      "h.{i}.ln_2"),
-    (r"\b(attn|attention|att|pre|input|sa|first)( layer)? ?(ln|norm|layer ?norm)\b", "h.{i}.ln_1"),
-    (r"\b(mlp|ffn?|post|feed ?forward|second|post attention)( layer)? ?(ln|norm|layer ?norm)\b",
+    (r"\b(mlp|ffn?|post( attention)?|feed ?forward|second|final)( layer)? ?(ln|(layer ?)?norm)\b",
      "h.{i}.ln_2"),
+    (r"\b(attn|attention|att|pre|input|sa|first)( layer)? ?(ln|norm|layer ?norm)\b", "h.{i}.ln_1"),
     (r"\b(attn?|attention|sa|mha|self attn)\b.*\b(c ?proj|proj|out|o|w ?o|output|dense|linear)\b",
      "h.{i}.attn.c_proj"),
+    (r"^([wb] )?(c )?proj\b", "h.{i}.attn.c_proj, h.{i}.mlp.c_proj"),
     (r"\b(attn?|sa) ?proj\b|\b([wb] ?)?(o|wo|bo)\b|\b(o|out) (proj|w|b)\b", "h.{i}.attn.c_proj"),
-    (r"\b(c fc|fc ?in|up|up proj|expand|intermediate|h to 4h|wi|w ?in|fc ?1|linear ?1|lin ?1)\b",
-     "h.{i}.mlp.c_fc"),
-    (r"\b(w|b|dense|layer|l|ff|mlp) ?1\b", "h.{i}.mlp.c_fc"),
-    (r"\b(down|down proj|contract|4h to h|fc ?2|fc ?out|linear ?2|lin ?2|fc ?proj)\b",
-     "h.{i}.mlp.c_proj"),
-    (r"\b(w|b|dense|layer|l|ff|mlp) ?2\b", "h.{i}.mlp.c_proj"),
-    (r"\b(mlp|ffn?|ffwd|feed ?forward)\b.*\b(fc|in|0)\b", "h.{i}.mlp.c_fc"),
+    (r"\b(c fc|fc ?in|up|up proj|expand|intermediate|h to 4h|wi|w ?in)\b", "h.{i}.mlp.c_fc"),
+    (r"\b(w|b|dense|layer|l|ff|mlp|fc|lin|linear) ?1\b", "h.{i}.mlp.c_fc, h.{i}.mlp.c_proj"),
+    (r"\b(down|down proj|contract|4h to h|fc ?out|fc ?proj)\b", "h.{i}.mlp.c_proj"),
+    (r"\b(w|b|dense|layer|l|ff|mlp|fc|lin|linear) ?2\b", "h.{i}.mlp.c_proj"),
+    (r"\b(mlp|ffn?|ffwd|feed ?forward)\b.*\b(fc|in|0)\b|^fc\b", "h.{i}.mlp.c_fc"),
     (r"\b(mlp|ffn?|ffwd|feed ?forward)\b.*\b(c ?proj|proj|out|output|3)\b", "h.{i}.mlp.c_proj"),
 )  # fmt: skip
 WORDS = (
@@ -198,7 +198,9 @@ ACTIVATIONS_OF_LAYER = (
     (r"^(mlp|ffn?|ffwd|feed ?forward)( net| layers)? in(put)?$", "h.{i}.ln_2"),
     (r"\b(gelu|act|activation|act fn|nonlinearity|(mlp|ffn?|net|layers) 1) in(put)?$",
      "h.{i}.mlp.c_fc"),
-    (r"^in(put)?$", PREVIOUS),
+    (r"^in(put)?$|^resid pre$", PREVIOUS),
+    (r"^(mlp|ffn?) pre$", "h.{i}.mlp.c_fc"),
+    (r"^(mlp|ffn?) post$", "h.{i}.mlp.gelu"),
     (r"^(after attn|resid(ual)? ?(1|mid)|x ?1|(x )?mid|h mid)$", "h.{i}.after_attn"),
     (r"\b(heads|atty|y|z|context|ctx|attn vec|attended|heads out|sdpa)$", "h.{i}.attn.heads"),
     (r"\b(probs?|softmax|weights|attn weights|attention weights|pattern|attn probs)$",

@@ -10,7 +10,14 @@ from npgpt.arrays import Array
 from npgpt.errors import InputError, show
 from npgpt.parity.dump import Dump
 from npgpt.parity.matching import axes, layouts, map_option, names
-from npgpt.parity.matching.assemble import Assembled, Piece, are_equal, arranged, assemble
+from npgpt.parity.matching.assemble import (
+    Assembled,
+    Piece,
+    are_equal,
+    arranged,
+    assemble,
+    refuse_both,
+)
 from npgpt.parity.matching.axes import Slot
 from npgpt.parity.matching.choices import Chooser
 from npgpt.parity.matching.conventions import DROPPED
@@ -180,7 +187,12 @@ class Matcher:
                 raise InputError(f"{kind}/{name} is {array.shape}, but {choice.slot} is {expected}")
             rank = int("head" in name.lower() and choice.slot.family == "wte.weight")
             pieces.append(Piece(name, fitting, choice.slot, kept, rank))
-        self.add(kind, assemble(pieces, self.sizes, strict=True))
+        assembled = assemble(pieces, self.sizes, strict=True)
+        families = {piece.slot.family for piece in pieces}
+        for pair in assembled.repeated:  # is one of the two a tensor that is missing?
+            if pair[0].slot.family != "wte.weight" and len(families) < len(chooser.values.leaves):
+                refuse_both(*pair)
+        self.add(kind, assembled)
         self.add_halves_of_tied(kind, pieces)
 
     def add_halves_of_tied(self, kind: str, pieces: list[Piece]) -> None:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
+from itertools import product
 
 from npgpt.parity.matching.axes import PARAMETERS, Slot, is_within
 from npgpt.parity.matching.conventions import (
@@ -20,12 +21,13 @@ from npgpt.parity.matching.conventions import (
 
 LEAF = f"(?P<leaf>{'|'.join(LEAVES)})"
 BLOCK = {"h", "block", "blocks", "layer", "layers", "resblocks", "l", "blk", "blks", "decoder"}
-WRAPPED = {"out", "output", "outputs"}  # at the end of an activation's name
+WRAPPED = {"out", "output", "outputs", "normalized"}  # at the end of an activation's name
 FIELDS = {
     "{i}": r"(?P<i>\d+)",
     "{h}": r"(?P<h>\d+)",
     "{attention}": r"[a-z0-9 ]*attention[a-z0-9 ]*",
 }
+GUESSED = 1
 LARGEST = 10**6  # of the numbers in names
 
 
@@ -33,19 +35,20 @@ LARGEST = 10**6  # of the numbers in names
 class Meaning:
     """A slot that a name can mean. `order` is that of the columns of c_attn, if the name says it.
 
-    A slot of None: a tensor that is known, and not compared.
+    A slot of None: a tensor that is known, and not compared. Of several names of one tensor, that
+    with the lowest rank counts. Parameters of rank GUESSED are read by words.
     """
 
     slot: Slot | None
     order: str = ""
-    rank: int = 0  # of several names of one tensor, the lowest counts
+    rank: int = 0
 
 
 @lru_cache(maxsize=1 << 16)
 def words(name: str) -> str:
     """Return a name in lower case, split into words and numbers: "h.0.ln_1" -> "h 0 ln 1"."""
     name = re.sub(r":\d+$", "", re.sub(r"(?i)gpt\W?_?2", "gpt", name))
-    name = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name)
+    name = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name.replace("hook_", ""))
     return " ".join(re.findall(r"[a-z]+|\d+", name.lower()))
 
 
@@ -128,15 +131,10 @@ def by_words(name: str) -> list[Meaning]:
         table = WORDS if layer is None and not is_stacked(rest) else WORDS_OF_LAYER
         for pattern, target in table:
             if re.search(pattern, rest):
-                for head in heads_of(rest):
-                    fields = {"i": layer, "h": head}
-                    found += [
-                        meaning
-                        for meaning in parameter_meanings(target, leaf, fields)
-                        if meaning not in found
-                    ]
+                for one, head in product(target.split(", "), heads_of(rest)):
+                    found += parameter_meanings(one, leaf, {"i": layer, "h": head})
                 break
-    return found
+    return [replace(one, rank=GUESSED) for one in dict.fromkeys(found)]
 
 
 def leaf_of(text: str) -> str | None:
@@ -170,7 +168,7 @@ def layers_of(text: str) -> Iterator[tuple[str | None, str]]:
         yield split[after[0]], " ".join(split[after[0] + 1 :])
         return
     yield None, text
-    for i in numbers:
+    for i in numbers[-1:] if split and split[-1].isdecimal() else numbers:
         yield split[i], " ".join(split[:i] + split[i + 1 :])
 
 
