@@ -7,7 +7,7 @@
     quantity    it is off by a factor per row or per column
     order       it equals the right one with axes exchanged, or q, k, v in another order
     summand     a named term is missing, doubled, has the wrong sign or lacks a factor
-    rounded     the numbers are those of float32
+    rounded     the numbers are those of float32, or right to a few digits
     regions     all wrong numbers have one region with a name
 
 G is the answer, T the right one. A rule returns a sentence, or None.
@@ -228,11 +228,15 @@ def summand_factor(q: Question) -> str | None:
 
 
 def rounded(q: Question) -> str | None:
-    """Recognise float32 or float16 arithmetic by the size of the error."""
+    """Recognise float32 or float16 by the bits of the numbers, and a small error by its size."""
     if q.right.dtype != np.float64 or not agree(q.got, q.right, 3e-3):
         return None
-    name = "float32" if agree(q.got, q.right, 1e-5) else "float16"
-    return f"the numbers are right to the accuracy of {name} only: does a line change the dtype?"
+    for name in ("float16", "float32"):
+        if (q.got.astype(name) == q.got).all():
+            return f"the numbers are those of {name}: does a line change the dtype?"
+    error = np.abs(q.got - q.right).max() / np.abs(q.right).max()
+    digits = int(-np.log10(error))
+    return f"the numbers are right to {digits} digits: is a constant rounded, or a part float32?"
 
 
 def regions(q: Question) -> str | None:
