@@ -160,9 +160,9 @@ def reorderings(right: Array, axes: list[str]) -> Iterator[tuple[str, Array]]:
             yield f"{says}, not ({' '.join(parts)})", whole.transpose(chosen).reshape(right.shape)
     for i, part in enumerate(parts):
         yield f"the order along {part} is reversed", np.flip(whole, i).reshape(right.shape)
-        for step, way in ((1, "later"), (-1, "earlier")):
+        for step in range(1, whole.shape[i]):
             shifted = np.roll(whole, step, i).reshape(right.shape)
-            yield f"the numbers stand one step {way} along {part} than they should", shifted
+            yield f"the numbers are shifted along {part}, by {step} of {whole.shape[i]}", shifted
 
 
 def size_of(part: str, right: Array, axes: list[str]) -> int:

@@ -23,6 +23,7 @@ def gelu_summands(a: Arguments) -> dict[str, dict[str, Array]]:
     return {
         "dx": {
             "the term of the first x, 0.5 * (1 + tanh)": dout * 0.5 * (1 + t),
+            "the 1 of 1 + tanh": dout * 0.5,
             "the term of the x inside tanh": dout * 0.5 * x * (1 - t**2) * inner_slope,
         }
     }
