@@ -46,6 +46,8 @@ def compute(
     ------
     npgpt.parity.port.EditError
         If two mistakes of the port change the same lines.
+    Exception
+        Any error of the wrong lines, which may not fit the sizes of the probe.
     """
     return dict(tensors(port, probe, kinds, dtype=dtype, masks=masks))
 
@@ -60,8 +62,8 @@ def tensors(
 ) -> Iterator[tuple[str, Array]]:
     """Yield the numbers of `compute` one by one. Those that are not asked for cost nothing.
 
-    First come the forward pass, then logits, then gradients, then steps. The caller may stop at any
-    of them.
+    First come the forward and the backward pass, then logits, then steps. The caller may stop at
+    any of them.
     """
     modules, config = port.modules(), config_of(probe, masks)
     model, steps = modules["npgpt.model.transformer"], modules["npgpt.parity.steps"]

@@ -36,6 +36,7 @@ def in_float64(**settings):
 
 PROBE = in_float64()
 DROPS = in_float64(dropout=0.25)
+UNTIED = make(tied=False)
 TRAINED = [
     in_float64(accumulation=3, grad_clip=None),
     in_float64(accumulation=3),
@@ -62,6 +63,8 @@ def probes_of(mistake):
     """Return the probes on which a mistake may show, each with its masks."""
     if mistake.stage == "step":
         return [(probe, None) for probe in TRAINED]
+    if mistake.name == "head-tied":
+        return [(UNTIED, None)]
     return [(DROPS, masks())] if mistake.page.endswith("dropout.md") else [(PROBE, None)]
 
 
@@ -75,16 +78,21 @@ def numbers(name, index, *extra):
 
 
 @functools.cache
-def right(stage, dropout, index, *extra):
-    probe, own_masks = (DROPS, masks()) if dropout else (PROBE, None)
-    if stage == "step":
-        probe = TRAINED[index]
+def right(stage, example, index, *extra):
+    """Return what the right port computes on a probe of a mistake, the example."""
+    probe, own_masks = probes_of(NAMED[example])[index]
     kinds = KINDS[stage] if not extra else set(extra)
     return compute(RIGHT, probe, kinds, masks=own_masks)
 
 
 def right_of(mistake, index, *extra):
-    return right(mistake.stage, mistake.page.endswith("dropout.md"), index, *extra)
+    example = next(m for m in MISTAKES if group_of(m) == group_of(mistake))
+    return right(mistake.stage, example.name, index, *extra)
+
+
+def group_of(mistake):
+    """Return a key of the stage and the probes of a mistake."""
+    return mistake.stage, mistake.page.endswith("dropout.md"), mistake.name == "head-tied"
 
 
 def differ(a, b, scale):
@@ -102,7 +110,7 @@ def groups():
     """Return the mistakes whose first wrong number is of the same stage, on the same probes."""
     found = {}
     for mistake in MISTAKES:
-        found.setdefault((mistake.stage, mistake.page.endswith("dropout.md")), []).append(mistake)
+        found.setdefault(group_of(mistake), []).append(mistake)
     return list(found.values())
 
 
@@ -180,7 +188,7 @@ def test_gradients_are_those_of_the_wrong_forward_or_wrong_themselves():
         for name, array in params.named(moved[-1]):
             array += sign * h * direction[name]
     for mistake in MISTAKES:
-        if mistake.stage in ("step", "cache"):
+        if mistake.stage in ("step", "cache") or mistake.name == "head-tied":
             continue
         [(probe, own_masks)] = probes_of(mistake)
         found = numbers(mistake.name, 0, "grad")
@@ -239,3 +247,10 @@ def test_the_program_on_the_first_page_runs(capsys):
     text = (mistake_pages.ROOT / mistake_pages.INDEX).read_text("utf-8")
     exec(text.partition("```python\n")[2].partition("```")[0], {})
     assert capsys.readouterr().out.count("\n") == 5
+
+
+def test_every_mistake_computes_with_a_head_of_its_own():
+    for mistake in MISTAKES[::4]:
+        kinds = KINDS[mistake.stage]
+        if not mistake.page.endswith("dropout.md"):
+            compute(mistake.change(RIGHT), UNTIED, kinds)

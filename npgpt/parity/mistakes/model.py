@@ -39,10 +39,21 @@ wrong(
     (SCORES, "return out", "return out * x.shape[-1] ** -0.5"),
 )
 wrong(
+    "forward",
+    "head-tied",
+    "the head is wte, although the model has a head of its own",
+    (TIE, "return p", "return p._replace(lm_head=None)"),
+)
+wrong(
     "backward",
     "head-untied",
     "the head is a copy of wte with gradients and steps of its own, not the same matrix",
-    (TIE, "return p", "return p._replace(lm_head=params.Matrix(p.wte.weight.copy()))"),
+    (
+        TIE,
+        "return p",
+        "lm_head = params.Matrix(p.wte.weight.copy()) if p.lm_head is None else p.lm_head\n"
+        "    return p._replace(lm_head=lm_head)",
+    ),
     seen=("karpathy/nanoGPT#21",),
 )
 wrong(
