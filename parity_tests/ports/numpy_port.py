@@ -288,6 +288,8 @@ def run(probe, kinds=files.KINDS, dtype="float32"):
     dump |= {f"grad/{name}": value for name, value in grads.items()}
     dump |= {f"mask/{name}": m for name, m in kept[1].items() if m is not None}
     if "logits_again" in kinds or "cached_logits" in kinds:
+        if rate:  # the logits above are of training
+            dump["logits"] = forward(w, cfg, tokens)[0]
         dump["logits_again"] = forward(w, cfg, tokens)[0]
         dump["cached_logits"] = decode(w, cfg, tokens)
     if "after" in kinds:

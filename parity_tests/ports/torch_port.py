@@ -253,6 +253,8 @@ def run(probe, kinds=files.KINDS, dtype="float32"):
     if "logits_again" in kinds or "cached_logits" in kinds:
         model.eval()
         with torch.no_grad():
+            if settings["dropout"]:  # the logits above are of training
+                dump["logits"] = model(tokens, SILENT)
             dump["logits_again"] = model(tokens, SILENT)
             cache = [{} for _ in model.layers]
             steps = [model(tokens[:, t : t + 1], SILENT, cache) for t in range(tokens.size(1))]

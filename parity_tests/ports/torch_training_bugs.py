@@ -174,7 +174,7 @@ BUGS = (
         name="eval_forgotten",
         edits=(("        model.eval()\n", ""),),
         says="dropout is on when the model is evaluated",
-        first=("logits_again",),
+        first=("logits", "logits_again"),
         settings=DROP,
     ),
     # cache

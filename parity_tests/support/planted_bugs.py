@@ -1,0 +1,196 @@
+"""Diagnose two ports of GPT-2 with each of the planted bugs, and count the causes named rightly.
+
+    python -m parity_tests.support.planted_bugs [NAME ...] [--weights lively,initial]
+                                                [--dumps everything,gradients] [--failures]
+
+parity_tests/ports/expected.py says which entry of the catalogue is the cause of each bug. The
+bugs are older than that table, and their author had not seen the catalogue.
+"""
+
+import argparse
+import warnings
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import permutations
+
+import numpy as np
+
+from npgpt.gpt import GPT
+from npgpt.model.params import named
+from npgpt.parity import diagnosis, probe
+from npgpt.parity.dump import make
+from npgpt.parity.probe import Probe
+from parity_tests.ports import bugs, files
+from parity_tests.ports.expected import EXPECTED
+from parity_tests.ports.odd_bugs import HARMLESS
+
+GRADIENTS = ("loss", "grad")
+WEIGHTS, DUMPS = ("lively", "initial"), {"everything": files.KINDS, "gradients": GRADIENTS}
+SHOWS = 1e-4  # of a tensor's largest number: a smaller difference may be rounding
+SMALL = 1e-3  # of a tensor whose exact value may be 0
+
+VERDICTS = ("named", "named among others", "no cause", "wrong cause", "not seen", "cannot show",
+            "error")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Result:
+    """The diagnosis of a port with bugs. `verdict` is one of VERDICTS."""
+
+    names: tuple[str, ...]
+    weights: str
+    dump: str
+    verdict: str
+    first: str  # the first wrong tensor that was reported, "" if none
+    first_is_right: bool
+    causes: tuple[tuple[str, ...], ...]
+    wrong_ops: tuple[str, ...] = ()
+
+
+@cache
+def probe_of(weights: str, settings: tuple[tuple[str, object], ...] = ()) -> Probe:
+    """Return the tiny probe with lively or GPT-2's initial weights and these settings."""
+    made = probe.make()
+    if weights == "initial":
+        model = GPT(made.config, seed=7, dtype="float32", ops="numpy")
+        made = replace(made, params=model.params)
+    return replace(made, settings=replace(made.settings, **dict(settings)))
+
+
+def files_of(made: Probe) -> files.Probe:
+    """Return a probe as the ports read it."""
+    return files.Probe(
+        {**vars(made.config)},
+        {**vars(made.settings)},
+        dict(named(made.params)),
+        made.tokens,
+        made.targets,
+    )
+
+
+def run(port, names, weights, kinds, settings=(), dtype="float32"):
+    """Return the arrays that a port with these bugs dumps."""
+    if dict(settings).get("dropout"):
+        kinds = [kind for kind in kinds if kind != "after"]  # whose masks are not dumped
+    with warnings.catch_warnings():  # bugs overflow
+        warnings.simplefilter("ignore")
+        return bugs.plant(port, *names).run(files_of(probe_of(weights, settings)), kinds, dtype)
+
+
+@cache
+def clean(port, weights, settings):
+    """Return all that the clean port computes, in float64."""
+    return run(port, (), weights, files.KINDS, settings, "float64")
+
+
+def shows(found, port, weights, settings) -> bool:
+    """Return True if a dump differs from the clean port's by more than rounding."""
+    right = clean(port, weights, settings)
+    for name, x in found.items():
+        if name in right and name != "meta":
+            largest = max(np.abs(right[name]).max(), SMALL)
+            if x.shape != right[name].shape:
+                return True
+            if not (np.abs(x - right[name]) <= SHOWS * largest).all():
+                return True
+    kinds = {name.split("/")[0] for name in found}
+    return any(name not in found for name in right if name.split("/")[0] in kinds)
+
+
+def diagnose(weights, found, settings=()) -> diagnosis.Diagnosis:
+    """Return the diagnosis of the arrays that a port dumped."""
+    return diagnosis.diagnose(probe_of(weights, settings), make(found), {})
+
+
+def check(names, weights, dump) -> Result:
+    """Return the diagnosis of a port with these bugs."""
+    known = bugs.every()
+    port = known[names[0]].port
+    settings = tuple(setting for name in names for setting in known[name].settings)
+    expected = [EXPECTED.get(name, ()) for name in names]
+    found = run(port, names, weights, DUMPS[dump], settings)
+
+    def result(verdict, first="", causes=(), wrong_ops=()):
+        rights = tuple(one for name in names for one in known[name].first)
+        return Result(names, weights, dump, verdict, first, first.startswith(rights or ("-",)),
+                      causes, wrong_ops)  # fmt: skip
+
+    try:
+        said = diagnose(weights, found, settings)
+    except Exception as error:
+        return result("error", f"{type(error).__name__}: {error}")
+    causes = tuple(tuple(one.name for one in chain) for chain in said.causes)
+    first = said.first_wrong.name if said.first_wrong else ""
+    if said.agrees:
+        visible = shows(found, port, weights, settings)
+        return result("not seen" if visible else "cannot show")
+    verdict = verdict_of(causes, expected)
+    return result(verdict, first, causes, tuple(map(str, said.wrong_ops)))
+
+
+def verdict_of(causes, expected) -> str:
+    """Return the verdict on chains of causes. `expected`: for each bug, the right entries."""
+    if not causes:
+        return "no cause"
+    rights = [is_right(chain, expected) for chain in causes]
+    if all(rights):
+        return "named"
+    return "named among others" if any(rights) else "wrong cause"
+
+
+def is_right(chain, expected) -> bool:
+    """Return True if a chain has one right entry for every bug, and no other."""
+    if len(chain) != len(expected):
+        return False
+    return any(
+        all(one in right for one, right in zip(order, expected, strict=True))
+        for order in permutations(chain)
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m parity_tests.support.planted_bugs")
+    parser.add_argument("names", nargs="*", help="bugs, or sets of bugs joined by +")
+    parser.add_argument("--weights", default=",".join(WEIGHTS))
+    parser.add_argument("--dumps", default=",".join(DUMPS))
+    parser.add_argument("--failures", action="store_true", help="print the failures only")
+    args = parser.parse_args()
+    harmless = {bug.name for bug in HARMLESS}
+    chosen = [tuple(name.split("+")) for name in args.names] or [
+        *((name,) for name in bugs.every() if name not in harmless),
+        *bugs.COMBINATIONS,
+    ]
+    for weights in args.weights.split(","):
+        for dump in args.dumps.split(","):
+            report([check(names, weights, dump) for names in chosen], args.failures)
+
+
+def report(results, failures_only):
+    """Print the table of one kind of weights and dump, and the shares."""
+    print(f"\n{results[0].weights} weights, {results[0].dump} dumped")
+    for one in results:
+        odd = all(not EXPECTED.get(name) for name in one.names)
+        fine = one.verdict in ("cannot show", "no cause" if odd else "named")
+        fine = fine and (one.first_is_right or one.verdict == "cannot show")
+        if failures_only and fine:
+            continue
+        causes = " | ".join("+".join(chain) for chain in one.causes[:4])
+        first = ("" if one.first_is_right else "NOT RIGHT: ") + one.first
+        print(f"  {'+'.join(one.names):36} {one.verdict:18} {first:34} {causes}")
+    summary("known", [r for r in results if len(r.names) == 1 and EXPECTED.get(r.names[0])])
+    summary("unknown", [r for r in results if len(r.names) == 1 and not EXPECTED.get(r.names[0])])
+    summary("pairs, triples", [r for r in results if len(r.names) > 1])
+
+
+def summary(title, results):
+    """Print the shares of the verdicts, and of right first tensors."""
+    seen = [one for one in results if one.verdict != "cannot show"]
+    counts = Counter(one.verdict for one in results)
+    shares = ", ".join(f"{counts[name]} {name}" for name in VERDICTS if counts[name])
+    rights = sum(one.first_is_right for one in seen)
+    print(f"  {title}: {len(results)}: {shares}; first tensor right in {rights} of {len(seen)}")
+
+
+if __name__ == "__main__":
+    main()
