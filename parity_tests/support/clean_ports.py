@@ -46,12 +46,14 @@ def probes() -> Iterator[tuple[str, Probe]]:
 def dumps() -> Iterator[tuple[str, Probe, Dump]]:
     """Yield a title, the probe and the dump of every clean port."""
     for title, made in probes():
-        kinds = [kind for kind in files.KINDS if kind != "after" or not made.settings.dropout]
+        kinds, few = files.KINDS, GRADIENTS
+        if made.settings.dropout:  # each step has masks of its own, which are not dumped
+            kinds, few = {*kinds} - {"after"}, {*few, "mask"}
         for dtype in DTYPES:
             for port in ("torch_port", "numpy_port"):
                 found = bugs.plant(port).run(files_of(made), kinds, dtype)
                 yield f"{port}, {title}, {dtype}", made, make(found)
-                found = files.keep(found, GRADIENTS, files_of(made))
+                found = files.keep(found, few, files_of(made))
                 yield f"{port}, {title}, {dtype}, loss and gradients", made, make(found)
     for edit in HARMLESS:
         made = probe_of("lively")
@@ -130,7 +132,12 @@ def main():
         warnings.simplefilter("ignore")
         for title, made, dump in dumps():
             count += 1
-            said = diagnosis.diagnose(made, dump, {})
+            try:
+                said = diagnosis.diagnose(dump, made)
+            except Exception as error:
+                alarms += 1
+                print(f"{title:62} ERROR {type(error).__name__}: {error}")
+                continue
             largest = max((one.factor for one in said.findings), default=np.nan)
             print(f"{title:62} {len(said.findings):4} compared, at most {largest:.2f} budgets"
                   f"{', unused ' + ' '.join(said.unused[:3]) if said.unused else ''}")  # fmt: skip

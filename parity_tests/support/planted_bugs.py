@@ -29,6 +29,7 @@ GRADIENTS = ("loss", "grad")
 WEIGHTS, DUMPS = ("lively", "initial"), {"everything": files.KINDS, "gradients": GRADIENTS}
 SHOWS = 1e-4  # of a tensor's largest number: a smaller difference may be rounding
 SMALL = 1e-3  # of a tensor whose exact value may be 0
+LABS: dict = {}  # GPT-2 with each mistake, by weights and settings: computed once for all dumps
 
 VERDICTS = ("named", "named among others", "no cause", "wrong cause", "not seen", "cannot show",
             "error")  # fmt: skip
@@ -71,8 +72,8 @@ def files_of(made: Probe) -> files.Probe:
 
 def run(port, names, weights, kinds, settings=(), dtype="float32"):
     """Return the arrays that a port with these bugs dumps."""
-    if dict(settings).get("dropout"):
-        kinds = [kind for kind in kinds if kind != "after"]  # whose masks are not dumped
+    if dict(settings).get("dropout"):  # each step has masks of its own, which are not dumped
+        kinds = {*kinds, "mask"} - {"after"}
     with warnings.catch_warnings():  # bugs overflow
         warnings.simplefilter("ignore")
         return bugs.plant(port, *names).run(files_of(probe_of(weights, settings)), kinds, dtype)
@@ -100,7 +101,8 @@ def shows(found, port, weights, settings) -> bool:
 
 def diagnose(weights, found, settings=()) -> diagnosis.Diagnosis:
     """Return the diagnosis of the arrays that a port dumped."""
-    return diagnosis.diagnose(probe_of(weights, settings), make(found), {})
+    labs = LABS.setdefault((weights, settings), [])
+    return diagnosis.diagnose(make(found), probe_of(weights, settings), labs=labs)
 
 
 def check(names, weights, dump) -> Result:
