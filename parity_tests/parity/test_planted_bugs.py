@@ -9,7 +9,7 @@ from parity_tests.ports import bugs, files
 from parity_tests.ports.expected import EXPECTED
 from parity_tests.ports.odd_bugs import BUGS as ODD
 from parity_tests.ports.odd_bugs import HARMLESS
-from parity_tests.support.planted_bugs import GRADIENTS, check, diagnose, probe_of, run
+from parity_tests.support.planted_bugs import GRADIENTS, check, diagnose, run
 
 PORTS = "torch_port", "numpy_port"
 NAMED = (  # of each stage and port some
