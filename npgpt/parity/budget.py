@@ -48,10 +48,13 @@ class Task:
 
 
 class Run:
-    """A port on a task: its exact numbers and their budgets, computed as far as they are read."""
+    """A port on a task: its exact numbers and their budgets, computed as far as they are read.
 
-    def __init__(self, port: Port, task: Task):
-        self.port, self.task = port, task
+    right : the run of the right port. Its numbers are those of a layer that `port` leaves out.
+    """
+
+    def __init__(self, port: Port, task: Task, right: "Run | None" = None):
+        self.port, self.task, self.right = port, task, right
         self.found: dict[str, Array] = {}  # so far
         self.fails = False
         self.rest = self.compute(port, task.probe, np.float64)
@@ -64,16 +67,21 @@ class Run:
             yield name, array
 
     def try_stream(self) -> Iterator[tuple[str, Array]]:
-        """Yield as `stream` does. Set `fails` in place of raising the error of a mistake."""
+        """Yield as `stream` does. Set `fails` in place of raising the error of a mistake.
+
+        Two mistakes may be in the same lines, and not every mistake can compute every model:
+        positions beyond the last, heads that do not divide the channels.
+        """
         try:
             yield from self.stream()
-        except (ValueError, IndexError):  # two mistakes in the same lines; positions beyond wpe
+        except Exception:
             self.fails = True
 
     @cached_property
     def exact(self) -> dict[str, Array]:
         """The numbers in float64."""
-        return dict(self.stream())
+        found = dict(self.stream())
+        return found if self.right is None else self.right.exact | found
 
     @cached_property
     def budgets(self) -> dict[str, Array]:
@@ -84,8 +92,8 @@ class Run:
         task, port = self.task, round_products(self.port, self.task.arithmetic)
         wide = replace(task, names=(*task.names, *self.gradients()))
         run = self if wide.names == task.names else Run(self.port, wide)
-        exact, smallest = run.exact, EPS[task.arithmetic]
-        errors = {name: [smallest * largest_of(x)] for name, x in exact.items()}
+        exact, smallest = dict(run.stream()), EPS[task.arithmetic]
+        errors = {name: [float(smallest * largest_of(x))] for name, x in exact.items()}
         rough = [dict(run.compute(port, nudge_parameters(task.probe, seed), np.float32))
                  for seed in range(RUNS)]  # fmt: skip
         for name in exact:
@@ -97,7 +105,8 @@ class Run:
         for name, more in spread.items():
             rest = [largest_of(np.fmax(np.abs(one[name] - exact[name]) - more, 0)) for one in rough]
             found[name] = MULTIPLE * max(*errors[name], *rest) + more
-        return {name: found[name] for name in task.names if name in found}
+        others = {} if self.right is None else self.right.budgets
+        return {name: found[name] if name in found else others[name] for name in task.names}
 
     def gradients(self) -> list[str]:
         """Return the gradients that the budgets of the steps depend on and the dump has not."""
@@ -121,8 +130,8 @@ class Run:
         self, name: str, found: Layouts, budgets: Mapping[str, Array] | None = None
     ) -> float:
         """Return the largest difference of a tensor from the exact one, in budgets."""
-        budgets, exact = budgets or self.budgets, self.exact.get(name)
-        if exact is None or exact.shape != found[0].shape:  # a mistake that lacks a layer
+        budgets, exact = budgets or self.budgets, self.exact[name]
+        if exact.shape != found[0].shape:
             return np.inf
         return largest_of(excess(closest(found, exact), exact, budgets[name]))
 

@@ -11,7 +11,9 @@ from itertools import combinations
 import numpy as np
 
 from npgpt.arrays import Array
+from npgpt.config import Config
 from npgpt.model.backend import OPS
+from npgpt.model.params import named, shapes, size
 from npgpt.parity.budget import MULTIPLE, Layouts, Run, Task, closest, largest_of
 from npgpt.parity.graph import has_inputs, ops_of
 from npgpt.parity.mistakes import MISTAKES, Mistake
@@ -23,7 +25,9 @@ Chain = tuple[Mistake, ...]
 Own = Mapping[str, Layouts]  # the port's tensors by canonical names
 LONGEST = 3  # mistakes of a chain
 WIDTH = 4  # chains of each length that are continued: those that explain most
-LOOSE = {"float32": 100, "bfloat16": 8, "float16": 8}  # budgets, before a mistake's own are known
+# How many budgets of the right port's a mistake may be off before its own budgets are measured
+LOOSE, LOOSEST, LOOSE_16 = 20, 1000, 8  # LOOSEST: mistakes that round; LOOSE_16: ports in 16 bits
+KEPT = 1 << 20  # parameters of a model whose runs are kept
 
 
 class Lab:
@@ -47,12 +51,15 @@ class Lab:
 
     def run(self, chain: Chain) -> Run:
         """Return the run with these mistakes."""
-        if chain not in self.runs:
-            port = RIGHT
-            for mistake in chain:
-                port = mistake.change(port)
-            self.runs[chain] = Run(port, self.task)
-        return self.runs[chain]
+        if chain in self.runs:
+            return self.runs[chain]
+        port = RIGHT
+        for mistake in chain:
+            port = mistake.change(port)
+        run = Run(port, self.task, self.run(()) if chain else None)
+        if not chain or (len(chain) == 1 and size(self.task.probe.config) <= KEPT):
+            self.runs[chain] = run
+        return run
 
     def position(self, chain: Chain, own: Own, beyond: int = -1) -> int:
         """Return the index of the first tensor that a chain does not reproduce.
@@ -61,12 +68,13 @@ class Lab:
         is far away, before their own budgets are measured.
         """
         run, names = self.run(chain), self.task.names
-        before = self.run(chain[:-1])
+        loose = LOOSE if all(one.smooth for one in chain) else LOOSEST
+        before = self.run(chain[:-1]).exact
         for name, exact in run.try_stream():
             index = self.indices[name]
-            if index == beyond and np.array_equal(exact, before.exact[name]):
+            if index == beyond and np.array_equal(exact, before[name]):
                 return index  # the last mistake does not change the tensor that must change
-            if index <= beyond and not self.is_near(name, exact, own[name]):
+            if index <= beyond and not self.is_near(name, exact, own[name], loose):
                 return index
         if run.fails:
             return -1
@@ -87,13 +95,14 @@ class Lab:
         fit = [self.fits(run, own, run.budgets) for run in runs]
         return [chain for chain, fits in zip(chains, fit, strict=True) if fits or not any(fit)]
 
-    def is_near(self, name: str, exact: Array, own: Layouts) -> bool:
+    def is_near(self, name: str, exact: Array, own: Layouts, loose: float) -> bool:
         """Return True unless a tensor is far outside of any budget that a mistake may have."""
         if exact.shape != own[0].shape:
             return False
         kind = self.task.arithmetic
         smallest = MULTIPLE * EPS[kind] * largest_of(exact)
-        allowed = LOOSE[kind] * np.maximum(self.run(()).budgets[name], smallest)
+        loose = min(loose, LOOSE_16) if kind != "float32" else loose
+        allowed = loose * np.maximum(self.run(()).budgets[name], smallest)
         return bool((np.abs(closest(own, exact) - exact) <= allowed).all())
 
 
@@ -122,21 +131,32 @@ def find(lab: Lab, own: Own) -> list[Chain]:
 def candidates(lab: Lab, chain: Chain, start: int) -> list[Mistake]:
     """Return the mistakes that can explain the first wrong tensor, the one of index `start`.
 
-    None is of a later stage. If all inputs of the tensor's op are right, none is in another op.
+    None is of a later stage, or of one whose results are right. If all inputs of the tensor's op
+    are right, none is in another op.
     """
     name, right = lab.task.names[start], lab.task.names[:start]
-    stage = STAGES.index(stage_of(name))
+    config = lab.task.probe.config
+    stages = STAGES[first_stage(right, config) : STAGES.index(stage_of(name)) + 1]
     ops = set(OPS)
-    if kind_of(name) in ("act", "dact", "grad") and has_inputs(name, right, lab.task.probe.config):
+    if kind_of(name) in ("act", "dact", "grad") and has_inputs(name, right, config):
         ops = {*ops_of(name), "dropout"}
-    modules = {f"npgpt.ops.{op}" for op in OPS if op not in ops}
+    others = {f"npgpt.ops.{op}" for op in OPS if op not in ops}
     return [
         one
         for one in lab.mistakes
-        if STAGES.index(one.stage) <= stage
+        if one.stage in stages
         and one not in chain
-        and any(edit.module not in modules for edit in one.edits)
+        and any(edit.module not in others for edit in one.edits)
     ]
+
+
+def first_stage(right: Sequence[str], config: Config) -> int:
+    """Return the index of the first stage whose results are not among the right tensors."""
+    if all(f"grad/{name}" in right for name, _ in named(shapes(config))):
+        return STAGES.index("step")
+    return STAGES.index(
+        "backward" if "loss" in right else "loss" if "logits" in right else "forward"
+    )
 
 
 def without_twins(chains: Sequence[Chain]) -> list[Chain]:

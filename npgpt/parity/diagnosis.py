@@ -20,6 +20,7 @@ from npgpt.parity.probe import Probe
 from npgpt.parity.rounding import EPS
 
 PARAMETERS = ("param", "grad")
+NO_GRADIENT = "not in the dump"
 KINDS = ("act", "loss", "grad", "dact", "after", "cached_logits")  # kinds that are missed
 
 
@@ -97,8 +98,9 @@ def diagnose(
     match = matching.match(dump, probe, dict(renames or {}))
     if (logits := match.tensors.pop("act/logits", None)) is not None:  # a module's output
         match.tensors.setdefault("logits", logits)
+    fill_gradients(match, probe)
     own = {name: (x, *match.alternatives.get(name, ())) for name, x in match.tensors.items()}
-    check_targets(match.tensors, probe)
+    check_batch(match.tensors, probe)
     present = [name for name in order.sort(own, probe.config) if kind_of(name) not in INPUTS]
     check_finite(match.tensors, present, match.names)
     arithmetic = rounding.recognize(match.tensors, probe.params)
@@ -120,6 +122,24 @@ def diagnose(
         unused=tuple(match.unused), not_dumped=not_dumped(names),
     )  # fmt: skip
     return found if found.agrees else explain(found, lab, own)
+
+
+def fill_gradients(match: matching.Match, probe: Probe) -> None:
+    """Add a gradient of 0 for each parameter without one, if most of the others have one.
+
+    A port dumps no gradient that it has not computed. PyTorch's optimizers leave such a parameter
+    as it is, without decay: it is not compared after a step, and no tensor is after the second.
+    """
+    shapes = {name: leaf.shape for name, leaf in named(probe.params)}
+    missing = [name for name in shapes if f"grad/{name}" not in match.tensors]
+    if 2 * len(missing) > len(shapes) or any(name.startswith("grad/") for name in match.unused):
+        return
+    for name in missing:
+        match.tensors[f"grad/{name}"] = np.zeros(shapes[name])
+        match.names[f"grad/{name}"] = NO_GRADIENT
+        steps = [one for one in match.tensors if step_of(one)]
+        for after in [one for one in steps if step_of(one) > 1 or one.endswith(f"/{name}")]:
+            del match.tensors[after]
 
 
 def notes_of(match: matching.Match, probe: Probe) -> tuple[str, ...]:
@@ -156,7 +176,7 @@ def coarser(task: Task, own: causes.Own) -> str:
 
     The bits of sums do not tell which operands were rounded.
     """
-    for kind in rounding.ROUND:
+    for kind in ("float16", "bfloat16"):  # the finer one first
         run = Run(RIGHT, replace(task, arithmetic=kind))
         if all(run.factor(name, own[name]) <= 1 for name in task.names):
             return kind
@@ -204,12 +224,12 @@ def check_heads(dump: Dump, probe: Probe) -> None:
                          f"{probe.config.n_head}: is the dump of another model?")  # fmt: skip
 
 
-def check_targets(tensors: Mapping[str, Array], probe: Probe) -> None:
-    """Raise InputError if the port computed with other targets."""
-    if not np.array_equal(tensors.get("targets", probe.targets), probe.targets):
-        raise InputError(
-            "the dump's targets are not the probe's: is it of another batch? They are in batch.npz"
-        )
+def check_batch(tensors: Mapping[str, Array], probe: Probe) -> None:
+    """Raise InputError if the port computed with other tokens or targets."""
+    for name, expected in (("tokens", probe.tokens), ("targets", probe.targets)):
+        if not np.array_equal(tensors.get(name, expected), expected):
+            raise InputError(f"the dump's {name} are not the probe's: is it of another batch? "
+                             "They are in batch.npz")  # fmt: skip
 
 
 def check_finite(

@@ -27,7 +27,9 @@ def recognize(tensors: Mapping[str, Array], parameters: Params) -> str:
 
     tensors : the port's, by canonical names.
     """
-    results = [x for name, x in tensors.items() if is_result(name, x)]
+    outputs = [x for name, x in tensors.items() if is_output(name) and has_enough(x)]
+    gradients = [x for name, x in tensors.items() if is_gradient(name, x) and has_enough(x)]
+    results = outputs or gradients
     products = list(linear_products(tensors, dict(named(parameters))))
     for kind, rounds in ROUND.items():
         shown = sum(bool((rounds(x) == x).all()) for x in results)
@@ -37,12 +39,19 @@ def recognize(tensors: Mapping[str, Array], parameters: Params) -> str:
     return "float32"
 
 
-def is_result(name: str, x: Array) -> bool:
-    """Return True for a tensor that a matrix product makes, with enough numbers that are not 0."""
-    kind, _, rest = name.partition("/")
-    is_gradient = kind == "grad" and rest.startswith("h.") and x.ndim == 2
-    is_output = kind == "logits" or (kind == "act" and rest.endswith(RESULTS))
-    return (is_gradient or is_output) and int(np.count_nonzero(x)) >= ENOUGH
+def is_output(name: str) -> bool:
+    """Return True for an activation that a matrix product makes."""
+    return name == "logits" or (name.startswith("act/") and name.endswith(RESULTS))
+
+
+def is_gradient(name: str, x: Array) -> bool:
+    """Return True for the gradient of a block's matrix."""
+    return name.startswith("grad/h.") and x.ndim == 2
+
+
+def has_enough(x: Array) -> bool:
+    """Return True for a tensor with enough numbers that are not 0."""
+    return int(np.count_nonzero(x)) >= ENOUGH
 
 
 def linear_products(
