@@ -128,6 +128,7 @@ FREE_TO_CHANGE = {
     "checkpoint_every",
     "checkpoint_minutes", "keep", "log_every", "tensorboard",
     "prompt", "sample_tokens", "deterministic", "leaves", "comm_dtype",
+    "outer_lr", "outer_momentum",
     "data", "val_data",  # their tokens are compared later
 }  # fmt: skip
 

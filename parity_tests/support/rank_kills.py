@@ -1,4 +1,4 @@
-"""Runs on four ranks of which one is killed: all must end, and the run resumes to the same bits.
+"""Runs on four ranks of which one is killed: all must end, and the run resumes bit for bit.
 
     python -m parity_tests.support.rank_kills N [SEED]
 
@@ -22,6 +22,7 @@ from typing import Any
 
 from parity_tests.support import ranks
 from parity_tests.support.faults import elsewhere
+from parity_tests.support.processes import LONG
 from parity_tests.support.runs import TEXT, final
 from parity_tests.support.time_left import with_time_left
 
@@ -98,7 +99,7 @@ def run(size: int, *arguments: object) -> subprocess.CompletedProcess:
     program = [sys.executable, "-m", "parity_tests.support.rank_kills", "child"]
     return subprocess.run(
         [*ranks.mpirun(size), *program, *map(str, arguments)],
-        env=os.environ | ranks.SETTINGS, capture_output=True, text=True, timeout=LIMIT + 60,
+        env=os.environ | ranks.SETTINGS, capture_output=True, text=True, timeout=LONG,
     )  # fmt: skip
 
 
