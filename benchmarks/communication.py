@@ -70,19 +70,20 @@ def measure(here: world.World, rounds: int, steps: int) -> dict:
         sums.reduce_scatter_bfloat16(comm, flat, bounds)
         sums.all_gather(comm, flat, bounds)
 
-    def send(buffer: np.ndarray, count: int):
-        received = buffer.copy()
+    def send(buffers: list[np.ndarray]) -> None:
         after, before = (here.rank + 1) % here.size, (here.rank - 1) % here.size
-        for _ in range(count):
-            comm.Sendrecv(buffer, after, 0, received, before, 0)
+        for sent, received in zip(buffers, reversed(buffers), strict=True):
+            comm.Sendrecv(sent, after, 0, received, before, 0)
 
-    large, small = np.ones(sums.BUCKET, np.uint8), np.ones(8, np.uint8)
+    step = sums.BUCKET // flat.itemsize
+    large = [flat[i : i + step] for i in range(0, 30 * step, step)]  # more than a cache holds
+    small = [np.ones(8, np.uint8), np.ones(8, np.uint8)] * 500
     timed = {
         "allreduce": lambda: comm.Allreduce(MPI.IN_PLACE, flat),
         "exchange": wide,
         "bfloat16": half,
-        "bandwidth": lambda: send(large, 25),
-        "latency": lambda: send(small, 1000),
+        "bandwidth": lambda: send(large),
+        "latency": lambda: send(small),
     }
     found: dict = {name: [] for name in timed}
     for i in range(rounds + 1):  # the first one touches memory, and is not counted
@@ -91,8 +92,8 @@ def measure(here: world.World, rounds: int, steps: int) -> dict:
             seconds = slowest(function)
             if i:
                 found[name].append(seconds)
-    found["bandwidth"] = [25 * large.nbytes / seconds for seconds in found["bandwidth"]]
-    found["latency"] = [seconds / 1000 for seconds in found["latency"]]
+    found["bandwidth"] = [len(large) * sums.BUCKET / seconds for seconds in found["bandwidth"]]
+    found["latency"] = [seconds / len(small) for seconds in found["latency"]]
     if steps:
         found |= time_steps(here, steps, slowest)
     return found

@@ -137,15 +137,14 @@ def reduce_scatter_bfloat16(comm: Any, flat: Array, bounds: list[int]) -> None:
     rank, size = comm.Get_rank(), comm.Get_size()
     sent, received = (np.empty(most(_numbers(flat), size), np.uint16) for _ in range(2))
     for pieces in _buckets(bounds, _numbers(flat)):
-        counts = np.array([piece.stop - piece.start for piece in pieces])
-        offsets = np.cumsum(counts) - counts
-        for piece, start, count in zip(pieces, offsets, counts, strict=True):
-            bfloat16.round_into(flat[piece], sent[start : start + count])
-        own = counts[rank]
-        parts = received[: size * own].reshape(size, own)
-        comm.Alltoallv(
-            [sent, (counts, offsets)], [parts, (np.full(size, own), own * np.arange(size))]
-        )
+        own = pieces[rank].stop - pieces[rank].start
+        parts = received[: size * own].reshape(size, own)  # one from each rank
+        bfloat16.round_into(flat[pieces[rank]], parts[rank])
+        for distance in range(1, size):
+            after, before = (rank + distance) % size, (rank - distance) % size
+            given = sent[: pieces[after].stop - pieces[after].start]
+            bfloat16.round_into(flat[pieces[after]], given)
+            comm.Sendrecv(given, after, 0, parts[before], before, 0)
         bfloat16.sum_into(parts, flat[pieces[rank]])
 
 
