@@ -60,7 +60,7 @@ def exchange(parameters: int, cluster: Cluster, gradient_bytes: int = FLOAT32) -
     sent = (N - 1) / N * parameters * (gradient_bytes + FLOAT32)
     halving = gradient_bytes == FLOAT32 and math.log2(N).is_integer()
     first = halving_messages(parameters, N) if halving else ring_messages(parameters, N)
-    messages = first + ring_messages(parameters, N)
+    messages = first + ring_messages(parameters, N, sums.GATHERED)
     return sent / cluster.bandwidth + messages * cluster.latency
 
 
@@ -70,9 +70,9 @@ def halving_messages(numbers: int, ranks: int) -> int:
     return sum(math.ceil(numbers / 2**k / (sums.BUCKET // FLOAT32)) for k in rounds)
 
 
-def ring_messages(numbers: int, ranks: int) -> int:
+def ring_messages(numbers: int, ranks: int, buckets: int = 1) -> int:
     """Return how many messages a rank sends one after another in rings, or to one rank each."""
-    piece = sums.most(sums.BUCKET // FLOAT32, ranks) // ranks
+    piece = sums.most(buckets * sums.BUCKET // FLOAT32, ranks) // ranks
     return (ranks - 1) * math.ceil(numbers / ranks / piece)
 
 

@@ -13,6 +13,7 @@ a + b or b + a, which are equal.
 """
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ import numpy as np
 from npgpt.arrays import Array
 
 BUCKET = 4 << 20  # bytes that one call of MPI sends, at most: they stay in the cache
+WINDOW = 4  # buckets that are on their way at the same time
+GATHERED = 16  # buckets in one call that only copies: nothing is added, and needs no cache
 RANKS = 16  # of more ranks, each is sent a 16th of a bucket: small messages would cost latency
 
 
@@ -104,18 +107,55 @@ def reduce_halving(comm: Any, flat: Array, bounds: list[int]) -> None:
     """Sum `flat` (n,) over 2^k ranks, in place in this rank's slice; the rest is undefined."""
     rank, low, high = comm.Get_rank(), 0, comm.Get_size()
     step = _numbers(flat)
-    buffer = np.empty(min(step, len(flat)), flat.dtype)
+    buffers = [np.empty(min(step, len(flat)), flat.dtype) for _ in range(WINDOW)]
+
+    def add(mine: slice, received: Array) -> None:
+        flat[mine] += received
+
     while high - low > 1:
         middle = (low + high) // 2
         halves = (low, middle), (middle, high)
         upper = int(rank >= middle)
         partner = rank + (low - middle if upper else middle - low)
         keep, give = (slice(bounds[i], bounds[j]) for i, j in (halves[upper], halves[1 - upper]))
-        for mine, theirs in _pairs_of_buckets(keep, give, step):
-            received = buffer[: mine.stop - mine.start]
-            comm.Sendrecv(flat[theirs], partner, 0, received, partner, 0)
-            flat[mine] += received
+        with InFlight(add) as in_flight:
+            pairs = _pairs_of_buckets(keep, give, step)
+            for (mine, theirs), buffer in zip(pairs, itertools.cycle(buffers), strict=False):
+                received = buffer[: mine.stop - mine.start]
+                requests = [comm.Irecv(received, partner), comm.Isend(flat[theirs], partner)]
+                in_flight.append(requests, mine, received)
         low, high = halves[upper]
+
+
+class InFlight:
+    """Exchanges that have been started, at most WINDOW of them. Each is finished by `finish`.
+
+    On a network, the next exchange starts while the last bytes of the one before are on their way.
+    """
+
+    def __init__(self, finish: Callable[[slice, Array], None]):
+        self.finish = finish
+        self.started: deque[tuple[list[Any], slice, Array]] = deque()
+
+    def append(self, requests: list[Any], mine: slice, received: Array) -> None:
+        """Add an exchange, and finish the first one if there are WINDOW: its buffer is next."""
+        self.started.append((requests, mine, received))
+        if len(self.started) == WINDOW:
+            self.finish_first()
+
+    def finish_first(self) -> None:
+        """Wait for the first exchange, and finish it."""
+        requests, mine, received = self.started.popleft()
+        for request in requests:
+            request.Wait()
+        self.finish(mine, received)
+
+    def __enter__(self) -> "InFlight":
+        return self
+
+    def __exit__(self, kind: type | None, *error: object) -> None:
+        while self.started and kind is None:
+            self.finish_first()
 
 
 def reduce_scatter(comm: Any, flat: Array, bounds: list[int]) -> None:
@@ -135,24 +175,33 @@ def reduce_scatter_bfloat16(comm: Any, flat: Array, bounds: list[int]) -> None:
     from npgpt.kernels import bfloat16  # here: it imports Numba
 
     rank, size = comm.Get_rank(), comm.Get_size()
-    sent, received = (np.empty(most(_numbers(flat), size), np.uint16) for _ in range(2))
-    for pieces in _buckets(bounds, _numbers(flat)):
-        own = pieces[rank].stop - pieces[rank].start
-        parts = received[: size * own].reshape(size, own)  # one from each rank
-        bfloat16.round_into(flat[pieces[rank]], parts[rank])
-        for distance in range(1, size):
-            after, before = (rank + distance) % size, (rank - distance) % size
-            given = sent[: pieces[after].stop - pieces[after].start]
-            bfloat16.round_into(flat[pieces[after]], given)
-            comm.Sendrecv(given, after, 0, parts[before], before, 0)
-        bfloat16.sum_into(parts, flat[pieces[rank]])
+    numbers = most(_numbers(flat), size)
+    buffers = [np.empty((2, numbers), np.uint16) for _ in range(WINDOW)]
+
+    def add(mine: slice, parts: Array) -> None:
+        bfloat16.sum_into(parts, flat[mine])
+
+    with InFlight(add) as in_flight:
+        rows = _buckets(bounds, _numbers(flat))
+        for pieces, (sent, received) in zip(rows, itertools.cycle(buffers), strict=False):
+            own, requests, start = pieces[rank].stop - pieces[rank].start, [], 0
+            parts = received[: size * own].reshape(size, own)  # one from each rank
+            bfloat16.round_into(flat[pieces[rank]], parts[rank])
+            for distance in range(1, size):
+                after, before = (rank + distance) % size, (rank - distance) % size
+                end = start + pieces[after].stop - pieces[after].start
+                bfloat16.round_into(flat[pieces[after]], sent[start:end])
+                requests.append(comm.Irecv(parts[before], before))
+                requests.append(comm.Isend(sent[start:end], after))
+                start = end
+            in_flight.append(requests, pieces[rank], parts)
 
 
 def all_gather(comm: Any, flat: Array, bounds: list[int]) -> None:
     """Copy each rank's slice of `flat` (n,) to all ranks, in place."""
     from mpi4py import MPI
 
-    for pieces in _buckets(bounds, _numbers(flat)):
+    for pieces in _buckets(bounds, GATHERED * _numbers(flat)):
         counts = [piece.stop - piece.start for piece in pieces]
         comm.Allgatherv(MPI.IN_PLACE, [flat, (counts, [piece.start for piece in pieces])])
 

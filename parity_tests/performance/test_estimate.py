@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -243,12 +244,16 @@ class Counter:
     def Get_size(self):
         return self.size
 
-    def Sendrecv(self, *arguments):
+    def Irecv(self, *arguments):
+        return SimpleNamespace(Wait=lambda: None)
+
+    def Isend(self, *arguments):
         self.sent += 1
+        return SimpleNamespace(Wait=lambda: None)
 
 
 @pytest.mark.parametrize("ranks, computing, wide", [
-    (8, 307, (97, 100, 100, 100)), (256, 9.6, (51, 90, 94, 97)), (1024, 2.4, (21, 70, 81, 89)),
+    (8, 307, (97, 100, 100, 100)), (256, 9.6, (52, 91, 95, 98)), (1024, 2.4, (21, 71, 82, 90)),
 ])  # fmt: skip
 def test_efficiency_on_four_networks(ranks, computing, wide):
     """The 124M model, 524,288 tokens: within a point of 2 (N - 1) / N S / B + 2 (N - 1) latency."""
