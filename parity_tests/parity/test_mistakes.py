@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 from collections import Counter
 from dataclasses import replace
 from importlib import import_module
@@ -215,8 +216,9 @@ def test_right_code_stands_where_it_is_said_to(page):
 
 def test_names_are_unique_and_lines_short():
     assert [name for name, count in Counter(m.name for m in MISTAKES).items() if count > 1] == []
-    assert len(MISTAKES) >= 120
+    assert len(MISTAKES) >= 300
     for mistake in MISTAKES:
+        assert re.fullmatch(r"[a-z0-9-]+", mistake.name)  # the anchor of its heading
         assert len(mistake.says) <= 100 and "\n" not in mistake.says
         assert not mistake.says.endswith(".")
         for twin in mistake.twins:

@@ -6,6 +6,7 @@ A test compares docs/backprop/*.md with the result.
 """
 
 import difflib
+import re
 from pathlib import Path
 
 from npgpt.parity.mistakes import MISTAKES, Mistake
@@ -107,7 +108,8 @@ def changes(edits: tuple[Edit, ...]) -> str:
         lines = right.splitlines(), wrong.splitlines()
         text += f"# {module.replace('.', '/')}.py: {function}\n"
         for line in list(difflib.unified_diff(*lines, n=0, lineterm=""))[2:]:
-            text += "" if line.startswith("@@") else f"{line}\n"
+            # comments are on the right lines
+            text += "" if line.startswith("@@") else re.sub("  # .*", "", line) + "\n"
     return text
 
 

@@ -159,6 +159,12 @@ wrong(
 )
 wrong(
     "step",
+    "decay-of-1e-2",
+    "weight decay is 0.01, PyTorch's default, whatever was asked for",
+    (MAKE, "weight_decay=settings.weight_decay", "weight_decay=0.01"),
+)
+wrong(
+    "step",
     "adam-is-adamw",
     "weight decay is applied to the parameter (AdamW), not added to the gradient (Adam)",
     (ADAM, "grad = grad + weight_decay * p", "p -= lr * weight_decay * p"),
