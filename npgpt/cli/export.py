@@ -1,5 +1,6 @@
 """npgpt export."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,6 +9,11 @@ from npgpt.cli.common import ModelPath, OptionalTokenizer, model_path, require_n
 from npgpt.download.resolve import resolve
 from npgpt.errors import ConfigError
 from npgpt.system.terminal import printable_line
+
+NO_TOKENIZER = (
+    "The tokenizer of this model is unknown, so none is written, and transformers cannot encode a "
+    "text: give --tokenizer"
+)
 
 
 @dataclass(kw_only=True)
@@ -19,8 +25,9 @@ class Export:
     model
         A run directory, weights in any supported format, or gpt2-small to gpt2-xl once downloaded.
     to
-        huggingface: a directory with safetensors, for transformers and others. llm.c: a file such
-        as gpt2_124M.bin, for tied models. npgpt: a checkpoint without the training state.
+        huggingface: a directory with safetensors, the tokenizer and a model card, for transformers
+        and others. llm.c: a file such as gpt2_124M.bin, for tied models. npgpt: a checkpoint
+        without the training state.
     out
         File or directory to write. It must not exist; an empty directory is replaced.
     tokenizer
@@ -40,7 +47,8 @@ class Export:
         """Write the weights; return the exit status."""
         from npgpt.data.tokenizer import check_size, tokenizer
         from npgpt.data.tokenizer_choice import choose
-        from npgpt.weights import checkpoint, formats, huggingface, llmc
+        from npgpt.export import huggingface
+        from npgpt.weights import checkpoint, formats, llmc
 
         source = formats.open_weights(resolve(model_path(self.model)))
         config, name = source.config, choose(source, self.tokenizer).tokenizer
@@ -50,10 +58,9 @@ class Export:
             check_size(found, config)
             name = found.origin  # files that have GPT-2's vocabulary and merges are "gpt2"
         if self.to == "huggingface":
-            tree, eot_token = source.params("float32"), None if found is None else found.eot_token
-            huggingface.write_huggingface(
-                self.out, config, tree, name, dtype=self.dtype, eot_token=eot_token
-            )
+            if found is None:
+                print(NO_TOKENIZER, file=sys.stderr)
+            huggingface.write(self.out, config, source.params("float32"), found, dtype=self.dtype)
         elif self.to == "llm.c":
             llmc.write_llmc(self.out, config, source.params("float32"), dtype=self.dtype)
         elif self.dtype != "float32":

@@ -10,14 +10,16 @@ import json
 import os
 import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from npgpt.arrays import Array
 from npgpt.config import VOCABULARIES, Config
-from npgpt.errors import WeightFileError, WeightFileWarning, show
+from npgpt.errors import RunError, WeightFileError, WeightFileWarning, show
 from npgpt.model import params
 from npgpt.model.params import Params
 from npgpt.system.atomic import atomic_directory, new_file
@@ -28,10 +30,11 @@ from npgpt.weights.safetensors import (
     is_index,
     read_safetensors,
     read_shards,
+    require_written,
     write_tensors,
 )
 from npgpt.weights.strict_json import read_json_object
-from npgpt.weights.tokenizer_files import TokenizerName, to_arrays
+from npgpt.weights.tokenizer_files import TokenizerName
 from npgpt.weights.weight_file import (
     WeightFile,
     make_config,
@@ -189,30 +192,40 @@ def write_huggingface(
     *,
     dtype: str,
     eot_token: int | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Write config.json and model.safetensors into a new directory: all files or nothing.
+    """Write config.json, model.safetensors and `files` into a new directory: all or nothing.
 
-    `dtype`: "float32", "float16" or "bfloat16". The files of a tokenizer that has no name are
-    written, too; `eot_token` is its end of a text. The format always has query/key/value biases: a
-    missing one is written as zeros. Raises InputError for numbers that are too large for `dtype`,
-    RunError if the directory exists or writing fails.
+    `dtype`: "float32", "float16" or "bfloat16". `eot_token`: the end of a text of a tokenizer that
+    has no name. `files`: contents by name, such as the tokenizer's. The format always has
+    query/key/value biases: a missing one is written as zeros. The directory gets its name after all
+    has been read back and compared. Raises InputError for numbers that are too large for `dtype`,
+    RunError if the directory exists, writing fails, or other bytes are read back.
     """
     arrays = dict(params.named(tree))
     zeros = np.zeros(3 * config.n_embd, np.float32)
     tensors = {}
     for name in dict(params.named(params.shapes(replace(config, qkv_bias=True)))):
-        array = arrays.get(name, zeros)
         own = name if name.startswith("lm_head") else PREFIX + name
-        tensors[own] = TensorStream(array.shape, dtype, round_chunks(array, dtype, name))
+        tensors[own] = arrays.get(name, zeros)
     values = config_values(config, tokenizer, eot_token, dtype=dtype)
+    contents = {**(files or {}), "config.json": json.dumps(values, indent=2).encode() + b"\n"}
     with atomic_directory(directory) as new:
         with new_file(new / WEIGHTS) as file:
-            write_tensors(file, tensors)
-        for name, content in to_arrays(tokenizer).items():
+            write_tensors(file, {name: stream(name, a, dtype) for name, a in tensors.items()})
+        for name, content in contents.items():
             with new_file(new / name) as file:
-                file.write(content.data)
-        with new_file(new / "config.json") as file:
-            file.write(json.dumps(values, indent=2).encode() + b"\n")
+                file.write(content)
+        expected = {name: stream(name, a, dtype) for name, a in tensors.items()}
+        require_written(new / WEIGHTS, expected)
+        for name, content in contents.items():
+            if (new / name).read_bytes() != content:
+                raise RunError(f"{name} was read back with other bytes than were written")
+
+
+def stream(name: str, array: Array, dtype: str) -> TensorStream:
+    """Return an array as it is written, rounded to `dtype`."""
+    return TensorStream(array.shape, dtype, round_chunks(array, dtype, name))
 
 
 def config_values(

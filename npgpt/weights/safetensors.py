@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, TypeGuard
 import numpy as np
 
 from npgpt.arrays import Array
-from npgpt.errors import WeightFileError, show
+from npgpt.errors import RunError, WeightFileError, show
 from npgpt.system.atomic import atomic_write
 from npgpt.weights.mapped import BFLOAT16, MappedFile, MappedTensor, itemsize, refuse_pickle
 from npgpt.weights.strict_json import MAX_TABLE, Pairs, parse_json_object, read_json_object
@@ -265,6 +265,23 @@ def write_tensors(
     for tensor in tensors.values():
         for array in tensor.arrays:
             file.write(np.ascontiguousarray(array).data)
+
+
+def require_written(path: Path, tensors: Mapping[str, TensorStream]) -> None:
+    """Read a file back. Raises RunError unless it has exactly these tensors, to the bit."""
+    found = read_safetensors(path)
+    if found.keys() != tensors.keys():
+        raise RunError(f"{path.name} was read back with other tensors than were written")
+    for name, expected in tensors.items():
+        tensor, first = found[name], 0
+        same = (tensor.shape, tensor.dtype) == (expected.shape, expected.dtype)
+        for array in expected.arrays:
+            last = first + array.size
+            same = same and tensor.elements(first, last).tobytes() == array.tobytes()
+            tensor.file.drop_pages(tensor.start, tensor.start + last * itemsize(tensor.dtype))
+            first = last
+        if not same:
+            raise RunError(f"{name} was read back with other numbers than were written")
 
 
 def is_sizes(values: Any) -> TypeGuard[list[int]]:

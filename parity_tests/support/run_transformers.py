@@ -102,6 +102,16 @@ def encode(folder, texts, found):
         json.dump({"ids": ids, "texts": decoded, "eos": tokenizer.eos_token_id}, opened)
 
 
+def generate(folder, prompt, count, found):
+    """Write the text of a pipeline, greedily, and of one without a length."""
+    from transformers import pipeline
+
+    pipe = pipeline("text-generation", folder, trust_remote_code=False)
+    said = pipe(prompt, do_sample=False, max_new_tokens=count), pipe(prompt, do_sample=False)
+    with open(found, "w") as opened:
+        json.dump([one[0]["generated_text"] for one in said], opened)
+
+
 def defaults(file):
     """Write the values that a GPT-2's config.json may leave out."""
     from transformers import GPT2Config
@@ -111,4 +121,4 @@ def defaults(file):
 
 
 if __name__ == "__main__":
-    answer(save, save_tied, run, read, encode, defaults)
+    answer(save, save_tied, run, read, encode, generate, defaults)

@@ -1,0 +1,1 @@
+"""Models for other programs: files with their tokenizers, read back and compared."""
