@@ -45,7 +45,10 @@ class Diagnose:
 
         renames = dict(parse_pair(pair) for pair in self.map)
         asked = probe.read(self.probe)
-        found = diagnosis.diagnose(dump.read(self.dump, asked.config), asked, renames)
+        numbers = dump.read(self.dump, asked.config)
+        if not (self.probe / probe.SETTINGS).is_file():  # a model
+            asked = diagnosis.with_batch_of(numbers, asked)
+        found = diagnosis.diagnose(numbers, asked, renames)
         if self.json:
             print(json.dumps(report.as_json(found), indent=2).replace("\x7f", "\\u007f"))
         else:

@@ -124,6 +124,15 @@ def diagnose(
     return found if found.agrees else explain(found, lab, own)
 
 
+def with_batch_of(dump: Dump, probe: Probe) -> Probe:
+    """Return the probe of a model with the batch that a port computed, if it dumped one.
+
+    Raises InputError if the model cannot read the batch.
+    """
+    tokens, targets = dump.tensors.get("tokens"), dump.tensors.get("targets")
+    return probe if tokens is None or targets is None else probe.with_batch(tokens, targets)
+
+
 def fill_gradients(match: matching.Match, probe: Probe) -> None:
     """Add a gradient of 0 for each parameter without one, if most of the others have one.
 
