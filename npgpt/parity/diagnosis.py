@@ -48,6 +48,7 @@ class Diagnosis:
 
     findings : the tensors that were compared, in the order of computation
     causes : chains of mistakes, most of one; each chain reproduces every tensor
+    right_cache : True if the causes explain all but the cached logits, which are right
     tell_apart : the tensor that would tell several causes apart, "" if none would
     wrong_ops : ops that are wrong on the port's own inputs
     between : the last right tensor before the first wrong one, and that one
@@ -55,6 +56,7 @@ class Diagnosis:
 
     findings: tuple[Finding, ...]
     causes: tuple[tuple[Mistake, ...], ...] = ()
+    right_cache: bool = False
     tell_apart: str = ""
     wrong_ops: tuple[WrongOp, ...] = ()
     between: tuple[str, str] = ("", "")
@@ -167,12 +169,19 @@ def explain(found: Diagnosis, lab: Lab, own: causes.Own) -> Diagnosis:
     assert first is not None
     before = [one.name for one in found.findings[: found.findings.index(first)]]
     probe, names = lab.task.probe, lab.task.names
-    chains: list[causes.Chain] = []
+    chains, right_cache = list[causes.Chain](), False
     if first.name in names:  # no mistake of the catalogue changes a parameter before the first step
         chains = causes.find(lab, own)
+        cache = next((one for one in found.findings if one.name == "cached_logits"), None)
+        if not chains and cache and cache.is_right and cache is not first:
+            # a decoding loop is often code of its own, which lacks the mistake
+            rest = tuple(name for name in names if name != cache.name)
+            chains = causes.find(Lab(replace(lab.task, names=rest)), own)
+            right_cache = bool(chains)
     return replace(
         found,
         causes=tuple(chains),
+        right_cache=right_cache,
         within="" if chains or found.arithmetic != "float32" else coarser(lab.task, own),
         tell_apart=causes.tell_apart(lab, chains) if len(chains) > 1 else "",
         wrong_ops=tuple(op_by_op.wrong_ops(probe, own, found.arithmetic)),

@@ -160,7 +160,10 @@ def causes(diagnosis: Diagnosis) -> list[str]:
             lines.append(f"{INDENT}products in {diagnosis.within} would explain it: all tensors "
                          "are within its rounding budget")  # fmt: skip
         return lines
-    tensors = f"all {number_of(len(diagnosis.findings), 'tensor')} within rounding"
+    explained = len(diagnosis.findings) - diagnosis.right_cache
+    tensors = f"all {number_of(explained, 'tensor')} within rounding"
+    if diagnosis.right_cache:
+        tensors += " but the cached logits, which are right"
     lines = []
     if len(diagnosis.causes) > 1:
         apart = f"; {describe(diagnosis.tell_apart)} would" if diagnosis.tell_apart else ""
