@@ -23,7 +23,7 @@ from npgpt.arrays import Array
 
 BUCKET = 4 << 20  # bytes that one call of MPI sends, at most: they stay in the cache
 WINDOW = 4  # buckets that are on their way at the same time
-GATHERED = 16  # buckets in one call that only copies: nothing is added, and needs no cache
+GATHERED = 256  # buckets in one call that copies in place: it needs no memory, and no cache
 RANKS = 16  # of more ranks, each is sent a 16th of a bucket: small messages would cost latency
 
 

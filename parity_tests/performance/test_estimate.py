@@ -265,7 +265,7 @@ def test_efficiency_on_four_networks(ranks, computing, wide):
         assert parallel.computing == pytest.approx(computing)
         assert round(100 * parallel.efficiency) == percent
         t = 2 * (ranks - 1) / ranks * 4 * 124_439_808 / bandwidth + 2 * (ranks - 1) * 50e-6
-        assert abs(parallel.efficiency - computing / (computing + t)) < 0.015
+        assert abs(parallel.efficiency - computing / (computing + t)) < 0.02
 
 
 def test_estimate_in_json(said):
