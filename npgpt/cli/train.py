@@ -20,7 +20,7 @@ from npgpt.config import RunConfig
 from npgpt.distributed import collectives, world
 from npgpt.distributed.launcher import find_launcher
 from npgpt.distributed.world import World
-from npgpt.errors import RunError
+from npgpt.errors import InputError, RunError
 from npgpt.preset import FINE_TUNING
 from npgpt.system import memory
 from npgpt.system.shell import npgpt_command, option
@@ -112,7 +112,8 @@ class Train:
 
     def train_along(self) -> int:
         """Train on a rank that is not the first. Return the exit status."""
-        _, trainer = self.start()
+        with collectives.first_reports(self.world, InputError, RunError):
+            _, trainer = self.start()
         silent = Silent(trainer)
         if self.must_save:
             silent.save()

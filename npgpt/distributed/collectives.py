@@ -1,8 +1,26 @@
-"""Two small collective calls of commands that run on many ranks."""
+"""Functions of commands on many ranks: wait for all, agree on numbers, report an error once."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from npgpt.distributed.world import World, wait
+
+PATIENCE = 15  # seconds that the first rank has to end all, after an error that all ranks have
+
+
+@contextmanager
+def first_reports(world: World, *kinds: type[Exception]) -> Iterator[None]:
+    """Let the first rank report an error of these kinds, which all ranks may have.
+
+    It may write files before it ends the others. An error of another rank alone is reported later.
+    """
+    try:
+        yield
+    except kinds:
+        if not world.is_first:
+            time.sleep(PATIENCE)
+        raise
 
 
 def wait_for_all(world: World) -> None:

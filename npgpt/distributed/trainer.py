@@ -28,6 +28,7 @@ from npgpt.config import TrainingConfig
 from npgpt.data.mapped_tokens import MappedTokens, MixedTokens
 from npgpt.distributed import agreement, micro_batches, sums
 from npgpt.distributed.agreement import require_equal, sample
+from npgpt.distributed.collectives import first_reports
 from npgpt.distributed.evaluation import in_order
 from npgpt.distributed.kernel_probe import probe
 from npgpt.distributed.micro_batch_rng import micro_batch_rng
@@ -45,8 +46,6 @@ from npgpt.training.events import Event, Progress, Step
 from npgpt.training.run_state import Record
 from npgpt.training.trainer import Trainer, require_finite
 from npgpt.weights import checkpoint
-
-PATIENCE = 15  # seconds that the first rank has for its files, after an error that all ranks have
 
 
 class Asked(NamedTuple):
@@ -172,16 +171,12 @@ class DataParallelTrainer(Trainer):
 
     def _step_events(self, tokens: Array, targets: Array) -> Iterator[Event]:
         """Make one step and yield its events, the last with the times of many ranks."""
-        try:
+        with first_reports(self.world, RunError):  # of a loss, which all ranks have
             for event in super()._step_events(tokens, targets):
                 if isinstance(event, Step) and self.world.size > 1:
                     event.communication = self.communication
                     event.slowest_rank = self.slowest_rank
                 yield event
-        except RunError:  # of a loss, which all ranks have: the first one reports it
-            if not self.world.is_first:
-                time.sleep(PATIENCE)
-            raise
 
     def sum_of_own(self, tokens: Array, targets: Array) -> tuple[Array, Array]:
         """Return this rank's shares of the loss (M,), by micro-batch, and its gradients (n,)."""

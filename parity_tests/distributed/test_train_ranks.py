@@ -138,7 +138,7 @@ def test_one_rank_ends_all_and_the_last_checkpoint_is_complete(folder, action, c
 
 
 def test_an_error_of_all_ranks_is_said_by_the_first(folder):
-    """Of a step, after which the first one draws the plot; and before there is a directory."""
+    """In a step, after which the first one draws the plot, and before there is a directory."""
     rates = "--lr 1e30 --warmup-steps 0 --eval-every 1".split()
     said = start(folder, 2, *RUN, *rates, "--out", "nan", code=1)
     (line,) = (line for line in said.stderr.splitlines() if line.startswith("npgpt: rank"))
