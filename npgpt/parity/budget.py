@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.arrays import Array
-from npgpt.model.params import map_leaves, named
+from npgpt.model.params import map_leaves, named, size
 from npgpt.parity.compute import tensors
 from npgpt.parity.order import kind_of, step_of
 from npgpt.parity.port import Port
@@ -26,6 +26,7 @@ from npgpt.parity.step_budget import spreads
 
 Layouts = tuple[Array, ...]  # of one tensor: several if the dump does not tell which is meant
 RUNS = 3
+LARGE = 1 << 20  # parameters
 TINY = 1e-300
 MULTIPLE = 8  # clean ports stay below 3: docs/find-the-bug.md#budgets
 
@@ -95,7 +96,7 @@ class Run:
         exact, smallest = dict(run.stream()), EPS[task.arithmetic]
         errors = {name: [float(smallest * largest_of(x))] for name, x in exact.items()}
         rough = [dict(run.compute(port, nudge_parameters(task.probe, seed), np.float32))
-                 for seed in range(RUNS)]  # fmt: skip
+                 for seed in range(runs_of(task.probe))]  # fmt: skip
         for name in exact:
             if not step_of(name):
                 errors[name] += [largest_of(one[name] - exact[name]) for one in rough]
@@ -134,6 +135,11 @@ class Run:
         if exact.shape != found[0].shape:
             return np.inf
         return largest_of(excess(closest(found, exact), exact, budgets[name]))
+
+
+def runs_of(probe: Probe) -> int:
+    """Return the number of float32 runs. A large tensor's largest error needs but one."""
+    return RUNS if size(probe.config) <= LARGE else 1
 
 
 def excess(found: Array, exact: Array, budget: Array) -> Array:

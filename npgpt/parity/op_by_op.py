@@ -20,7 +20,7 @@ from npgpt.ops import attention, embedding, gelu, layernorm, linear
 from npgpt.ops.attention import merge_heads, softmax, split_heads
 from npgpt.ops.linear_cross_entropy import IGNORED
 from npgpt.parity import steps
-from npgpt.parity.budget import MULTIPLE, RUNS, Layouts, largest_of, nudge, nudge_parameters
+from npgpt.parity.budget import MULTIPLE, Layouts, largest_of, nudge, nudge_parameters, runs_of
 from npgpt.parity.compute import cast
 from npgpt.parity.graph import has_inputs, op_of
 from npgpt.parity.probe import Probe
@@ -242,7 +242,7 @@ def wrong_ops(probe: Probe, tensors: Mapping[str, Layouts], arithmetic: str) -> 
     own = {name: found[0] for name, found in tensors.items() if len(found) == 1}
     exact = run(replace(probe, params=cast(probe.params, np.float64)), own)
     errors = [EPS["float32"] * largest_of(one.computed) for one in exact]
-    for seed in range(RUNS):
+    for seed in range(runs_of(probe)):
         rng = np.random.default_rng(seed)
         inputs = {name: nudge(x, rng) if x.dtype.kind == "f" else x for name, x in own.items()}
         for i, rough in enumerate(run(nudge_parameters(probe, seed), inputs)):
