@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.config import Config
+from npgpt.export.gguf_file import convert
 from npgpt.model.params import Params, named
 from npgpt.model.quantize import is_quantizable
 from npgpt.quantized_matrix import to_bfloat16
@@ -20,18 +21,6 @@ UINT32, FLOAT32, STRING = 4, 6, 8  # types of values
 TENSORS = {"float32": 0, "bfloat16": 30, "int8": 8}  # types of tensors
 GROUP = np.dtype([("scale", "<f2"), ("values", "i1", 32)])  # of Q8_0
 ALIGNMENT = 32  # of every tensor
-NAMES = {
-    "wte": "token_embd",
-    "wpe": "position_embd",
-    "ln_1": "attn_norm",
-    "attn.c_attn": "attn_qkv",
-    "attn.c_proj": "attn_output",
-    "ln_2": "ffn_norm",
-    "mlp.c_fc": "ffn_up",
-    "mlp.c_proj": "ffn_down",
-    "ln_f": "output_norm",
-    "lm_head": "output",
-}
 
 
 def write_gguf(path: Path, config: Config, tree: Params, weights: str = "float32") -> None:
@@ -39,7 +28,7 @@ def write_gguf(path: Path, config: Config, tree: Params, weights: str = "float32
     tensors = []
     for name, array in named(tree):
         kind = weights if is_quantizable(name) else "float32"
-        own, array = converted(name, array)
+        own, array = convert(name, array)
         tensors.append((own, array.shape, TENSORS[kind], encoded(array, kind)))
     head = bytearray(MAGIC + struct.pack("<IQQ", VERSION, len(tensors), len(values(config))))
     for key, value in values(config).items():
@@ -95,14 +84,6 @@ def typed(value: int | float | str) -> bytes:
             return struct.pack("<If", FLOAT32, value)
         case str():
             return struct.pack("<I", STRING) + text(value)
-
-
-def converted(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-    """Return a parameter's name and array in llama.cpp's layout: linear layers are (out, in)."""
-    *place, kind = name.split(".")
-    block = f"blk.{place[1]}." if place[0] == "h" else ""
-    own = NAMES[".".join(place[2:] if block else place)]
-    return f"{block}{own}.{kind}", array.T if block and array.ndim == 2 else array
 
 
 def text(value: str) -> bytes:

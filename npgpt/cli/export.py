@@ -26,30 +26,36 @@ class Export:
         A run directory, weights in any supported format, or gpt2-small to gpt2-xl once downloaded.
     to
         huggingface: a directory with safetensors, the tokenizer and a model card, for transformers
-        and others. llm.c: a file such as gpt2_124M.bin, for tied models. npgpt: a checkpoint
-        without the training state.
+        and others. gguf: a file with the tokenizer, for llama.cpp; it needs the extra [gguf].
+        llm.c: a file such as gpt2_124M.bin, for tied models. npgpt: a checkpoint without the
+        training state.
     out
         File or directory to write. It must not exist; an empty directory is replaced.
     tokenizer
         "byte", "gpt2", or the path of a tokenizer.json, of its directory, or of a model. Needed if
         the tokenizer is neither recorded with the model nor beside the weights.
     dtype
-        Data type of the numbers written. float16 and bfloat16 halve the file and round.
+        Data type of the numbers written. float16 and bfloat16 halve the file and round. int8, for
+        gguf only, is llama.cpp's Q8_0: a quarter of the size.
     """
 
     model: ModelPath = None
-    to: Literal["huggingface", "llm.c", "npgpt"] = "huggingface"
+    to: Literal["huggingface", "gguf", "llm.c", "npgpt"] = "huggingface"
     out: Path
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
     tokenizer: OptionalTokenizer = None
 
     def run(self) -> int:
         """Write the weights; return the exit status."""
         from npgpt.data.tokenizer import check_size, tokenizer
-        from npgpt.data.tokenizer_choice import choose
-        from npgpt.export import huggingface
+        from npgpt.data.tokenizer_choice import KINDS, choose
+        from npgpt.export import gguf_file, huggingface
         from npgpt.weights import checkpoint, formats, llmc
 
+        if self.dtype == "int8" and self.to != "gguf":
+            raise ConfigError(
+                f"{self.to} has no int8: use --to gguf, or npgpt quantize for a file of npgpt's"
+            )
         source = formats.open_weights(resolve(model_path(self.model)))
         config, name = source.config, choose(source, self.tokenizer).tokenizer
         require_new(self.out, directory=self.to == "huggingface")
@@ -61,6 +67,10 @@ class Export:
             if found is None:
                 print(NO_TOKENIZER, file=sys.stderr)
             huggingface.write(self.out, config, source.params("float32"), found, dtype=self.dtype)
+        elif self.to == "gguf":
+            if found is None:
+                raise ConfigError(f"a GGUF file has a tokenizer: give --tokenizer {KINDS}")
+            gguf_file.write(self.out, config, source.params("float32"), found, dtype=self.dtype)
         elif self.to == "llm.c":
             llmc.write_llmc(self.out, config, source.params("float32"), dtype=self.dtype)
         elif self.dtype != "float32":

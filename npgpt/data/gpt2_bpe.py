@@ -78,11 +78,22 @@ def merges_if_gpt2(vocabulary: Mapping[str, int], merges: Sequence[Sequence[str]
 
 def splits_as_gpt2(values: Mapping[str, Any]) -> bool:
     """Return True if a tokenizer.json, apart from its vocabulary and merges, is as GPT-2's."""
-    model, before, added = (values.get(k) for k in ("model", "pre_tokenizer", "added_tokens"))
+    added = values.get("added_tokens")
     special = [token for token in added if isinstance(token, dict)] if type(added) is list else []
+    moved = ("single_word", "lstrip", "rstrip")
+    return (
+        splits_words_as_gpt2(values)
+        and [(token.get("content"), token.get("id")) for token in special]
+        == [(END_OF_TEXT, VOCABULARIES["gpt2"] - 1)]
+        and not any(token.get(key) for token in special for key in moved)
+    )
+
+
+def splits_words_as_gpt2(values: Mapping[str, Any]) -> bool:
+    """Return True if a tokenizer.json, apart from its tokens and merges, is as GPT-2's."""
+    model, before = values.get("model"), values.get("pre_tokenizer")
     plain = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges",
              "byte_fallback")  # fmt: skip
-    moved = ("single_word", "lstrip", "rstrip")
     return (
         isinstance(model, dict)
         and model.get("type", "BPE") == "BPE"
@@ -92,7 +103,4 @@ def splits_as_gpt2(values: Mapping[str, Any]) -> bool:
         and before.get("type") == "ByteLevel"
         and before.get("add_prefix_space") is False
         and before.get("use_regex", True) is True
-        and [(token.get("content"), token.get("id")) for token in special]
-        == [(END_OF_TEXT, VOCABULARIES["gpt2"] - 1)]
-        and not any(token.get(key) for token in special for key in moved)
     )

@@ -77,7 +77,8 @@ FLAGS = {
     ),
     "evaluate": "--model --weights --data --context-length --stride",
     "download": "{gpt2-small,gpt2-medium,gpt2-large,gpt2-xl} --source {huggingface,openai} --to",
-    "export": "--model --to {huggingface,llm.c,npgpt} --out --dtype {float32,float16,bfloat16}",
+    "export": "--model --to {huggingface,gguf,llm.c,npgpt} --out "
+    "--dtype {float32,float16,bfloat16,int8}",
     "quantize": "PATH --to --weights {int8,bfloat16}",
     "inspect": "PATH --json --verify",
     "compare": "PATH --prompt --weights",
