@@ -14,6 +14,7 @@ pytestmark = [
 # Of the operations of each kind, and of their errors, every n-th is let fail.
 STRIDES = {
     "train": {"write": 211, "": 17},
+    "export": {"": 11},
     "export npgpt": {"write": 47, "": 5},
     "download": {"write": 37, "": 19},
 }
