@@ -156,10 +156,10 @@ class Masks:
     def __init__(
         self, masks: Mapping[str, Array], config: Config, *, parts: int = 1, repeat: bool = False
     ):
-        everything = [np.ones((), bool)] * parts  # of a place where the port has no dropout
+        everything = [np.ones((), bool)] * parts  # where the port has no dropout
         blocks = [f"h.{i}" for i in range(config.n_layer)]
-        places = "attn.probs", "after_attn", "after_mlp"
-        names = ["embedding", *(f"{block}.{place}" for block in blocks for place in places)]
+        kinds = "attn.probs", "after_attn", "after_mlp"
+        names = ["embedding", *(f"{block}.{kind}" for block in blocks for kind in kinds)]
         rows = [np.array_split(masks[name], parts) if name in masks else everything
                 for name in names]  # fmt: skip
         self.order = [mask[part] for part in range(parts) for mask in rows]

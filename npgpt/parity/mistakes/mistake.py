@@ -45,7 +45,7 @@ class Mistake:
 
     @property
     def right(self) -> Edit:
-        """Where the right code stands: `where`, `right` and `line()` of the first edit."""
+        """The first edit: its `where`, `right` and `line()` name the right code."""
         return self.edits[0]
 
     @property

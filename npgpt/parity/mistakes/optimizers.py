@@ -49,12 +49,12 @@ for name, says, right, text in (
     ("adam-eps-before-correction",
      "Adam's eps is added before the bias correction, as in TensorFlow",
      DENOMINATOR, "denominator = (np.sqrt(v) + eps) / (1 - beta2**step) ** 0.5"),
-    ("adam-eps-1e-8", "Adam's eps is 1e-8, whatever was asked for",
+    ("adam-eps-1e-8", "Adam's eps is 1e-8, not the one given",
      "** 0.5 + eps", "** 0.5 + 1e-8"),
     ("adam-betas-exchanged", "Adam's betas are exchanged", BETAS, "beta2, beta1 = betas"),
-    ("adam-default-betas", "Adam's betas are 0.9 and 0.999, whatever was asked for",
+    ("adam-default-betas", "Adam's betas are 0.9 and 0.999, not those given",
      BETAS, "beta1, beta2 = 0.9, 0.999"),
-    ("adam-gpt-3-betas", "Adam's betas are 0.9 and 0.95, whatever was asked for",
+    ("adam-gpt-3-betas", "Adam's betas are 0.9 and 0.95, not those given",
      BETAS, "beta1, beta2 = 0.9, 0.95"),
     ("adam-first-moment-sum", "Adam's first moment is a sum: beta1 * m + grad",
      M, "m *= beta1\n    m += grad"),
@@ -154,13 +154,13 @@ wrong(
 wrong(
     "step",
     "lr-of-1e-3",
-    "the learning rate is 1e-3, whatever was asked for",
+    "the learning rate is 1e-3, not the one given",
     (MAKE, "lr=settings.lr", "lr=1e-3"),
 )
 wrong(
     "step",
     "decay-of-1e-2",
-    "weight decay is 0.01, PyTorch's default, whatever was asked for",
+    "weight decay is 0.01, PyTorch's default, not the one given",
     (MAKE, "weight_decay=settings.weight_decay", "weight_decay=0.01"),
 )
 wrong(
