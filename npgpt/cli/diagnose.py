@@ -41,14 +41,11 @@ class Diagnose:
 
     def run(self) -> int:
         """Print the report; return 0 if the port agrees, else 1."""
-        from npgpt.parity import diagnosis, dump, probe, report
+        from npgpt.parity import diagnosis, pairing, report
 
         renames = dict(parse_pair(pair) for pair in self.map)
-        asked = probe.read(self.probe)
-        numbers = dump.read(self.dump, asked.config)
-        if not (self.probe / probe.SETTINGS).is_file():  # a model
-            asked = diagnosis.with_batch_of(numbers, asked)
-        found = diagnosis.diagnose(numbers, asked, renames)
+        asked, dump = pairing.read(self.probe, self.dump)
+        found = diagnosis.diagnose(dump, asked, renames)
         if self.json:
             print(json.dumps(report.as_json(found), indent=2).replace("\x7f", "\\u007f"))
         else:

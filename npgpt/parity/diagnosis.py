@@ -8,7 +8,7 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.errors import InputError, show
 from npgpt.model.params import named
-from npgpt.parity import causes, matching, op_by_op, order, rounding
+from npgpt.parity import causes, matching, op_by_op, order, pairing, rounding
 from npgpt.parity.budget import Layouts, Run, Task, closest, excess, largest_of
 from npgpt.parity.causes import Lab
 from npgpt.parity.dump import Dump
@@ -95,6 +95,7 @@ def diagnose(
     Raises InputError if the dump is of another batch or model, has no number to compare, or one
     that is not finite.
     """
+    dump = pairing.check(dump, probe)
     probe = replace(probe, settings=probe.settings.with_meta(dump.meta))
     check_heads(dump, probe)
     match = matching.match(dump, probe, dict(renames or {}))
@@ -104,7 +105,6 @@ def diagnose(
     own = {name: (x, *match.alternatives.get(name, ())) for name, x in match.tensors.items()}
     check_batch(match.tensors, probe)
     present = [name for name in order.sort(own, probe.config) if kind_of(name) not in INPUTS]
-    check_finite(match.tensors, present, match.names)
     arithmetic = rounding.recognize(match.tensors, probe.params)
     findings = compare_parameters(own, probe, match.names, arithmetic)
     probe = op_by_op.with_parameters(probe, match.tensors)
@@ -124,15 +124,6 @@ def diagnose(
         unused=tuple(match.unused), not_dumped=not_dumped(names),
     )  # fmt: skip
     return found if found.agrees else explain(found, lab, own)
-
-
-def with_batch_of(dump: Dump, probe: Probe) -> Probe:
-    """Return the probe of a model with the batch that a port computed, if it dumped one.
-
-    Raises InputError if the model cannot read the batch.
-    """
-    tokens, targets = dump.tensors.get("tokens"), dump.tensors.get("targets")
-    return probe if tokens is None or targets is None else probe.with_batch(tokens, targets)
 
 
 def fill_gradients(match: matching.Match, probe: Probe) -> None:
@@ -248,20 +239,6 @@ def check_batch(tensors: Mapping[str, Array], probe: Probe) -> None:
         if not np.array_equal(tensors.get(name, expected), expected):
             raise InputError(f"the dump's {name} are not the probe's: is it of another batch? "
                              "They are in batch.npz")  # fmt: skip
-
-
-def check_finite(
-    tensors: Mapping[str, Array], names: Sequence[str], port_names: Mapping[str, str]
-) -> None:
-    """Raise InputError with the first tensor, in the order of computation, with nan or infinity."""
-    for name in names:
-        bad = ~np.isfinite(tensors[name])
-        if bad.any():
-            at = tuple(int(i) for i in np.unravel_index(np.argmax(bad), bad.shape))
-            raise InputError(
-                f"the dump has {tensors[name][at]} in {show(port_names.get(name, name))} at "
-                f"{list(at)}, first in the order of computation: nan cannot be compared"
-            )
 
 
 def masks_of(tensors: Mapping[str, Array], probe: Probe) -> dict[str, Array] | None:

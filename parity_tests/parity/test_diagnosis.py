@@ -167,8 +167,8 @@ def test_exit_statuses(tiny, files, npgpt_):
 
 
 BAD = {
-    "nothing": (lambda t: {"tokens": t["tokens"]}, "nothing to compare"),
-    "nan": (lambda t: t | {"loss": np.float32(np.nan)}, "the dump has nan in 'loss'"),
+    "nothing": (lambda t: {"tokens": t["tokens"]}, "neither loss nor gradients"),
+    "nan": (lambda t: t | {"loss": np.float32(np.nan)}, "loss has 1 of 1 numbers that are nan"),
     "other tokens": (lambda t: t | {"tokens": t["tokens"] * 0}, "another batch"),
     "other targets": (lambda t: t | {"targets": t["targets"] * 0}, "another batch"),
     "other heads": (lambda t: t | {"meta": '{"n_head": 5}'}, "n_head is 5"),
