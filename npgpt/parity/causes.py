@@ -16,7 +16,7 @@ from npgpt.model.backend import OPS
 from npgpt.model.params import named, shapes, size
 from npgpt.parity.budget import MULTIPLE, Layouts, Run, Task, closest, largest_of
 from npgpt.parity.graph import has_inputs, ops_of
-from npgpt.parity.mistakes import MISTAKES, Mistake
+from npgpt.parity.mistakes import MISTAKES, VARIANTS, Mistake
 from npgpt.parity.order import INPUTS, STAGES, all_names, kind_of, stage_of
 from npgpt.parity.port import RIGHT
 from npgpt.parity.rounding import EPS
@@ -33,8 +33,8 @@ KEPT = 1 << 20  # parameters of a model whose runs are kept
 class Lab:
     """GPT-2 with mistakes, on one task. Every run is kept."""
 
-    def __init__(self, task: Task, mistakes: Sequence[Mistake] = MISTAKES):
-        self.task, self.mistakes = task, mistakes
+    def __init__(self, task: Task):
+        self.task = task
         self.runs: dict[Chain, Run] = {}
         self.indices = {name: i for i, name in enumerate(task.names)}
 
@@ -111,31 +111,31 @@ def find(lab: Lab, own: Own) -> list[Chain]:
     names = lab.task.names
     frontier: list[tuple[Chain, int]] = [((), lab.position((), own))]
     for _ in range(LONGEST):
-        found: dict[frozenset[str], Chain] = {}
-        partial: dict[frozenset[str], tuple[Chain, int]] = {}
-        for chain, start in frontier:
-            for mistake in candidates(lab, chain, start):
-                longer = (*chain, mistake)
-                position = lab.position(longer, own, start)
-                key = frozenset(one.name for one in longer)
-                if position == len(names):
-                    found.setdefault(key, longer)
-                elif position > start:
-                    partial.setdefault(key, (longer, position))
-        if found:
-            return without_twins(lab.closest(list(found.values()), own))
+        partial: dict[frozenset[Mistake], tuple[Chain, int]] = {}
+        for mistakes in (MISTAKES, VARIANTS):
+            found: dict[frozenset[Mistake], Chain] = {}
+            for chain, start in frontier:
+                for mistake in candidates(mistakes, lab.task, chain, start):
+                    longer = (*chain, mistake)
+                    position = lab.position(longer, own, start)
+                    if position == len(names):
+                        found.setdefault(frozenset(longer), longer)
+                    elif position > start:
+                        partial.setdefault(frozenset(longer), (longer, position))
+            if found:
+                return without_twins(lab.closest(list(found.values()), own))
         frontier = sorted(partial.values(), key=lambda one: -one[1])[:WIDTH]
     return []
 
 
-def candidates(lab: Lab, chain: Chain, start: int) -> list[Mistake]:
-    """Return the mistakes that can explain the first wrong tensor, the one of index `start`.
+def candidates(mistakes: Sequence[Mistake], task: Task, chain: Chain, start: int) -> list[Mistake]:
+    """Return the mistakes that can explain the first wrong tensor, which has the index `start`.
 
     None is of a later stage, or of one whose results are right. If all inputs of the tensor's op
     are right, none is in another op.
     """
-    name, right = lab.task.names[start], lab.task.names[:start]
-    config = lab.task.probe.config
+    name, right = task.names[start], task.names[:start]
+    config = task.probe.config
     stages = STAGES[first_stage(right, config) : STAGES.index(stage_of(name)) + 1]
     ops = set(OPS)
     if kind_of(name) in ("act", "dact", "grad") and has_inputs(name, right, config):
@@ -143,7 +143,7 @@ def candidates(lab: Lab, chain: Chain, start: int) -> list[Mistake]:
     others = {f"npgpt.ops.{op}" for op in OPS if op not in ops}
     return [
         one
-        for one in lab.mistakes
+        for one in mistakes
         if one.stage in stages
         and one not in chain
         and any(edit.module not in others for edit in one.edits)

@@ -67,7 +67,7 @@ def tensors(
     """
     modules, config = port.modules(), config_of(probe, masks)
     model, steps = modules["npgpt.model.transformer"], modules["npgpt.parity.steps"]
-    tree = steps.tie(cast(probe.params, dtype))
+    tree = steps.tie(cast(probe.params, dtype), config.n_head)
     if "param" in kinds:
         for name, array in params.named(tree):
             yield f"param/{name}", array

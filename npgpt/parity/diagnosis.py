@@ -107,7 +107,7 @@ def diagnose(
     present = [name for name in order.sort(own, probe.config) if kind_of(name) not in INPUTS]
     arithmetic = rounding.recognize(match.tensors, probe.params)
     findings = compare_parameters(own, probe, match.names, arithmetic)
-    probe = op_by_op.with_parameters(probe, match.tensors)
+    given, probe = probe, op_by_op.with_parameters(probe, match.tensors)
     names = [name for name in present if name != "dact/logits"]  # is part of the loss
     if not names:
         raise InputError(
@@ -123,7 +123,11 @@ def diagnose(
         findings=tuple(findings), arithmetic=arithmetic, notes=notes_of(match, probe),
         unused=tuple(match.unused), not_dumped=not_dumped(names),
     )  # fmt: skip
-    return found if found.agrees else explain(found, lab, own)
+    if found.agrees:
+        return found
+    parameters = tuple(one.name for one in found.findings if kind_of(one.name) == "param")
+    loaded = Task(given, (*parameters, *names), task.masks, arithmetic)
+    return explain(found, lab, own, Lab(loaded))
 
 
 def fill_gradients(match: matching.Match, probe: Probe) -> None:
@@ -154,28 +158,29 @@ def notes_of(match: matching.Match, probe: Probe) -> tuple[str, ...]:
     return (line + layout, *(note for note in match.notes if ":" in note))
 
 
-def explain(found: Diagnosis, lab: Lab, own: causes.Own) -> Diagnosis:
-    """Return the diagnosis with the causes of its wrong tensors."""
+def explain(found: Diagnosis, lab: Lab, own: causes.Own, loaded: Lab) -> Diagnosis:
+    """Return the diagnosis with the causes of its wrong tensors.
+
+    loaded : with the probe's parameters, of which the port's are to be explained if they are wrong
+    """
     first = found.first_wrong
     assert first is not None
     before = [one.name for one in found.findings[: found.findings.index(first)]]
-    probe, names = lab.task.probe, lab.task.names
-    chains, right_cache = list[causes.Chain](), False
-    if first.name in names:  # no mistake of the catalogue changes a parameter before the first step
-        chains = causes.find(lab, own)
-        cache = next((one for one in found.findings if one.name == "cached_logits"), None)
-        if not chains and cache and cache.is_right and cache is not first:
-            # a decoding loop is often code of its own, which lacks the mistake
-            rest = tuple(name for name in names if name != cache.name)
-            chains = causes.find(Lab(replace(lab.task, names=rest)), own)
-            right_cache = bool(chains)
+    source = lab if first.name in lab.task.names else loaded
+    chains, right_cache = causes.find(source, own), False
+    cache = next((one for one in found.findings if one.name == "cached_logits"), None)
+    if not chains and cache and cache.is_right and cache is not first:
+        # a decoding loop is often code of its own, which lacks the mistake
+        rest = tuple(name for name in source.task.names if name != cache.name)
+        chains = causes.find(Lab(replace(source.task, names=rest)), own)
+        right_cache = bool(chains)
     return replace(
         found,
         causes=tuple(chains),
         right_cache=right_cache,
         within="" if chains or found.arithmetic != "float32" else coarser(lab.task, own),
-        tell_apart=causes.tell_apart(lab, chains) if len(chains) > 1 else "",
-        wrong_ops=tuple(op_by_op.wrong_ops(probe, own, found.arithmetic)),
+        tell_apart=causes.tell_apart(source, chains) if len(chains) > 1 else "",
+        wrong_ops=tuple(op_by_op.wrong_ops(lab.task.probe, own, found.arithmetic)),
         between=(before[-1] if before else "", first.name),
     )
 

@@ -80,11 +80,13 @@ def train(
             model.backward(cache, g, **options)
             step = min(next(calls) // settings.accumulation, settings.steps - 1)
             for name, leaf in named(g):
-                leaf += signs[step][name] * errors[f"grad/{name}"]
+                if name in signs[step]:  # not that of a head of its own, of a port with tied ones
+                    leaf += signs[step][name] * errors[f"grad/{name}"]
 
     rng = Masks(masks, config, parts=settings.accumulation, repeat=True) if masks else None
     ops = backend(modules, port.replaced)
+    tree = steps.tie(cast(probe.params, np.float64), config.n_head)
     yield from steps.train(
-        Model, copy(cast(probe.params, np.float64)), probe.tokens, probe.targets, config, settings,
+        Model, copy(tree), probe.tokens, probe.targets, config, settings,
         rng=rng, ops=ops,
     )  # fmt: skip

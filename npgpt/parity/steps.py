@@ -18,7 +18,7 @@ from npgpt.ops.linear_cross_entropy import IGNORED
 from npgpt.training import optim, schedule
 
 
-def tie(p: Params) -> Params:
+def tie(p: Params, n_head: int) -> Params:
     """Return the parameters as the port holds them: the output head is wte."""
     return p
 

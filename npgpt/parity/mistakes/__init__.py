@@ -17,6 +17,7 @@ from npgpt.parity.mistakes import (
     optimizers,
     precision,
     training,
+    variants,
 )
 from npgpt.parity.mistakes.mistake import Mistake
 
@@ -43,4 +44,6 @@ MISTAKES: tuple[Mistake, ...] = tuple(
     for mistake in subject.page.mistakes
 )
 
-__all__ = ["MISTAKES", "Mistake"]
+VARIANTS = variants.variants_of(MISTAKES)
+
+__all__ = ["MISTAKES", "VARIANTS", "Mistake"]

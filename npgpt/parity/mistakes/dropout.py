@@ -12,6 +12,13 @@ page = Page("docs/backprop/dropout.md")
 wrong = page.add
 
 OUT, DX = "x * (keep * scale)", "dout * (keep * scale)"
+DROPPED = "dropped = dropout.backward(probs, drop)"
+# a port has the dropped probabilities of forward; here they are computed again, by backward
+KEPT = (
+    DATTENTION,
+    DROPPED,
+    "dropped = probs if drop.keep is None else probs * (drop.keep * drop.scale)",
+)
 AFTER_ATTN = "h, attn_drop = ops.dropout.forward(h, rate=rate, rng=rng)"
 AFTER_MLP = "h, mlp_drop = ops.dropout.forward(h, rate=rate, rng=rng)"
 
@@ -122,24 +129,27 @@ wrong(
     "dropout-backward-missing",
     "the gradient passes dropout unchanged: neither masked nor scaled",
     (BACKWARD, DX, "dout"),
+    KEPT,
 )
 wrong(
     "backward",
     "dropout-backward-not-scaled",
     "the gradient of dropout is masked but not scaled up",
     (BACKWARD, DX, "dout * keep"),
+    KEPT,
 )
 wrong(
     "backward",
     "dropout-backward-not-masked",
     "the gradient of dropout is scaled up but not masked",
     (BACKWARD, DX, "dout * scale"),
+    KEPT,
 )
 wrong(
     "backward",
     "dv-of-undropped-probs",
     "dv is computed with the probabilities before dropout",
-    (DATTENTION, "dropped = dropout.backward(probs, drop)", "dropped = probs"),
+    (DATTENTION, DROPPED, "dropped = probs"),
 )
 wrong(
     "backward",

@@ -48,24 +48,22 @@ wrong(
     "each micro-batch replaces the gradients of those before: only the last one counts",
     (ACCUMULATE, ADD, "total[:] = share * grad"),
 )
-wrong(
-    "step",
-    "step-per-micro-batch",
-    "the optimizer steps after each micro-batch",
-    (
-        TRAIN,
-        """        zero(g)
+ONE_STEP = """        zero(g)
         accumulate(model, p, tokens, targets, config, settings, g, rng=rng, ops=ops)
         scale = clip(g, settings.grad_clip, ops=ops)
-        optimizer.step(g, scale=scale)""",
-        """        from dataclasses import replace
+        optimizer.step(g, scale=scale)"""
+STEP_PER_PART = """        from dataclasses import replace
 
         alone = replace(settings, accumulation=1)
         for part in np.array_split(np.arange(len(tokens)), settings.accumulation):
             zero(g)
             accumulate(model, p, tokens[part], targets[part], config, alone, g, rng=rng, ops=ops)
-            optimizer.step(g, scale=clip(g, settings.grad_clip, ops=ops))""",
-    ),
+            optimizer.step(g, scale=clip(g, settings.grad_clip, ops=ops))"""
+wrong(
+    "step",
+    "step-per-micro-batch",
+    "the optimizer steps after each micro-batch",
+    (TRAIN, ONE_STEP, STEP_PER_PART),
 )
 wrong(
     "step",
@@ -117,6 +115,13 @@ wrong(
     "the global norm is the sum of the parameters' norms",
     (NORM, f"math.sqrt({SQUARES})",
      "sum(ops.adamw.square_sum(grad) ** 0.5 for _, grad in params.named(gradients))"),
+)  # fmt: skip
+wrong(
+    "step",
+    "clip-by-largest-norm",
+    "the global norm is the largest of the parameters' norms",
+    (NORM, f"math.sqrt({SQUARES})",
+     "max(ops.adamw.square_sum(grad) for _, grad in params.named(gradients)) ** 0.5"),
 )  # fmt: skip
 wrong(
     "step",
