@@ -18,7 +18,7 @@ LOADING = ": so they were loaded"
 APART = ", with queries, keys and values apart"
 IS_QKV = "p.weight.shape[1] == 3 * p.weight.shape[0]"
 
-# name of the entry, what its line goes on with, and edits: function, right text, wrong text
+# name of the entry, the end of its line, and edits: function, right text, wrong text
 OTHERS = (
     (
         "clip-per-parameter",
