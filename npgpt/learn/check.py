@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.arrays import Array
-from npgpt.learn import contract, recognise, runner, sandbox
+from npgpt.learn import contract, recognise, runner, sandbox, sizes
 from npgpt.learn.exercise import Case, Exercise
 from npgpt.learn.recognise import Mistaken, Question, wrong_elements
 from npgpt.learn.sandbox import Outcome
@@ -18,6 +18,8 @@ from npgpt.learn.slope import slope
 PASSED, STUB, WRONG, FAILED = "passed", "not written yet", "wrong", "failed"
 AGAIN = "a second call with the same arguments"
 SINGLE = "arguments of float32"
+RESIZED = "other sizes"
+HARD_CODED = "is a size written as a number? Take it from the shape of an argument"
 TOLERANCE = {np.dtype(np.float32): 1e-3}  # of the largest number; else the exercise's own
 
 
@@ -79,7 +81,7 @@ def call_of(exercise: Exercise, case: Case) -> dict[str, Any]:
         "function": exercise.function_of(case),
         "arguments": case.arguments,
         "each": case.each,
-        "quiet": case.about in (AGAIN, SINGLE),
+        "quiet": case.about in (AGAIN, SINGLE, RESIZED),
     }
 
 
@@ -87,17 +89,25 @@ def call_of(exercise: Exercise, case: Case) -> dict[str, Any]:
 def plan(exercise: Exercise) -> tuple[list[Case], list[Any]]:
     """Return all calls of an exercise, with the right answers.
 
-    These are its cases; the first of each function twice, and once more in float32.
+    These are its cases; the first of each function twice, in float32, and with other sizes.
     """
-    cases = exercise.cases()
-    firsts = {exercise.function_of(case): case for case in reversed(cases)}
+    cases = exercise.cases(sizes.USUAL)
+    firsts = first_cases(exercise, cases)
+    others = first_cases(exercise, exercise.cases(sizes.OTHER))
     for name in exercise.functions:
         first = firsts[name]
         cases.append(replace(first, about=AGAIN))
+        if first.each is None and not exercise.broken:
+            cases.append(replace(others[name], about=RESIZED))
         if first.each is None:
             cases.append(replace(first, arguments=to_float32(first.arguments), about=SINGLE))
     cases.sort(key=lambda case: exercise.functions.index(exercise.function_of(case)))
     return cases, answers_of(exercise, exercise.solution, cases)
+
+
+def first_cases(exercise: Exercise, cases: list[Case]) -> dict[str, Case]:
+    """Return the first case of each function."""
+    return {exercise.function_of(case): case for case in reversed(cases)}
 
 
 def answers_of(exercise: Exercise, source: str, cases: list[Case]) -> list[Any]:
@@ -142,6 +152,7 @@ def report_error(verdict: Verdict, reply: dict[str, Any], cases: list[Case], lim
             given = contract.signature(case.arguments)
             called = f"It was called {contract.when(case.about)}with {given}."
             verdict.lines = [*text.splitlines(), called]
+            verdict.cause = HARD_CODED if case.about == RESIZED else None
 
 
 def grade(verdict: Verdict, answers: list[Any], index: int) -> bool:
@@ -160,6 +171,8 @@ def grade(verdict: Verdict, answers: list[Any], index: int) -> bool:
         return reject(verdict, case, [said], None)
     for name, one in expected.items():
         shape_cause = contract.shape(exercise, name, told[name], one)
+        if shape_cause and case.about == RESIZED:
+            return reject(verdict, case, shape_cause[0], HARD_CODED)
         if shape_cause:
             return reject(verdict, case, *shape_cause)
         if said := contract.dtype(name, told[name], one, verdict.notes):
@@ -187,6 +200,9 @@ def grade_numbers(
     if case.about == AGAIN:
         said = "A second call with the same arguments gives other numbers."
         return reject(verdict, case, [said], "a call must not depend on the calls before it")
+    if case.about == RESIZED:
+        said = "With arguments of other sizes, the numbers are wrong."
+        return reject(verdict, case, [said], HARD_CODED)
     name = next(iter(wrong))
     question = Question(exercise, case, name, told[name], expected[name], known, told)
     lines = []

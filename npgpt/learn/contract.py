@@ -93,7 +93,10 @@ def changed_argument(exercise: Exercise, case: Case, after: dict[str, Any]) -> s
     """Return a sentence about an argument that the function has written to, though it must not."""
     for name, before in case.arguments.items():
         if name not in exercise.changes and not same(before, after[name]):
-            return f"The function changes its argument {name}: work on a copy, the caller needs it."
+            return (
+                f"The function changes its argument {name}. Work on a copy, because the caller "
+                "needs it."
+            )
     return None
 
 
@@ -101,6 +104,8 @@ def same(before: Any, after: Any) -> bool:
     """Return True if an argument is as it was, in every bit."""
     if isinstance(before, dict):
         return before.keys() == after.keys() and all(same(before[k], after[k]) for k in before)
+    if isinstance(before, LinearMap):
+        return isinstance(after, LinearMap) and same(before.matrix, after.matrix)
     if isinstance(before, list):
         return len(before) == len(after) and all(map(same, before, after))
     if isinstance(before, np.ndarray):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from npgpt.arrays import Array
 from npgpt.learn import runner
+from npgpt.learn.sizes import Sizes
 from npgpt.learn.texts import Mistake, Texts, read_texts
 
 Arguments = dict[str, Any]
@@ -52,7 +53,7 @@ class Exercise:
     title: str
     results: Mapping[str, tuple[str, ...]]  # by function; the first function is the main one
     axes: Mapping[str, str]
-    cases: Callable[[], list[Case]]
+    cases: Callable[[Sizes], list[Case]]
     source: str = ""  # file in solutions/, if it is not `name`
     changes: tuple[str, ...] = ()  # arguments that are the result: written in place
     adds: tuple[str, ...] = ()  # of these, the ones that are added to

@@ -6,15 +6,34 @@ All sizes are different, no number is zero, tokens repeat, and two targets are i
 
 import itertools
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from npgpt.arrays import Array
 
-B, T, H, D, V = 3, 5, 2, 7, 11
-C = H * D
-O = 6  # outputs of a linear layer
-T_MAX = 8  # positions of wpe
+
+class Sizes(NamedTuple):
+    """The sizes of a call."""
+
+    B: int
+    T: int
+    H: int
+    D: int
+    V: int
+    O: int  # outputs of a linear layer
+    T_MAX: int  # positions of wpe
+
+    @property
+    def C(self) -> int:
+        """Channels: H heads of D."""
+        return self.H * self.D
+
+
+USUAL = Sizes(B=3, T=5, H=2, D=7, V=11, O=6, T_MAX=8)
+OTHER = Sizes(B=2, T=4, H=3, D=5, V=9, O=8, T_MAX=6)  # of one more call: a size may be hard-coded
+B, T, H, D, V, O, T_MAX = USUAL
+C = USUAL.C
 VALID = 13  # targets of B * T = 15 that are not ignored
 RATE = 0.3  # of dropout
 EPS = 0.1  # of LayerNorm: large enough to be seen
@@ -39,24 +58,31 @@ def positive(rng: np.random.Generator, *shape: int) -> Array:
     return rng.uniform(0.5, 2, shape)
 
 
-def tokens(rng: np.random.Generator) -> Array:
-    """(B, T): ids below V, of which several occur twice, in one row and in two."""
-    ids = rng.integers(0, V, (B, T))
-    ids[0, 3], ids[2, 1] = ids[0, 1], ids[0, 1]
-    ids[1, 4] = ids[1, 0]
+def tokens(rng: np.random.Generator, s: Sizes = USUAL) -> Array:
+    """(B, T): ids below V, of which several occur twice, in one row and in two. One is 0."""
+    ids = rng.integers(0, s.V, (s.B, s.T))
+    ids[0, 3], ids[-1, 1] = ids[0, 1], ids[0, 1]
+    ids[1, -1] = ids[1, 0]
+    ids[1, 1] = 0
     return ids
 
 
-def targets(rng: np.random.Generator) -> Array:
-    """(B, T): ids below V, two of them IGNORED, both in one row."""
-    ids = rng.integers(0, V, (B, T))
-    ids[1, 2] = ids[1, 4] = IGNORED
+def targets(rng: np.random.Generator, s: Sizes = USUAL) -> Array:
+    """(B, T): ids below V, of which one is 0, and two of them IGNORED, both in one row."""
+    ids = rng.integers(0, s.V, (s.B, s.T))
+    ids[0, 0] = 0
+    ids[1, 2] = ids[1, -1] = IGNORED
     return ids
 
 
 def letter(size: int) -> str:
     """Return the name of an axis of this length."""
     return next((name for name, value in LETTERS.items() if value == size), f"an axis of {size}")
+
+
+def apart(count: int) -> Array:
+    """(count,): numbers 2000 apart, the first one between the others."""
+    return 2000.0 * ((np.arange(count) + 1) % count)
 
 
 # Factors

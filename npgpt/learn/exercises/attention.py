@@ -7,13 +7,14 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.learn import sizes
 from npgpt.learn.exercise import Arguments, Case, Exercise, Region
-from npgpt.learn.sizes import B, C, D, H, T
+from npgpt.learn.sizes import D, H, Sizes, T
 from npgpt.ops import attention
 
 
-def drawn() -> Arguments:
+def drawn(s: Sizes) -> Arguments:
     """Return all arrays of the forward pass, and the gradients that go into backward."""
     rng = sizes.rng("attention")
+    B, T, H, D, C = s.B, s.T, s.H, s.D, s.C
     qkv = sizes.normal(rng, B, T, 3 * C)
     _, cache = attention.forward(qkv, n_head=H)
     return {
@@ -30,9 +31,9 @@ def drawn() -> Arguments:
     }
 
 
-def case(*given: str, **renamed: str) -> Case:
+def case(s: Sizes, *given: str, **renamed: str) -> Case:
     """Return the case with these arrays; `dout="dheads"` passes one by another name."""
-    all_arrays = drawn()
+    all_arrays = drawn(s)
     arguments = {name: all_arrays[source] for name, source in renamed.items()}
     return Case(arguments | {name: all_arrays[name] for name in given}, extra=all_arrays)
 
@@ -54,7 +55,7 @@ VALUES = Exercise(
     title="Attention: the weighted mean of the values",
     results={"values_backward": ("dprobs", "dv")},
     axes={"dprobs": "B H T T", "dv": "B H T D"},
-    cases=lambda: [case("v", dout="dheads", probs="full")],
+    cases=lambda s: [case(s, "v", dout="dheads", probs="full")],
     loss=lambda a: (a["dout"] * (a["probs"] @ a["v"])).sum(),
     inputs={"dprobs": "probs", "dv": "v"},
     factors="T D H B",
@@ -64,18 +65,18 @@ SCORES = Exercise(
     title="Attention: the scores of queries and keys",
     results={"scores_backward": ("dq", "dk")},
     axes={"dq": "B H T D", "dk": "B H T D"},
-    cases=lambda: [case("dscores", "q", "k")],
+    cases=lambda s: [case(s, "dscores", "q", "k")],
     loss=lambda a: (a["dscores"] * (a["q"] @ a["k"].mT)).sum(),
     inputs={"dq": "q", "dk": "k"},
     factors="sqrt(D) D T H B",
 )
 
 
-def mask_cases() -> list[Case]:
+def mask_cases(s: Sizes) -> list[Case]:
     """Return one case of each direction."""
-    all_arrays = drawn()
-    forward = {"scores": all_arrays["scores"], "D": D}
-    backward = {"dout": all_arrays["dscores"], "D": D}
+    all_arrays = drawn(s)
+    forward = {"scores": all_arrays["scores"], "D": s.D}
+    backward = {"dout": all_arrays["dscores"], "D": s.D}
     extra = {"scores": all_arrays["scores"]}
     return [Case(forward), Case(backward, extra, function="scale_and_mask_backward")]
 
@@ -93,13 +94,13 @@ MASK = Exercise(
 )
 
 
-def heads_cases() -> list[Case]:
+def heads_cases(s: Sizes) -> list[Case]:
     """Return one case of each direction."""
-    all_arrays = drawn()
+    all_arrays = drawn(s)
     gradients = {f"d{name}": 1.5 * all_arrays[name] for name in "qkv"}
     extra = {"qkv": all_arrays["qkv"]}
     return [
-        Case({"qkv": all_arrays["qkv"], "n_head": H}),
+        Case({"qkv": all_arrays["qkv"], "n_head": s.H}),
         Case(gradients, extra, function="split_qkv_backward"),
     ]
 
@@ -157,7 +158,7 @@ ATTENTION = Exercise(
     title="Attention: the whole backward pass",
     results={"attention_backward": ("dqkv",)},
     axes={"dqkv": "B T 3*H*D"},
-    cases=lambda: [case("dout", "q", "k", "v", "probs")],
+    cases=lambda s: [case(s, "dout", "q", "k", "v", "probs")],
     loss=attention_loss,
     inputs={"dqkv": "qkv"},
     summands=attention_summands,

@@ -5,14 +5,16 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.learn import sizes
 from npgpt.learn.exercise import Arguments, Case, Exercise, Region
-from npgpt.learn.sizes import RATE, B, C, T
+from npgpt.learn.sizes import RATE, Sizes
 from npgpt.ops import gelu
 
 
-def gelu_cases() -> list[Case]:
+def gelu_cases(s: Sizes) -> list[Case]:
     """Return one case, whose numbers reach both ends of the curve."""
     rng = sizes.rng("gelu")
-    return [Case({"dout": sizes.normal(rng, B, T, C), "x": 1.5 * sizes.normal(rng, B, T, C)})]
+    shape = s.B, s.T, s.C
+    dout, x = sizes.normal(rng, *shape), 1.5 * sizes.normal(rng, *shape)
+    return [Case({"dout": dout, "x": x})]
 
 
 def gelu_summands(a: Arguments) -> dict[str, dict[str, Array]]:
@@ -41,11 +43,12 @@ GELU = Exercise(
 )
 
 
-def dropout_cases() -> list[Case]:
+def dropout_cases(s: Sizes) -> list[Case]:
     """Return a case at the usual rate, and one without dropout."""
     rng = sizes.rng("dropout")
-    dout, keep = sizes.normal(rng, B, T, C), rng.random((B, T, C)) > RATE
-    extra = {"x": sizes.normal(rng, B, T, C)}
+    shape = s.B, s.T, s.C
+    dout, keep = sizes.normal(rng, *shape), rng.random(shape) > RATE
+    extra = {"x": sizes.normal(rng, *shape)}
     everything = {"dout": dout, "keep": np.ones_like(keep), "rate": 0.0}
     return [
         Case({"dout": dout, "keep": keep, "rate": RATE}, extra),

@@ -5,19 +5,19 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.learn import sizes
 from npgpt.learn.exercise import Arguments, Case, Exercise, Region
-from npgpt.learn.sizes import T_MAX, B, C, T, V
+from npgpt.learn.sizes import T_MAX, Sizes, T, V
 
 
-def embedding_cases() -> list[Case]:
+def embedding_cases(s: Sizes) -> list[Case]:
     """Return one case: gradients that are not zero before, and tokens that repeat."""
     rng = sizes.rng("embedding")
     arguments = {
-        "dout": sizes.normal(rng, B, T, C),
-        "tokens": sizes.tokens(rng),
-        "dwte": sizes.normal(rng, V, C),
-        "dwpe": sizes.normal(rng, T_MAX, C),
+        "dout": sizes.normal(rng, s.B, s.T, s.C),
+        "tokens": sizes.tokens(rng, s),
+        "dwte": sizes.normal(rng, s.V, s.C),
+        "dwpe": sizes.normal(rng, s.T_MAX, s.C),
     }
-    return [Case(arguments, extra={"wte": np.ones((V, C)), "wpe": np.ones((T_MAX, C))})]
+    return [Case(arguments, extra={"wte": np.ones((s.V, s.C)), "wpe": np.ones((s.T_MAX, s.C))})]
 
 
 def embedding_loss(a: Arguments) -> float:
@@ -62,14 +62,14 @@ EMBEDDING = Exercise(
 )
 
 
-def head_cases() -> list[Case]:
+def head_cases(s: Sizes) -> list[Case]:
     """Return one case, with a gradient of the matrix that is not zero before."""
     rng = sizes.rng("tied_head")
     arguments = {
-        "dlogits": sizes.normal(rng, B, T, V),
-        "x": sizes.normal(rng, B, T, C),
-        "wte": sizes.normal(rng, V, C),
-        "dwte": sizes.normal(rng, V, C),
+        "dlogits": sizes.normal(rng, s.B, s.T, s.V),
+        "x": sizes.normal(rng, s.B, s.T, s.C),
+        "wte": sizes.normal(rng, s.V, s.C),
+        "dwte": sizes.normal(rng, s.V, s.C),
     }
     return [Case(arguments)]
 

@@ -9,15 +9,14 @@ from npgpt.learn import sizes
 from npgpt.learn.exercise import Arguments, Case, Exercise
 from npgpt.learn.exercises.embeddings import rows_of
 from npgpt.learn.runner import LinearMap
-from npgpt.learn.sizes import T_MAX, B, C, T, V
+from npgpt.learn.sizes import C, Sizes, V
 from npgpt.ops import gelu
 
-F = 4 * C
 
-
-def mlp_cases() -> list[Case]:
+def mlp_cases(s: Sizes) -> list[Case]:
     """Return one case."""
     rng = sizes.rng("mlp")
+    B, T, C, F = s.B, s.T, s.C, 4 * s.C
     x, c_fc, b_fc = sizes.normal(rng, B, T, C), sizes.normal(rng, C, F) / 4, sizes.normal(rng, F)
     h = x @ c_fc + b_fc
     a, cache = gelu.forward(h)
@@ -54,9 +53,10 @@ MLP = Exercise(
 # The layers of the block are linear maps: the chain rule sees no difference
 
 
-def linear_map(rng: np.random.Generator) -> LinearMap:
+def linear_map(rng: np.random.Generator, s: Sizes) -> LinearMap:
     """Return a backward pass that mixes the positions and channels of a sequence."""
-    return LinearMap(sizes.normal(rng, T * C, T * C) / (T * C) ** 0.5)
+    size = s.T * s.C
+    return LinearMap(sizes.normal(rng, size, size) / size**0.5)
 
 
 def forward(layer: LinearMap, x: Array) -> Array:
@@ -67,11 +67,11 @@ def forward(layer: LinearMap, x: Array) -> Array:
 BLOCK_LAYERS = ("ln_1", "attention", "ln_2", "mlp")
 
 
-def block_cases() -> list[Case]:
+def block_cases(s: Sizes) -> list[Case]:
     """Return one case."""
     rng = sizes.rng("block")
-    layers = {name: linear_map(rng) for name in BLOCK_LAYERS}
-    dout, x = sizes.normal(rng, B, T, C), sizes.normal(rng, B, T, C)
+    layers = {name: linear_map(rng, s) for name in BLOCK_LAYERS}
+    dout, x = (sizes.normal(rng, s.B, s.T, s.C) for _ in range(2))
     return [Case({"dout": dout, **layers}, extra={"x": x})]
 
 
@@ -109,22 +109,22 @@ BLOCK = Exercise(
 )
 
 
-def model_cases() -> list[Case]:
+def model_cases(s: Sizes) -> list[Case]:
     """Return one case with three blocks."""
     rng = sizes.rng("model")
     parts = {
-        "tokens": sizes.tokens(rng),
-        "wte": sizes.normal(rng, V, C),
-        "wpe": sizes.normal(rng, T_MAX, C),
-        "ln_f": linear_map(rng),
-        "blocks": [linear_map(rng) for _ in range(3)],
+        "tokens": sizes.tokens(rng, s),
+        "wte": sizes.normal(rng, s.V, s.C),
+        "wpe": sizes.normal(rng, s.T_MAX, s.C),
+        "ln_f": linear_map(rng, s),
+        "blocks": [linear_map(rng, s) for _ in range(3 if s == sizes.USUAL else 4)],
     }
     arguments = {
-        "dlogits": sizes.normal(rng, B, T, V),
+        "dlogits": sizes.normal(rng, s.B, s.T, s.V),
         "hidden": model_hidden(parts),
         "tokens": parts["tokens"],
         "wte": parts["wte"],
-        "T_max": T_MAX,
+        "T_max": s.T_MAX,
         "ln_f": parts["ln_f"],
         "blocks": parts["blocks"],
     }
@@ -133,7 +133,7 @@ def model_cases() -> list[Case]:
 
 def model_hidden(a: Arguments) -> Array:
     """(B, T) -> (B, T, C): the input of the output head."""
-    x: Array = a["wte"][a["tokens"]] + a["wpe"][:T]
+    x: Array = a["wte"][a["tokens"]] + a["wpe"][: a["tokens"].shape[1]]
     for block in a["blocks"]:
         x = forward(block, x)
     return forward(a["ln_f"], x)

@@ -2,17 +2,17 @@
 
 from npgpt.learn import sizes
 from npgpt.learn.exercise import Arguments, Case, Exercise
-from npgpt.learn.sizes import B, C, O, T
+from npgpt.learn.sizes import Sizes
 
 
-def case(*given: str) -> list[Case]:
+def case(s: Sizes, *given: str) -> list[Case]:
     """Return the case in which the learner's function is given these arrays."""
     rng = sizes.rng("linear")
     drawn = {
-        "dout": sizes.normal(rng, B, T, O),
-        "x": sizes.normal(rng, B, T, C),
-        "weight": sizes.normal(rng, C, O),
-        "bias": sizes.normal(rng, O),
+        "dout": sizes.normal(rng, s.B, s.T, s.O),
+        "x": sizes.normal(rng, s.B, s.T, s.C),
+        "weight": sizes.normal(rng, s.C, s.O),
+        "bias": sizes.normal(rng, s.O),
     }
     arguments = {one: drawn.pop(one) for one in given}
     return [Case(arguments, extra=drawn)]
@@ -28,7 +28,7 @@ LINEAR_DX = Exercise(
     title="Linear layer: the gradient of the input",
     results={"linear_dx": ("dx",)},
     axes={"dx": "B T I"},
-    cases=lambda: case("dout", "weight"),
+    cases=lambda s: case(s, "dout", "weight"),
     loss=loss,
     inputs={"dx": "x"},
     factors="B T O B*T",
@@ -38,7 +38,7 @@ LINEAR_DWEIGHT = Exercise(
     title="Linear layer: the gradient of the weight",
     results={"linear_dweight": ("dweight",)},
     axes={"dweight": "I O"},
-    cases=lambda: case("dout", "x"),
+    cases=lambda s: case(s, "dout", "x"),
     loss=loss,
     inputs={"dweight": "weight"},
     factors="B T B*T",
@@ -48,7 +48,7 @@ LINEAR_DBIAS = Exercise(
     title="Linear layer: the gradient of the bias",
     results={"linear_dbias": ("dbias",)},
     axes={"dbias": "O"},
-    cases=lambda: case("dout"),
+    cases=lambda s: case(s, "dout"),
     loss=loss,
     inputs={"dbias": "bias"},
     factors="B T B*T",

@@ -7,19 +7,23 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.learn import sizes
 from npgpt.learn.exercise import Arguments, Case, Exercise, Region
-from npgpt.learn.sizes import B, T, V
+from npgpt.learn.sizes import Sizes, V
 from npgpt.ops import attention
 
 
-def cross_entropy_cases() -> list[Case]:
-    """Return two ignored targets of fifteen; none; and large logits."""
+def cross_entropy_cases(s: Sizes) -> list[Case]:
+    """Return two ignored targets; none; large logits; rows far apart; a target far below."""
     rng = sizes.rng("cross_entropy")
-    logits, targets = 2 * sizes.normal(rng, B, T, V), sizes.targets(rng)
+    logits, targets = 2 * sizes.normal(rng, s.B, s.T, s.V), sizes.targets(rng, s)
     every = np.where(targets < 0, 4, targets)
+    apart, unlikely = logits + sizes.apart(s.B)[:, None, None], logits.copy()
+    unlikely[0, 0, targets[0, 0]] -= 900
     return [
         Case({"logits": logits, "targets": targets}),
         Case({"logits": logits, "targets": every}, about="targets of which none is ignored"),
         Case({"logits": logits + 1000, "targets": targets}, about="logits near 1000"),
+        Case({"logits": apart, "targets": targets}, about="rows 2000 apart"),
+        Case({"logits": unlikely, "targets": targets}, about="a target with a logit of -900"),
     ]
 
 
@@ -28,7 +32,8 @@ def cross_entropy_loss(a: Arguments) -> Any:
     logits, targets = a["logits"].reshape(-1, V), a["targets"].ravel()
     counts = targets >= 0
     logits, targets = logits[counts], targets[counts]
-    norm = np.log(np.exp(logits - logits.max()).sum(-1)) + logits.max()
+    largest = logits.max(-1, keepdims=True)
+    norm = np.log(np.exp(logits - largest).sum(-1)) + largest[:, 0]
     return (norm - logits[np.arange(len(targets)), targets]).mean()
 
 

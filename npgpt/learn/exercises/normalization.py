@@ -7,21 +7,21 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.learn import sizes
 from npgpt.learn.exercise import Arguments, Case, Exercise
-from npgpt.learn.sizes import EPS, B, C, T, V
+from npgpt.learn.sizes import EPS, Sizes
 from npgpt.ops import attention, layernorm
 
 
-def layernorm_case(*given: str) -> list[Case]:
+def layernorm_case(s: Sizes, *given: str) -> list[Case]:
     """Return the case in which the learner's function is given these arrays."""
     rng = sizes.rng("layernorm")
-    x = 0.5 + 1.3 * sizes.normal(rng, B, T, C)
+    x = 0.5 + 1.3 * sizes.normal(rng, s.B, s.T, s.C)
     drawn = {
-        "dout": sizes.normal(rng, B, T, C),
+        "dout": sizes.normal(rng, s.B, s.T, s.C),
         "x": x,
-        "weight": sizes.positive(rng, C),
+        "weight": sizes.positive(rng, s.C),
         "mean": x.mean(-1, keepdims=True),
         "rstd": 1 / np.sqrt(x.var(-1, keepdims=True) + EPS),
-        "bias": sizes.normal(rng, C),
+        "bias": sizes.normal(rng, s.C),
     }
     arguments = {one: drawn.pop(one) for one in given}
     return [Case(arguments, extra=drawn)]
@@ -51,7 +51,7 @@ LAYERNORM_PARAMS = Exercise(
     title="LayerNorm: the gradients of weight and bias",
     results={"layernorm_params_backward": ("dweight", "dbias")},
     axes={"dweight": "C", "dbias": "C"},
-    cases=lambda: layernorm_case("dout", "x", "mean", "rstd"),
+    cases=lambda s: layernorm_case(s, "dout", "x", "mean", "rstd"),
     loss=layernorm_loss,
     inputs={"dweight": "weight", "dbias": "bias"},
     factors="B T B*T",
@@ -61,7 +61,7 @@ LAYERNORM_DX = Exercise(
     title="LayerNorm: the gradient of the input",
     results={"layernorm_dx": ("dx",)},
     axes={"dx": "B T C"},
-    cases=lambda: layernorm_case("dout", "x", "weight", "mean", "rstd"),
+    cases=lambda s: layernorm_case(s, "dout", "x", "weight", "mean", "rstd"),
     loss=layernorm_loss,
     inputs={"dx": "x"},
     summands=layernorm_summands,
@@ -70,13 +70,13 @@ LAYERNORM_DX = Exercise(
 )
 
 
-def softmax_cases() -> list[Case]:
+def softmax_cases(s: Sizes) -> list[Case]:
     """Return usual logits, large ones, masked ones; then gradients."""
     rng = sizes.rng("softmax")
-    x, dout = sizes.normal(rng, B, T, V), sizes.normal(rng, B, T, V)
+    x, dout = (sizes.normal(rng, s.B, s.T, s.V) for _ in range(2))
     masked = x.copy()
     masked[..., 3] = masked[1, 2, 5] = -np.inf
-    small = x - 1000 - 1000 * np.arange(B)[:, None, None]
+    small = x - 1000 - 1000 * np.arange(s.B)[:, None, None]
     out = attention.softmax(x)
     return [
         Case({"x": x}),

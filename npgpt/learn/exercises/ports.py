@@ -5,7 +5,7 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.learn import sizes
 from npgpt.learn.exercise import Arguments, Case, Exercise
-from npgpt.learn.sizes import V
+from npgpt.learn.sizes import Sizes, V
 
 N_LAYER, N_HEAD, C, T_MAX = 2, 3, 6, 7
 MATRICES = {"attn.c_attn": 3 * C, "attn.c_proj": C, "mlp.c_fc": 4 * C, "mlp.c_proj": C}
@@ -26,7 +26,7 @@ def parameters(rng: np.random.Generator) -> dict[str, Array]:
     return p
 
 
-def port_cases() -> list[Case]:
+def port_cases(_: Sizes) -> list[Case]:
     """Return a forward pass, a backward pass, the first step and the third one."""
     rng = sizes.rng("ports")
     p, shape = parameters(rng), {"n_head": N_HEAD, "n_layer": N_LAYER}

@@ -5,16 +5,16 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.learn import sizes
 from npgpt.learn.exercise import Arguments, Case, Exercise, Region
-from npgpt.learn.sizes import C, O
+from npgpt.learn.sizes import Sizes
 
 NUMBERS = {"lr": 0.1, "beta1": 0.8, "beta2": 0.95, "eps": 0.05, "weight_decay": 0.3}
 
 
-def adamw_cases() -> list[Case]:
+def adamw_cases(s: Sizes) -> list[Case]:
     """Return the third step, and the first, whose moments are 0 before."""
     rng = sizes.rng("adamw")
-    p, grad = sizes.normal(rng, C, O), sizes.normal(rng, C, O)
-    m, v = sizes.normal(rng, C, O), sizes.positive(rng, C, O)
+    p, grad, m = (sizes.normal(rng, s.C, s.O) for _ in range(3))
+    v = sizes.positive(rng, s.C, s.O)
     zero = {"m": np.zeros_like(m), "v": np.zeros_like(v)}
     return [
         Case({"p": p, "grad": grad, "m": m, "v": v, "step": 3, **NUMBERS}),
@@ -49,15 +49,18 @@ ADAMW = Exercise(
 )
 
 
-def clipping_cases() -> list[Case]:
+def clipping_cases(s: Sizes) -> list[Case]:
     """Return a norm above the limit, one below it, and gradients of very different size."""
     rng = sizes.rng("clipping")
-    gradients = [sizes.normal(rng, C, O), sizes.normal(rng, C), sizes.normal(rng, 3, 4, 5)]
+    shapes = [(s.C, s.O), (s.C,), (3, 4, 5), (s.O,)][: 3 if s == sizes.USUAL else 4]
+    gradients = [sizes.normal(rng, *shape) for shape in shapes]
     uneven = [gradients[0] * 0.01, gradients[1] * 0.01, gradients[2]]
+    zero = [0 * grad for grad in gradients]
     return [
         Case({"gradients": gradients, "max_norm": 2.5}),
         Case({"gradients": gradients, "max_norm": 100.0}, about="a norm below max_norm"),
         Case({"gradients": uneven, "max_norm": 0.5}, about="arrays of different size"),
+        Case({"gradients": zero, "max_norm": 0.5}, about="gradients that are all 0"),
     ]
 
 
@@ -73,7 +76,7 @@ CLIPPING = Exercise(
 TOTAL, WARMUP = 13, 4
 
 
-def schedule_cases() -> list[Case]:
+def schedule_cases(_: Sizes) -> list[Case]:
     """Return all steps of a run, and those of a run without a warm-up."""
     steps = list(range(TOTAL + 1))
     rates = {"peak": 0.7, "initial": 0.03, "lowest": 0.1}

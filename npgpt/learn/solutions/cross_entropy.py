@@ -9,7 +9,8 @@ Forward, for the targets that count:
     loss     a number
 
 The mean is over the positions that count. Return `loss` and `dlogits`, the gradient of the loss
-with respect to the logits, of shape (B, T, V). Large logits must not overflow.
+with respect to the logits, of shape (B, T, V). Large logits must not overflow, and the
+loss of an unlikely target must stay finite.
 
 At a position that counts, the slope of log(sum of exp) along logits[j] is softmax(logits)[j].
 """
