@@ -115,7 +115,7 @@ def find(lab: Lab, own: Own) -> list[Chain]:
         for mistakes in (MISTAKES, VARIANTS):
             found: dict[frozenset[Mistake], Chain] = {}
             for chain, start in frontier:
-                for mistake in candidates(mistakes, lab.task, chain, start):
+                for mistake in candidates(mistakes, lab.task, own, chain, start):
                     longer = (*chain, mistake)
                     position = lab.position(longer, own, start)
                     if position == len(names):
@@ -128,7 +128,9 @@ def find(lab: Lab, own: Own) -> list[Chain]:
     return []
 
 
-def candidates(mistakes: Sequence[Mistake], task: Task, chain: Chain, start: int) -> list[Mistake]:
+def candidates(
+    mistakes: Sequence[Mistake], task: Task, own: Own, chain: Chain, start: int
+) -> list[Mistake]:
     """Return the mistakes that can explain the first wrong tensor, which has the index `start`.
 
     None is of a later stage, or of one whose results are right. If all inputs of the tensor's op
@@ -136,7 +138,8 @@ def candidates(mistakes: Sequence[Mistake], task: Task, chain: Chain, start: int
     """
     name, right = task.names[start], task.names[:start]
     config = task.probe.config
-    stages = STAGES[first_stage(right, config) : STAGES.index(stage_of(name)) + 1]
+    known = [one for one in right if len(own[one]) == 1]  # and not one of two layouts
+    stages = STAGES[first_stage(known, config) : STAGES.index(stage_of(name)) + 1]
     ops = set(OPS)
     if kind_of(name) in ("act", "dact", "grad") and has_inputs(name, right, config):
         ops = {*ops_of(name), "dropout"}

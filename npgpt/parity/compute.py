@@ -15,6 +15,7 @@ from npgpt.parity.port import Port, backend
 from npgpt.parity.probe import Probe
 
 WITHOUT_PARAMETERS = {"gelu": "mlp.gelu", "attention": "attn.heads"}  # ops of which a block has one
+MOST_TOKENS = 1024  # of a vocabulary whose gradient of the logits is computed
 KINDS = ("param", "act", "loss", "logits", "logits_again", "cached_logits", "dact", "grad", "after")
 
 
@@ -196,6 +197,8 @@ class Recorder:
         self.ops: Any = SimpleNamespace(**vars(backend(self.modules, port.replaced)))
         for op in ("linear", "layernorm", "gelu", "attention"):
             setattr(self.ops, op, self.wrap(op, getattr(self.ops, op)))
+        if g is not None and len(tree.wte.weight) <= MOST_TOKENS:
+            self.ops.linear_cross_entropy = self.wrap_head(self.ops.linear_cross_entropy)
         block = self.modules["npgpt.model.block"]
         self.modules["npgpt.model.transformer"].block = SimpleNamespace(  # type: ignore[attr-defined]
             forward=self.block_forward(block.forward), backward=self.block_backward(block.backward)
@@ -254,6 +257,19 @@ class Recorder:
         found, kind = self.into
         taken = f"{kind}/{name}" in found  # a port may use a LayerNorm for another one too
         return name.replace("ln_1", "ln_2") if taken else name
+
+    def wrap_head(self, functions: Any) -> SimpleNamespace:
+        """Return the head with the loss, of which the gradient of the logits is kept.
+
+        It is the gradient of the input of a head whose weight is the identity.
+        """
+
+        def forward(x: Array, weight: Array, targets: Array, **options: Any) -> Any:
+            _, cache = functions.forward(x @ weight.T, np.eye(len(weight), dtype=x.dtype), targets)
+            self.gradients["dact/logits"] = cache.dx
+            return functions.forward(x, weight, targets, **options)
+
+        return SimpleNamespace(forward=forward, backward=functions.backward)
 
     def wrap(self, op: str, functions: Any) -> SimpleNamespace:
         """Return an op that keeps its output, and the gradient of it."""

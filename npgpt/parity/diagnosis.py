@@ -11,8 +11,9 @@ from npgpt.model.params import named
 from npgpt.parity import causes, matching, op_by_op, order, pairing, rounding
 from npgpt.parity.budget import Layouts, Run, Task, closest, excess, largest_of
 from npgpt.parity.causes import Lab
+from npgpt.parity.compute import MOST_TOKENS
 from npgpt.parity.dump import Dump
-from npgpt.parity.mistakes import Mistake
+from npgpt.parity.mistakes import MISTAKES, Mistake
 from npgpt.parity.op_by_op import WrongOp
 from npgpt.parity.order import INPUTS, kind_of, stage_of, step_of
 from npgpt.parity.port import RIGHT
@@ -21,6 +22,7 @@ from npgpt.parity.rounding import EPS
 
 PARAMETERS = ("param", "grad")
 NO_GRADIENT = "not in the dump"
+IN_EVALUATION = next(one for one in MISTAKES if one.name == "dropout-in-evaluation")
 KINDS = ("act", "loss", "grad", "dact", "after", "cached_logits")  # kinds that are missed
 
 
@@ -108,7 +110,8 @@ def diagnose(
     arithmetic = rounding.recognize(match.tensors, probe.params)
     findings = compare_parameters(own, probe, match.names, arithmetic)
     given, probe = probe, op_by_op.with_parameters(probe, match.tensors)
-    names = [name for name in present if name != "dact/logits"]  # is part of the loss
+    small = probe.config.vocab_size <= MOST_TOKENS
+    names = [name for name in present if small or name != "dact/logits"]
     if not names:
         raise InputError(
             f"{dump.path} has nothing to compare: it must hold a loss, gradients or activations"
@@ -143,9 +146,16 @@ def fill_gradients(match: matching.Match, probe: Probe) -> None:
     for name in missing:
         match.tensors[f"grad/{name}"] = np.zeros(shapes[name])
         match.names[f"grad/{name}"] = NO_GRADIENT
+    for name in [name for name in shapes if name in missing or is_partial(name, match)]:
         steps = [one for one in match.tensors if step_of(one)]
         for after in [one for one in steps if step_of(one) > 1 or one.endswith(f"/{name}")]:
             del match.tensors[after]
+
+
+def is_partial(name: str, match: matching.Match) -> bool:
+    """Return True if a port has stepped more parts of a parameter than it has gradients of."""
+    grad, after = (match.names.get(f"{kind}/{name}", "") for kind in ("grad", "after1"))
+    return grad.count(",") < after.count(",")
 
 
 def notes_of(match: matching.Match, probe: Probe) -> tuple[str, ...]:
@@ -174,6 +184,8 @@ def explain(found: Diagnosis, lab: Lab, own: causes.Own, loaded: Lab) -> Diagnos
         rest = tuple(name for name in source.task.names if name != cache.name)
         chains = causes.find(Lab(replace(source.task, names=rest)), own)
         right_cache = bool(chains)
+    if not chains and draws_again(found, source.task, own):
+        chains = [(IN_EVALUATION,)]
     return replace(
         found,
         causes=tuple(chains),
@@ -182,6 +194,18 @@ def explain(found: Diagnosis, lab: Lab, own: causes.Own, loaded: Lab) -> Diagnos
         tell_apart=causes.tell_apart(source, chains) if len(chains) > 1 else "",
         wrong_ops=tuple(op_by_op.wrong_ops(lab.task.probe, own, found.arithmetic)),
         between=(before[-1] if before else "", first.name),
+    )
+
+
+def draws_again(found: Diagnosis, task: Task, own: causes.Own) -> bool:
+    """Return True if dropout alone makes two runs of the forward pass differ, and logits wrong."""
+    wrong = {one.name for one in found.findings if not one.is_right}
+    return (
+        bool(task.masks)
+        and "logits" in wrong
+        and wrong <= {"logits", "logits_again", "cached_logits"}
+        and "logits_again" in own
+        and not np.array_equal(own["logits"][0], own["logits_again"][0])
     )
 
 

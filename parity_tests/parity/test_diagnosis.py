@@ -44,7 +44,7 @@ def diagnose(tiny, tensors):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_right_port_agrees(tiny, dtype):
     found = diagnose(tiny, numbers(RIGHT, tiny, dtype=dtype))
-    assert found.agrees and len(found.findings) == 164
+    assert found.agrees and len(found.findings) == 165
     assert max(one.factor for one in found.findings) < 0.5  # half of what raises an alarm
 
 
@@ -96,7 +96,7 @@ def test_the_report_of_a_known_mistake(unscaled):
     assert lines[2].startswith("WRONG   h.0.attn.probs    ")
     assert " x the rounding budget; also h.0 to h.1, ln_f, logits, " in lines[2]
     assert lines[3].startswith("        at [0, 0, 1, 0]: ") and ", expected " in lines[3]
-    said = "cause   scores are not divided by sqrt(D): reproduces all 164 tensors within rounding"
+    said = "cause   scores are not divided by sqrt(D): reproduces all 165 tensors within rounding"
     assert said in lines
     where = lines[lines.index(said) + 1].split()
     file, line = where[0].split(":")
@@ -125,7 +125,7 @@ def test_json_has_all_of_it(unscaled):
     found = json.loads(json.dumps(report.as_json(unscaled), allow_nan=False))
     assert (found["agrees"], found["first_wrong"]) == (False, "act/h.0.attn.probs")
     assert [[one["name"] for one in chain] for chain in found["causes"]] == [["scores-not-scaled"]]
-    assert len(found["tensors"]) == 164
+    assert len(found["tensors"]) == 165
     assert {one["op"] for one in found["wrong_ops"]} >= {"attention", "attention backward"}
 
 

@@ -35,10 +35,13 @@ class Assembled:
     repeated: list[tuple[Piece, Piece]]  # equal arrays of one tensor
 
 
-def assemble(pieces: list[Piece], sizes: Mapping[str, int], *, strict: bool) -> Assembled:
+def assemble(
+    pieces: list[Piece], sizes: Mapping[str, int], *, strict: bool, zeros: bool = False
+) -> Assembled:
     """Return the tensors that these pieces make up.
 
     `strict`: two different arrays of one tensor are an InputError. Else the first one counts.
+    `zeros`: if queries, keys or values are missing beside others, they are 0.
     """
     found = Assembled({}, {}, {}, [], [], [])
     groups: dict[tuple[str, int | None], list[Piece]] = {}
@@ -49,7 +52,10 @@ def assemble(pieces: list[Piece], sizes: Mapping[str, int], *, strict: bool) -> 
         kept = distinct(group, sizes, found, strict=strict)
         count = sum(math.prod(sizes[a] for a in piece.slot.axes) for piece in kept)
         own = [axis for axis in AXES[family] if axis != "L" or layer is None]
-        if count != math.prod(sizes[axis] for axis in own):
+        whole = count == math.prod(sizes[axis] for axis in own)
+        if not whole and zeros and all(piece.slot.part is not None for piece in kept):
+            found.remarks.append(f"{kept[0].slot} is only {names_of(kept)}: the rest counts as 0")
+        elif not whole:
             found.unused += [piece.name for piece in kept]
             found.remarks.append(f"{kept[0].slot} is incomplete: only {names_of(kept)}")
             continue
@@ -74,7 +80,7 @@ def join(pieces: list[Piece], i: int, own: str, sizes: Mapping[str, int]) -> Arr
     """Return the tensor of these pieces with the axes `own`, all in their i-th arrangement."""
     if len(pieces) == 1 and pieces[0].slot.axes == own:
         return arranged(pieces[0], sizes, i)
-    out = np.empty([sizes[axis] for axis in own], np.result_type(*(p.array for p in pieces)))
+    out = np.zeros([sizes[axis] for axis in own], np.result_type(*(p.array for p in pieces)))
     for piece in pieces:
         index = piece.slot.indices
         at = tuple(index[a] if a in index and a != "L" else slice(None) for a in own)

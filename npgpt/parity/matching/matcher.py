@@ -187,7 +187,7 @@ class Matcher:
                 raise InputError(f"{kind}/{name} is {array.shape}, but {choice.slot} is {expected}")
             rank = int("head" in name.lower() and choice.slot.family == "wte.weight")
             pieces.append(Piece(name, fitting, choice.slot, kept, rank))
-        assembled = assemble(pieces, self.sizes, strict=True)
+        assembled = assemble(pieces, self.sizes, strict=True, zeros=kind == "grad")
         families = {piece.slot.family for piece in pieces}
         for pair in assembled.repeated:  # is one of the two a tensor that is missing?
             if pair[0].slot.family != "wte.weight" and len(families) < len(chooser.values.leaves):
@@ -204,6 +204,11 @@ class Matcher:
             name = "grad/wte.weight"
             others = self.found.alternatives.get(name, ())
             self.found.alternatives[name] = (*others, halves[0] + halves[1])
+            first, second = (piece.name for piece in pieces if piece.slot == Slot("wte.weight"))
+            self.found.notes.append(
+                f"grad: {first} and {second} are two gradients of the tied wte.weight: each, and "
+                "their sum, is compared. A step with both apart unties the head"
+            )
 
     def translate_activations(
         self, kind: str, chooser: Chooser, arrangements: Mapping[str, tuple[str, ...]]

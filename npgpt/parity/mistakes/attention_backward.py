@@ -93,6 +93,8 @@ for name, says, right, text in (
      DK, "dk = np.zeros_like(k)"),
     ("dv-missing", "values have no gradient",
      DV, "dv = np.zeros_like(v)"),
+    ("dk-and-dv-missing", "keys and values have no gradient: they are detached, as for the cache",
+     PARTS, "(dq, dk * 0, dv * 0)"),
     ("dq-and-dk-exchanged", "the gradients of queries and keys are exchanged",
      PARTS, "(dk, dq, dv)"),
     ("dk-and-dv-exchanged", "the gradients of keys and values are exchanged",

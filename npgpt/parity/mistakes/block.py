@@ -65,6 +65,18 @@ wrong(
 )
 wrong(
     "forward",
+    "attention-added-to-norm",
+    "attention's output is added to the normalized stream, not to the stream",
+    (FORWARD, LN_1, "n, ln_1 = ops.layernorm.forward(x, p.ln_1)\n    h = n"),
+    (FORWARD, ATTN_ADD, "x = np.add(n, h, out=h)"),
+    (
+        BACKWARD,
+        f"{DLN_1}\n    {DATTN_ADD}",
+        "return ops.layernorm.backward(np.add(dx, dh), c.ln_1, g.ln_1)",
+    ),
+)
+wrong(
+    "forward",
     "residual-around-attention-missing",
     "attention's output replaces the residual stream instead of being added to it",
     (FORWARD, ATTN_ADD, "x = h"),
@@ -143,6 +155,18 @@ wrong(
     "gradient-around-mlp-missing",
     "backward of the MLP's residual connection lacks the path around it",
     (BACKWARD, DMLP_ADD, "dx = dh"),
+)
+wrong(
+    "backward",
+    "gradient-around-attention-doubled",
+    "backward of attention's residual connection adds the path around it twice",
+    (BACKWARD, DATTN_ADD, "return 2 * dx + dh"),
+)
+wrong(
+    "backward",
+    "gradient-around-mlp-doubled",
+    "backward of the MLP's residual connection adds the path around it twice",
+    (BACKWARD, DMLP_ADD, "dx = 2 * dx + dh"),
 )
 wrong(
     "backward",

@@ -5,6 +5,7 @@ from npgpt.parity.mistakes.mistake import Page
 HIDDEN = "npgpt.model.transformer:hidden"
 EMBEDDING = "npgpt.ops.embedding:forward"
 ATTENTION = "npgpt.ops.attention:forward"
+CACHED = "npgpt.parity.steps:cached_logits"
 APPEND = "npgpt.model.kv_cache:LayerCache.append"
 
 page = Page("docs/backprop/cache.md")
@@ -88,3 +89,43 @@ wrong(
      "first = np.zeros(len(k), int)\n"
      "        return self.k[first, :, : self.length], self.v[first, :, : self.length]"),
 )  # fmt: skip
+wrong(
+    "cache",
+    "cache-of-last-token",
+    "the cache keeps keys and values of the last token only, and the next position is always 1",
+    (HIDDEN, START, "start = min(1, past[0].length) if past else 0"),
+    (APPEND, RESULT,
+     "first = max(0, start - 1)\n"
+     "        return self.k[:, :, first : self.length], self.v[:, :, first : self.length]"),
+)  # fmt: skip
+for name, says, slots in (
+    ("cache-empty-slots", "a new token attends to the slots of later ones too, which hold 0",
+     "tokens.shape[1]"),
+    ("cache-empty-slots-of-context",
+     "a new token attends to all slots of the context, of which the empty ones hold 0",
+     "config.context_length"),
+):  # fmt: skip
+    wrong(
+        "cache",
+        name,
+        says,
+        (CACHED, "one_by_one =", f"""for layer in past:
+        layer.k[:], layer.v[:], layer.backend_state = 0, 0, {slots}
+    one_by_one ="""),
+        (APPEND, RESULT,
+         "slots = self.backend_state\n        return self.k[:, :, :slots], self.v[:, :, :slots]"),
+    )  # fmt: skip
+wrong(
+    "cache",
+    "cache-shared-by-layers",
+    "all layers write to and read from one cache",
+    (CACHED, "one_by_one =", """for layer in past:
+        layer.k, layer.v = past[0].k, past[0].v
+    one_by_one ="""),
+)  # fmt: skip
+wrong(
+    "cache",
+    "cache-scores-not-scaled",
+    "with a cache, scores are not divided by sqrt(D)",
+    (ATTENTION, " * D**-0.5", " * (D**-0.5 if past is None else 1)"),
+)

@@ -113,6 +113,24 @@ wrong(
 )
 wrong(
     "forward",
+    "dropout-on-scores",
+    "attention's dropout is on the scores, before the mask and softmax",
+    (
+        ATTENTION,
+        "scores = q @ k.mT * D**-0.5",
+        "scores, drop = dropout.forward(q @ k.mT * D**-0.5, rate=rate, rng=rng)",
+    ),
+    (ATTENTION, "dropped, drop = dropout.forward(probs, rate=rate, rng=rng)", "dropped = probs"),
+    (DATTENTION, DROPPED, "dropped = probs"),
+    (DATTENTION, "dprobs = dropout.backward(dy @ v.mT, drop)", "dprobs = dy @ v.mT"),
+    (
+        DATTENTION,
+        "dq = dscores @ k",
+        "dscores = dropout.backward(dscores, drop)\n    dq = dscores @ k",
+    ),
+)
+wrong(
+    "forward",
     "dropout-in-evaluation",
     "dropout is active when the model is evaluated (no model.eval())",
     (

@@ -47,6 +47,17 @@ wrong(
 )
 wrong(
     "forward",
+    "positions-by-row",
+    "the position is the row of the batch, not that of the token",
+    (FORWARD, ROWS, "p.wpe[: len(tokens), None]"),
+    (
+        BACKWARD,
+        f"{DWPE}\n    {REST}",
+        "g.wpe[:] = 0\n    g.wpe[: len(tokens)] = dout.sum(1)",
+    ),
+)
+wrong(
+    "forward",
     "positions-sinusoidal",
     "positions are sines and cosines instead of the learned table",
     (

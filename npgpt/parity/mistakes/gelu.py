@@ -101,6 +101,14 @@ wrong(
 )
 wrong(
     "forward",
+    "gelu-sqrt-2-over-pi",
+    "GELU's factor is sqrt(2) / pi: the root ends before the division",
+    (FORWARD, "SCALE", "2**0.5 / np.pi"),
+    (BACKWARD, "np.tanh(SCALE", "np.tanh(2**0.5 / np.pi"),
+    (BACKWARD, "inner_slope = SCALE", "inner_slope = 2**0.5 / np.pi"),
+)
+wrong(
+    "forward",
     "gelu-pi-over-2",
     "GELU's factor is sqrt(pi / 2), not sqrt(2 / pi)",
     (FORWARD, "SCALE", "(1 / SCALE)"),
@@ -155,6 +163,12 @@ wrong(
     "gelu-slope-at-output",
     "the slope of GELU is taken at its output, not at its input",
     (BACKWARD, "(x,) = cache", "x, _ = forward(cache.x)"),
+)
+wrong(
+    "backward",
+    "gelu-slope-input-overwritten",
+    "the slope of GELU uses its output for x, which forward has overwritten; tanh is that of x",
+    (BACKWARD, TANH, f"{TANH}\n    x = {OUT}"),
 )
 wrong(
     "backward",

@@ -115,6 +115,19 @@ wrong(
 )
 wrong(
     "backward",
+    "layernorm-dweight-of-scaled-norm",
+    "the gradient of LayerNorm's weight uses the normalized input times the weight",
+    (BACKWARD, DWEIGHT, "g.weight[:] = rows(dout * (norm * p.weight)).sum(0)"),
+)
+wrong(
+    "backward",
+    "layernorm-dx-weight-last",
+    "dx of LayerNorm is multiplied with the weight after the means, not before",
+    (BACKWARD, DNORM, "dnorm = dout"),
+    (BACKWARD, f"rstd * ({DX})", f"rstd * p.weight * ({DX})"),
+)
+wrong(
+    "backward",
     "layernorm-dx-times-std",
     "dx of LayerNorm is multiplied with the standard deviation, not divided by it",
     (BACKWARD, f"rstd * ({DX})", f"({DX}) / rstd"),

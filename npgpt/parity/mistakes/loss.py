@@ -234,6 +234,8 @@ for name, says, right, text in (
      DIVIDE, "dlogits /= N * len(weight)"),
     ("dlogits-without-target", "the gradient of the logits is softmax(logits): 1 is not subtracted",
      f"        {MINUS_1}\n", ""),
+    ("dlogits-target-assigned", "the gradient of the target's logit is -1, not p - 1",
+     MINUS_1, MINUS_1.replace("-= 1", "= -1")),
     ("dlogits-of-target-only", "the gradient of the logits lacks softmax: -1 at the target alone",
      "dlogits = probs", "dlogits = probs * 0"),
     ("dlogits-negative", "the gradient of the logits has the wrong sign",

@@ -62,6 +62,9 @@ for name, says, right, text in (
      V, "v += grad * grad"),
     ("adam-first-moment-weights-exchanged", "Adam's first moment is (1 - beta1) * m + beta1 * grad",
      M, "m += beta1 * (grad - m)"),
+    ("adam-second-moment-not-squared", "Adam's second moment is a mean of gradients, not squared",
+     f"{V}\n    {DENOMINATOR}", "v += (1 - beta2) * grad\n    "
+     "denominator = np.abs(v) / (1 - beta2**step) + eps"),
     ("adam-second-moment-of-m", "Adam's second moment is of the first moment, not of the gradient",
      V, "v += (1 - beta2) * (m * m)"),
     ("adam-without-sqrt", "Adam divides by the second moment, without the square root",

@@ -6,7 +6,7 @@ Products are computed in the dtype of the run, from rounded factors.
 from npgpt.parity.mistakes.mistake import Page
 
 LINEAR, DLINEAR = "npgpt.ops.linear:forward", "npgpt.ops.linear:backward"
-ATTENTION = "npgpt.ops.attention:forward"
+ATTENTION, DATTENTION = "npgpt.ops.attention:forward", "npgpt.ops.attention:backward"
 TIE, TRAIN = "npgpt.parity.steps:tie", "npgpt.parity.steps:train"
 
 page = Page("docs/backprop/precision.md")
@@ -49,6 +49,16 @@ wrong(
     "attention's probabilities are rounded to float16",
     (ATTENTION, "probs = softmax(scores)",
      "probs = softmax(scores).astype(np.float16).astype(scores.dtype)"),
+    smooth=False,
+)  # fmt: skip
+wrong(
+    "forward",
+    "softmax-of-float16-scores",
+    "attention's scores are rounded to float16, and so are softmax and its gradient",
+    (ATTENTION, "probs = softmax(scores)", f"{FLOAT16}probs = low(softmax(low(scores)))"),
+    (DATTENTION, "dscores = probs * (dprobs - (dprobs * probs).sum(-1, keepdims=True)) * D**-0.5",
+     f"{FLOAT16}half = low(dprobs)\n"
+     "    dscores = low(probs * (half - (half * probs).sum(-1, keepdims=True))) * D**-0.5"),
     smooth=False,
 )  # fmt: skip
 wrong(

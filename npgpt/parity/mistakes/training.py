@@ -150,6 +150,19 @@ wrong(
 )
 wrong(
     "step",
+    "clip-sum-so-far",
+    "the gradient so far is clipped after each micro-batch, not once after all",
+    (
+        ACCUMULATE,
+        ADD,
+        f"""{ADD}
+        scale = clip(g, settings.grad_clip, ops=ops)
+        for total in params.leaves(g):
+            total *= scale""",
+    ),
+)
+wrong(
+    "step",
     "clip-norm-counts-tied-twice",
     "the global norm counts the tied wte twice, as embedding and as head",
     (NORM, f"math.sqrt({SQUARES})",
