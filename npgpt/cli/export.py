@@ -64,9 +64,9 @@ class Export:
             check_size(found, config)
             name = found.origin  # files that have GPT-2's vocabulary and merges are "gpt2"
         if self.to == "huggingface":
+            huggingface.write(self.out, config, source.params("float32"), found, dtype=self.dtype)
             if found is None:
                 print(NO_TOKENIZER, file=sys.stderr)
-            huggingface.write(self.out, config, source.params("float32"), found, dtype=self.dtype)
         elif self.to == "gguf":
             if found is None:
                 raise ConfigError(f"a GGUF file has a tokenizer: give --tokenizer {KINDS}")

@@ -29,6 +29,7 @@ from npgpt.config import Config, RunConfig, TrainingConfig
 from npgpt.distributed import agreement, partition, sums, world
 from npgpt.errors import InputError, RunError
 from parity_tests.support.processes import LONG
+from parity_tests.support.sources import ROOT
 
 STEPS = 20
 MICRO_BATCHES = 12  # divisible by 1, 2, 3 and 4; three in each of 4 leaves
@@ -48,6 +49,7 @@ SETTINGS = {
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "OMPI_MCA_mpi_yield_when_idle": "1",
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
 }
 
 
