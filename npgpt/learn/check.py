@@ -204,7 +204,7 @@ def grade_numbers(
         said = "With arguments of other sizes, the numbers are wrong."
         return reject(verdict, case, [said], HARD_CODED)
     name = next(iter(wrong))
-    question = Question(exercise, case, name, told[name], expected[name], known, told)
+    question = Question(exercise, case, name, told[name], expected[name], known, told, expected)
     lines = []
     if len(expected) > 1:
         good = [one for one in expected if one not in wrong]
@@ -218,7 +218,7 @@ def mistaken(exercise: Exercise, learners: list[Any], index: int) -> Iterator[Mi
 
     `learners`: the answers to all calls, of which a mistake may give every one.
     """
-    cases, _ = plan(exercise)
+    cases, right = plan(exercise)
     if exercise.broken:  # its mistake is the solution
         return
 
@@ -226,21 +226,28 @@ def mistaken(exercise: Exercise, learners: list[Any], index: int) -> Iterator[Mi
         told = contract.read_answer(exercise, cases[i], answers[i])
         return {} if isinstance(told, str) else told
 
-    def gives_all(answers: list[Any]) -> bool:
-        count = min(len(answers), len(learners))
-        pairs = ((i, read(answers, i), read(learners, i)) for i in range(count))
+    def equal(some: list[Any], others: list[Any], i: int) -> bool:
+        tolerance, told = tolerance_of(exercise, cases[i]), read(others, i)
         return all(
-            recognise.agree(told[name], one, tolerance_of(exercise, cases[i]))
-            for i, its, told in pairs
-            for name, one in its.items()
+            recognise.agree(told[name], one, tolerance)
+            for name, one in read(some, i).items()
             if name in told
         )
+
+    count = len(learners)
+    passed = functools.cache(lambda: [i for i in range(count) if equal(right, learners, i)])
+
+    def possible(answers: list[Any]) -> bool:
+        return all(equal(right, answers, i) for i in passed() if i < len(answers))
+
+    def gives_all(answers: list[Any]) -> bool:
+        return all(equal(answers, learners, i) for i in range(min(count, len(answers))))
 
     for i, mistake in enumerate(exercise.texts.mistakes):
         answers = mistaken_answers(exercise, i)
         if index < len(answers):
-            all_equal = functools.partial(gives_all, answers)
-            yield Mistaken(mistake.says, read(answers, index), all_equal)
+            told = (functools.partial(one, answers) for one in (possible, gives_all))
+            yield Mistaken(mistake.says, read(answers, index), *told)
 
 
 def tolerance_of(exercise: Exercise, case: Case) -> float:

@@ -45,6 +45,9 @@ def read_answer(exercise: Exercise, case: Case, answer: Any) -> dict[str, Array]
     returned, arguments = answer
     function = exercise.function_of(case)
     expected = exercise.results[function]
+    if case.each and isinstance(returned, dict):
+        call = f"{case.each} = {returned['each']}"
+        return f"{function} returns {kind(returned['returned'])} for {call}; return a number."
     by_return = [name for name in expected if name not in exercise.changes]
     results = {name: arguments[name] for name in expected if name in exercise.changes}
     if len(by_return) == 1:

@@ -1,6 +1,7 @@
 """Find the cause of a wrong answer: rules in a fixed order, of which the first that fits is told.
 
     known       the answer equals that of a known mistake
+    constant    all wrong numbers are one number, where another one is right
     written     `=` where `+=` is right, or the other way round
     factor      it is c times the right one, c = <G, T> / <T, T>
     repeated    it does not change along an axis
@@ -27,10 +28,14 @@ Answers = Mapping[str, Array]
 
 
 class Mistaken(NamedTuple):
-    """A known mistake, its answers to one case, and if it gives the learner's to all cases."""
+    """A known mistake and its answers to one case.
+
+    `possible` says if it lets pass the calls that pass, `gives_all` if it gives all answers.
+    """
 
     says: str
     answers: Answers
+    possible: Callable[[], bool]
     gives_all: Callable[[], bool]
 
 
@@ -44,6 +49,12 @@ class Question(NamedTuple):
     right: Array  # T
     mistaken: Callable[[], Iterator["Mistaken"]]  # all known mistakes
     answers: Answers  # all results of the case
+    expected: Answers  # all right ones
+
+    @property
+    def is_first(self) -> bool:
+        """If no call of this function has passed. A later one can rule a cause out."""
+        return not self.case.about
 
     @property
     def everything(self) -> dict[str, Any]:
@@ -93,7 +104,8 @@ def repeated(q: Question) -> str | None:
     if not axes or not q.got.any():
         return None
     which = " and ".join(axes)
-    return f"the answer is the same for every {which}: it is summed or averaged over {which}"
+    said = f"the answer does not change along {which}"
+    return f"{said}: it is summed or averaged over {which}" if q.is_first else said
 
 
 def known(q: Question) -> str | None:
@@ -101,13 +113,36 @@ def known(q: Question) -> str | None:
     same = [one for one in q.mistaken() if q.name in one.answers]
     same = [one for one in same if q.equal(q.got, one.answers[q.name])]
     same = [one for one in same if not q.equal(q.right, one.answers[q.name])]
+    same = [one for one in same if one.possible()]
     whole = [
         one
         for one in same
         if all(q.equal(q.answers[name], value) for name, value in one.answers.items())
     ]
-    best = [one for one in whole if one.gives_all()] or whole or same
+    best = [one for one in whole if one.gives_all()] or whole
+    right = [name for name, value in q.expected.items() if q.equal(q.answers[name], value)]
+    best += [
+        one
+        for one in same
+        if all(
+            q.equal(one.answers[name], q.expected[name]) for name in right if name in one.answers
+        )
+    ]
     return best[0].says if best else None
+
+
+def constant(q: Question) -> str | None:
+    """Find one number in all places where another one is right: -1e9 for -inf."""
+    wrong = wrong_elements(q.got, q.right, q.exercise.tolerance)
+    got, right = q.got[wrong], q.right[wrong]
+    if wrong.sum() < 2 or wrong.all() or np.isnan(got[0]) or (got != got[0]).any():
+        return None
+    if (right != right[0]).any():
+        return None
+    named = q.exercise.regions(q.everything).get(q.name, []) if q.exercise.regions else []
+    says = (one.says for one in named if (np.broadcast_to(one.mask, wrong.shape) == wrong).all())
+    told = f"{got[0]:g}".replace("e+0", "e").replace("e+", "e")
+    return f"{next(says, 'the wrong numbers')} are {told}; they must be {right[0] + 0:g}"
 
 
 def not_finite(q: Question) -> str | None:
@@ -115,8 +150,10 @@ def not_finite(q: Question) -> str | None:
     bad = ~np.isfinite(q.got) & np.isfinite(q.right)
     if not bad.any():
         return None
-    kind = "nan" if np.isnan(q.got[bad]).any() else "inf"
-    return f"{bad.sum()} of {bad.size} numbers are {kind}: a division by zero, or an overflow"
+    which = f"{bad.sum()} of {bad.size} numbers are" if bad.size > 1 else f"{q.name} is"
+    if not np.isnan(q.got[bad]).any():
+        return f"{which} inf: of a division by zero, or an overflow"
+    return f"{which} nan: of 0 / 0, 0 * inf or inf - inf, or of inf / inf after an overflow"
 
 
 def written(q: Question) -> str | None:
@@ -150,6 +187,8 @@ def factor(q: Question) -> str | None:
     c = float((got * right).sum() / (right * right).sum())
     if not q.equal(got, c * right):
         return None
+    if not q.is_first:
+        return f"the answer is {c:.6g} times the right one, everywhere" if got.size > 1 else None
     for value, says in q.exercise.causes.items():
         if np.isclose(c, value, rtol=1e-5):
             return says
@@ -191,6 +230,15 @@ def order(q: Question) -> str | None:
         if q.equal(q.got, other):
             return says
     return "the numbers are right, but in another order"
+
+
+def zero_part(q: Question) -> str | None:
+    """Find one of q, k and v whose gradient is 0."""
+    if not q.axes or not q.axes[-1].startswith("3*") or not np.isfinite(q.got).all():
+        return None
+    parts = zip("qkv", np.split(q.got, 3, -1), np.split(q.right, 3, -1), strict=True)
+    zero = [f"d{name}" for name, got, right in parts if not got.any() and right.any()]
+    return f"all numbers of {' and '.join(zero)} are 0" if zero else None
 
 
 def summand(q: Question) -> str | None:
@@ -235,6 +283,8 @@ def rounded(q: Question) -> str | None:
         if (q.got.astype(name) == q.got).all():
             return f"the numbers are those of {name}: does a line change the dtype?"
     error = np.abs(q.got - q.right).max() / np.abs(q.right).max()
+    if error > 1e-3:
+        return None
     digits = int(-np.log10(error))
     return f"the numbers are right to {digits} digits: is a constant rounded, or a part float32?"
 
@@ -254,6 +304,6 @@ def regions(q: Question) -> str | None:
 
 
 RULES = (
-    known, not_finite, written, factor, repeated, quantity, order, summand, summand_factor, rounded,
-    regions,
+    known, constant, not_finite, written, factor, repeated, quantity, order, zero_part, summand,
+    summand_factor, rounded, regions,
 )  # fmt: skip

@@ -125,11 +125,19 @@ def call(function: Any, arguments: dict[str, Any], each: str | None) -> list[Any
     """Return the result of a call, and the arguments after it."""
     if each is not None:
         results = [function(**arguments | {each: one}) for one in arguments[each]]
-        with contextlib.suppress(ValueError, TypeError):
-            return [np.array(results, np.float64), arguments]
-        return [results[0], arguments]
+        for one, result in zip(arguments[each], results, strict=True):
+            if not is_number(result):
+                return [{"each": one, "returned": copied(result)}, arguments]
+        return [np.array(results, np.float64), arguments]
     arguments = copied(arguments)
     return [copied(function(**arguments)), arguments]
+
+
+def is_number(value: Any) -> bool:
+    """Return True if a value is one real number, or an array without axes."""
+    if isinstance(value, np.ndarray):
+        return value.ndim == 0 and value.dtype.kind in "biuf"
+    return isinstance(value, int | float | np.integer | np.floating)
 
 
 def run(source: str, path: str, cases: list[dict[str, Any]]) -> dict[str, Any]:

@@ -202,6 +202,8 @@ def size_of(part: str, right: Array, axes: list[str]) -> int:
 def edges(shape: tuple[int, ...], axes: list[str]) -> Iterator[tuple[str, Array]]:
     """Yield the first and last index along each axis, all but these, and one of q, k, v."""
     for i, (size, name) in enumerate(zip(shape, axes, strict=False)):
+        if name == "step":  # the regions of the schedule name its parts
+            continue
         index = np.arange(size).reshape([-1 if j == i else 1 for j in range(len(shape))])
         if size > 2:
             what = {"T": "position", "B": "sequence"}.get(name, f"index along {name}")
