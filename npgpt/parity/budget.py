@@ -17,7 +17,7 @@ import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.model.params import map_leaves, named, size
-from npgpt.parity.compute import tensors
+from npgpt.parity.compute import cast, tensors
 from npgpt.parity.order import kind_of, step_of
 from npgpt.parity.port import Port
 from npgpt.parity.probe import Probe
@@ -41,6 +41,11 @@ class Task:
     arithmetic: str = "float32"  # of the products, a key of EPS
 
     @cached_property
+    def wide(self) -> Probe:
+        """The probe with parameters in float64."""
+        return replace(self.probe, params=cast(self.probe.params, np.float64))
+
+    @cached_property
     def kinds(self) -> set[str]:
         """The kinds of these tensors, as `compute` takes them."""
         steps = max(map(step_of, self.names), default=0)
@@ -58,7 +63,7 @@ class Run:
         self.port, self.task, self.right = port, task, right
         self.found: dict[str, Array] = {}  # so far
         self.fails = False
-        self.rest = self.compute(port, task.probe, np.float64)
+        self.rest = self.compute(port, task.wide, np.float64)
 
     def stream(self) -> Iterator[tuple[str, Array]]:
         """Yield the numbers in float64 by name, as they are computed."""

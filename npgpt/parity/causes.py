@@ -19,6 +19,7 @@ from npgpt.parity.graph import has_inputs, ops_of
 from npgpt.parity.mistakes import MISTAKES, VARIANTS, Mistake
 from npgpt.parity.order import INPUTS, STAGES, all_names, kind_of, stage_of
 from npgpt.parity.port import RIGHT
+from npgpt.parity.preview import Preview
 from npgpt.parity.rounding import EPS
 
 Chain = tuple[Mistake, ...]
@@ -37,6 +38,7 @@ class Lab:
         self.task = task
         self.runs: dict[Chain, Run] = {}
         self.indices = {name: i for i, name in enumerate(task.names)}
+        self.preview = Preview(task)
 
     def computes(self, task: Task) -> bool:
         """Return True if the runs are those of another task."""
@@ -69,6 +71,12 @@ class Lab:
         """
         run, names = self.run(chain), self.task.names
         loose = LOOSE if all(one.smooth for one in chain) else LOOSEST
+        if beyond >= 0 and size(self.task.probe.config) > KEPT:
+            early = self.preview.rejects(
+                chain, beyond, own, lambda name, x: self.is_near(name, x, own[name], loose)
+            )
+            if early is not None:
+                return early
         before = self.run(chain[:-1]).exact
         for name, exact in run.try_stream():
             index = self.indices[name]

@@ -1,6 +1,6 @@
 """The numbers of a port by their canonical names: what GPT-2 with a mistake computes on a probe."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -124,6 +124,32 @@ def forward_and_backward(
             yield f"grad/{name}", grad
 
 
+def watch_passes(
+    port: Port,
+    probe: Probe,
+    watch: Callable[[str, Array], None],
+    *,
+    backwards: bool,
+    masks: Mapping[str, Array] | None = None,
+) -> None:
+    """Call `watch` with each tensor of the forward and backward pass as soon as it is computed.
+
+    It may raise an exception to stop. The gradients of the embeddings and of the head are left out.
+    All is computed in the dtype of the probe's parameters.
+    """
+    config = config_of(probe, masks)
+    tree = port.modules()["npgpt.parity.steps"].tie(probe.params, config.n_head)
+    g = params.zeros_like(tree) if backwards else None
+    recorder = Recorder(port, tree, g, watch)
+    model = recorder.modules["npgpt.model.transformer"]
+    targets = recorder.modules["npgpt.parity.steps"].labels(probe.tokens, probe.targets)
+    rng = Masks(masks, config) if masks else None
+    loss, cache = model.loss(tree, probe.tokens, targets, config, rng=rng, g=g, ops=recorder.ops)
+    watch("loss", np.asarray(loss))
+    if g is not None:
+        model.backward(cache, g, ops=recorder.ops)
+
+
 def steps_of(kinds: Collection[str], all_steps: int) -> int:
     """Return the number of optimizer steps that the kinds need."""
     wanted = [kind.removeprefix("after") for kind in kinds if kind.startswith("after")]
@@ -186,7 +212,14 @@ class Recorder:
     stream by its variable in npgpt.model.block.
     """
 
-    def __init__(self, port: Port, tree: Params, g: Params | None):
+    def __init__(
+        self,
+        port: Port,
+        tree: Params,
+        g: Params | None,
+        watch: Callable[[str, Array], None] | None = None,
+    ):
+        self.watch = watch
         self.found: dict[str, Array] = {}
         self.gradients: dict[str, Array] = {}
         names = [name.removesuffix(".weight") for name, _ in params.named(tree)]
@@ -210,17 +243,24 @@ class Recorder:
     def keep(self, variable: str, value: Array) -> None:
         """Keep the value of a variable in attention or in a block."""
         found, kind = self.into
-        if variable in ("probs", "dprobs"):
-            found[f"{kind}/h.{self.block}.attn.probs"] = value.copy()
+        if variable == ("probs" if kind == "act" else "dprobs"):
+            self.put(found, f"{kind}/h.{self.block}.attn.probs", value)
         elif variable == ("x" if kind == "act" else "dx"):
-            found[f"{kind}/{next(self.streams)}"] = value.copy()
+            self.put(found, f"{kind}/{next(self.streams)}", value)
+
+    def put(self, found: dict[str, Array], name: str, value: Array) -> None:
+        """Keep a copy of a tensor."""
+        found[name] = value.copy()
+        if self.watch:
+            self.watch(name, value)
 
     def block_forward(self, function: Any) -> Any:
         """Return a block's forward that keeps the residual stream: before it, and twice in it."""
 
         def call(x: Array, *args: Any, **options: Any) -> Any:
             if "act/embedding" not in self.found:
-                self.block, self.found["act/embedding"] = 0, x.copy()
+                self.block = 0
+                self.put(self.found, "act/embedding", x)
             name = f"h.{self.block}"
             self.streams = iter([f"{name}.after_attn", f"{name}.after_mlp"])
             result = function(x, *args, **options)
@@ -234,11 +274,11 @@ class Recorder:
 
         def call(dx: Array, *args: Any, **options: Any) -> Any:
             self.block -= 1
-            self.gradients[f"dact/h.{self.block}.after_mlp"] = dx.copy()
+            self.put(self.gradients, f"dact/h.{self.block}.after_mlp", dx)
             self.streams = iter([f"h.{self.block}.after_attn"])
             result = function(dx, *args, **options)
             if self.block == 0:
-                self.gradients["dact/embedding"] = result.copy()
+                self.put(self.gradients, "dact/embedding", result)
             return result
 
         return call
@@ -266,7 +306,7 @@ class Recorder:
 
         def forward(x: Array, weight: Array, targets: Array, **options: Any) -> Any:
             _, cache = functions.forward(x @ weight.T, np.eye(len(weight), dtype=x.dtype), targets)
-            self.gradients["dact/logits"] = cache.dx
+            self.put(self.gradients, "dact/logits", cache.dx)
             return functions.forward(x, weight, targets, **options)
 
         return SimpleNamespace(forward=forward, backward=functions.backward)
@@ -278,12 +318,17 @@ class Recorder:
             name = self.layer(op, args)
             out, cache = functions.forward(x, *args, **options)
             if name:
-                self.found[f"act/{name}"] = out.copy()
+                self.put(self.found, f"act/{name}", out)
             return out, cache
 
         def backward(dout: Array, cache: Any, *args: Any, **options: Any) -> Any:
             self.into = self.gradients, "dact"
-            self.gradients[f"dact/{self.layer(op, args)}"] = dout.copy()
-            return functions.backward(dout, cache, *args, **options)
+            name = self.layer(op, args)
+            self.put(self.gradients, f"dact/{name}", dout)
+            result = functions.backward(dout, cache, *args, **options)
+            if self.watch and args:
+                for leaf, grad in args[0]._asdict().items():
+                    self.watch(f"grad/{name}.{leaf}", grad)
+            return result
 
         return SimpleNamespace(forward=forward, backward=backward)
