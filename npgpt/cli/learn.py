@@ -27,7 +27,8 @@ Name = Annotated[Optional[str], default("the file saved last", "NAME")]  # noqa:
 class Learn:
     """Learn backpropagation with 25 exercises. The check names the cause of a wrong answer.
 
-    Exit status of check: 0 if the answer is right, 1 if not, 2 for invalid input.
+    Exit status of check: 0 if the answer is right, 1 if not, 2 for invalid input. That of solution
+    is 1 if it is not shown yet.
 
     Parameters
     ----------
@@ -59,21 +60,24 @@ class Learn:
         exercises = workspace.find(self.name) if self.name else [where.current()]
         if self.action == "check":
             return max(check(where, exercise) for exercise in exercises)
+        if self.action == "solution":
+            return max(solution(where, exercise) for exercise in exercises)
         for exercise in exercises:
-            hint(where, exercise) if self.action == "hint" else solution(where, exercise)
+            hint(where, exercise)
         return 0
 
 
 def init(directory: Path) -> int:
     """Write the exercises into a directory."""
     from npgpt.learn import workspace
-    from npgpt.learn.catalogue import ENTRIES
+    from npgpt.learn.catalogue import ENTRIES, EXERCISES
 
     where, written = workspace.create(directory)
     if not written:
         print(f"{directory} has all {len(ENTRIES)} exercises; nothing was changed.")
     else:
-        print(f"{len(ENTRIES)} exercises are in {directory}; files that existed were kept.")
+        kept = "" if written == len(EXERCISES) else "; files that existed were kept"
+        print(f"{len(ENTRIES)} exercises are in {directory}{kept}.")
     first = where.following()
     if directory.resolve() != Path.cwd():
         print(f"  cd {quote(directory)}")
@@ -96,7 +100,8 @@ def check(where: "Workspace", exercise: "Exercise") -> int:
         print(printable_text(verdict.printed.rstrip(), sys.stdout))
         print()
     passed = verdict.status == PASSED
-    print(printable_text(verdict.text, sys.stdout))
+    for line in verdict.text.splitlines():
+        print(printable_text(wrapped(line), sys.stdout))
     if passed != where.passed(exercise):
         where.set(exercise, passed=passed)
     if not passed:
@@ -108,6 +113,19 @@ def check(where: "Workspace", exercise: "Exercise") -> int:
     else:
         print("All exercises are passed. You have written GPT-2, forward and backward.")
     return 0
+
+
+def wrapped(line: str) -> str:
+    """Return a cause or a note in lines of the terminal's width; other lines as they are."""
+    if not line.startswith(("cause: ", "note: ")):
+        return line
+    indent = " " * (line.index(":") + 2)
+    return textwrap.fill(line, width(), subsequent_indent=indent, break_long_words=False)
+
+
+def width() -> int:
+    """Return the width of text: that of the terminal, and at most 100."""
+    return min(100, shutil.get_terminal_size().columns)
 
 
 def watch(where: "Workspace") -> int:
@@ -130,17 +148,16 @@ def hint(where: "Workspace", exercise: "Exercise") -> None:
     shown = min(where.count(exercise, "hints") + 1, len(hints))
     if shown != where.count(exercise, "hints"):
         where.set(exercise, hints=shown)
-    width = min(100, shutil.get_terminal_size().columns)
     print(f"{exercise.name}, hint {shown} of {len(hints)}:")
     for kind, text in list(zip(("idea", "equation", "line"), hints, strict=True))[:shown]:
-        lines = textwrap.wrap(text, width - 12)
+        lines = textwrap.wrap(text, width() - 12)
         print(f"  {kind + ':':<10}" + f"\n{' ' * 12}".join(lines))
     if shown < len(hints):
         print(f"Once more for the next: npgpt learn hint {exercise.name}")
 
 
-def solution(where: "Workspace", exercise: "Exercise") -> None:
-    """Print the solution, if the exercise is passed or it was asked for before."""
+def solution(where: "Workspace", exercise: "Exercise") -> int:
+    """Print the solution, if the exercise is passed or it was asked for before; else return 1."""
     from npgpt.learn.exercise import shown_solution
 
     asked = where.count(exercise, "asked")
@@ -148,8 +165,9 @@ def solution(where: "Workspace", exercise: "Exercise") -> None:
         where.set(exercise, asked=asked + 1)
         print(f"{exercise.name} is not passed yet. A hint: npgpt learn hint {exercise.name}")
         print(f"To see the solution all the same: npgpt learn solution {exercise.name}")
-        return
+        return 1
     print(shown_solution(exercise), end="")
+    return 0
 
 
 def show_list(where: "Workspace") -> int:
@@ -157,12 +175,12 @@ def show_list(where: "Workspace") -> int:
     from npgpt.learn.catalogue import ENTRIES
     from npgpt.learn.workspace import NAMES
 
-    width = max(map(len, NAMES)) + 2
+    longest = max(map(len, NAMES)) + 2
     for number, entry in enumerate(ENTRIES, 1):
-        print(f"{mark(where.is_done(entry))} {number:>2}  {entry.name:<{width}}{entry.title}")
+        print(f"{mark(where.is_done(entry))} {number:>2}  {entry.name:<{longest}}{entry.title}")
         if len(entry.exercises) > 1:
             for part in entry.exercises:
-                print(f"{mark(where.passed(part))}       {part.name:<{width - 3}}{part.title}")
+                print(f"{mark(where.passed(part))}       {part.name:<{longest - 3}}{part.title}")
     done = sum(map(where.is_done, ENTRIES))
     print(f"{done} of {len(ENTRIES)} passed")
     return 0

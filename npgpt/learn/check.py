@@ -142,16 +142,19 @@ def report_error(verdict: Verdict, reply: dict[str, Any], cases: list[Case], lim
             verdict.status = FAILED
             verdict.lines = [f"The file has no function {function}. Keep its name as in the stub."]
         case "time":
+            where = function if reply.get("called") else "reading the file"
             verdict.status = FAILED
             verdict.lines = [
-                f"{limit}: {function} takes milliseconds; look for a loop without an end.",
+                f"{limit}: {where} takes milliseconds; look for a loop without an end.",
                 *text.splitlines(),
             ]
         case _:
             verdict.status = FAILED
-            given = contract.signature(case.arguments)
-            called = f"It was called {contract.when(case.about)}with {given}."
-            verdict.lines = [*text.splitlines(), called]
+            verdict.lines = text.splitlines()
+            if not reply.get("called"):  # the file itself has failed
+                return
+            given = contract.signature(case)
+            verdict.lines.append(f"It was called {contract.when(case.about)}with {given}.")
             verdict.cause = HARD_CODED if case.about == RESIZED else None
 
 
@@ -166,7 +169,7 @@ def grade(verdict: Verdict, answers: list[Any], index: int) -> bool:
     expected = contract.read_answer(exercise, case, right[index])
     assert not isinstance(expected, str)
     if said := contract.changed_argument(exercise, case, answer[1]):
-        return reject(verdict, case, [said], None)
+        return reject(verdict, case, [], said)
     if said := contract.structure(told, expected, exercise.tolerance):
         return reject(verdict, case, [said], None)
     for name, one in expected.items():
@@ -281,8 +284,8 @@ def describe(question: Question, wrong: Array) -> list[str]:
 
 
 def shown(value: Any) -> str:
-    """Return a number in at most seven digits."""
-    return f"{float(value):.7g}" if np.isrealobj(value) else str(value)
+    """Return a number in at most seven digits, and 0 without a sign."""
+    return f"{float(value) + 0:.7g}" if np.isrealobj(value) else str(value)
 
 
 def names(which: list[str], most: int = 4) -> str:

@@ -22,9 +22,13 @@ def when(about: str) -> str:
     return f"for {about}, " if about else ""
 
 
-def signature(arguments: dict[str, Any]) -> str:
+def signature(case: Case) -> str:
     """Return the arguments of a call: the shapes of arrays, and other values."""
-    return ", ".join(f"{name} {argument(value)}" for name, value in arguments.items())
+    told = {name: argument(value) for name, value in case.arguments.items()}
+    if case.each:
+        values = case.arguments[case.each]
+        told[case.each] = f"from {values[0]} to {values[-1]}"
+    return ", ".join(f"{name} {value}" for name, value in told.items())
 
 
 def argument(value: Any) -> str:
@@ -58,12 +62,13 @@ def read_answer(exercise: Exercise, case: Case, answer: Any) -> dict[str, Array]
         results |= dict(zip(by_return, returned, strict=True))
     found: dict[str, Array] = {}
     for name in expected:
-        if said := collect(name, results[name], found):
+        wanted = exercise.kinds.get(name, "an array of numbers")
+        if said := collect(name, results[name], found, wanted):
             return f"{function}: {said}"
     return found
 
 
-def collect(name: str, value: Any, found: dict[str, Array]) -> str | None:
+def collect(name: str, value: Any, found: dict[str, Array], wanted: str) -> str | None:
     """Put the arrays of a result into `found`. Return a sentence about what is no array."""
     if isinstance(value, dict) and value:
         pairs = [(f"{name}[{key!r}]", one) for key, one in value.items()]
@@ -75,8 +80,8 @@ def collect(name: str, value: Any, found: dict[str, Array]) -> str | None:
     elif value is None:
         return f"{name} is None; return it."
     else:
-        return f"{name} is {kind(value)}, but must be an array."
-    return next((said for key, one in pairs if (said := collect(key, one, found))), None)
+        return f"{name} is {kind(value)}, but must be {wanted}."
+    return next((said for key, one in pairs if (said := collect(key, one, found, wanted))), None)
 
 
 def kind(value: Any) -> str:
@@ -97,8 +102,8 @@ def changed_argument(exercise: Exercise, case: Case, after: dict[str, Any]) -> s
     for name, before in case.arguments.items():
         if name not in exercise.changes and not same(before, after[name]):
             return (
-                f"The function changes its argument {name}. Work on a copy, because the caller "
-                "needs it."
+                f"the function changes its argument {name}; work on a copy, because the caller "
+                "needs it"
             )
     return None
 
@@ -122,6 +127,14 @@ def same(before: Any, after: Any) -> bool:
 
 def structure(told: dict[str, Array], expected: dict[str, Array], tolerance: float) -> str | None:
     """Return a sentence about results that are missing, too many, or in another order."""
+    for name in expected:
+        whole, bracket, _ = name.partition("[")
+        if bracket and whole in told:
+            count = sum(one.startswith(f"{whole}[") for one in expected)
+            return f"{whole} is {kind(told[whole])}, but must be a list of {count} arrays."
+        if not bracket and f"{name}[0]" in told:
+            count = sum(one.startswith(f"{name}[") for one in told)
+            return f"{name} is a list or tuple of {count}, but must be one array."
     if missing := [name for name in expected if name not in told]:
         return f"{', '.join(missing[:6])} is missing from the result."
     if more := [name for name in told if name not in expected]:
@@ -143,7 +156,8 @@ def shape(
     if got.shape == right.shape:
         return None
     axes = exercise.axes.get(name, "")
-    meaning = f" ({', '.join(axes.split())})" if axes else ""
+    comma = "," if len(axes.split()) == 1 else ""
+    meaning = f", which is ({', '.join(axes.split())}{comma})" if axes else ""
     line = f"{name} has the shape {got.shape}, but must have {right.shape}{meaning}."
     return [line], shape_cause(exercise, name, got, right)
 
@@ -188,10 +202,7 @@ def axis_names(names: list[str], axes: tuple[int, ...], between: str = " and ") 
 def dtype(name: str, got: Array, right: Array, notes: list[str]) -> str | None:
     """Return a sentence if a dtype is wrong; a wider one than necessary is only noted."""
     if got.dtype.kind == right.dtype.kind and got.dtype.itemsize >= right.dtype.itemsize:
-        note = (
-            f"{name} is float64 although the arguments are float32: in NumPy, np.sqrt(7) makes "
-            "every product float64, and 7**0.5 does not"
-        )
+        note = f"{name} is {got.dtype} although the arguments are {right.dtype}"
         if got.dtype.itemsize > right.dtype.itemsize and got.ndim and not notes:
             notes.append(note)
         return None

@@ -63,6 +63,7 @@ class Exercise:
     quantities: Callable[[Arguments], Mapping[str, Array]] | None = None
     regions: Callable[[Arguments], Mapping[str, list[Region]]] | None = None
     factors: str = ""  # names of sizes whose powers may be a wrong factor: "B T"
+    kinds: Mapping[str, str] = field(default_factory=dict)  # of results that are not arrays
     causes: Mapping[float, str] = field(default_factory=dict)  # factors with a text of their own
     broken: bool = False  # a port with the one mistake of its text file in it
     tolerance: float = 1e-7  # relative to the largest number of the result

@@ -218,7 +218,9 @@ def quantity(q: Question) -> str | None:
         for power, says in powers.items():
             if q.equal(ratio, np.broadcast_to(value**power, ratio.shape)):
                 return says.format(name)
-    left = [name for i, name in enumerate(q.axes) if i not in constant and ratio.shape[i] > 1]
+    named_axes = ["row", "column"] if q.axes[-2:] == ["T", "T"] else q.axes[-2:]
+    axes = [*q.axes[:-2], *named_axes]
+    left = [name for i, name in enumerate(axes) if i not in constant and ratio.shape[i] > 1]
     return f"each number is off by a factor that depends only on its {' and '.join(left)}"
 
 
@@ -300,7 +302,8 @@ def regions(q: Question) -> str | None:
             found.append((int(mask.sum()), says))
     if not found:
         return None
-    return f"only {min(found)[1]} are wrong"
+    says = min(found)[1]
+    return f"only {says} {'is' if says.startswith('the rate ') else 'are'} wrong"
 
 
 RULES = (

@@ -62,8 +62,15 @@ def encode(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return {"list": [encode(one) for one in value]}
     if isinstance(value, str):
-        return {"text": value[:1000]}
+        return {"text": shortened(value)}
+    if isinstance(value, np.ndarray):
+        return {"type": f"an array of dtype {value.dtype}"}
     return {"type": type(value).__name__}
+
+
+def shortened(text: str) -> str:
+    """Return the beginning and the end of a long text: the end of a traceback is its error."""
+    return text if len(text) <= 2000 else f"{text[:600]}\n...\n{text[-1400:]}"
 
 
 def decode(value: Any) -> Any:
@@ -104,7 +111,7 @@ class Nowhere(io.TextIOBase):
         return len(text)
 
 
-def load(source: str, path: str) -> dict[str, Any]:
+def load(source: str | bytes, path: str) -> dict[str, Any]:
     """Execute a learner's file and return its names."""
     code: CodeType = compile(source, path, "exec", dont_inherit=True)
     namespace: dict[str, Any] = {"__name__": "exercise", "__file__": path}
@@ -140,29 +147,31 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float | np.integer | np.floating)
 
 
-def run(source: str, path: str, cases: list[dict[str, Any]]) -> dict[str, Any]:
+def run(source: str | bytes, path: str, cases: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a learner's answers to all cases, or the error that stopped them.
 
     A case is a dict: `function`, `arguments`, and `each`, the argument whose values are passed one
     by one. With `quiet`, its prints are dropped.
     """
     answers: list[Any] = []
+    called = False
     try:
         namespace = load(source, path)
         for case in cases:
             function = namespace.get(case["function"])
             if not callable(function):
                 return {"error": "missing", "function": case["function"], "answers": answers}
+            called = True
             silence = contextlib.redirect_stdout(Nowhere()) if case["quiet"] else None
             with np.errstate(all="ignore"), silence or contextlib.nullcontext():
                 answers.append(call(function, case["arguments"], case["each"]))
     except OutOfTime as error:
-        return {"error": "time", "text": shown(error), "answers": answers}
+        return {"error": "time", "text": shown(error), "answers": answers, "called": called}
     except NotImplementedError as error:
         kind = "stub" if str(error) == STUB else "raised"
-        return {"error": kind, "text": shown(error), "answers": answers}
+        return {"error": kind, "text": shown(error), "answers": answers, "called": called}
     except BaseException as error:  # SystemExit and MemoryError too
-        return {"error": "raised", "text": shown(error), "answers": answers}
+        return {"error": "raised", "text": shown(error), "answers": answers, "called": called}
     return {"error": None, "answers": answers}
 
 
@@ -203,8 +212,8 @@ def main(request: str, answer: str, path: str, seconds: str) -> None:
     """Run the file at `path` and write its answers."""
     with open(request, encoding="utf-8") as file:
         cases = decode(json.load(file))
-    with open(path, encoding="utf-8") as file:
-        source = file.read()
+    with open(path, "rb") as file:
+        source = file.read()  # compile() knows a byte order mark and names a wrong encoding
     sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
     limit(float(seconds))
     answers = run(source, path, cases)

@@ -15,6 +15,7 @@ from npgpt.learn import runner
 SECONDS = 10.0  # a check takes a fraction of one
 GRACE = 2.0  # seconds for the process to end by itself, after its alarm
 KEPT = 20_000  # bytes of output shown, at the beginning and at the end
+FIRST, LAST = 20, 5  # lines of output shown
 MAX_REPLY = 200 << 20  # bytes
 
 
@@ -97,7 +98,7 @@ class Output:
     """The beginning and the end of what a process prints, however much it is."""
 
     def __init__(self, stream: IO[bytes]):
-        self.stream, self.first, self.last, self.size = stream, b"", b"", 0
+        self.stream, self.first, self.last, self.size, self.lines = stream, b"", b"", 0, 0
         self.thread = threading.Thread(target=self.read, daemon=True)
         self.thread.start()
 
@@ -105,6 +106,7 @@ class Output:
         """Read until the end, and keep the first and the last bytes."""
         while chunk := os.read(self.stream.fileno(), 1 << 16):
             self.size += len(chunk)
+            self.lines += chunk.count(b"\n")
             if len(self.first) < KEPT:
                 self.first += chunk
             else:
@@ -115,8 +117,10 @@ class Output:
         self.thread.join(1)
         if not self.thread.is_alive():
             self.stream.close()
-        text = self.first.decode("utf-8", "replace")
+        first, last = (part.decode("utf-8", "replace") for part in (self.first, self.last))
         hidden = self.size - len(self.first) - len(self.last)
-        if hidden > 0:
-            text += f"\n... {hidden:,} bytes are not shown ...\n"
-        return text + self.last.decode("utf-8", "replace")
+        if self.lines > FIRST + LAST:
+            begin, finish = first.splitlines()[:FIRST], (first + last).splitlines()[-LAST:]
+            count = self.lines - len(begin) - len(finish)
+            return "\n".join([*begin, f"... {count:,} lines are not shown ...", *finish])
+        return first + (f"\n... {hidden:,} bytes are not shown ...\n" if hidden > 0 else "") + last

@@ -205,14 +205,20 @@ def edges(shape: tuple[int, ...], axes: list[str]) -> Iterator[tuple[str, Array]
         if name == "step":  # the regions of the schedule name its parts
             continue
         index = np.arange(size).reshape([-1 if j == i else 1 for j in range(len(shape))])
-        if size > 2:
-            what = {"T": "position", "B": "sequence"}.get(name, f"index along {name}")
+        what = {"T": "position", "B": "sequence" if "T" in axes else "row"}.get(name)
+        if size > 2 and what:
             yield f"the numbers of the first {what}", index == 0
             yield f"the numbers of the last {what}", index == size - 1
             yield f"the numbers after the first {what}", index > 0
             yield f"the numbers before the last {what}", index < size - 1
+        elif size > 2:
+            yield f"the numbers at index 0 along {name}", index == 0
+            yield f"the numbers at index {size - 1} along {name}", index == size - 1
+            yield f"the numbers from index 1 along {name}", index > 0
+            yield f"the numbers up to index {size - 2} along {name}", index < size - 1
         if name.startswith("3*"):
             for part in range(3):
                 says = f"the numbers of d{'qkv'[part]}"
                 yield says, index * 3 // size == part
-                yield f"the numbers of all but d{'qkv'[part]}", index * 3 // size != part
+                others = " and ".join(f"d{one}" for one in "qkv" if one != "qkv"[part])
+                yield f"the numbers of {others}", index * 3 // size != part

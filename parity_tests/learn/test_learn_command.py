@@ -40,7 +40,7 @@ def write(folder, code, number=0):
 def test_init_writes_all_stubs_and_keeps_what_exists(tmp_path, monkeypatch, npgpt_):
     monkeypatch.chdir(tmp_path)
     said = npgpt_("learn init exercises").out
-    assert said.startswith(f"{len(ENTRIES)} exercises are in exercises;")
+    assert said.startswith(f"{len(ENTRIES)} exercises are in exercises.\n")
     assert "  cd exercises\nOpen 01_linear_dx.py" in said
     folder = tmp_path / "exercises"
     monkeypatch.chdir(folder)
@@ -52,7 +52,7 @@ def test_init_writes_all_stubs_and_keeps_what_exists(tmp_path, monkeypatch, npgp
     assert "nothing was changed" in said
     assert RIGHT in path.read_text()
     path.unlink()
-    npgpt_("learn init .")
+    assert "files that existed were kept" in npgpt_("learn init .").out
     assert "not written yet" in path.read_text()
 
 
@@ -61,7 +61,7 @@ def test_from_a_stub_to_the_solution(folder, npgpt_):
     assert npgpt_("learn check linear_dx", code=1).out.startswith("linear_dx: not written yet\n")
     hints = [npgpt_("learn hint linear_dx").out for _ in range(4)]
     assert [hint.count(":    ") + hint.count("tion: ") for hint in hints] == [1, 2, 3, 3]
-    assert "is not passed yet" in npgpt_("learn solution linear_dx").out
+    assert "is not passed yet" in npgpt_("learn solution linear_dx", code=1).out
     assert "return dout @ weight.T" in npgpt_("learn solution linear_dx").out
     write(folder, RIGHT)
     said = npgpt_("learn check").out  # the file that was saved last
@@ -90,7 +90,7 @@ def test_prints_are_kept_and_shown_once(folder, npgpt_):
     said = npgpt_("learn check", code=1).out
     assert said.startswith("01_linear_dx.py prints:\n[]\nseen (3, 5, 6)\n\nlinear_dx: wrong\n")
     assert said.count("seen") == 1
-    assert "dx has the shape (6, 5, 3), but must have (3, 5, 14) (B, T, I)." in said
+    assert "dx has the shape (6, 5, 3), but must have (3, 5, 14), which is (B, T, I)." in said
 
 
 @pytest.mark.slow
@@ -134,12 +134,31 @@ def test_a_traceback_has_the_learners_lines_only(folder):
         ("def linear_dx(dout weight):\n", "SyntaxError"),
         ("def linear(dout, weight):\n    return 1\n", "no function linear_dx"),
         ("print('x' * 9_000_000)\n" + RIGHT, "passed"),
+        ("def linear_dx(dout, weight):\n    raise KeyError('a' * 5000 + 'end')\n", "aend'"),
     ],
 )
 def test_a_file_that_fails_is_told_in_words(folder, code, says):
     verdict = check_file(EXERCISES[0], write(folder, code))
     assert says in verdict.text
     assert len(verdict.printed) < 100_000
+
+
+def test_a_file_of_another_encoding_is_read_or_refused_without_lines_of_the_runner(folder):
+    path = write(folder, RIGHT)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # a byte order mark
+    assert check_file(EXERCISES[0], path).status == "passed"
+    path.write_bytes(b"name = 'caf\xe9'\n")
+    text = check_file(EXERCISES[0], path).text
+    assert "SyntaxError" in text
+    assert "runner.py" not in text
+    assert "It was called" not in text
+
+
+def test_of_many_lines_the_first_and_the_last_are_shown(folder):
+    path = write(folder, "for i in range(9999): print(i, 'abc')\n" + RIGHT)
+    lines = check_file(EXERCISES[0], path).printed.splitlines()
+    assert lines[19:22] == ["19 abc", "... 9,974 lines are not shown ...", "9994 abc"]
+    assert len(lines) == 26
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"exercises": 3}', '{"exercises": {"a": 1}}'])

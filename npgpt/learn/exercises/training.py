@@ -69,6 +69,7 @@ CLIPPING = Exercise(
     title="Clipping: a global norm",
     results={"clip": ("gradients",)},
     axes={},
+    kinds={"gradients": "a list of arrays"},
     cases=clipping_cases,
     tolerance=1e-5,
 )

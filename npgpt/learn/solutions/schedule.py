@@ -1,8 +1,8 @@
 """The learning rate of a step: a linear warm-up, then half a cosine.
 
     step     0, 1, 2, ...
-    warmup   number of warm-up steps. Before it, the rate rises in a straight line: `initial` at
-             step 0, and `peak` at step `warmup`, the first step after the warm-up
+    warmup   number of warm-up steps; it may be 0. Before it, the rate rises in a straight line:
+             `initial` at step 0, and `peak` at step `warmup`, the first step after the warm-up
     total    number of steps. From step `warmup` to step `total`, the rate falls from `peak` to
              `lowest` along half a period of a cosine: flat at both ends
 
