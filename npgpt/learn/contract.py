@@ -191,7 +191,42 @@ def shape_cause(exercise: Exercise, name: str, got: Array, right: Array) -> str 
                 if agree(got.reshape(-1), method(axes).reshape(-1), equal):
                     which = axis_names(exercise.axes.get(name, "").split(), axes)
                     return f"it is {said} over {which}, which the result keeps"
-    return None
+    return part_cause(exercise, name, got, right) or axes_cause(exercise, name, got)
+
+
+def part_cause(exercise: Exercise, name: str, got: Array, right: Array) -> str | None:
+    """Return the numbers that are missing at one end of an axis."""
+    if got.ndim != right.ndim:
+        return None
+    other = [i for i in range(got.ndim) if got.shape[i] != right.shape[i]]
+    if len(other) != 1 or got.shape[other[0]] > right.shape[other[0]]:
+        return None
+    axis = axis_names(exercise.axes.get(name, "").split(), (other[0],))
+    whole = np.moveaxis(right, other[0], 0)
+    part = np.moveaxis(got, other[0], 0)
+    missing = f"{len(whole) - len(part)} of {len(whole)} along {axis}"
+    ends = {"first": whole[-len(part) :], "last": whole[: len(part)]}
+    found = (end for end, one in ends.items() if agree(part, one, exercise.tolerance))
+    return next(
+        (f"the numbers are right, but those of the {end} {missing} are missing" for end in found),
+        None,
+    )
+
+
+def axes_cause(exercise: Exercise, name: str, got: Array) -> str | None:
+    """Return the axes that an answer seems to have, if a sum ran over an axis that must stay."""
+    axes = exercise.axes.get(name, "").split()
+    seen = [letter(size) for size in got.shape]
+    known = {"B", "T", "C", "V", "O"}
+    if (
+        not seen
+        or not known.issuperset(seen)
+        or not known.issuperset(axes)
+        or set(axes) & set(seen)
+    ):
+        return None
+    left = f"the axes left are {' and '.join(seen)}" if seen[1:] else f"the axis left is {seen[0]}"
+    return f"{left}; {' and '.join(axes)} must be left, and the others summed"
 
 
 def axis_names(names: list[str], axes: tuple[int, ...], between: str = " and ") -> str:

@@ -62,6 +62,7 @@ class Exercise:
     summands: Callable[[Arguments], Mapping[str, Summands]] | None = None
     quantities: Callable[[Arguments], Mapping[str, Array]] | None = None
     regions: Callable[[Arguments], Mapping[str, list[Region]]] | None = None
+    observe: Callable[[Arguments, Array], str | None] | None = None  # a rule of its own
     factors: str = ""  # names of sizes whose powers may be a wrong factor: "B T"
     kinds: Mapping[str, str] = field(default_factory=dict)  # of results that are not arrays
     causes: Mapping[float, str] = field(default_factory=dict)  # factors with a text of their own

@@ -1,6 +1,7 @@
 """Find the cause of a wrong answer: rules in a fixed order, of which the first that fits is told.
 
     known       the answer equals that of a known mistake
+    observed    a rule of the exercise's own
     constant    all wrong numbers are one number, where another one is right
     written     `=` where `+=` is right, or the other way round
     factor      it is c times the right one, c = <G, T> / <T, T>
@@ -143,6 +144,11 @@ def constant(q: Question) -> str | None:
     says = (one.says for one in named if (np.broadcast_to(one.mask, wrong.shape) == wrong).all())
     told = f"{got[0]:g}".replace("e+0", "e").replace("e+", "e")
     return f"{next(says, 'the wrong numbers')} are {told}; they must be {right[0] + 0:g}"
+
+
+def observed(q: Question) -> str | None:
+    """Apply the exercise's own rule."""
+    return q.exercise.observe(q.everything, q.got) if q.exercise.observe else None
 
 
 def not_finite(q: Question) -> str | None:
@@ -307,6 +313,6 @@ def regions(q: Question) -> str | None:
 
 
 RULES = (
-    known, constant, not_finite, written, factor, repeated, quantity, order, zero_part, summand,
-    summand_factor, rounded, regions,
+    known, observed, constant, not_finite, written, factor, repeated, quantity, order, zero_part,
+    summand, summand_factor, rounded, regions,
 )  # fmt: skip

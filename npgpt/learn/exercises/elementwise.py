@@ -66,6 +66,15 @@ def dropout_regions(a: Arguments) -> dict[str, list[Region]]:
     }
 
 
+def other_mask(a: Arguments, dx: Array) -> str | None:
+    """Return a cause if the mask is neither `keep` nor all of one value."""
+    drawn = dx != 0
+    scaled = np.isclose(dx, np.where(drawn, a["dout"] / (1 - a["rate"]), 0)).all()
+    if not scaled or (drawn == a["keep"]).all():
+        return None
+    return "the mask is another one than keep: backward needs the mask of the forward pass"
+
+
 DROPOUT = Exercise(
     name="dropout",
     title="Dropout: the gradient of the input",
@@ -75,6 +84,7 @@ DROPOUT = Exercise(
     loss=lambda a: (a["dout"] * a["x"] * a["keep"] / (1 - a["rate"])).sum(),
     inputs={"dx": "x"},
     regions=dropout_regions,
+    observe=other_mask,
     causes={
         1 - RATE: "the scale 1 / (1 - rate) is missing",
         (1 - RATE) ** 2: "it is multiplied with 1 - rate, by which it must be divided",
