@@ -26,6 +26,7 @@ from npgpt.learn import sizes
 from npgpt.learn.exercise import Case, Exercise
 
 Answers = Mapping[str, Array]
+LARGE = 710.0  # exp of it overflows
 
 
 class Mistaken(NamedTuple):
@@ -156,6 +157,9 @@ def not_finite(q: Question) -> str | None:
     bad = ~np.isfinite(q.got) & np.isfinite(q.right)
     if not bad.any():
         return None
+    given = [one for one in q.case.arguments.values() if isinstance(one, np.ndarray)]
+    if any(one.dtype.kind == "f" and one.size and one.min() > LARGE for one in given):
+        return "exp overflows for large numbers: subtract the largest number of the row first"
     which = f"{bad.sum()} of {bad.size} numbers are" if bad.size > 1 else f"{q.name} is"
     if not np.isnan(q.got[bad]).any():
         return f"{which} inf: of a division by zero, or an overflow"
@@ -206,6 +210,8 @@ def quantity(q: Question) -> str | None:
     if q.got.ndim < 2 or (np.abs(q.right) < 1e-9).any():
         return None
     ratio = q.got / q.right
+    if np.isin(ratio, (0, 1)).all():  # a part is missing: its region says more
+        return None
     constant = [
         axis
         for axis, size in enumerate(ratio.shape)
