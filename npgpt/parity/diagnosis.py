@@ -190,7 +190,7 @@ def explain(found: Diagnosis, lab: Lab, own: causes.Own, loaded: Lab) -> Diagnos
         found,
         causes=tuple(chains),
         right_cache=right_cache,
-        within="" if chains or found.arithmetic != "float32" else coarser(lab.task, own),
+        within="" if chains or not may_be_coarser(found) else coarser(lab.task, own),
         tell_apart=causes.tell_apart(source, chains) if len(chains) > 1 else "",
         wrong_ops=tuple(op_by_op.wrong_ops(lab.task.probe, own, found.arithmetic)),
         between=(before[-1] if before else "", first.name),
@@ -207,6 +207,13 @@ def draws_again(found: Diagnosis, task: Task, own: causes.Own) -> bool:
         and "logits_again" in own
         and not np.array_equal(own["logits"][0], own["logits_again"][0])
     )
+
+
+def may_be_coarser(found: Diagnosis) -> bool:
+    """Return True if the first wrong tensor follows from products, unlike parameters and steps."""
+    first = found.first_wrong
+    computed = first is not None and kind_of(first.name) not in INPUTS and not step_of(first.name)
+    return computed and found.arithmetic == "float32"
 
 
 def coarser(task: Task, own: causes.Own) -> str:

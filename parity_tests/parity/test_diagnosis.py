@@ -79,6 +79,16 @@ def test_products_in_16_bits_have_their_own_budget(tiny, kind):
     assert (short.agrees, short.arithmetic, short.within) == (False, "float32", kind)
 
 
+def test_a_wrong_step_is_not_called_rounding_of_products(tiny):
+    """It is off by less than bfloat16 would be, but loss and gradients are right."""
+    tensors = numbers(RIGHT, tiny)
+    for name, before in named(tiny.params):
+        after = tensors[f"after1/{name}"]
+        tensors[f"after1/{name}"] = after + np.float32(0.01) * (after - before)
+    found = diagnose(tiny, tensors)
+    assert not found.agrees and (found.causes, found.within) == ((), "")
+
+
 # the report
 
 
