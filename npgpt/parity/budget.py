@@ -80,6 +80,8 @@ class Run:
         """
         try:
             yield from self.stream()
+        except MemoryError:  # is no property of the mistake
+            raise
         except Exception:
             self.fails = True
 

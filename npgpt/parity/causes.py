@@ -41,7 +41,7 @@ class Lab:
         self.preview = Preview(task)
 
     def computes(self, task: Task) -> bool:
-        """Return True if the runs are those of another task."""
+        """Return True if a task has the runs of this one."""
         one, other = self.task, task
         return (
             one.probe.params is other.probe.params

@@ -11,6 +11,7 @@ from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.model import params
 from npgpt.model.params import Params
+from npgpt.parity.order import mask_names
 from npgpt.parity.port import Port, backend
 from npgpt.parity.probe import Probe
 
@@ -184,11 +185,8 @@ class Masks:
         self, masks: Mapping[str, Array], config: Config, *, parts: int = 1, repeat: bool = False
     ):
         everything = [np.ones((), bool)] * parts  # where the port has no dropout
-        blocks = [f"h.{i}" for i in range(config.n_layer)]
-        kinds = "attn.probs", "after_attn", "after_mlp"
-        names = ["embedding", *(f"{block}.{kind}" for block in blocks for kind in kinds)]
         rows = [np.array_split(masks[name], parts) if name in masks else everything
-                for name in names]  # fmt: skip
+                for name in mask_names(config)]  # fmt: skip
         self.order = [mask[part] for part in range(parts) for mask in rows]
         self.position, self.repeat = 0, repeat
 

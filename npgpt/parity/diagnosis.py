@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from npgpt.arrays import Array
-from npgpt.errors import InputError, show
+from npgpt.errors import InputError
 from npgpt.model.params import named
 from npgpt.parity import causes, matching, op_by_op, order, pairing, rounding
 from npgpt.parity.budget import Layouts, Run, Task, closest, excess, largest_of
@@ -99,13 +99,11 @@ def diagnose(
     """
     dump = pairing.check(dump, probe)
     probe = replace(probe, settings=probe.settings.with_meta(dump.meta))
-    check_heads(dump, probe)
     match = matching.match(dump, probe, dict(renames or {}))
     if (logits := match.tensors.pop("act/logits", None)) is not None:  # a module's output
         match.tensors.setdefault("logits", logits)
     fill_gradients(match, probe)
     own = {name: (x, *match.alternatives.get(name, ())) for name, x in match.tensors.items()}
-    check_batch(match.tensors, probe)
     present = [name for name in order.sort(own, probe.config) if kind_of(name) not in INPUTS]
     arithmetic = rounding.recognize(match.tensors, probe.params)
     findings = compare_parameters(own, probe, match.names, arithmetic)
@@ -261,22 +259,6 @@ def compare_parameters(
     return found
 
 
-def check_heads(dump: Dump, probe: Probe) -> None:
-    """Raise InputError if the port has another number of heads: the weights do not tell."""
-    found = dump.meta.get("n_head", probe.config.n_head)
-    if found != probe.config.n_head:
-        raise InputError(f"in the dump's meta, n_head is {show(found)}, but the probe's model has "
-                         f"{probe.config.n_head}: is the dump of another model?")  # fmt: skip
-
-
-def check_batch(tensors: Mapping[str, Array], probe: Probe) -> None:
-    """Raise InputError if the port computed with other tokens or targets."""
-    for name, expected in (("tokens", probe.tokens), ("targets", probe.targets)):
-        if not np.array_equal(tensors.get(name, expected), expected):
-            raise InputError(f"the dump's {name} are not the probe's: is it of another batch? "
-                             "They are in batch.npz")  # fmt: skip
-
-
 def masks_of(tensors: Mapping[str, Array], probe: Probe) -> dict[str, Array] | None:
     """Return the dropout masks of the port by the names of activations, None without dropout.
 
@@ -284,9 +266,7 @@ def masks_of(tensors: Mapping[str, Array], probe: Probe) -> dict[str, Array] | N
     """
     if not probe.settings.dropout:
         return None
-    blocks = [f"h.{i}" for i in range(probe.config.n_layer)]
-    layers = "attn.probs", "after_attn", "after_mlp"
-    names = ["embedding", *(f"{block}.{layer}" for block in blocks for layer in layers)]
+    names = order.mask_names(probe.config)
     for name in names:
         if f"mask/{name}" not in tensors:
             raise InputError(f"dropout is {probe.settings.dropout}, but the dump has no mask/{name}"

@@ -61,6 +61,12 @@ def all_names(config: Config, steps: int) -> Iterator[str]:
     yield "cached_logits"
 
 
+def mask_names(config: Config) -> list[str]:
+    """Return the activations that dropout follows, in the order in which masks are drawn."""
+    layers = "attn.probs", "after_attn", "after_mlp"
+    return ["embedding", *(f"h.{i}.{layer}" for i in range(config.n_layer) for layer in layers)]
+
+
 def gradients(layer: str) -> tuple[str, str]:
     """Return the names of the gradients of a layer's parameters."""
     return f"grad/{layer}.weight", f"grad/{layer}.bias"

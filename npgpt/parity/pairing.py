@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.arrays import Array
-from npgpt.errors import InputError
+from npgpt.errors import InputError, show
 from npgpt.model.finite import ignore_overflow
 from npgpt.model.params import named
 from npgpt.parity import dump as dumps
@@ -99,25 +99,32 @@ def first_index(found: Array) -> tuple[int, ...]:
 
 
 def check_batch(dump: Dump, probe: Probe) -> None:
-    """Raise InputError if the dump's tokens are not the probe's."""
-    tokens = dump.tensors.get("tokens")
-    if tokens is None:
-        return
-    if tokens.size != probe.tokens.size or tokens.shape[-1:] != probe.tokens.shape[-1:]:
-        raise InputError(
-            f"{dump.path} is of another batch: its tokens have the shape {tokens.shape}, the "
-            f"probe's {probe.tokens.shape}"
-        )
-    differs = tokens.reshape(probe.tokens.shape) != probe.tokens
-    if differs.any():
-        raise InputError(
-            f"{dump.path} is of another batch: {int(differs.sum())} of {tokens.size} tokens are "
-            f"not the probe's, the first at {first_index(differs)}"
-        )
+    """Raise InputError if the dump's tokens or targets are not the probe's."""
+    for name, expected in (("tokens", probe.tokens), ("targets", probe.targets)):
+        found = dump.tensors.get(name)
+        if found is None:
+            continue
+        if found.size != expected.size or found.shape[-1:] != expected.shape[-1:]:
+            raise InputError(
+                f"{dump.path} is of another batch: its {name} have the shape {found.shape}, the "
+                f"probe's {expected.shape}"
+            )
+        differs = found.reshape(expected.shape) != expected
+        if differs.any():
+            raise InputError(
+                f"{dump.path} is of another batch: {int(differs.sum())} of {found.size} {name} are "
+                f"not the probe's, the first at {first_index(differs)}"
+            )
 
 
 def check_model(dump: Dump, probe: Probe) -> None:
-    """Raise InputError if the dump's logits or parameters are not of the probe's model."""
+    """Raise InputError if the dump's heads, logits or parameters are not of the probe's model."""
+    heads = dump.meta.get("n_head", probe.config.n_head)  # the weights do not tell
+    if heads != probe.config.n_head:
+        raise InputError(
+            f"{dump.path} is of another model: in its meta, n_head is {show(heads)}, but the "
+            f"probe's is {probe.config.n_head}"
+        )
     logits, V = dump.tensors.get("logits"), probe.config.vocab_size
     if logits is not None and logits.size < probe.tokens.size * V:
         raise InputError(

@@ -88,6 +88,8 @@ class Preview:
                              masks=self.task.masks)  # fmt: skip
         except Enough:
             pass
+        except MemoryError:  # is no property of the mistake
+            raise
         except Exception:
             return -1
         return far

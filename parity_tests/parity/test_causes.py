@@ -3,9 +3,13 @@
 Every fourth mistake of the catalogue. All: python -m parity_tests.support.causes
 """
 
+import contextlib
+
+import numpy as np
 import pytest
 
-from npgpt.parity import causes, op_by_op
+from npgpt.parity import causes, op_by_op, probe
+from npgpt.parity.budget import Run, Task
 from npgpt.parity.mistakes import VARIANTS
 from npgpt.parity.mistakes.variants import LOADING, RIGHT_BACKWARD
 from npgpt.parity.port import RIGHT
@@ -88,3 +92,16 @@ def test_every_wrong_op_is_found(bench):
     own = bench.compute(ALL, port)
     found = {one.op for one in op_by_op.wrong_ops(bench.probe, own, "float32")}
     assert found == {"attention", "gelu backward", "clipping or optimizer"}
+
+
+@pytest.mark.parametrize("error, fails", [(ValueError, True), (MemoryError, False)])
+def test_a_mistake_that_computes_nothing_is_left_out_but_no_memory_is_an_error(error, fails):
+    def raising():
+        yield "loss", np.zeros(())
+        raise error
+
+    run = Run(RIGHT, Task(probe.make(), ("loss",)))
+    run.rest = raising()
+    with contextlib.nullcontext() if fails else pytest.raises(MemoryError):
+        assert [name for name, _ in run.try_stream()] == ["loss"]
+    assert run.fails == fails
