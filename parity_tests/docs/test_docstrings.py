@@ -23,9 +23,8 @@ def members() -> Iterator[tuple[str, object]]:
         public = getattr(npgpt, name)
         yield name, public
         if inspect.isclass(public):
-            for attribute, value in vars(public).items():
-                method = value.__func__ if isinstance(value, (classmethod, staticmethod)) else value
-                if not attribute.startswith("_") and inspect.isfunction(method):
+            for attribute, method in inspect.getmembers(public, inspect.isroutine):
+                if not attribute.startswith("_") and hasattr(method, "__code__"):
                     yield f"{name}.{attribute}", method
 
 
