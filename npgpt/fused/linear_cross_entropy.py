@@ -37,6 +37,12 @@ def evaluate(x: Array, weight: Array, targets: Array, *, chunk: int = 512):
     return evaluate_with(matmul, x, weight, targets, chunk)
 
 
+def log_probs(x: Array, weight: Array, targets: Array, *, chunk: int = 512):
+    """(..., C), (V, C), (...) -> (...), (...) bool: the log-probabilities of the targets, and True
+    where no token is more likely. An ignored target has 0 and True."""
+    return log_probs_with(matmul, x, weight, targets, chunk)
+
+
 def forward_with(matmul, x: Array, weight: Array, targets: Array, chunk: int, dweight):
     """Run `forward` with this matrix product."""
     x_rows, targets = rows(x), check(targets, weight)
@@ -67,15 +73,32 @@ def evaluate_with(matmul, x: Array, weight: Array, targets: Array, chunk: int):
     x_rows, targets = rows(x), check(targets, weight)
     counts = targets != IGNORED
     if not counts.all():
-        return evaluate_with(matmul, x_rows[counts], weight, targets[counts], chunk)
-    N, V = len(x_rows), len(weight)
-    loss = np.empty(N, x.dtype)
+        x_rows, targets = x_rows[counts], targets[counts]
+    loss, _ = row_losses(matmul, x_rows, weight, targets, chunk)
+    return x.dtype.type(loss.sum(dtype=np.float64) / len(loss))
+
+
+def log_probs_with(matmul, x: Array, weight: Array, targets: Array, chunk: int):
+    """Run `log_probs` with this matrix product."""
+    x_rows, labels = rows(x), check(targets, weight)
+    counts = labels != IGNORED
+    found, is_greedy = np.zeros(len(labels), x.dtype), np.ones(len(labels), bool)
+    some = (x_rows, labels) if counts.all() else (x_rows[counts], labels[counts])
+    loss, is_greedy[counts] = row_losses(matmul, some[0], weight, some[1], chunk)
+    found[counts] -= loss
+    return found.reshape(targets.shape), is_greedy.reshape(targets.shape)
+
+
+def row_losses(matmul, x: Array, weight: Array, targets: Array, chunk: int) -> tuple[Array, Array]:
+    """(N, C), (V, C), (N,) -> the loss of each row (N,), and True where no token is more likely"""
+    N, V = len(x), len(weight)
+    loss, is_greedy = np.empty(N, x.dtype), np.empty(N, bool)
     buffer = buffer_pool.empty((min(N, chunk), V), x.dtype)
     for block in blocks(N, chunk):
         logits = buffer[: block.stop - block.start]
-        matmul(x_rows[block], weight.T, out=logits)
-        _evaluate(logits, targets[block], loss[block])
-    return x.dtype.type(loss.sum(dtype=np.float64) / N)
+        matmul(x[block], weight.T, out=logits)
+        _losses(logits, targets[block], loss[block], is_greedy[block])
+    return loss, is_greedy
 
 
 @njit
@@ -97,18 +120,23 @@ def _forward_row(n, logits, targets, inv_n, loss):
 
 
 @njit
-def _evaluate(logits, targets, loss):
-    in_parallel(len(logits), _evaluate_row, (logits, targets, loss))
+def _losses(logits, targets, loss, is_greedy):
+    in_parallel(len(logits), _losses_row, (logits, targets, loss, is_greedy))
 
 
 @inner
-def _evaluate_row(n, logits, targets, loss):
+def _losses_row(n, logits, targets, loss, is_greedy):
     """The loss alone: `softmax_row` would write the row, and add it up in another order."""
-    row = logits[n]
+    row, target = logits[n], targets[n]
     row_max, total = largest(row), logits.dtype.type(0)
     for v in range(len(row)):
         total += exp(row[v] - row_max)
-    loss[n] = np.log(total) - (row[targets[n]] - row_max)
+    loss[n] = np.log(total) - (row[target] - row_max)
+    is_greedy[n] = row[target] == row_max
+    if is_greedy[n]:
+        for v in range(target):  # of several that are equal, the first is chosen
+            if row[v] == row_max:
+                is_greedy[n] = False
 
 
 @njit

@@ -4,11 +4,16 @@ The formula is in npgpt/ops/linear_cross_entropy.py.
 """
 
 from npgpt.arrays import Array
-from npgpt.fused.linear_cross_entropy import backward, evaluate_with, forward_with
+from npgpt.fused.linear_cross_entropy import (
+    backward,
+    evaluate_with,
+    forward_with,
+    log_probs_with,
+)
 from npgpt.kernels.gemm_bf16 import matmul
 from npgpt.ops.linear_cross_entropy import Cache
 
-__all__ = ["Cache", "backward", "evaluate", "forward"]
+__all__ = ["Cache", "backward", "evaluate", "forward", "log_probs"]
 
 
 def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 512,
@@ -24,3 +29,9 @@ def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 512,
 def evaluate(x: Array, weight: Array, targets: Array, *, chunk: int = 512):
     """Return the loss without a Cache for backward: a third of the work."""
     return evaluate_with(matmul, x, weight, targets, chunk)
+
+
+def log_probs(x: Array, weight: Array, targets: Array, *, chunk: int = 512):
+    """(..., C), (V, C), (...) -> (...), (...) bool: the log-probabilities of the targets, and True
+    where no token is more likely. An ignored target has 0 and True."""
+    return log_probs_with(matmul, x, weight, targets, chunk)

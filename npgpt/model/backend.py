@@ -131,6 +131,10 @@ class LinearCrossEntropy(Protocol):
         self, x: Array, weight: Array, targets: Array, *, chunk: int = 512
     ) -> np.floating: ...
 
+    def log_probs(
+        self, x: Array, weight: Array, targets: Array, *, chunk: int = 512
+    ) -> tuple[Array, Array]: ...
+
 
 class Muon(Protocol):
     """One step of Muon for a matrix, or for several side by side: (I, parts * O)."""

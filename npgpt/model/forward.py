@@ -4,7 +4,7 @@ import numpy as np
 
 from npgpt.arrays import Array, TokenIds
 from npgpt.config import Config
-from npgpt.model import inputs, transformer
+from npgpt.model import inputs, kv_cache, transformer
 from npgpt.model.backend import Backend
 from npgpt.model.kv_cache import LayerCache
 from npgpt.model.params import Params
@@ -84,5 +84,86 @@ class Forward:
         InputError
             If `tokens` or `targets` cannot be read by the model.
         """
-        ids, labels = inputs.check_last(tokens, targets, self.config)
+        ids = inputs.check_tokens(tokens, self.config)
+        labels = inputs.check_last(ids, targets, self.config)
         return float(transformer.evaluate(self.params, ids, labels, self.config, ops=self.ops))
+
+    def log_probs(
+        self, tokens: TokenIds, targets: TokenIds, *, past: list[LayerCache] | None = None
+    ) -> tuple[Array, Array]:
+        """Return the log-probabilities of given tokens, and whether each is the most likely one.
+
+        Memory and time are those of `evaluate`: the logits (B, T, V) never exist all at once.
+
+        Parameters
+        ----------
+        tokens : (B, T) int
+            Token ids. With `past`, they follow the positions cached there.
+        targets : (B, n) int, n <= T
+            The tokens that follow the last n positions. Only these are scored. -100 is ignored, for
+            example after the end of a shorter row.
+        past : list of LayerCache or None, default None
+            The key/value cache, one per block, which is extended by these tokens.
+
+        Returns
+        -------
+        log_probs : (B, n) array
+            In nats: minus the cross-entropy of each target. 0 where it is ignored.
+        is_greedy : (B, n) array of bool
+            True where the target is the token that `npgpt.generate` chooses at temperature 0, the
+            first of several that are equally likely. True where it is ignored.
+
+        Raises
+        ------
+        InputError
+            If `tokens` or `targets` cannot be read by the model.
+        """
+        ids = inputs.check_continuation(tokens, past, self.config, self.dtype)
+        labels = inputs.check_last(ids, targets, self.config)
+        return transformer.log_probs(self.params, ids, labels, self.config, past=past, ops=self.ops)
+
+    def kv_cache(self, batch: int = 1) -> list[LayerCache]:
+        """Return an empty key/value cache, the `past` of `next_logits` and `log_probs`.
+
+        Parameters
+        ----------
+        batch : int, default 1
+            Number of sequences B.
+
+        Returns
+        -------
+        list of LayerCache
+            One per block, `past[0].length` positions long.
+
+        Raises
+        ------
+        InputError
+            If `batch` is less than 1.
+        """
+        batch = inputs.check_count("batch", batch)
+        return kv_cache.empty_cache(batch, self.config, self.dtype)
+
+    def fork(self, past: list[LayerCache], copies: int) -> list[LayerCache]:
+        """Return a key/value cache that holds each sequence of `past` several times.
+
+        A context that several texts begin with is read once, and each text continues a copy.
+
+        Parameters
+        ----------
+        past : list of LayerCache
+            The key/value cache, which is left as it is.
+        copies : int
+            Copies of each sequence. Those of one sequence are adjacent.
+
+        Returns
+        -------
+        list of LayerCache
+            One per block, of B * copies sequences.
+
+        Raises
+        ------
+        InputError
+            If `past` is no cache of this model, or `copies` is less than 1.
+        """
+        copies = inputs.check_count("copies", copies)
+        return [layer.fork(copies) for layer in inputs.check_past(past, self.config, self.dtype)]

@@ -15,6 +15,8 @@ from npgpt.errors import ConfigError, DropoutWarning, InputError, show
 from npgpt.model.kv_cache import LayerCache
 from npgpt.ops.linear_cross_entropy import IGNORED
 
+MOST = 2**31 - 1  # sequences
+
 
 def check_config(config: Any) -> None:
     """Raise ConfigError unless this is a Config."""
@@ -38,6 +40,14 @@ def check_integer(name: str, value: Any, *, least: int | None = None) -> int:
         raise InputError(f"{name} is {show(value)}, but must be an integer") from None
     if least is not None and number < least:
         raise InputError(f"{name} is {show(number)}, but must be at least {least}")
+    return number
+
+
+def check_count(name: str, value: Any) -> int:
+    """Return a number of sequences: at least 1, and an index of an array."""
+    number = check_integer(name, value, least=1)
+    if number > MOST:
+        raise InputError(f"{name} is {show(number)}, but must be at most {MOST}")
     return number
 
 
@@ -124,36 +134,42 @@ def check_pair(tokens: TokenIds, targets: TokenIds, config: Config) -> tuple[Arr
     return ids, labels
 
 
-def check_last(tokens: TokenIds, targets: TokenIds, config: Config) -> tuple[Array, Array]:
-    """Return tokens as (B, T) int64 and the targets of the last n of them as (B, n) int64."""
-    ids, labels = check_tokens(tokens, config), check_targets(targets, config)
+def check_last(ids: Array, targets: TokenIds, config: Config) -> Array:
+    """Return the targets of the last n of the tokens (B, T) as (B, n) int64."""
+    labels = check_targets(targets, config)
     (B, T), (rows, n) = ids.shape, labels.shape
     if rows != B or n > T:
         raise InputError(
             f"tokens are {(B, T)} and targets {(rows, n)}, but targets must have as many rows, and "
             "at most as many columns"
         )
-    return ids, labels
+    return labels
+
+
+def check_past(past: Any, config: Config, dtype: np.dtype) -> list[LayerCache]:
+    """Return `past`: one cache per block of a model of this config and dtype, of one length."""
+    if not isinstance(past, list) or not all(isinstance(one, LayerCache) for one in past):
+        raise InputError(f"past must be a list of LayerCache or None, not {show(past)}")
+    if len(past) != config.n_layer:
+        raise InputError(f"past has {len(past)} layers, the model has {config.n_layer}")
+    _, H, _, D = past[0].k.shape
+    if (H, H * D) != (config.n_head, config.n_embd) or past[0].k.dtype != dtype:
+        raise InputError(f"past is of another model: {H} heads of {D}, {past[0].k.dtype}")
+    if any(layer.length != past[0].length for layer in past):
+        raise InputError("past has layers of different lengths: one forward pass has failed")
+    return past
 
 
 def check_continuation(tokens: TokenIds, past: Any, config: Config, dtype: np.dtype) -> Array:
     """Return tokens as (B, T) int64, which follow the positions in `past`: one cache per block."""
     if past is None or (isinstance(past, list) and not past):
         return check_tokens(tokens, config)
-    if not isinstance(past, list) or not all(isinstance(one, LayerCache) for one in past):
-        raise InputError(f"past must be a list of LayerCache or None, not {show(past)}")
-    if len(past) != config.n_layer:
-        raise InputError(f"past has {len(past)} layers, the model has {config.n_layer}")
-    start, (B, H, _, D) = past[0].length, past[0].k.shape
-    if (H, H * D) != (config.n_head, config.n_embd) or past[0].k.dtype != dtype:
-        raise InputError(f"past is of another model: {H} heads of {D}, {past[0].k.dtype}")
-    if any(layer.length != start for layer in past):
-        raise InputError("past has layers of different lengths: one forward pass has failed")
-    ids = check_tokens(tokens, config, start=start)
-    if len(ids) != B:
+    first = check_past(past, config, dtype)[0]
+    ids = check_tokens(tokens, config, start=first.length)
+    if len(ids) != (B := len(first.k)):
         raise InputError(f"past has {B} sequences, but the tokens have {len(ids)}")
-    if (end := start + ids.shape[1]) > past[0].max_length:
-        raise InputError(f"past has room for {past[0].max_length} positions, not for {end}")
+    if (end := first.length + ids.shape[1]) > first.max_length:
+        raise InputError(f"past has room for {first.max_length} positions, not for {end}")
     return ids
 
 

@@ -1,5 +1,6 @@
 """Key/value cache for incremental decoding."""
 
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,12 @@ class LayerCache:
             self.k, self.v = (grow(a[:, :, :start], capacity) for a in (self.k, self.v))
         self.length = end
         return start
+
+    def fork(self, copies: int) -> "LayerCache":
+        """Return a cache with each sequence `copies` times, one after the other."""
+        twin = copy(self)
+        twin.k, twin.v = (np.repeat(a, copies, axis=0) for a in (self.k, self.v))
+        return twin
 
 
 def grow(array: Array, capacity: int) -> Array:

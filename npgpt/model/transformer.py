@@ -116,3 +116,12 @@ def evaluate(
     """(B, T), (B, n) -> scalar: the loss of the last n positions, n <= T, without dropout."""
     x = hidden(p, tokens, config, ops=ops)[:, -targets.shape[1] :]
     return ops.linear_cross_entropy.evaluate(np.ascontiguousarray(x), head(p), targets)
+
+
+def log_probs(
+    p: Params, tokens: Array, targets: Array, config: Config, *,
+    past: list[LayerCache] | None = None, ops: Backend,
+) -> tuple[Array, Array]:  # fmt: skip
+    """(B, T), (B, n) -> (B, n), (B, n) bool: log-probabilities, and True for the most likely."""
+    x = hidden(p, tokens, config, past=past, ops=ops)[:, -targets.shape[1] :]
+    return ops.linear_cross_entropy.log_probs(np.ascontiguousarray(x), head(p), targets)

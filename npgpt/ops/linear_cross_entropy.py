@@ -75,6 +75,25 @@ def evaluate(x: Array, weight: Array, targets: Array, *, chunk: int = 512):
     return x.dtype.type(total / len(x_rows))
 
 
+def log_probs(x: Array, weight: Array, targets: Array, *, chunk: int = 512):
+    """(..., C), (V, C), (...) -> (...), (...) bool: the log-probabilities of the targets, and True
+    where no token is more likely. An ignored target has 0 and True."""
+    x_rows, labels = rows(x), check(targets, weight)
+    counts = labels != IGNORED
+    found, is_greedy = np.zeros(len(labels), x.dtype), np.ones(len(labels), bool)
+    if not counts.all():
+        some = x_rows[counts], weight, labels[counts]
+        found[counts], is_greedy[counts] = log_probs(*some, chunk=chunk)
+        return found.reshape(targets.shape), is_greedy.reshape(targets.shape)
+    for block in blocks(len(x_rows), chunk):
+        logits = x_rows[block] @ weight.T
+        is_greedy[block] = logits.argmax(-1) == labels[block]  # the first, if several are equal
+        logits -= logits.max(-1, keepdims=True)
+        chosen = logits[np.arange(len(logits)), labels[block]]
+        found[block] = chosen - np.log(np.exp(logits).sum(-1))
+    return found.reshape(targets.shape), is_greedy.reshape(targets.shape)
+
+
 def check(targets: Array, weight: Array) -> Array:
     """Return the targets as a vector.
 

@@ -333,6 +333,7 @@ COUNTS: dict[str, Callable[..., Work]] = {
     "linear_cross_entropy.forward": head_forward,
     "linear_cross_entropy.backward": head_backward,
     "linear_cross_entropy.evaluate": head_evaluate,
+    "linear_cross_entropy.log_probs": head_evaluate,
     "adam.update": passes(7),
     "adamw.update": passes(7),
     "adamw.square_sum": passes(1),

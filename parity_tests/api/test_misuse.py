@@ -81,6 +81,7 @@ METHODS = {
     "loss": lambda x: model().loss(x, Y),
     "loss_and_gradients": lambda x: model().loss_and_gradients(x, Y),
     "evaluate": lambda x: model().evaluate(x, Y),
+    "log_probs": lambda x: model().log_probs(x, Y),
     "trace": lambda x: model().trace(x),
 }
 
@@ -95,14 +96,16 @@ def test_tokens(method, wrong):
 @pytest.mark.parametrize("wrong", TOKENS)
 def test_targets(wrong):
     says = TOKENS[wrong].replace("tokens", "targets")
-    for use in (model().loss, model().loss_and_gradients, model().evaluate, model().trace):
+    for use in (model().loss, model().loss_and_gradients, model().evaluate, model().log_probs,
+                model().trace):  # fmt: skip
         with pytest.raises(InputError, match=says):
             use(X, VALUES[wrong] if VALUES[wrong] is not None else np.array(None))
 
 
 def test_ignored_targets():
     some, none = np.where(Y % 2, Y, -100), np.full_like(Y, -100)
-    for use in (model().loss, model().loss_and_gradients, model().evaluate, model().trace):
+    for use in (model().loss, model().loss_and_gradients, model().evaluate, model().log_probs,
+                model().trace):  # fmt: skip
         use(X, some)
         use(X, some.tolist())
         with pytest.raises(InputError, match="all 8 targets are -100, which is ignored: none is"):
@@ -146,6 +149,7 @@ MISTAKES = {
     # gradients
     "two shapes": (lambda: model().loss(X, Y[:, :3]), r"tokens are \(2, 4\) and targets \(2, 3\)"),
     "too many targets": (lambda: model().evaluate(X[:, :2], Y), "at most as many columns"),
+    "too many to score": (lambda: model().log_probs(X[:, :2], Y), "at most as many columns"),
     "a seed for a generator": (lambda: model().loss(X, Y, 123), "rng must be an npgpt.Generator"),
     "NumPy's generator": (
         lambda: model().loss_and_gradients(X, Y, np.random.default_rng(1)),
@@ -223,6 +227,9 @@ MISTAKES = {
         lambda: model().next_logits([[1]], past=kv_cache.empty_cache(1, OTHER)),
         "past has 2 layers, the model has 1",
     ),
+    "a fork of no cache": (lambda: model().fork(None, 2), "past must be a list of LayerCache"),
+    "no copies": (lambda: model().fork(model().kv_cache(), 0), "copies is 0, but must be at least"),
+    "a cache of no sequence": (lambda: model().kv_cache(0), "batch is 0, but must be at least 1"),
     "a tokenizer": (lambda: npgpt.tokenizer(3), "unknown tokenizer 3"),
     "bytes to encode": (lambda: npgpt.tokenizer("byte").encode(b"a"), "must be a string, not b'a'"),
     "an unknown id": (lambda: npgpt.tokenizer("byte").decode([999]), "byte has no token 999, only"),

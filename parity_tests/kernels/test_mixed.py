@@ -28,7 +28,7 @@ OWN = [c for c in CASES
 def test_it_holds_the_same_ops_with_the_same_signatures():
     assert npgpt.mixed.__all__ == npgpt.fused.__all__
     for op in npgpt.mixed.__all__:
-        for function in ("forward", "backward", "evaluate", "update"):
+        for function in ("forward", "backward", "evaluate", "log_probs", "update"):
             ours, theirs = (getattr(getattr(s, op), function, None) for s in BACKENDS)
             assert (ours is None) == (theirs is None)
             if ours is not None:

@@ -25,7 +25,7 @@ FUNCTIONS = {  # the contract: what each op can be asked
     "gelu": LAYER,
     "layernorm": LAYER,
     "linear": LAYER,
-    "linear_cross_entropy": (*LAYER, "evaluate"),
+    "linear_cross_entropy": (*LAYER, "evaluate", "log_probs"),
     "muon": ("update", "orthogonalize"),
     "random": npgpt.ops.random.__all__,
     "rmsprop": ("update",),
@@ -138,7 +138,8 @@ def test_ids_outside_the_vocabulary_are_an_error(wrong, backend):
     ids = np.array([[0, wrong]])
     with pytest.raises(IndexError, match=str(wrong)):
         backend.embedding.forward(ids, backend.embedding.Params(wte, wte))
-    for function in (backend.linear_cross_entropy.forward, backend.linear_cross_entropy.evaluate):
+    head = backend.linear_cross_entropy
+    for function in (head.forward, head.evaluate, head.log_probs):
         with pytest.raises(IndexError, match=str(wrong)):
             function(x, wte, ids)
 

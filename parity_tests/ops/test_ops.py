@@ -11,6 +11,7 @@ from parity_tests.support.harness import (
     assert_parity,
     backward,
     draw,
+    farthest,
     forward,
     leaves,
     run_torch,
@@ -46,6 +47,42 @@ def test_evaluate_is_the_loss(case, backend, dtype, rng):
     truth, stray = run_torch(case, drawn, torch.float64), strays(case, drawn)
     value = backend.linear_cross_entropy.evaluate(**x, **p, **ids, **case.options)
     assert_parity("loss", value, truth["out"], stray["out"], dtype=dtype, unit=case.unit)
+
+
+@each_dtype
+@pytest.mark.parametrize("case", LOSSES, ids=str)
+def test_log_probs(case, backend, dtype, rng):
+    x, p, ids, _ = draw(case, rng, dtype)
+
+    def theirs(torch_dtype):
+        logits = (
+            torch.tensor(x["x"], dtype=torch_dtype) @ torch.tensor(p["weight"]).to(torch_dtype).T
+        )
+        return logits.log_softmax(-1)
+
+    every, targets = theirs(torch.float64), torch.tensor(ids["targets"])
+    likely, counts = every.argmax(-1), targets != -100
+    odd = counts & (torch.arange(targets.numel()).reshape(targets.shape) % 2 == 1)
+    targets[odd] = likely[odd]
+    index = targets.clamp(min=0)[..., None]
+    truth, narrow = (
+        torch.where(counts, a.gather(-1, index)[..., 0], 0).numpy()
+        for a in (every, theirs(torch.float32))
+    )
+    ours, is_greedy = backend.linear_cross_entropy.log_probs(
+        **x, **p, targets=targets.numpy(), **case.options
+    )
+    assert_parity("log_probs", ours, truth, farthest(narrow, truth), dtype=dtype, unit=case.unit)
+    assert is_greedy.dtype == bool
+    np.testing.assert_array_equal(is_greedy, ((targets == likely) | ~counts).numpy())
+
+
+@each_dtype
+def test_of_equal_tokens_the_first_is_greedy(backend, dtype):
+    x, weight = np.ones((4, 8), dtype), np.zeros((5, 8), dtype)
+    weight[[1, 3]] = 1
+    _, is_greedy = backend.linear_cross_entropy.log_probs(x, weight, np.array([0, 1, 3, -100]))
+    assert is_greedy.tolist() == [False, True, False, True]
 
 
 # What generation asks for. There is no backward: it is given no whole sequence.

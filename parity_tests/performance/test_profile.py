@@ -67,7 +67,7 @@ def test_the_calls_of_a_step_cost_what_the_config_says(ops, dropout, tied):
 
 
 def test_every_op_is_counted(backend):
-    computes = {"forward", "backward", "evaluate", "update", "square_sum"}
+    computes = {"forward", "backward", "evaluate", "log_probs", "update", "square_sum"}
     there = {
         f"{op}.{name}"
         for op in backend.__all__
