@@ -12,9 +12,10 @@ from npgpt.model import block, finite, inputs
 from npgpt.ops.embedding import Params as Embedding
 
 
-def check_text(model: GPT, tokens: Any, *, least: int = 1) -> Array:
+def check_text(model: GPT, tokens: Any, *, least: int = 1, targeted: bool = False) -> Array:
     """Return the token ids of one text as (T,) int64.
 
+    `targeted`: the last token is only predicted, so that one more may fit.
     Raises InputError if the model cannot read them, or if they are fewer than `least`.
     """
     inputs.check_kind("model", model, GPT)
@@ -24,6 +25,9 @@ def check_text(model: GPT, tokens: Any, *, least: int = 1) -> Array:
     if len(ids) < least:
         noun = "token" if least == 1 else "tokens"
         raise InputError(f"the text has {len(ids)} tokens, but must have at least {least} {noun}")
+    if targeted and len(ids) == model.config.context_length + 1:
+        inputs.check_vocabulary(ids[-1:], model.config)
+        return np.append(inputs.check_tokens(ids[None, :-1], model.config), ids[-1])
     return inputs.check_tokens(ids[None], model.config)[0]
 
 

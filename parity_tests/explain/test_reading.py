@@ -1,4 +1,4 @@
-"""What a text tells by forward passes: next token, surprise, attention, logit lens."""
+"""Readings of a text by forward passes: next token, surprise, attention, logit lens."""
 
 import numpy as np
 import pytest
@@ -102,7 +102,7 @@ def test_temperature_0_is_greedy(model):
 
 
 def test_draws_are_those_of_generate(monkeypatch):
-    """As the book's thousand draws, in parts and at once."""
+    """The book's thousand draws, in parts and at once."""
     probs = next_token.filters(next_token.BOOK_LOGITS).top_p
     found = next_token.draws(probs, 1000, npgpt.Generator(123, ops=ops))
     assert np.bincount(found).tolist() == [73, 0, 0, 582, 2, 0, 0, 343]
