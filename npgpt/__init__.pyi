@@ -28,6 +28,9 @@ from npgpt.training.optim import Adam as Adam
 from npgpt.training.optim import AdamW as AdamW
 from npgpt.training.optim import Muon as Muon
 from npgpt.training.optim import RMSprop as RMSprop
+from npgpt.training.schedule import clip_gradients as clip_gradients
+from npgpt.training.schedule import global_norm as global_norm
+from npgpt.training.schedule import learning_rate as learning_rate
 from npgpt.training.trainer import Trainer as Trainer
 
 __version__: str

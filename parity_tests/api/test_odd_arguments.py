@@ -120,6 +120,14 @@ FUNCTIONS = {
     ),
     "load_state": (lambda **a: optimizer().load_state(**a), dict(state={})),
     "a state": (restored, dict.fromkeys(["steps", "lr", "m.wte.weight"])),
+    "global_norm": (npgpt.global_norm, dict(gradients=npgpt.zeros_like(MODEL.params), ops=ops)),
+    "clip_gradients": (
+        npgpt.clip_gradients,
+        dict(gradients=npgpt.zeros_like(MODEL.params), max_norm=1.0, ops=ops),
+    ),
+    "curve": (
+        npgpt.learning_rate, dict(step=1, total=9, warmup=2, peak=1.0, initial=0.0, lowest=0.1)
+    ),
     "Generator": (npgpt.Generator, dict(seed=1, ops=ops)),
     "uniform": (generator().uniform, dict(shape=3, low=0.0, high=1.0, dtype="float32", out=None)),
     "normal": (generator().normal, dict(shape=3, mean=0.0, std=1.0, dtype="float32", out=None)),

@@ -13,8 +13,8 @@ PUBLIC = {
     "Adam", "AdamW", "Config", "ConfigError", "DownloadError", "DropoutWarning", "GPT", "Generator",
     "IgnoredTensorsWarning", "InputError", "KernelCacheWarning", "Loader", "Muon", "Preset",
     "RMSprop", "RunError", "SGD", "Trainer", "TrainingConfig", "WeightFileError",
-    "WeightFileWarning", "evaluate", "generate", "load", "named", "presets", "tokenizer",
-    "zeros_like",
+    "WeightFileWarning", "clip_gradients", "evaluate", "generate", "global_norm", "learning_rate",
+    "load", "named", "presets", "tokenizer", "zeros_like",
 }  # fmt: skip
 
 

@@ -64,7 +64,7 @@ def test_the_curve_is_the_books_at_every_step(steps, warmup):
 def test_a_warmup_as_long_as_the_run_does_not_divide_by_zero():
     curve = dict(total=4, warmup=4, peak=1.0, initial=0.0, lowest=0.1)
     assert [schedule.learning_rate(i, **curve) for i in range(4)] == [0, 0.25, 0.5, 0.75]
-    assert schedule.learning_rate(4, **curve) == 1.0
+    assert schedule.learning_rate(4, **curve) == schedule.learning_rate(5, **curve) == 1.0
 
 
 # Clipping
@@ -102,6 +102,10 @@ def test_clipping_is_pytorchs(backend, dtype, most, rng):
     rounded = 1e-14 + np.finfo(dtype).eps  # the norm's, and that of the product
     for (name, array), clipped in zip(npgpt.named(tree), theirs, strict=True):
         np.testing.assert_allclose(array * scale, clipped.grad, rtol=rounded, err_msg=name)
+    expected = [array * dtype(scale) for _, array in npgpt.named(tree)]
+    assert npgpt.clip_gradients(tree, most, ops=backend) == norm
+    for (name, array), clipped in zip(npgpt.named(tree), expected, strict=True):
+        np.testing.assert_array_equal(array, clipped, name)
 
 
 def test_a_gradient_of_zeros_is_not_divided_by_zero():
