@@ -90,17 +90,22 @@ def decode(raw: bytes, path: str | Path, offset: int = 0) -> str:
 
     A byte order mark is removed, lines end in \\n. Raises InputError if it is binary or not UTF-8.
     """
+    text = decode_exactly(raw, path, offset)
+    return text.replace("\r\n", "\n").replace("\r", "\n")  # as Python reads text files
+
+
+def decode_exactly(raw: bytes, path: str | Path, offset: int = 0) -> str:
+    """Return the text of a file as `decode`, but with its own line ends."""
     if b"\0" in raw:
         raise InputError(f"{path} is not text: byte {offset + raw.index(bytes(1))} is zero")
     try:
-        text = raw.decode("utf-8" if offset else "utf-8-sig")
+        return raw.decode("utf-8" if offset else "utf-8-sig")
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise InputError(
             f"{path} is not UTF-8: byte {offset + error.start} is 0x{byte:02x}; "
             "convert it, for example with iconv -f latin1 -t utf-8"
         ) from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")  # as Python reads text files
 
 
 def wide_encoding(raw: bytes) -> str | None:

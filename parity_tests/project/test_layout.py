@@ -58,7 +58,7 @@ def test_every_package_is_installed():
 PACKAGES = {
     "cli", "data", "distributed", "download", "export", "fused", "inference", "kernels",
     "learn", "mixed", "model", "ops", "parity", "performance", "system", "testing",
-    "training", "weights",
+    "training", "weights", "finetuning",
 }  # fmt: skip
 MODULES = {
     "__init__", "__main__", "arrays", "backends", "config", "config_checks", "errors", "gpt",

@@ -1,0 +1,1 @@
+"""Fine-tuning for a task: classes of texts, and instructions."""
