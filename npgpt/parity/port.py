@@ -193,7 +193,7 @@ def definitions(name: str) -> dict[str, tuple[int, str]]:
     }
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=4096)
 def compiled(name: str, text: str, kept: tuple[str, ...]) -> CodeType:
     """Return the code of a definition. The values of the variables `kept` are kept."""
     tree = ast.parse(text)

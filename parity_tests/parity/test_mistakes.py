@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 from importlib import import_module
-from itertools import combinations
+from itertools import chain, combinations
 
 import numpy as np
 import pytest
@@ -128,11 +128,10 @@ def test_every_mistake_differs_from_the_right_port():
 @pytest.mark.parametrize("group", groups(), ids=lambda group: group[0].stage)
 def test_every_two_mistakes_differ_or_are_declared_twins(group):
     """Mistakes of different stages differ too: see the test of the first wrong number."""
-    same = set()
+    same, alike = set(combinations(sorted(mistake.name for mistake in group), 2)), group
     for index in range(len(probes_of(group[0]))):
-        scale = right_of(group[0], index)
-        alike = close_pairs(group, index, scale)
-        same = alike if index == 0 else same & alike
+        same &= close_pairs(alike, index, right_of(group[0], index))
+        alike = [mistake for mistake in alike if mistake.name in {*chain(*same)}]
     twins = {tuple(sorted((m.name, twin))) for m in group for twin in m.twins}
     more = {pair for pair in same - twins if not differ_after_steps(*pair)}
     assert more == set()
@@ -172,9 +171,9 @@ def test_the_first_wrong_number_is_of_the_stage():
     before = {"forward": (), "loss": ("act", "logits"), "backward": ("act", "loss", "logits"),
               "step": ("loss", "grad", "logits"), "cache": ("loss", "logits")}  # fmt: skip
     for mistake in MISTAKES:
-        for kind in before[mistake.stage]:
-            found = numbers(mistake.name, 0, kind)
-            for name, array in right_of(mistake, 0, kind).items():
+        if kinds := before[mistake.stage]:
+            found = numbers(mistake.name, 0, *kinds)
+            for name, array in right_of(mistake, 0, *kinds).items():
                 np.testing.assert_array_equal(found[name], array, err_msg=mistake.name)
 
 

@@ -16,6 +16,7 @@ from npgpt.parity.mistakes import (
     model,
     optimizers,
     precision,
+    projections,
     training,
     variants,
 )
@@ -37,6 +38,7 @@ MISTAKES: tuple[Mistake, ...] = tuple(
         loss,
         layernorm_backward,
         attention_backward,
+        projections,
         training,
         optimizers,
         cache,

@@ -94,7 +94,20 @@ wrong(
     "softmax is over the queries, not over the keys",
     (FORWARD, PROBS, "probs = softmax(scores.mT).mT"),
     (BACKWARD, "probs).sum(-1", "probs).sum(-2"),
+    seen=("karpathy/ng-video-lecture#42",),
 )
+for axis, name in ((1, "heads"), (0, "the batch")):
+    wrong(
+        "forward",
+        f"softmax-over-{name.replace(' ', '-')}",
+        f"softmax is over {name}, not over the keys (masked with -1e9)",
+        (FORWARD, "= -np.inf", "= -1e9"),
+        (FORWARD, PROBS, f"e = np.exp(scores - scores.max({axis}, keepdims=True))\n"
+         f"    probs = e / e.sum({axis}, keepdims=True)"),
+        (BACKWARD, "probs).sum(-1", f"probs).sum({axis}"),
+        (BACKWARD, DQ, "dscores = np.tril(dscores)\n    " + DQ),
+        seen=("jadore801120/attention-is-all-you-need-pytorch#52",) if axis == 0 else (),
+    )  # fmt: skip
 wrong(
     "forward",
     "softmax-plus-1",
@@ -118,6 +131,39 @@ wrong(
     (BACKWARD, DV, "dk_of_values = dropped.mT @ dy\n    dv = np.zeros_like(v)"),
     (BACKWARD, "dy @ v.mT", "dy @ k.mT"),
     (BACKWARD, DK, f"{DK} + dk_of_values"),
+)
+for q, k, v, name, says in (
+    ("q", "k", "q", "values-are-queries", "probs @ q: the queries are used as values"),
+    ("k", "k", "v", "queries-are-keys", "scores are k @ k.T: the keys are used as queries"),
+    ("v", "k", "v", "queries-are-values", "scores are v @ k.T: the values are used as queries"),
+    ("q", "v", "v", "keys-are-values", "scores are q @ v.T: the values are used as keys"),
+):
+    wrong(
+        "forward",
+        name,
+        says,
+        (FORWARD, "n_head) for a in np.split(qkv, 3, axis=-1))",
+         f"n_head) for a in np.split(qkv, 3, axis=-1))\n    q, k, v = {q}, {k}, {v}"),
+        (BACKWARD, DK, f"{DK}\n    parts = dict.fromkeys('qkv', 0 * q)\n"
+         f"    for part, grad in zip({(q, k, v)}, (dq, dk, dv), strict=True):\n"
+         "        parts[part] = parts[part] + grad\n"
+         "    dq, dk, dv = parts.values()"),
+    )  # fmt: skip
+wrong(
+    "forward",
+    "probs-transposed",
+    "the output is probs.T @ v, not probs @ v",
+    (FORWARD, "dropped @ v", "(dropped.mT if T == S else dropped) @ v"),
+    (BACKWARD, DV, "dv = dropped @ dy"),
+    (BACKWARD, "dy @ v.mT", "(dy @ v.mT).mT"),
+)
+wrong(
+    "forward",
+    "scores-transposed",
+    "scores are k @ q.T, not q @ k.T",
+    (FORWARD, "q @ k.mT", "(k @ q.mT if T == S else q @ k.mT)"),
+    (BACKWARD, f"{DQ}\n    {DK}", "dk = dscores @ q\n    dq = dscores.mT @ k"),
+    twins=("qkv-order-kqv",),
 )
 wrong(
     "forward",

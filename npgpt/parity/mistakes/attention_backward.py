@@ -74,6 +74,11 @@ for name, says, dscores in (
         "the backward of softmax subtracts the sum of dprobs, not of dprobs * probs",
         "probs * (dprobs - dprobs.sum(-1, keepdims=True)) * D**-0.5",
     ),
+    (
+        "softmax-backward-sum-added",
+        "the backward of softmax adds the sum over the row instead of subtracting it",
+        "probs * (dprobs + (dprobs * probs).sum(-1, keepdims=True)) * D**-0.5",
+    ),
 ):
     wrong("backward", name, says, (BACKWARD, DSCORES, f"dscores = {dscores}"))
 for name, says, right, text in (
@@ -87,6 +92,16 @@ for name, says, right, text in (
      "dscores.mT @ q", "dscores.mT @ k"),
     ("dq-of-queries", "dq is dscores @ q, with the queries for the keys",
      "dscores @ k", "dscores @ q"),
+    ("dprobs-transposed", "the gradient of the probabilities is v @ dy.T, not dy @ v.T",
+     "dy @ v.mT", "v @ dy.mT"),
+    ("dprobs-of-keys", "the gradient of the probabilities is dy @ k.T, with the keys for the "
+     "values", "dy @ v.mT", "dy @ k.mT"),
+    ("dprobs-of-queries", "the gradient of the probabilities is dy @ q.T, with the queries for the "
+     "values", "dy @ v.mT", "dy @ q.mT"),
+    ("dscores-multiplied", "backward multiplies with sqrt(D) instead of dividing",
+     " * D**-0.5", " * D**0.5"),
+    ("dscores-divided-by-sqrt-c", "backward divides by sqrt(C), and forward by sqrt(D)",
+     " * D**-0.5", " * (H * D) ** -0.5"),
     ("dq-missing", "queries have no gradient",
      DQ, "dq = np.zeros_like(q)"),
     ("dk-missing", "keys have no gradient",

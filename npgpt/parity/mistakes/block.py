@@ -7,6 +7,10 @@ FORWARD, BACKWARD = "npgpt.model.block:forward", "npgpt.model.block:backward"
 page = Page("docs/backprop/block.md")
 wrong = page.add
 
+GELU = "h, gelu = ops.gelu.forward(h)"
+MLP_PROJ = "h, mlp_proj = ops.linear.forward(h, p.mlp.c_proj)"
+DMLP_PROJ = "dh = ops.linear.backward(dh, c.mlp_proj, g.mlp.c_proj)"
+DGELU = "dh = ops.gelu.backward(dh, c.gelu, dx=dh)"
 LN_1 = "h, ln_1 = ops.layernorm.forward(x, p.ln_1)"
 LN_2 = "h, ln_2 = ops.layernorm.forward(x, p.ln_2)"
 C_ATTN = "h, c_attn = ops.linear.forward(h, p.attn.c_attn)"
@@ -75,6 +79,53 @@ wrong(
         "return ops.layernorm.backward(np.add(dx, dh), c.ln_1, g.ln_1)",
     ),
 )
+wrong(
+    "forward",
+    "mlp-added-to-norm",
+    "the MLP's output is added to the normalized stream, not to the stream",
+    (FORWARD, LN_2, "n, ln_2 = ops.layernorm.forward(x, p.ln_2)\n    h = n"),
+    (FORWARD, MLP_ADD, "x = np.add(n, h, out=h)\n    return x"),
+    (
+        BACKWARD,
+        f"{DLN_2}\n    {DMLP_ADD}",
+        "dx = ops.layernorm.backward(np.add(dx, dh), c.ln_2, g.ln_2)",
+    ),
+)
+wrong(
+    "forward",
+    "mlp-added-to-block-input",
+    "the MLP's output is added to the block's input: attention's result enters the MLP alone",
+    (FORWARD, LN_1, f"start = x\n    {LN_1}"),
+    (FORWARD, MLP_ADD, "x = np.add(start, h, out=h)\n    return x"),
+    (BACKWARD, DMLP_ADD, "dstart, dx = dx, dh"),
+    (BACKWARD, DATTN_ADD, "return dx + dh + dstart"),
+)
+wrong(
+    "forward",
+    "mlp-reads-attention-alone",
+    "the MLP reads attention's output without the residual stream",
+    (FORWARD, ATTN_ADD, "x, branch = x + h, h"),
+    (FORWARD, LN_2, LN_2.replace("(x,", "(branch,")),
+    (BACKWARD, DMLP_ADD, "dx, dbranch = dx.copy(), dh.copy()"),
+    (BACKWARD, DATTN_DROP, DATTN_DROP.replace("(dx,", "(dx + dbranch,")),
+)
+wrong(
+    "forward",
+    "gelu-after-c-proj",
+    "GELU follows the MLP's second layer, not the first",
+    (FORWARD, f"{GELU}\n    {MLP_PROJ}", f"{MLP_PROJ}\n    {GELU}"),
+    (BACKWARD, f"{DMLP_PROJ}\n    {DGELU}", f"dh = ops.gelu.backward(dh, c.gelu)\n    {DMLP_PROJ}"),
+)
+wrong(
+    "forward",
+    "gelu-twice",
+    "GELU follows both layers of the MLP",
+    (FORWARD, MLP_PROJ, f"{MLP_PROJ}\n    h, gelu_2 = ops.gelu.forward(h)"),
+    (FORWARD, "gelu, mlp_proj", "(gelu, gelu_2), mlp_proj"),
+    (BACKWARD, f"{DMLP_PROJ}\n    {DGELU}",
+     f"dh = ops.gelu.backward(dh, c.gelu[1])\n    {DMLP_PROJ}\n    "
+     + DGELU.replace("c.gelu", "c.gelu[0]")),
+)  # fmt: skip
 wrong(
     "forward",
     "residual-around-attention-missing",
@@ -158,6 +209,34 @@ wrong(
 )
 wrong(
     "backward",
+    "gradients-around-both-missing",
+    "backward of both residual connections lacks the path around the layer",
+    (BACKWARD, DMLP_ADD, "dx = dh"),
+    (BACKWARD, DATTN_ADD, "return dh"),
+)
+wrong(
+    "backward",
+    "gradients-around-both-doubled",
+    "backward of both residual connections adds the path around the layer twice",
+    (BACKWARD, DMLP_ADD, "dx = 2 * dx + dh"),
+    (BACKWARD, DATTN_ADD, "return 2 * dx + dh"),
+)
+wrong(
+    "backward",
+    "gradient-around-attention-stale",
+    "the path around attention has the gradient of before the MLP: what came through it is lost",
+    (BACKWARD, DMLP_ADD, "start = dx\n    dx = dx + dh"),
+    (BACKWARD, DATTN_ADD, "return start + dh"),
+)
+wrong(
+    "backward",
+    "gradient-through-attention-stale",
+    "attention has the gradient of before the MLP: what came through the MLP passes around it",
+    (BACKWARD, DMLP_ADD, "start = dx\n    dx = dx + dh"),
+    (BACKWARD, DATTN_DROP, DATTN_DROP.replace("(dx,", "(start,")),
+)
+wrong(
+    "backward",
     "gradient-around-attention-doubled",
     "backward of attention's residual connection adds the path around it twice",
     (BACKWARD, DATTN_ADD, "return 2 * dx + dh"),
@@ -238,4 +317,30 @@ for name, says, right, cache in (
     ("ln-1-backward-missing", "backward leaves out ln_1", f"    {DLN_1}\n", ""),
     ("ln-2-backward-missing", "backward leaves out ln_2", f"    {DLN_2}\n", ""),
 ):
+    wrong("backward", name, says, (BACKWARD, right, cache))
+for layer, kept in (("attn.c_attn", "c_attn"), ("attn.c_proj", "attn_proj"),
+                    ("mlp.c_fc", "c_fc"), ("mlp.c_proj", "mlp_proj")):  # fmt: skip
+    call = f"dh = ops.linear.backward(dh, c.{kept}, g.{layer})"
+    wrong(
+        "backward",
+        f"{layer.replace('.', '-').replace('_', '-')}-gradient-missing",
+        f"weight and bias of {layer} have no gradient, and its input has one",
+        (BACKWARD, call, f"{call}\n    g.{layer}.weight[:] = g.{layer}.bias[:] = 0"),
+    )
+for layer in ("ln_1", "ln_2"):
+    call = DLN_1 if layer == "ln_1" else DLN_2
+    wrong(
+        "backward",
+        f"{layer.replace('_', '-')}-gradient-missing",
+        f"weight and bias of {layer} have no gradient, and its input has one",
+        (BACKWARD, call, f"{call}\n    g.{layer}.weight[:] = g.{layer}.bias[:] = 0"),
+    )
+for name, says, right, cache in (
+    ("ln-1-backward-of-ln-2", "the backward of ln_1 uses what ln_2 cached", DLN_1,
+     DLN_1.replace("c.ln_1", "c.ln_2")),
+    ("c-fc-gradient-of-ln-1", "the gradient of c_fc uses the output of ln_1, not of ln_2",
+     "c.c_fc, g", "c.c_fc._replace(x=c.c_attn.x), g"),
+    ("c-attn-gradient-of-ln-2", "the gradient of c_attn uses the output of ln_2, not of ln_1",
+     "c.c_attn, g", "c.c_attn._replace(x=c.c_fc.x), g"),
+):  # fmt: skip
     wrong("backward", name, says, (BACKWARD, right, cache))

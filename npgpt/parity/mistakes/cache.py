@@ -129,3 +129,17 @@ wrong(
     "with a cache, scores are not divided by sqrt(D)",
     (ATTENTION, " * D**-0.5", " * (D**-0.5 if past is None else 1)"),
 )
+wrong(
+    "cache",
+    "cache-last-token-twice",
+    "a new token attends to itself twice: as a cached one and as the new one",
+    (APPEND, RESULT, "every = [*range(self.length), start]\n"
+     "        return self.k[:, :, every], self.v[:, :, every]"),
+)  # fmt: skip
+wrong(
+    "cache",
+    "cache-without-first-token",
+    "the first token is overwritten in the cache by the second",
+    (APPEND, RESULT, "first = min(1, start)\n"
+     "        return self.k[:, :, first : self.length], self.v[:, :, first : self.length]"),
+)  # fmt: skip

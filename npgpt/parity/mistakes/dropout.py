@@ -182,3 +182,19 @@ wrong(
     (DATTENTION, "dscores = probs * (dprobs - (dprobs * probs)",
      "dscores = dropped * (dprobs - (dprobs * dropped)"),
 )  # fmt: skip
+for name, says, where, right, text in (
+    ("dropout-backward-missing-after-attention", "the gradient skips dropout after attention",
+     DBLOCK, "ops.dropout.backward(dx, c.attn_drop)", "dx"),
+    ("dropout-backward-missing-after-mlp", "the gradient skips dropout after the MLP",
+     DBLOCK, "ops.dropout.backward(dx, c.mlp_drop)", "dx"),
+    ("dropout-backward-missing-on-embedding", "the gradient skips dropout of the embedding",
+     "npgpt.model.transformer:backward", "    dx = ops.dropout.backward(dx, c.drop)\n", ""),
+):  # fmt: skip
+    wrong("backward", name, says, (where, right, text))
+wrong(
+    "forward",
+    "dropout-scaled-twice",
+    "dropout scales up twice what it keeps",
+    (FORWARD, OUT, "x * (keep * scale * scale)"),
+    (BACKWARD, DX, "dout * (keep * scale * scale)"),
+)

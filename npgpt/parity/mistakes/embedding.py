@@ -8,6 +8,7 @@ page = Page("docs/backprop/embedding.md")
 wrong = page.add
 
 ROWS = "p.wpe[start : start + T]"  # of the positions, in forward
+ADD = "np.add.at(g.wte, tokens, dout)"
 DWPE, REST = "g.wpe[:T] = dout.sum(0)", "g.wpe[T:] = 0"
 
 wrong(
@@ -89,13 +90,13 @@ wrong(
     "tokens-counted-from-1",
     "token embeddings are read one row too early: ids count from 1",
     (FORWARD, "p.wte[tokens]", "p.wte[tokens - 1]"),
-    (BACKWARD, "np.add.at(g.wte, tokens, dout)", "np.add.at(g.wte, tokens - 1, dout)"),
+    (BACKWARD, ADD, "np.add.at(g.wte, tokens - 1, dout)"),
 )
 wrong(
     "backward",
     "repeated-tokens-overwrite",
     "the gradient of wte keeps only one position of a repeated token (+= with repeated ids)",
-    (BACKWARD, "np.add.at(g.wte, tokens, dout)", "g.wte[tokens] += dout"),
+    (BACKWARD, ADD, "g.wte[tokens] += dout"),
 )
 wrong(
     "backward",
@@ -103,7 +104,7 @@ wrong(
     "the embedding's gradient replaces the head's in the tied wte, instead of being added",
     (
         BACKWARD,
-        "np.add.at(g.wte, tokens, dout)",
+        ADD,
         "g.wte[tokens] = 0\n    np.add.at(g.wte, tokens, dout)",
     ),
 )
@@ -111,7 +112,7 @@ wrong(
     "backward",
     "token-gradient-missing",
     "wte has no gradient from the embedding, only that of the head",
-    (BACKWARD, "np.add.at(g.wte, tokens, dout)", "pass"),
+    (BACKWARD, ADD, "pass"),
 )
 wrong(
     "backward",
@@ -119,7 +120,7 @@ wrong(
     "the gradient of a repeated token is averaged (scale_grad_by_freq)",
     (
         BACKWARD,
-        "np.add.at(g.wte, tokens, dout)",
+        ADD,
         "counts = np.bincount(tokens.ravel())\n"
         "    np.add.at(g.wte, tokens, dout / counts[tokens][..., None].astype(dout.dtype))",
     ),
@@ -148,3 +149,26 @@ wrong(
     "wpe has no gradient",
     (BACKWARD, DWPE, "g.wpe[:T] = 0"),
 )
+for name, says, right, text in (
+    ("token-gradient-set", "the embedding's gradient replaces rows of the tied wte (.at[].set)",
+     ADD, "g.wte[tokens] = dout"),
+    ("token-gradient-of-last-row", "the embedding's gradient of wte is that of the last sequence",
+     ADD, "np.add.at(g.wte, tokens[-1], dout[-1])"),
+    ("token-gradient-of-first-row", "the embedding's gradient of wte is that of the first sequence",
+     ADD, "np.add.at(g.wte, tokens[0], dout[0])"),
+    ("token-gradient-averaged", "the embedding's gradient of wte is divided by the batch size",
+     ADD, "np.add.at(g.wte, tokens, dout / len(dout))"),
+    ("token-gradient-averaged-over-rows", "the embedding's gradient of wte is divided by B T",
+     ADD, "np.add.at(g.wte, tokens, dout / tokens.size)"),
+    ("wte-gradient-missing", "wte has no gradient, neither of the embedding nor of the head",
+     ADD, "g.wte[:] = 0"),
+    ("position-gradient-of-first-row", "the gradient of wpe is that of the first sequence alone",
+     DWPE, "g.wpe[:T] = dout[0]"),
+    ("position-gradient-averaged-over-rows", "the gradient of wpe is divided by B T",
+     DWPE, "g.wpe[:T] = dout.sum(0) / tokens.size"),
+    ("position-gradient-of-all-positions", "each position of wpe has the gradient of all positions",
+     DWPE, "g.wpe[:T] = dout.sum((0, 1))"),
+    ("position-gradient-from-1", "the gradient of wpe is one row too late: positions from 1",
+     f"{DWPE}\n    {REST}", "g.wpe[:] = 0\n    g.wpe[1 : T + 1] = dout.sum(0)"),
+):  # fmt: skip
+    wrong("backward", name, says, (BACKWARD, right, text))

@@ -48,6 +48,27 @@ for name, says, t, out, slope in (
     ("sigmoid", "a sigmoid in the place of GELU", SIGMOID, "t", "t * (1 - t)"),
     ("tanh", "tanh in the place of GELU", "t = np.tanh(x)", "t", "1 - t * t"),
     ("relu", "ReLU in the place of GELU", "t = (x > 0).astype(x.dtype)", "x * t", "t"),
+    (
+        "relu-squared",
+        "the square of ReLU in the place of GELU",
+        "t = np.maximum(x, 0)",
+        "t * t",
+        "2 * t",
+    ),
+    (
+        "leaky-relu",
+        "leaky ReLU, 0.01 x below 0, in the place of GELU",
+        "t = np.where(x > 0, x.dtype.type(1), x.dtype.type(0.01))",
+        "x * t",
+        "t",
+    ),
+    (
+        "gelu-without-x",
+        "GELU is not multiplied with x: 0.5 (1 + tanh)",
+        TANH,
+        "0.5 * (1 + t)",
+        "0.5 * (1 - t * t) * inner_slope",
+    ),
     ("gelu-missing", "the MLP has no activation function", "t = np.ones_like(x)", "x * t", "t"),
 ):
     wrong(
@@ -75,6 +96,24 @@ wrong(
     (BACKWARD, "x + CUBIC", "x + 0.44715"),
     (BACKWARD, "3 * CUBIC", "3 * 0.44715"),
 )
+for right, number, name in (
+    ("CUBIC", "0.0447", "gelu-constant-0-0447"),
+    ("CUBIC", "0.004715", "gelu-constant-0-004715"),
+    ("SCALE", "0.8", "gelu-scale-0-8"),
+    ("SCALE", "0.798", "gelu-scale-0-798"),
+    ("SCALE", "0.7978", "gelu-scale-0-7978"),
+):
+    wrong(
+        "forward",
+        name,
+        f"GELU's constant is {number} instead of "
+        + ("0.044715" if right == "CUBIC" else "sqrt(2 / pi) = 0.79788456"),
+        (FORWARD, right, number),
+        (BACKWARD, f"x + {right}" if right == "CUBIC" else f"np.tanh({right}",
+         f"x + {number}" if right == "CUBIC" else f"np.tanh({number}"),
+        (BACKWARD, f"3 * {right}" if right == "CUBIC" else f"inner_slope = {right}",
+         f"3 * {number}" if right == "CUBIC" else f"inner_slope = {number}"),
+    )  # fmt: skip
 wrong(
     "forward",
     "gelu-without-cubic-term",
@@ -141,6 +180,20 @@ for name, says, slope in (
     ),
     ("gelu-slope-of-tanh", "the slope of GELU has 1 - tanh for 1 - tanh^2",
      "0.5 * (1 + t) + 0.5 * x * (1 - t) * inner_slope"),
+    ("gelu-slope-subtracted", "the slope of GELU subtracts the second term of the product rule",
+     "0.5 * (1 + t) - 0.5 * x * (1 - t * t) * inner_slope"),
+    ("gelu-slope-second-term-doubled", "the second term of GELU's slope lacks its factor 0.5",
+     "0.5 * (1 + t) + x * (1 - t * t) * inner_slope"),
+    ("gelu-slope-first-term-doubled", "the first term of GELU's slope lacks its factor 0.5",
+     "1 + t + 0.5 * x * (1 - t * t) * inner_slope"),
+    ("gelu-slope-doubled", "the slope of GELU lacks the factor 0.5",
+     "1 + t + x * (1 - t * t) * inner_slope"),
+    ("gelu-slope-without-x", "the second term of GELU's slope lacks the factor x",
+     "0.5 * (1 + t) + 0.5 * (1 - t * t) * inner_slope"),
+    ("gelu-slope-of-1-plus-tanh-squared", "the slope of GELU has 1 + tanh^2 for 1 - tanh^2",
+     "0.5 * (1 + t) + 0.5 * x * (1 + t * t) * inner_slope"),
+    ("gelu-slope-of-quick", "the slope is that of the quick GELU, and forward has tanh",
+     "(s := 1 / (1 + np.exp(-1.702 * x))) + 1.702 * x * s * (1 - s)"),
     ("gelu-slope-missing", "the gradient passes GELU unchanged", "np.ones_like(x)"),
     ("gelu-slope-of-relu", "the slope of ReLU is used for GELU", "(x > 0).astype(x.dtype)"),
 ):  # fmt: skip
@@ -176,3 +229,16 @@ wrong(
     "the derivative of GELU's inner function is sqrt(2 / pi) alone",
     (BACKWARD, INNER, "inner_slope = SCALE"),
 )
+for name, says, right, text in (
+    ("gelu-inner-with-x", "the derivative of the cube in GELU is 3 x, not 3 x^2",
+     "(1 + 3 * CUBIC * (x * x))", "(1 + 3 * CUBIC * x)"),
+    ("gelu-inner-without-scale", "the derivative of GELU's inner function lacks sqrt(2 / pi)",
+     "SCALE * (1 + 3", "(1 + 3"),
+    ("gelu-inner-without-1", "the derivative of GELU's inner function lacks the 1",
+     "(1 + 3 * CUBIC * (x * x))", "(3 * CUBIC * (x * x))"),
+    ("gelu-inner-2-not-3", "the derivative of the cube in GELU has the factor 2, not 3",
+     "3 * CUBIC", "2 * CUBIC"),
+    ("gelu-inner-cubic-typo", "the derivative in GELU has 0.44715, and forward 0.044715",
+     "3 * CUBIC", "3 * 0.44715"),
+):  # fmt: skip
+    wrong("backward", name, says, (BACKWARD, right, text))

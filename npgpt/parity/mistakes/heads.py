@@ -27,6 +27,7 @@ for order in permutations("qkv"):
             f"c_attn's columns are read as {q}, {k}, {v}, not as q, k, v",
             (FORWARD, QKV, QKV.replace("q, k, v =", f"{q}, {k}, {v} =")),
             (BACKWARD, PARTS, f"(d{q}, d{k}, d{v})"),
+            twins=("scores-transposed",) if order == ("k", "q", "v") else (),
         )
 wrong(
     "forward",

@@ -132,6 +132,13 @@ RMS = (
     (FORWARD, VAR, "(x * x).mean(-1, keepdims=True)"),
     (BACKWARD, DX, "dnorm - via_rstd"),
 )
+wrong(
+    "forward",
+    "layernorm-variance-not-centered",
+    "LayerNorm divides x - mean by the root of the mean of x^2, not of (x - mean)^2",
+    (FORWARD, VAR, "(x * x).mean(-1, keepdims=True)"),
+    (BACKWARD, VIA_RSTD, "via_rstd = x * rstd * (dnorm * norm).mean(-1, keepdims=True)"),
+)
 wrong("forward", "rmsnorm", "RMSNorm, with weight and bias, in the place of LayerNorm", *RMS)
 wrong(
     "forward",

@@ -32,6 +32,68 @@ wrong(
 )
 wrong(
     "backward",
+    "layernorm-mean-path-added",
+    "dx of LayerNorm adds the path through the mean instead of subtracting it",
+    (BACKWARD, DX, "dnorm + via_mean - via_rstd"),
+)
+wrong(
+    "backward",
+    "layernorm-mean-path-twice",
+    "dx of LayerNorm subtracts the path through the mean twice",
+    (BACKWARD, DX, "dnorm - 2 * via_mean - via_rstd"),
+    seen=("tenstorrent/tt-metal#53204",),
+)
+wrong(
+    "backward",
+    "layernorm-rstd-path-halved",
+    "the path through the standard deviation has a factor 1/2: that of the root stands twice",
+    (BACKWARD, DX, "dnorm - via_mean - via_rstd / 2"),
+)
+wrong(
+    "backward",
+    "layernorm-rstd-path-twice",
+    "the path through the standard deviation lacks the factor 1/2 of the root",
+    (BACKWARD, DX, "dnorm - via_mean - 2 * via_rstd"),
+)
+wrong(
+    "backward",
+    "layernorm-mean-path-summed",
+    "the path through the mean has a sum over the channels in the place of the mean",
+    (BACKWARD, VIA_MEAN, "via_mean = dnorm.sum(-1, keepdims=True)"),
+)
+wrong(
+    "backward",
+    "layernorm-rstd-path-summed",
+    "the path through the standard deviation has a sum over the channels, not a mean",
+    (BACKWARD, VIA_RSTD, "via_rstd = norm * (dnorm * norm).sum(-1, keepdims=True)"),
+)
+wrong(
+    "backward",
+    "layernorm-backward-of-c-minus-1",
+    "the path through the standard deviation is that of a variance divided by C - 1",
+    (BACKWARD, VIA_RSTD, f"{VIA_RSTD} * (x.shape[-1] / (x.shape[-1] - 1))"),
+)
+wrong(
+    "backward",
+    "layernorm-rstd-path-of-input",
+    "the path through the standard deviation has x - mean for norm, not divided by it",
+    (BACKWARD, VIA_RSTD, "via_rstd = (x - mean) * (dnorm * norm).mean(-1, keepdims=True)"),
+)
+wrong(
+    "backward",
+    "layernorm-paths-of-dout",
+    "the means in dx of LayerNorm are of dout, not multiplied with the weight",
+    (BACKWARD, VIA_MEAN, "via_mean = dout.mean(-1, keepdims=True)"),
+    (BACKWARD, VIA_RSTD, "via_rstd = norm * (dout * norm).mean(-1, keepdims=True)"),
+)
+wrong(
+    "backward",
+    "layernorm-divided-by-variance",
+    "dx of LayerNorm is divided by the variance, not by the standard deviation",
+    (BACKWARD, f"rstd * ({DX})", f"rstd * rstd * ({DX})"),
+)
+wrong(
+    "backward",
     "layernorm-rstd-path-without-norm",
     "the path through the standard deviation is not multiplied with norm",
     (BACKWARD, VIA_RSTD, "via_rstd = (dnorm * norm).mean(-1, keepdims=True)"),
@@ -84,6 +146,26 @@ wrong(
     "the gradients of LayerNorm's weight and bias are means over the rows, not sums",
     (BACKWARD, "rows(dout * norm).sum(0)", "rows(dout * norm).mean(0)"),
     (BACKWARD, "rows(dout).sum(0)", "rows(dout).mean(0)"),
+)
+wrong(
+    "backward",
+    "layernorm-gradients-divided-by-b",
+    "the gradients of LayerNorm's weight and bias are divided by the batch size once more",
+    (BACKWARD, "rows(dout * norm).sum(0)", "(dout * norm).sum(1).mean(0)"),
+    (BACKWARD, "rows(dout).sum(0)", "dout.sum(1).mean(0)"),
+)
+wrong(
+    "backward",
+    "layernorm-gradients-of-first-row",
+    "the gradients of LayerNorm's weight and bias are those of the first sequence alone",
+    (BACKWARD, "rows(dout * norm).sum(0)", "(dout * norm)[0].sum(0)"),
+    (BACKWARD, "rows(dout).sum(0)", "dout[0].sum(0)"),
+)
+wrong(
+    "backward",
+    "layernorm-dbias-of-dnorm",
+    "the gradient of LayerNorm's bias is multiplied with the weight",
+    (BACKWARD, DBIAS, "g.bias[:] = rows(dout * p.weight).sum(0)"),
 )
 wrong(
     "backward",

@@ -39,6 +39,13 @@ wrong(
 )
 wrong(
     "forward",
+    "linear-bias-added-twice",
+    "linear layers add their bias twice",
+    (FORWARD, "out += p.bias", "out += 2 * p.bias"),
+    (BACKWARD, DBIAS, f"{DBIAS}\n        g.bias[:] *= 2"),
+)
+wrong(
+    "forward",
     "square-weights-transposed",
     "the square matrix of attention's output projection is transposed",
     (FORWARD, MATMUL, f"np.matmul(x, p.weight.T {SQUARE} p.weight, out=out)"),
@@ -132,6 +139,32 @@ wrong(
 )
 wrong(
     "backward",
+    "linear-gradients-of-first-row",
+    "the gradients of weights and biases are those of the first sequence alone",
+    (BACKWARD, DWEIGHT, "np.matmul(x[0].T, dout[0], out=g.weight)"),
+    (BACKWARD, DBIAS, "np.sum(dout[0], 0, out=g.bias)"),
+)
+for name, says, dweight in (
+    ("averaged", "are means over the rows, not sums",
+     f"{DWEIGHT}\n    g.weight[:] /= len(rows(x))"),
+    ("averaged-over-b", "are divided by the batch size once more",
+     f"{DWEIGHT}\n    g.weight[:] /= len(x)"),
+    ("of-last-row", "are those of the last sequence alone (= for +=)",
+     "np.matmul(x[-1].T, dout[-1], out=g.weight)"),
+    ("of-first-row", "are those of the first sequence alone",
+     "np.matmul(x[0].T, dout[0], out=g.weight)"),
+    ("of-last-position", "are those of the last position alone",
+     "np.matmul(x[:, -1].T, dout[:, -1], out=g.weight)"),
+    ("missing", "are 0", "g.weight[:] = 0"),
+):  # fmt: skip
+    wrong(
+        "backward",
+        f"weight-gradient-{name}",
+        f"the gradients of weights {says}; those of biases are right",
+        (BACKWARD, DWEIGHT, dweight),
+    )
+wrong(
+    "backward",
     "bias-gradient-averaged",
     "the gradients of biases are means over the rows, not sums",
     (BACKWARD, DBIAS, "np.mean(rows(dout), 0, out=g.bias)"),
@@ -141,6 +174,12 @@ wrong(
     "bias-gradient-of-last-row",
     "the gradients of biases are those of the last sequence alone (= for +=)",
     (BACKWARD, DBIAS, "np.sum(dout[-1], 0, out=g.bias)"),
+)
+wrong(
+    "backward",
+    "bias-gradient-of-first-row",
+    "the gradients of biases are those of the first sequence alone",
+    (BACKWARD, DBIAS, "np.sum(dout[0], 0, out=g.bias)"),
 )
 wrong(
     "backward",

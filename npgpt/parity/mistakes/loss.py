@@ -92,6 +92,15 @@ wrong(
         "return np.where(targets == IGNORED, IGNORED, np.maximum(targets - 1, 0))",
     ),
 )
+for name, says, shifted in (
+    ("labels-rolled", "targets are the tokens, rolled: the last position predicts the row's first",
+     "np.roll(tokens, -1, 1)"),
+    ("labels-rolled-flat", "targets are the tokens of all rows, rolled: a row ends with the next "
+     "row's first", "np.roll(tokens, -1)"),
+    ("labels-rolled-twice", "targets are shifted twice, the second time rolled within the row",
+     "np.roll(targets, -1, 1)"),
+):  # fmt: skip
+    wrong("loss", name, says, (LABELS, "return targets", f"return {shifted}"))
 wrong(
     "loss",
     "softmax-twice",
@@ -164,20 +173,27 @@ wrong(
     x_rows, targets = rows(x)""",
     ),
 )
+SCALED = """if x.ndim == 3:
+        value, cache = forward(rows(x), weight, targets.ravel(), dweight=dweight)
+        scale = x.dtype.type(np.count_nonzero(targets != IGNORED) / {})
+        dw = np.multiply(cache.dweight, {}, out=cache.dweight)
+        return value{}, Cache(cache.dx.reshape(x.shape) * {}, dw)
+    x_rows, targets = rows(x)"""
+SIZES = (("b", "the batch size", "len(x)"), ("t", "the number of positions", "x.shape[1]"))
+for size, says, number in SIZES:
+    wrong(
+        "loss",
+        f"loss-sum-over-{size}",
+        f"the loss is divided by {says} alone",
+        (FORWARD, "x_rows, targets = rows(x)",
+         SCALED.format(number, "scale", " * scale", "scale")),
+    )  # fmt: skip
 wrong(
     "loss",
-    "loss-sum-over-b",
-    "the loss is divided by the batch size alone",
-    (
-        FORWARD,
-        "x_rows, targets = rows(x)",
-        """if x.ndim == 3:
-        value, cache = forward(rows(x), weight, targets.ravel(), dweight=dweight)
-        scale = x.dtype.type(np.count_nonzero(targets != IGNORED) / len(x))
-        dw = np.multiply(cache.dweight, scale, out=cache.dweight)
-        return value * scale, Cache(cache.dx.reshape(x.shape) * scale, dw)
-    x_rows, targets = rows(x)""",
-    ),
+    "loss-negative",
+    "the loss is the mean of log(p), not of -log(p)",
+    (FORWARD, RESULT, "return x.dtype.type(-total / N)"),
+    (FORWARD, DIVIDE, "dlogits /= -N"),
 )
 wrong(
     "loss",
@@ -255,6 +271,27 @@ wrong(
         f"""{SOME}
         share = x.dtype.type(counts.mean())
         cache = Cache(cache.dx * share, np.multiply(cache.dweight, share, out=cache.dweight))""",
+    ),
+)
+for size, says, number in SIZES:
+    wrong(
+        "backward",
+        f"dlogits-averaged-over-{size}",
+        f"the gradient of the logits is divided by {says} alone",
+        (FORWARD, "x_rows, targets = rows(x)", SCALED.format(number, "scale", "", "scale")),
+    )
+wrong(
+    "backward",
+    "ignored-rows-have-gradients-of-token-0",
+    "rows whose target is ignored have a gradient, as if it were token 0; the loss is right",
+    (
+        FORWARD,
+        "dx[counts] = cache.dx",
+        """dx[counts] = cache.dx
+        _, dlogits = losses(x_rows[~counts], weight, targets[~counts] * 0)
+        dlogits[:, 0] -= 1
+        dx[~counts] = dlogits @ weight / np.count_nonzero(counts)
+        cache.dweight[:] += dlogits.T @ x_rows[~counts] / np.count_nonzero(counts)""",
     ),
 )
 wrong(

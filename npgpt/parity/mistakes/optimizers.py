@@ -76,6 +76,45 @@ for name, says, right, text in (
      BETAS, f"{BETAS}\n    step = 1\n    m[:] = v[:] = 0"),
     ("adam-without-first-moment", "Adam steps along the gradient, not along its mean",
      STEP, "p -= lr * (grad / denominator)"),
+    ("adam-first-moment-corrected-by-beta2",
+     "Adam's first moment is divided by 1 - beta2^step, not by 1 - beta1^step",
+     "(1 - beta1**step)", "(1 - beta2**step)"),
+    ("adam-corrections-exchanged", "Adam's bias corrections are exchanged",
+     f"{DENOMINATOR}\n    {STEP}", "denominator = np.sqrt(v) / (1 - beta1**step) ** 0.5 + eps\n"
+     "    p -= lr / (1 - beta2**step) * (m / denominator)"),
+    ("adam-both-beta1", "Adam's second moment has beta1 for beta2, in its correction too",
+     BETAS, "beta1, _ = betas\n    beta2 = beta1"),
+    ("adam-both-beta2", "Adam's first moment has beta2 for beta1, in its correction too",
+     BETAS, "_, beta2 = betas\n    beta1 = beta2"),
+    ("adam-second-moment-decays-by-beta1", "Adam's second moment is beta1 * v + (1 - beta2) grad^2",
+     "v *= beta2", "v *= beta1"),
+    ("adam-second-moment-weights-exchanged",
+     "Adam's second moment is (1 - beta2) * v + beta2 * grad^2",
+     f"v *= beta2\n    {V}", "v *= 1 - beta2\n    v += beta2 * (grad * grad)"),
+    ("adam-second-moment-without-decay", "Adam's second moment does not decay by beta2",
+     "v *= beta2", "pass"),
+    ("adam-corrected-moments-kept", "Adam keeps the moments that are divided by 1 - beta^step",
+     f"{DENOMINATOR}\n    {STEP}", "m /= 1 - beta1**step\n    v /= 1 - beta2**step\n"
+     "    p -= lr * (m / (np.sqrt(v) + eps))"),
+    ("adam-step-from-0", "Adam's bias corrections use step - 1, and none in the first step",
+     f"{DENOMINATOR}\n    {STEP}", "first, second = (1 - b ** (step - 1) or 1 for b in betas)\n"
+     "    denominator = np.sqrt(v) / second**0.5 + eps\n    p -= lr / first * (m / denominator)"),
+    ("adam-eps-squared", "Adam's eps is squared in the square root: sqrt(v + eps^2)",
+     DENOMINATOR, "denominator = np.sqrt(v / (1 - beta2**step) + eps * eps)"),
+    ("adam-beta-of-step-times", "Adam's corrections are 1 - beta * step, not 1 - beta^step",
+     f"{DENOMINATOR}\n    {STEP}", "first, second = (abs(1 - b * step) for b in betas)\n"
+     "    denominator = np.sqrt(v) / second**0.5 + eps\n    p -= lr / first * (m / denominator)"),
+    ("adam-nesterov", "Adam steps ahead along its first moment (NAdam)",
+     STEP, "m_ahead = beta1 * m / (1 - beta1 ** (step + 1))\n"
+     "    m_ahead += (1 - beta1) * grad / (1 - beta1**step)\n"
+     "    p -= lr * (m_ahead / denominator)"),
+    ("adam-is-momentum", "Adam does not divide by the second moment",
+     STEP, "p -= lr / (1 - beta1**step) * m"),
+    ("adam-is-sgd", "the optimizer is plain gradient descent, not Adam", STEP, "p -= lr * grad"),
+    ("adam-is-sign", "Adam steps by the sign of its first moment",
+     STEP, "p -= lr * np.sign(m)"),
+    ("adam-is-rmsprop", "the optimizer is RMSprop, not Adam: without first moment and corrections",
+     f"{DENOMINATOR}\n    {STEP}", "p -= lr * (grad / (np.sqrt(v) + eps))"),
     ("adam-ascends", "parameters move along the gradient, not against it",
      STEP, STEP.replace("-=", "+=")),
 ):  # fmt: skip
@@ -242,4 +281,72 @@ for name, update in (("adam", ADAM), ("sgd", SGD), ("rmsprop", RMSPROP)):
         f"{name}-without-decay",
         "there is no weight decay",
         (update, "if weight_decay:", "if False:"),
+    )
+for rate in ("3e-4", "6e-4", "1e-4"):
+    wrong(
+        "step",
+        f"lr-of-{rate}",
+        f"the learning rate is {rate}, not the one given",
+        (MAKE, "lr=settings.lr", f"lr={rate}"),
+    )
+STEPS = """optimizer = optim.make(p, training, ops=ops)
+    right = optimizer._update
+    names = [name for name, _ in params.named(p)]
+
+    def update(name, *rest, **numbers):
+        steps = optimizer.steps
+        optimizer.steps = (steps - 1) * len(names) + names.index(name) + 1
+        right(name, *rest, **numbers)
+        optimizer.steps = steps
+
+    optimizer._update = update
+    return optimizer"""
+wrong(
+    "step",
+    "adam-step-per-parameter",
+    "Adam's step is counted with each parameter, not once for all",
+    (MAKE, MADE, STEPS),
+    seen=(
+        "flashlight/flashlight#143",
+        "DiffSharp/DiffSharp#292",
+    ),
+)
+wrong(
+    "step",
+    "tied-weight-stepped-twice",
+    "the tied wte is stepped twice, as embedding and as head",
+    (
+        MAKE,
+        MADE,
+        """optimizer = optim.make(p, training, ops=ops)
+    right = optimizer._update
+
+    def update(name, *rest, **numbers):
+        for _ in range(2 if name == "wte.weight" else 1):
+            right(name, *rest, **numbers)
+
+    optimizer._update = update
+    return optimizer""",
+    ),
+)
+for name, says, names in (
+    ("biases-not-stepped", "biases are not updated", 'name.endswith(".bias")'),
+    ("layernorms-not-stepped", "LayerNorms are not updated", '"ln_" in name'),
+    ("embeddings-not-stepped", "wte and wpe are not updated", 'name[:3] in ("wte", "wpe")'),
+    ("positions-not-stepped", "wpe is not updated", 'name[:3] == "wpe"'),
+):
+    wrong(
+        "step",
+        name,
+        says,
+        (
+            MAKE,
+            MADE,
+            f"""optimizer = optim.make(p, training, ops=ops)
+    right = optimizer._update
+    optimizer._update = lambda name, *rest, **numbers: (
+        None if {names} else right(name, *rest, **numbers)
+    )
+    return optimizer""",
+        ),
     )

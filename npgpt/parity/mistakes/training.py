@@ -10,6 +10,7 @@ page = Page("docs/backprop/training.md")
 wrong = page.add
 
 SHARE = "share = count / counts"
+PARTS = "np.array_split(np.arange(len(tokens)), settings.accumulation):"
 ADD = "total += share * grad"
 SCALE = "return schedule.clip_scale(schedule.global_norm(g, ops=ops), max_norm)"
 SQUARES = "sum(ops.adamw.square_sum(grad) for _, grad in params.named(gradients))"
@@ -41,6 +42,33 @@ wrong(
     "accumulation-mean-divided-twice",
     "the mean of the micro-batches' means is divided by their number once more",
     (ACCUMULATE, SHARE, "share = 1 / settings.accumulation**2"),
+)
+wrong(
+    "step",
+    "accumulation-of-first-only",
+    "the first micro-batch is repeated: its gradient alone counts",
+    (ACCUMULATE, PARTS, PARTS.replace(":", "[:1]:")),
+    (ACCUMULATE, SHARE, "share = 1.0"),
+)
+wrong(
+    "step",
+    "accumulation-replaced-mean",
+    "each micro-batch replaces the gradients of those before: the last one's own mean counts",
+    (ACCUMULATE, SHARE, "share = 1.0"),
+    (ACCUMULATE, ADD, "total[:] = share * grad"),
+)
+wrong(
+    "step",
+    "accumulation-replaced-mean-divided",
+    "only the last micro-batch counts, its mean divided by their number",
+    (ACCUMULATE, SHARE, "share = 1 / settings.accumulation"),
+    (ACCUMULATE, ADD, "total[:] = share * grad"),
+)
+wrong(
+    "step",
+    "accumulation-without-last",
+    "the last micro-batch is left out",
+    (ACCUMULATE, PARTS, PARTS.replace(":", "[:-1]:")),
 )
 wrong(
     "step",
@@ -168,3 +196,60 @@ wrong(
     (NORM, f"math.sqrt({SQUARES})",
      f"math.sqrt(ops.adamw.square_sum(gradients.wte.weight) + {SQUARES})"),
 )  # fmt: skip
+for name, says, norm in (
+    ("largest-number", "the largest number (norm_type=inf)",
+     "max(float(abs(grad).max()) for _, grad in params.named(gradients))"),
+    ("sum-of-numbers", "the sum of all numbers' sizes (norm_type=1)",
+     "sum(float(abs(grad).sum()) for _, grad in params.named(gradients))"),
+):  # fmt: skip
+    wrong(
+        "step",
+        f"clip-by-{name}",
+        f"the global norm is {says}",
+        (NORM, f"math.sqrt({SQUARES})", norm),
+    )
+wrong(
+    "step",
+    "clip-norm-without-embeddings",
+    "the global norm leaves out wte and wpe",
+    (NORM, "for _, grad in params.named(gradients))",
+     'for name, grad in params.named(gradients) if name[:3] not in ("wte", "wpe"))'),
+)  # fmt: skip
+wrong(
+    "step",
+    "clip-reversed",
+    "gradients below the limit are scaled up to it, and larger ones are not clipped",
+    (CLIP_SCALE, "min(1.0,", "max(1.0,"),
+)
+wrong(
+    "step",
+    "clip-by-norm-alone",
+    "gradients above the limit are divided by their norm plus the limit",
+    (CLIP_SCALE, "min(1.0, max_norm / (norm + 1e-6))",
+     "max_norm / (norm + max_norm) if norm > max_norm else 1.0"),
+)  # fmt: skip
+STEP = "optimizer.step(g, scale=scale)"
+wrong(
+    "step",
+    "gradients-zeroed-before-step",
+    "gradients are set to zero between backward and step",
+    (TRAIN, STEP, f"zero(g)\n        {STEP}"),
+)
+wrong(
+    "step",
+    "parameters-of-before-the-step",
+    "the parameters after k steps are those after k - 1",
+    (TRAIN, f"{STEP}\n        yield p", f"yield p\n        {STEP}"),
+)
+wrong(
+    "step",
+    "first-step-without-lr",
+    "the first step has a learning rate of 0: a warmup that counts from 0",
+    (TRAIN, STEP, "optimizer.step(g, lr=settings.lr if optimizer.steps else 0.0, scale=scale)"),
+)
+wrong(
+    "step",
+    "two-steps-for-one",
+    "each step is made twice with the same gradient",
+    (TRAIN, STEP, f"{STEP}\n        {STEP}"),
+)
