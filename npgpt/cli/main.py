@@ -22,6 +22,7 @@ from npgpt.cli.help_output import help_output
 from npgpt.cli.info import Info
 from npgpt.cli.inspect import Inspect
 from npgpt.cli.learn import Learn
+from npgpt.cli.play import Play
 from npgpt.cli.plot import Plot
 from npgpt.cli.probe import Probe
 from npgpt.cli.profile import Profile
@@ -53,6 +54,7 @@ COMMANDS = {
     "probe": Probe,
     "diagnose": Diagnose,
     "learn": Learn,
+    "play": Play,
     "book": Book,
     "profile": Profile,
     "estimate": Estimate,

@@ -1,0 +1,16 @@
+"""The functions of the views, by address: `(body, session, job) -> Reply`.
+
+Each checks the fields of its body, calls `npgpt.explain`, and answers with numbers.
+"""
+
+from collections.abc import Callable
+
+from npgpt.play.api import next_token
+from npgpt.play.api.body import Body
+from npgpt.play.computation import Job, Reply
+from npgpt.play.session import Session
+
+FUNCTIONS: dict[str, Callable[[Body, Session, Job], Reply]] = {
+    "next-token": next_token.logits,
+    "draws": next_token.draws,
+}

@@ -1,0 +1,115 @@
+"""The model that the page shows, and how far it is on its way."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from npgpt.arrays import Array
+from npgpt.data.tokenizer import Tokenizer
+from npgpt.errors import InputError, RunError
+from npgpt.gpt import GPT
+from npgpt.inference import sampling
+from npgpt.model import finite
+from npgpt.model.inputs import check_tokens
+from npgpt.play.computation import Cancelled, Job, Reply, describe
+
+Report = Callable[[int, int, str], None]  # done, total, text; raises Cancelled
+Prepare = Callable[[Report], tuple[GPT, Tokenizer, str]]
+
+
+class Session:
+    """A model, its tokenizer and its name, once `load` has run.
+
+    `prepare(report)`: returns them. It may train the model first, and reports how far it is.
+    """
+
+    model: GPT
+    tokenizer: Tokenizer
+    name: str
+
+    def __init__(self, prepare: Prepare):
+        self.prepare = prepare
+        self.progress = 0, 0, "Loading the model"
+        self.error: str | None = None
+        self.ready, self.stopped = threading.Event(), threading.Event()
+        self.last: tuple[tuple[int, ...], Array] | None = None  # a prompt and its logits
+
+    def load(self) -> None:
+        """Load the model. An error is kept for the page."""
+        try:
+            self.model, self.tokenizer, self.name = self.prepare(self.report)
+        except Cancelled:
+            self.error = "the server has ended"
+        except BaseException as error:
+            self.error = describe(error)
+        finally:
+            self.ready.set()
+
+    def report(self, done: int, total: int, text: str) -> None:
+        """Set the progress. Raise Cancelled if the server ends."""
+        self.progress = done, total, text
+        if self.stopped.is_set():
+            raise Cancelled
+
+    def require(self) -> GPT:
+        """Return the model. Raise RunError if it could not be loaded."""
+        if self.error is not None:
+            raise RunError(self.error)
+        return self.model
+
+    def wait(self, job: Job) -> Reply:
+        """Report the progress until the model is loaded, and return its description."""
+        while not self.ready.wait(0.02):
+            job.report(*self.progress)
+            time.sleep(0.03)
+        model = self.require()
+        text = b"".join(pieces := self.pieces())
+        lengths = [len(piece) for piece in pieces]
+        data: dict[str, Any] = {
+            "name": self.name,
+            "tokenizer": str(self.tokenizer),
+            "end_of_text": self.tokenizer.eot_token,
+            "parameters": model.size,
+            "dtype": getattr(model.params.wte.weight, "kind", model.dtype.name),
+            "config": asdict(model.config),
+        }
+        return Reply(
+            data,
+            {"text": np.frombuffer(text, np.uint8), "lengths": np.asarray(lengths, np.uint16)},
+        )
+
+    def pieces(self) -> list[bytes]:
+        """Return the bytes of every token of the model's vocabulary, none for an unknown one."""
+        pieces = (self.tokenizer.token_bytes(i) for i in range(self.model.config.vocab_size))
+        return [(piece or b"")[: (1 << 16) - 1] for piece in pieces]
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a prompt. Raise InputError if it is empty."""
+        self.require()
+        tokens = self.tokenizer.encode(text)
+        if not tokens:
+            raise InputError("the prompt is empty: write at least one character")
+        return tokens
+
+    def next_logits(self, tokens: list[int]) -> Array:
+        """Return the logits (V,) float32 of the token after these, of which the last are read.
+
+        Raises RunError if they are nan or infinite. The last ones are kept: settings of the draw
+        change more often than the prompt.
+        """
+        model = self.require()
+        read = tuple(tokens[-model.config.context_length :])
+        if self.last is None or self.last[0] != read:
+            ids = check_tokens([read], model.config)
+            with finite.ignore_overflow():
+                logits = model.next_logits(ids)
+            try:
+                sampling.require_finite(logits.max(-1))
+            except RunError as error:
+                raise finite.error(str(error), model.params, model.path) from None
+            self.last = read, logits[0]
+        return self.last[1]
