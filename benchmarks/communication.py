@@ -1,7 +1,7 @@
 """Time what ranks exchange on this machine, beside MPI's own Allreduce, and check the estimate.
 
     python -m benchmarks.communication [--ranks 2 4] [--rounds 5] [--steps 0]
-    python -m benchmarks.communication --rate 1gbit      over two network namespaces (Linux, root)
+    python -m benchmarks.communication --rate 1gbit    over namespaces as hosts (Linux, root)
 
 One thread for each rank, gradients and parameters of the 124M model. A time is that of the slowest
 rank, and a figure the median of the rounds.
@@ -9,7 +9,7 @@ rank, and a figure the median of the rounds.
 allreduce  seconds of MPI's Allreduce of the gradients, in place
 exchange   seconds of the reduce-scatter of gradients and the all-gather of parameters
 bfloat16   the same with gradients in bfloat16
-bandwidth  bytes/s of each rank, which sends 4 MiB to a neighbour and receives as much
+bandwidth  bytes/s of each rank, which sends buckets to a neighbour and receives as many
 latency    seconds of an exchange of 8 bytes
 estimate   seconds of the exchange by npgpt estimate's model, from bandwidth and latency
 step       seconds of a training step of 2,048 tokens a rank
@@ -37,6 +37,7 @@ from npgpt.model import params
 
 LIMIT, STEP_LIMIT, ESTIMATE_LIMIT = 1.3, 1.10, 0.15
 FOUND = "found.json"
+SMALL = 1000  # messages
 TOKENS = 2048  # of a step, for each rank
 ENVIRONMENT = harness.on_threads(1) | {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
@@ -56,40 +57,43 @@ def measure(here: world.World, rounds: int, steps: int) -> dict:
     comm, config = here.comm, Config()
     flat = np.ones(params.size(config), np.float32)
     bounds = Partition(params.shapes(config), here.size).bounds
-    reduce = sums.reduce_halving if here.size & (here.size - 1) == 0 else sums.reduce_scatter
 
     def slowest(function) -> float:
         comm.Barrier()
         return comm.allreduce(harness.once(function), MPI.MAX)
 
     def wide() -> None:
-        reduce(comm, flat, bounds)
+        sums.reduce(comm, flat, bounds)
         sums.all_gather(comm, flat, bounds)
 
     def half() -> None:
         sums.reduce_scatter_bfloat16(comm, flat, bounds)
         sums.all_gather(comm, flat, bounds)
 
-    def send(buffers: list[np.ndarray]) -> None:
-        after, before = (here.rank + 1) % here.size, (here.rank - 1) % here.size
-        requests = []
-        for sent, received in zip(buffers, reversed(buffers), strict=True):
-            requests.append(comm.Irecv(received, before))
-            requests.append(comm.Isend(sent, after))
-            while len(requests) > 2 * (sums.WINDOW - 1) or (sent.nbytes == 8 and requests):
-                requests.pop(0).Wait()
+    after, before = (here.rank + 1) % here.size, (here.rank - 1) % here.size
+
+    def send_large() -> None:
+        requests, step = [], sums.BUCKET // flat.itemsize
+        for i in range(0, half_size, step):
+            own = slice(i, min(i + step, half_size))
+            requests.append(comm.Irecv(flat[half_size:][own], before))
+            requests.append(comm.Isend(flat[own], after))
+            if len(requests) == 2 * sums.WINDOW:
+                requests.pop(0).Wait(), requests.pop(0).Wait()
         for request in requests:
             request.Wait()
 
-    step = sums.BUCKET // flat.itemsize
-    large = [flat[i : i + step] for i in range(0, 30 * step, step)]  # more than a cache holds
-    small = [np.ones(8, np.uint8), np.ones(8, np.uint8)] * 500
+    def send_small() -> None:
+        for _ in range(SMALL):
+            comm.Sendrecv(byte, after, 0, other_byte, before, 0)
+
+    half_size, byte, other_byte = len(flat) // 2, np.zeros(8, np.uint8), np.zeros(8, np.uint8)
     timed = {
         "allreduce": lambda: comm.Allreduce(MPI.IN_PLACE, flat),
         "exchange": wide,
         "bfloat16": half,
-        "bandwidth": lambda: send(large),
-        "latency": lambda: send(small),
+        "bandwidth": send_large,
+        "latency": send_small,
     }
     found: dict = {name: [] for name in timed}
     for i in range(rounds + 1):  # the first one touches memory, and is not counted
@@ -98,8 +102,8 @@ def measure(here: world.World, rounds: int, steps: int) -> dict:
             seconds = slowest(function)
             if i:
                 found[name].append(seconds)
-    found["bandwidth"] = [len(large) * sums.BUCKET / seconds for seconds in found["bandwidth"]]
-    found["latency"] = [seconds / len(small) for seconds in found["latency"]]
+    found["bandwidth"] = [4 * half_size / seconds for seconds in found["bandwidth"]]
+    found["latency"] = [seconds / SMALL for seconds in found["latency"]]
     if steps:
         found |= time_steps(here, steps, slowest)
     return found
@@ -161,42 +165,47 @@ def mpirun() -> str:
 AGENT = """#!/bin/bash
 # AGENT HOST COMMAND ...: run a command in the network namespace of a host
 host=$1; shift
-[ "$host" = 10.77.0.1 ] && name=npgpt-a || name=npgpt-b
+name=npgpt-${host##*.}
 exec ip netns exec $name unshare --uts bash -c "hostname $name; $*"
 """
-ENDS = {"npgpt-a": ("npgpt-va", "10.77.0.1"), "npgpt-b": ("npgpt-vb", "10.77.0.2")}
+SWITCH = "npgpt-switch"
 
 
-def launch_between_namespaces(options: argparse.Namespace, folder: str) -> dict:
-    """Run two ranks on two hosts, which are network namespaces with a link of a limited rate."""
-    (a, (link_a, _)), (b, (link_b, _)) = ENDS.items()
+def launch_between_namespaces(options: argparse.Namespace, folder: str, ranks: int) -> dict:
+    """Run ranks on hosts of their own: network namespaces at a switch, with links of one rate."""
+    hosts = {f"npgpt-{i}": f"10.77.0.{i}" for i in range(1, ranks + 1)}
 
     def run(command: str) -> None:
         subprocess.run(command.split(), check=True)
 
     try:
-        for name in ENDS:
+        run(f"ip netns add {SWITCH}")
+        run(f"ip -n {SWITCH} link add bridge type bridge")
+        run(f"ip -n {SWITCH} link set bridge up")
+        for name, address in hosts.items():
             run(f"ip netns add {name}")
-        run(f"ip link add {link_a} netns {a} type veth peer name {link_b} netns {b}")
-        for name, (link, address) in ENDS.items():
-            run(f"ip -n {name} addr add {address}/24 dev {link}")
-            run(f"ip -n {name} link set {link} up")
+            run(f"ip link add port netns {name} type veth peer name {name} netns {SWITCH}")
+            run(f"ip -n {SWITCH} link set {name} master bridge")
+            run(f"ip -n {name} addr add {address}/24 dev port")
             run(f"ip -n {name} link set lo up")
-            limit = f"tbf rate {options.rate} burst 256kb latency 50ms"
-            run(f"ip netns exec {name} tc qdisc add dev {link} root {limit}")
+            for space, link in ((name, "port"), (SWITCH, name)):
+                run(f"ip -n {space} link set {link} up")
+                limit = f"tbf rate {options.rate} burst 256kb latency 50ms"
+                run(f"ip netns exec {space} tc qdisc add dev {link} root {limit}")
         agent = Path(folder, "agent")
         agent.write_text(AGENT)
         agent.chmod(0o755)
-        hosts = ",".join(f"{address}:1" for _, address in ENDS.values())
         network = "--mca pml ob1 --mca btl tcp,self --mca btl_tcp_if_include 10.77.0.0/24"
+        first = next(iter(hosts))
         command = (
-            f"hostname {a}; exec {mpirun()} -n 2 --host {hosts} --bind-to none "
+            f"hostname {first}; exec {mpirun()} -n {ranks} --bind-to none "
+            f"--host {','.join(f'{address}:1' for address in hosts.values())} "
             f"--prtemca plm_ssh_agent {agent} {network} {' '.join(rank_program(options, folder))}"
         )
-        start = ["ip", "netns", "exec", a, "unshare", "--uts", "bash", "-c", command]
+        start = ["ip", "netns", "exec", first, "unshare", "--uts", "bash", "-c", command]
         return launch(start, folder)
     finally:
-        for name in ENDS:
+        for name in (*hosts, SWITCH):
             subprocess.run(["ip", "netns", "del", name], stderr=subprocess.DEVNULL)
 
 
@@ -221,7 +230,7 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=0, help="also time training steps")
-    parser.add_argument("--rate", help="of the link between two namespaces: 1gbit")
+    parser.add_argument("--rate", help="of the links of namespaces that are hosts: 1gbit")
     parser.add_argument("--serve", metavar="FILE", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
@@ -235,12 +244,12 @@ def main() -> int:
         return world.run(program)
 
     results = {}
-    for ranks in [2] if options.rate else options.ranks:
+    for ranks in options.ranks:
         started = time.perf_counter()
         load = os.getloadavg()[0]  # before the ranks add theirs
         with tempfile.TemporaryDirectory() as folder:
             if options.rate:
-                found = launch_between_namespaces(options, folder)
+                found = launch_between_namespaces(options, folder, ranks)
             else:
                 start = [mpirun(), "-n", str(ranks), "--bind-to", "none"]
                 found = launch([*start, *rank_program(options, folder)], folder)

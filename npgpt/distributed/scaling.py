@@ -58,9 +58,11 @@ def exchange(parameters: int, cluster: Cluster, gradient_bytes: int = FLOAT32) -
     """Return the seconds of a reduce-scatter of gradients and an all-gather of parameters."""
     N = cluster.ranks
     sent = (N - 1) / N * parameters * (gradient_bytes + FLOAT32)
-    halving = gradient_bytes == FLOAT32 and math.log2(N).is_integer()
-    first = halving_messages(parameters, N) if halving else ring_messages(parameters, N)
-    messages = first + ring_messages(parameters, N, sums.GATHERED)
+    if gradient_bytes == BFLOAT16:
+        first = direct_messages
+    else:
+        first = halving_messages if math.log2(N).is_integer() else ring_messages
+    messages = first(parameters, N) + ring_messages(parameters, N)
     return sent / cluster.bandwidth + messages * cluster.latency
 
 
@@ -70,9 +72,14 @@ def halving_messages(numbers: int, ranks: int) -> int:
     return sum(math.ceil(numbers / 2**k / (sums.BUCKET // FLOAT32)) for k in rounds)
 
 
-def ring_messages(numbers: int, ranks: int, buckets: int = 1) -> int:
-    """Return how many messages a rank sends one after another in rings, or to one rank each."""
-    piece = sums.most(buckets * sums.BUCKET // FLOAT32, ranks) // ranks
+def ring_messages(numbers: int, ranks: int) -> int:
+    """Return how many buckets a rank sends one after another in a ring."""
+    return (ranks - 1) * math.ceil(numbers / ranks / (sums.BUCKET // FLOAT32))
+
+
+def direct_messages(numbers: int, ranks: int) -> int:
+    """Return how many parts of buckets a rank sends to all others, each to its owner."""
+    piece = sums.most(sums.BUCKET // FLOAT32, ranks) // ranks
     return (ranks - 1) * math.ceil(numbers / ranks / piece)
 
 

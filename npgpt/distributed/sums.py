@@ -1,7 +1,7 @@
 """Sums of gradients over ranks, and the exchange of slices, in buckets of bounded size.
 
 Floating-point addition is not associative: a sum's bits depend on its order. `order_of_leaves`,
-`LeafSum` and `reduce_halving` have one order for 1, 2, 4, ... V ranks.
+`LeafSum` and `halving` have one order for 1, 2, 4, ... V ranks.
 
 V virtual leaves, a power of two:   leaf(v) = g(v) + g(v + V) + g(v + 2V) + ...    in this order
 distance d = V/2, V/4, ..., 1:      leaf(v) = leaf(v) + leaf(v XOR d)
@@ -15,15 +15,15 @@ a + b or b + a, which are equal.
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from npgpt.arrays import Array
 
-BUCKET = 4 << 20  # bytes that one call of MPI sends, at most: they stay in the cache
-WINDOW = 4  # buckets that are on their way at the same time
-GATHERED = 256  # buckets in one call that copies in place: it needs no memory, and no cache
+BUCKET = 2 << 20  # bytes that one call of MPI sends, at most: they stay in the cache
+WINDOW = 32  # buckets that are on their way at the same time, at most
 RANKS = 16  # of more ranks, each is sent a 16th of a bucket: small messages would cost latency
 
 
@@ -94,77 +94,70 @@ class LeafSum:
 # Between ranks: `bounds` (N + 1,) are those of a Partition
 
 
-def reduce(comm: Any, flat: Array, bounds: list[int]) -> None:
-    """Sum `flat` (n,) over all ranks, in place in this rank's slice; the rest is undefined.
+class Transfer(NamedTuple):
+    """The slice of a flat array that a rank sends to another, and the one that it receives."""
 
-    For 1, 2, 4, 8, ... ranks, the order is that of the tree.
+    give: slice
+    to: int
+    keep: slice
+    source: int
+
+
+def halving(rank: int, bounds: list[int]) -> Iterator[Transfer]:
+    """Yield the transfers of recursive halving on 2^k ranks: first half of the numbers, then less.
+
+    A rank keeps one half of what it has, and gives its partner the other.
     """
-    size = comm.Get_size()
-    (reduce_scatter if size & size - 1 else reduce_halving)(comm, flat, bounds)
-
-
-def reduce_halving(comm: Any, flat: Array, bounds: list[int]) -> None:
-    """Sum `flat` (n,) over 2^k ranks, in place in this rank's slice; the rest is undefined."""
-    rank, low, high = comm.Get_rank(), 0, comm.Get_size()
-    step = _numbers(flat)
-    buffers = [np.empty(min(step, len(flat)), flat.dtype) for _ in range(WINDOW)]
-
-    def add(mine: slice, received: Array) -> None:
-        flat[mine] += received
-
+    low, high = 0, len(bounds) - 1
     while high - low > 1:
         middle = (low + high) // 2
         halves = (low, middle), (middle, high)
         upper = int(rank >= middle)
         partner = rank + (low - middle if upper else middle - low)
         keep, give = (slice(bounds[i], bounds[j]) for i, j in (halves[upper], halves[1 - upper]))
-        with InFlight(add) as in_flight:
-            pairs = _pairs_of_buckets(keep, give, step)
-            for (mine, theirs), buffer in zip(pairs, itertools.cycle(buffers), strict=False):
-                received = buffer[: mine.stop - mine.start]
-                requests = [comm.Irecv(received, partner), comm.Isend(flat[theirs], partner)]
-                in_flight.append(requests, mine, received)
+        yield Transfer(give, partner, keep, partner)
         low, high = halves[upper]
 
 
-class InFlight:
-    """Exchanges that have been started, at most WINDOW of them. Each is finished by `finish`.
+def ring(rank: int, bounds: list[int], first: int) -> Iterator[Transfer]:
+    """Yield N - 1 transfers, by which each slice travels around all ranks.
 
-    On a network, the next exchange starts while the last bytes of the one before are on their way.
+    first : which slice a rank gives first, by its distance. 0: its own, which is copied. 1: that of
+        the rank before, which is added up on its way.
     """
-
-    def __init__(self, finish: Callable[[slice, Array], None]):
-        self.finish = finish
-        self.started: deque[tuple[list[Any], slice, Array]] = deque()
-
-    def append(self, requests: list[Any], mine: slice, received: Array) -> None:
-        """Add an exchange, and finish the first one if there are WINDOW: its buffer is next."""
-        self.started.append((requests, mine, received))
-        if len(self.started) == WINDOW:
-            self.finish_first()
-
-    def finish_first(self) -> None:
-        """Wait for the first exchange, and finish it."""
-        requests, mine, received = self.started.popleft()
-        for request in requests:
-            request.Wait()
-        self.finish(mine, received)
-
-    def __enter__(self) -> "InFlight":
-        return self
-
-    def __exit__(self, kind: type | None, *error: object) -> None:
-        while self.started and kind is None:
-            self.finish_first()
+    size = len(bounds) - 1
+    slices = [slice(a, b) for a, b in itertools.pairwise(bounds)]
+    for distance in range(first, first + size - 1):
+        give, keep = slices[(rank - distance) % size], slices[(rank - distance - 1) % size]
+        yield Transfer(give, (rank + 1) % size, keep, (rank - 1) % size)
 
 
-def reduce_scatter(comm: Any, flat: Array, bounds: list[int]) -> None:
-    """Sum `flat` (n,) over all ranks by MPI's own order, in place in this rank's slice."""
-    own = comm.Get_rank()
-    for pieces in _buckets(bounds, _numbers(flat)):
-        packed = np.concatenate([flat[piece] for piece in pieces])
-        counts = [piece.stop - piece.start for piece in pieces]
-        comm.Reduce_scatter(packed, flat[pieces[own]], counts)
+def reduce(comm: Any, flat: Array, bounds: list[int]) -> None:
+    """Sum `flat` (n,) over all ranks, in place in this rank's slice; the rest is undefined.
+
+    For 1, 2, 4, 8, ... ranks, the order is that of the tree. For others, it is that of a ring.
+    """
+    rank, size = comm.Get_rank(), comm.Get_size()
+    transfers = ring(rank, bounds, 1) if size & size - 1 else halving(rank, bounds)
+    in_flight = InFlight(lambda: np.empty(_numbers(flat), flat.dtype))
+    for transfer in transfers:
+        for given, kept in _buckets_of(transfer, _numbers(flat)):
+            buffer, own = in_flight.take(), flat[kept]
+            received = buffer[: len(own)]
+            requests = _start(comm, transfer, flat[given], received)
+            in_flight.append(requests, buffer, partial(np.add, own, received, out=own))
+        in_flight.finish_all()  # the next transfer gives the sums
+
+
+def all_gather(comm: Any, flat: Array, bounds: list[int]) -> None:
+    """Copy each rank's slice of `flat` (n,) to all ranks, in place."""
+    in_flight = InFlight(lambda: flat[:0])
+    for transfer in ring(comm.Get_rank(), bounds, 0):
+        for given, kept in _buckets_of(transfer, _numbers(flat)):
+            buffer = in_flight.take()
+            requests = _start(comm, transfer, flat[given], flat[kept])
+            in_flight.append(requests, buffer, lambda: None)
+        in_flight.finish_all()  # the next transfer gives what has been received
 
 
 def reduce_scatter_bfloat16(comm: Any, flat: Array, bounds: list[int]) -> None:
@@ -176,34 +169,64 @@ def reduce_scatter_bfloat16(comm: Any, flat: Array, bounds: list[int]) -> None:
 
     rank, size = comm.Get_rank(), comm.Get_size()
     numbers = most(_numbers(flat), size)
-    buffers = [np.empty((2, numbers), np.uint16) for _ in range(WINDOW)]
-
-    def add(mine: slice, parts: Array) -> None:
-        bfloat16.sum_into(parts, flat[mine])
-
-    with InFlight(add) as in_flight:
-        rows = _buckets(bounds, _numbers(flat))
-        for pieces, (sent, received) in zip(rows, itertools.cycle(buffers), strict=False):
-            own, requests, start = pieces[rank].stop - pieces[rank].start, [], 0
-            parts = received[: size * own].reshape(size, own)  # one from each rank
-            bfloat16.round_into(flat[pieces[rank]], parts[rank])
-            for distance in range(1, size):
-                after, before = (rank + distance) % size, (rank - distance) % size
-                end = start + pieces[after].stop - pieces[after].start
-                bfloat16.round_into(flat[pieces[after]], sent[start:end])
-                requests.append(comm.Irecv(parts[before], before))
-                requests.append(comm.Isend(sent[start:end], after))
-                start = end
-            in_flight.append(requests, pieces[rank], parts)
+    in_flight = InFlight(
+        lambda: np.empty((2, numbers), np.uint16), max(2, WINDOW * _numbers(flat) // numbers)
+    )
+    for pieces in _buckets(bounds, _numbers(flat)):
+        buffer, own = in_flight.take(), flat[pieces[rank]]
+        (sent, received), requests, start = buffer, [], 0
+        parts = received[: size * len(own)].reshape(size, len(own))  # one from each rank
+        bfloat16.round_into(own, parts[rank])
+        for distance in range(1, size):
+            after, before = (rank + distance) % size, (rank - distance) % size
+            end = start + pieces[after].stop - pieces[after].start
+            bfloat16.round_into(flat[pieces[after]], sent[start:end])
+            requests.append(comm.Irecv(parts[before], before))
+            requests.append(comm.Isend(sent[start:end], after))
+            start = end
+        in_flight.append(requests, buffer, partial(bfloat16.sum_into, parts, own))
+    in_flight.finish_all()
 
 
-def all_gather(comm: Any, flat: Array, bounds: list[int]) -> None:
-    """Copy each rank's slice of `flat` (n,) to all ranks, in place."""
-    from mpi4py import MPI
+class InFlight:
+    """Exchanges that have been started, at most `limit` of them, and their buffers.
 
-    for pieces in _buckets(bounds, GATHERED * _numbers(flat)):
-        counts = [piece.stop - piece.start for piece in pieces]
-        comm.Allgatherv(MPI.IN_PLACE, [flat, (counts, [piece.start for piece in pieces])])
+    On a network, many buckets are on their way: MPI's own messages, which ask for the next ones,
+    wait behind them. An exchange is finished as soon as it is complete. Within a machine, few
+    buffers are therefore used, and they stay in the cache.
+    """
+
+    def __init__(self, allocate: Callable[[], Array], limit: int | None = None):
+        self.allocate, self.limit = allocate, limit or WINDOW
+        self.spare: list[Array] = []
+        self.started: deque[tuple[list[Any], Array, Callable[[], object]]] = deque()
+
+    def take(self) -> Array:
+        """Return a buffer that no exchange uses. Wait for one if there are `limit` exchanges."""
+        while self.started and (len(self.started) == self.limit or self.is_first_complete()):
+            self.finish_first()
+        return self.spare.pop() if self.spare else self.allocate()
+
+    def append(self, requests: list[Any], buffer: Array, finish: Callable[[], object]) -> None:
+        """Add an exchange. `finish()` uses what it has received."""
+        self.started.append((requests, buffer, finish))
+
+    def is_first_complete(self) -> bool:
+        """Return True if the first exchange is complete."""
+        return all(request.Test() for request in self.started[0][0])
+
+    def finish_first(self) -> None:
+        """Wait for the first exchange, and finish it."""
+        requests, buffer, finish = self.started.popleft()
+        for request in requests:
+            request.Wait()
+        finish()
+        self.spare.append(buffer)
+
+    def finish_all(self) -> None:
+        """Wait for all exchanges, and finish them in their order."""
+        while self.started:
+            self.finish_first()
 
 
 def gather(comm: Any, own: Array, root: int = 0) -> Array | None:
@@ -238,11 +261,16 @@ def _split(start: int, end: int, step: int) -> list[slice]:
     return [slice(i, min(i + step, end)) for i in range(start, end, step)]
 
 
-def _pairs_of_buckets(a: slice, b: slice, step: int) -> Iterator[tuple[slice, slice]]:
-    """Yield equally many slices of `a` and `b`; those of the shorter one end with empty slices."""
-    for i in range(0, max(a.stop - a.start, b.stop - b.start), step):
-        yield tuple(slice(min(s.start + i, s.stop), min(s.start + i + step, s.stop))
-                    for s in (a, b))  # type: ignore[misc]  # fmt: skip
+def _buckets_of(transfer: Transfer, step: int) -> Iterator[tuple[slice, slice]]:
+    """Yield slices of what is given and of what is kept, then empty ones of the shorter."""
+    give, keep = (_split(part.start, part.stop, step) for part in (transfer.give, transfer.keep))
+    yield from itertools.zip_longest(give, keep, fillvalue=slice(0))
+
+
+def _start(comm: Any, transfer: Transfer, sent: Array, received: Array) -> list[Any]:
+    """Start to receive and to send arrays that are not empty, and return the requests."""
+    requests = [comm.Irecv(received, transfer.source)] if received.size else []
+    return [*requests, comm.Isend(sent, transfer.to)] if sent.size else requests
 
 
 def most(step: int, size: int) -> int:

@@ -1,5 +1,6 @@
 """Parts that need no MPI: launchers, cuts, orders of sums, masks."""
 
+import functools
 import itertools
 import random
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import npgpt
 import npgpt.ops
@@ -259,11 +261,61 @@ def test_buckets_are_bounded_and_complete(bounds):
     found = list(sums._buckets(bounds, 6))
     assert all(s.stop - s.start <= max(1, 6 // (len(bounds) - 1)) for row in found for s in row)
     assert sorted(i for row in found for s in row for i in range(s.start, s.stop)) == [*range(9)]
-    a, b = slice(0, 5), slice(5, 12)
-    pairs = list(sums._pairs_of_buckets(a, b, 3))
-    for whole, one in ((a, 0), (b, 1)):
-        inside = [i for pair in pairs for i in range(pair[one].start, pair[one].stop)]
-        assert inside == [*range(whole.start, whole.stop)]
+
+
+# of unequal slices, some of them empty
+BOUNDS = {1: [0, 40], 2: [0, 17, 40], 3: [0, 9, 9, 40], 4: [0, 9, 18, 33, 40],
+          7: [0, 1, 2, 9, 18, 18, 31, 40], 8: [0, 5, 10, 15, 20, 25, 30, 36, 40]}  # fmt: skip
+
+
+@pytest.mark.parametrize("window", [1, 2, 32])
+@pytest.mark.parametrize("size", BOUNDS)
+def test_sums_and_copies_between_ranks(size, window, rng, monkeypatch):
+    """The owner of a slice has the sum in the order of the tree or the ring; then all have all."""
+    monkeypatch.setattr(sums, "BUCKET", 16)
+    monkeypatch.setattr(sums, "WINDOW", window)
+    parts, bounds = rng.standard_normal((size, 40)).astype(np.float32), BOUNDS[size]
+
+    def program(here):
+        flat = parts[here.rank].copy()
+        sums.reduce(here.comm, flat, bounds)
+        low, high = bounds[here.rank : here.rank + 2]
+        own = flat[low:high].copy()
+        flat[:low], flat[high:] = np.nan, np.nan
+        sums.all_gather(here.comm, flat, bounds)
+        return own, flat
+
+    found = thread_ranks.run(size, program)
+    total = np.concatenate([own for own, _ in found])
+    for _, flat in found:
+        assert flat.tobytes() == total.tobytes()
+    expected = np.empty_like(total)
+    for rank, (low, high) in enumerate(itertools.pairwise(bounds)):
+        if size & size - 1:  # a ring, in which a slice ends at its owner
+            order = [parts[(rank + k) % size, low:high] for k in range(1, size + 1)]
+            expected[low:high] = functools.reduce(np.add, order)
+        else:
+            rows = parts[:, low:high]
+            while len(rows) > 1:  # distances N/2, N/4, ...
+                rows = rows[: len(rows) // 2] + rows[len(rows) // 2 :]
+            expected[low:high] = rows[0]
+    assert total.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_sums_in_bfloat16_between_ranks(size, rng, monkeypatch):
+    """Rounded once, and added in float32 in the order of the ranks."""
+    monkeypatch.setattr(sums, "BUCKET", 32)
+    parts, bounds = rng.standard_normal((size, 40)).astype(np.float32), BOUNDS[size]
+
+    def program(here):
+        flat = parts[here.rank].copy()
+        sums.reduce_scatter_bfloat16(here.comm, flat, bounds)
+        return flat[bounds[here.rank] : bounds[here.rank + 1]]
+
+    found = np.concatenate(thread_ranks.run(size, program))
+    rounded = torch.tensor(parts).bfloat16().float().numpy()
+    assert found.tobytes() == functools.reduce(np.add, rounded, np.float32(0)).tobytes()
 
 
 def test_a_world_of_one_trains_like_a_trainer():
