@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 from npgpt.cli.common import (
     ModelPath,
@@ -13,17 +13,21 @@ from npgpt.cli.common import (
     load,
     say,
 )
+from npgpt.cli.evaluate_task import evaluate_task
 from npgpt.distributed.world import World, once_per_machine, run_launched
+from npgpt.errors import ConfigError
 from npgpt.system.console import track_progress
 from npgpt.system.terminal import printable_line
 
 if TYPE_CHECKING:
     from npgpt.inference.evaluate import Batch, Share
 
+TaskName = Literal["lambada", "hellaswag", "wikitext"]
+
 
 @dataclass(kw_only=True)
 class Evaluate:
-    """Compute the loss and the perplexity of a model on a text.
+    """Compute the loss and the perplexity of a model on a text, or its result in a task.
 
     Under mpirun or srun, the ranks share the windows. Their number does not affect the result.
 
@@ -32,7 +36,7 @@ class Evaluate:
     data
         "bundled", "verdict" (downloaded once), a text file, a directory of .txt files, a file of
         documents (.jsonl, .parquet), or a directory of token files. Of these, their validation
-        split, or all tokens without one.
+        split, or all tokens without one. With --task: the file of the task.
     model
         A run directory, weights in any supported format, or gpt2-small to gpt2-xl once downloaded.
     weights
@@ -46,9 +50,18 @@ class Evaluate:
         Tokens from the start of one window to the start of the next. With a smaller stride, tokens
         are predicted from a longer context; 512 is common for GPT-2.
     batch_size
-        Windows per batch. It affects time and memory, not the result.
+        Windows per batch, or as many tokens in a batch of a task. It affects time and memory, not
+        the result.
     eval_tokens
         Tokens to predict, in windows that are spread evenly over the text.
+    task
+        lambada, hellaswag or wikitext: an evaluation with published results, on a file as its
+        authors distribute it.
+    protocol
+        How the task is scored. harness: as lm-evaluation-harness. karpathy, for hellaswag: as
+        llm.c.
+    limit
+        Texts, questions or articles of the task to score, the first ones of the file.
     """
 
     data: str
@@ -59,6 +72,9 @@ class Evaluate:
     stride: Annotated[int | None, default("the context length, as in the book", "INT")] = None
     batch_size: int = 2
     eval_tokens: Annotated[int | None, default("all", "INT")] = None
+    task: Annotated[Optional[TaskName], default("none", "{lambada,hellaswag,wikitext}")] = None  # noqa: UP045
+    protocol: Annotated[Optional[str], default("harness", "{harness,karpathy}")] = None  # noqa: UP045
+    limit: Annotated[int | None, default("all", "INT")] = None
 
     @announce_compilation()
     def run(self) -> int:
@@ -67,6 +83,11 @@ class Evaluate:
 
     def run_on(self, here: World) -> int:
         """Evaluate this rank's share; print loss and perplexity on the first one."""
+        if self.task is not None:
+            return evaluate_task(here, self, self.task)
+        for name in ("protocol", "limit"):
+            if getattr(self, name) is not None:
+                raise ConfigError(f"--{name} is for a task: give --task")
         from npgpt.data import dataset
         from npgpt.distributed.evaluation import evaluate
         from npgpt.inference.evaluate import make_batches, perplexity

@@ -1,6 +1,6 @@
 """The pages are programs: they run, print what they say they print, and quote the code as it is.
 
-In docs/ops/*.md, docs/book.md, docs/from-pytorch.md and docs/getting-started.md a ```python block
+In docs/ops/*.md, docs/evaluation.md, docs/book.md and other pages a ```python block
 is executed, in order, one namespace a page; what it prints is the ```text block after it. A
 ```python block whose first line is a path, `# npgpt/ops/gelu.py`, is a quotation: it stands in that
 file word for word, at any one depth of indentation.
@@ -75,7 +75,7 @@ def headings(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "docs" / "evaluation.md"], ids=name)
 def test_page_runs_and_prints_what_it_shows(page):
     run(page)
 

@@ -56,8 +56,8 @@ def test_every_package_is_installed():
 
 
 PACKAGES = {
-    "cli", "data", "distributed", "download", "explain", "export", "fused", "inference", "kernels",
-    "learn", "mixed", "model", "ops", "parity", "performance", "play", "system", "testing",
+    "cli", "data", "distributed", "download", "evaluation", "explain", "export", "fused", "inference",
+    "kernels", "learn", "mixed", "model", "ops", "parity", "performance", "play", "system", "testing",
     "training", "weights", "finetuning",
 }  # fmt: skip
 MODULES = {

@@ -1,0 +1,1 @@
+"""Evaluation tasks with published results: LAMBADA, HellaSwag, WikiText."""
