@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "Adam": "npgpt.training.optim",
     "AdamW": "npgpt.training.optim",
+    "Batch": "npgpt.inference.batch",
     "Config": "npgpt.config",
     "ConfigError": "npgpt.errors",
     "DownloadError": "npgpt.errors",
@@ -34,6 +35,7 @@ _MODULES = {
     "RMSprop": "npgpt.training.optim",
     "RunError": "npgpt.errors",
     "SGD": "npgpt.training.optim",
+    "Sampling": "npgpt.inference.sampling",
     "Trainer": "npgpt.training.trainer",
     "TrainingConfig": "npgpt.config",
     "WeightFileError": "npgpt.errors",

@@ -15,8 +15,10 @@ from npgpt.errors import RunError as RunError
 from npgpt.errors import WeightFileError as WeightFileError
 from npgpt.errors import WeightFileWarning as WeightFileWarning
 from npgpt.gpt import GPT as GPT
+from npgpt.inference.batch import Batch as Batch
 from npgpt.inference.evaluate import evaluate as evaluate
 from npgpt.inference.generate import generate as generate
+from npgpt.inference.sampling import Sampling as Sampling
 from npgpt.loading import load as load
 from npgpt.model.params import named as named
 from npgpt.model.params import zeros_like as zeros_like

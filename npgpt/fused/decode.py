@@ -51,7 +51,8 @@ class Addresses(NamedTuple):
 
 def forward(x: Array, blocks, *, n_head: int, past, out: Array | None = None):
     """(B, 1, C) -> (B, 1, C). `blocks`: the parameters of every block (npgpt/model/params.py).
-    `past`: one cache per block (npgpt/model/kv_cache.py), extended by this position."""
+    `past`: one cache per block (npgpt/model/kv_cache.py), extended by this position. Of rows of
+    unequal length: one RowCaches per block."""
     return forward_with(matrix, x, blocks, n_head, past, out)
 
 
@@ -66,12 +67,7 @@ def forward_with(matrix, x: Array, blocks, n_head: int, past, out: Array | None)
     if not L:
         raise ValueError("there are no blocks")
     addresses = addresses_of(matrix, blocks, past, x.dtype)
-    starts = {layer.reserve(1) for layer in past}
-    if len(starts) != 1:
-        raise ValueError(
-            f"all layers must have the same number of cached positions, not {sorted(starts)}"
-        )
-    caches = np.array([[address(layer.k, x.dtype), address(layer.v, x.dtype)] for layer in past])
+    caches, starts, capacities = reserve(past, x.dtype)
     out, threads = np.empty_like(x) if out is None else out, num_threads()
     stream, qkv, h, added = (
         np.empty(shape, x.dtype) for shape in
@@ -79,11 +75,38 @@ def forward_with(matrix, x: Array, blocks, n_head: int, past, out: Array | None)
     )  # fmt: skip
     stream[0] = rows(x)
     counters = np.zeros((len(STAGES) * L * (threads + 1), LINE // 8), np.int64)
-    capacity = past[0].k.shape[-2]
-    _forward(addresses.matrices, addresses.norms, addresses.kind, caches, n_head, capacity,
-             starts.pop(), number((C // n_head) ** -0.5), number(EPS), number(SCALE),
+    _forward(addresses.matrices, addresses.norms, addresses.kind, caches, n_head, capacities,
+             starts, number((C // n_head) ** -0.5), number(EPS), number(SCALE),
              number(CUBIC), threads, counters, stream, qkv, h, added, rows(out))  # fmt: skip
     return out
+
+
+def reserve(past, dtype) -> tuple[Array, Array, Array]:
+    """Reserve a position of every row. Return the addresses of keys and values, (L, B, 2), the
+    reserved positions and the capacities, (B,) each."""
+    if hasattr(past[0], "rows"):
+        starts = np.array([[row.reserve(1) for row in layer.rows] for layer in past])
+        caches = np.array([[row_addresses(row, dtype) for row in layer.rows] for layer in past])
+        capacities = np.array([row.k.shape[-2] for row in past[0].rows])
+    else:
+        B = len(past[0].k)
+        starts = np.array([[layer.reserve(1)] * B for layer in past])
+        first = np.array([[address(layer.k, dtype), address(layer.v, dtype)] for layer in past])
+        caches = first[:, None] + np.arange(B)[:, None] * past[0].k.strides[0]
+        capacities = np.full(B, past[0].k.shape[-2])
+    if (starts != starts[0]).any():
+        raise ValueError(
+            "all layers must have the same number of cached positions, not "
+            f"{sorted(set(starts.ravel().tolist()))}"
+        )
+    return caches, starts[0], capacities
+
+
+def row_addresses(row, dtype) -> tuple[int, int]:
+    """Return the addresses of a row's keys and values, cached until it grows."""
+    if row.backend_state is None or row.backend_state[0] is not row.k:
+        row.backend_state = row.k, (address(row.k, dtype), address(row.v, dtype))
+    return row.backend_state[1]
 
 
 def addresses_of(matrix, blocks, past, dtype) -> Addresses:
@@ -115,12 +138,12 @@ def collect_addresses(matrix, blocks, dtype) -> Addresses:
 
 @njit
 def _forward(
-    matrices, norms, kind, caches, n_head, capacity, start, scale, eps, gelu_scale, cubic, threads,
-    counters, stream, qkv, h, added, out,
+    matrices, norms, kind, caches, n_head, capacities, starts, scale, eps, gelu_scale, cubic,
+    threads, counters, stream, qkv, h, added, out,
 ):  # fmt: skip
     attended = np.empty_like(out)
     in_parallel(threads, _stages,
-                (matrices, norms, kind, caches, n_head, capacity, start, scale, eps, gelu_scale,
+                (matrices, norms, kind, caches, n_head, capacities, starts, scale, eps, gelu_scale,
                  cubic, threads, counters, stream, qkv, attended, h, added))  # fmt: skip
     C = out.shape[1]
     _total(stream[-1], added[1], matrices[-1, MLP_PROJ], 0, C, out)
@@ -128,8 +151,8 @@ def _forward(
 
 @inner
 def _stages(
-    thread, matrices, norms, kind, caches, n_head, capacity, start, scale, eps, gelu_scale, cubic,
-    threads, counters, stream, qkv, attended, h, added,
+    thread, matrices, norms, kind, caches, n_head, capacities, starts, scale, eps, gelu_scale,
+    cubic, threads, counters, stream, qkv, attended, h, added,
 ):  # fmt: skip
     """Run one thread through all stages of all blocks."""
     _, B, C = stream.shape
@@ -164,8 +187,10 @@ def _stages(
             first, last = part * I // PARTS, (part + 1) * I // PARTS
             if stage == ATTENTION:
                 for head in range(part * B * n_head // PARTS, (part + 1) * B * n_head // PARTS):
-                    _attend(qkv, matrices[layer, C_ATTN], head // n_head, head % n_head, n_head,
-                            caches[layer], capacity, start, scale, attended)  # fmt: skip
+                    b = head // n_head
+                    _attend(qkv, matrices[layer, C_ATTN], b, head % n_head, n_head,
+                            caches[layer, b], capacities[b], starts[b], scale,
+                            attended)  # fmt: skip
             else:
                 if stage == MLP_PROJ:
                     wide[:, first:last] = 0
@@ -308,7 +333,7 @@ def _attend(qkv, p, b, h, H, cache, capacity, start, scale, out):
         left = i * C + h * D
         _add_up(qkv, b, p, left, left + D, new[i])
     query, out_row = new[0], out[b, h * D : (h + 1) * D]
-    offset = (b * H + h) * capacity * D * out.itemsize
+    offset = h * capacity * D * out.itemsize
     k, v = (
         array_at(cache[0] + offset, (capacity, D), out),
         array_at(cache[1] + offset, (capacity, D), out),

@@ -1,5 +1,7 @@
 """Token plus position embedding. The formula is in npgpt/ops/embedding.py."""
 
+import numpy as np
+
 from npgpt.arrays import Array, rows
 from npgpt.kernels import buffer_pool
 from npgpt.kernels.jit import BLOCKS, inner, njit
@@ -7,11 +9,12 @@ from npgpt.kernels.parallel import in_parallel
 from npgpt.ops.embedding import Cache, Params, check
 
 
-def forward(tokens: Array, p: Params, *, start: int = 0, out: Array | None = None):
-    """(B, T) integers below V -> (B, T, C). `start`: the position of the first token."""
+def forward(tokens: Array, p: Params, *, start: int | Array = 0, out: Array | None = None):
+    """(B, T) integers below V -> (B, T, C). `start`: the position of the first token, or (B,)."""
     check(tokens, p, start)
     out = buffer_pool.empty((*tokens.shape, p.wte.shape[-1]), p.wte.dtype) if out is None else out
-    _forward(tokens.ravel(), p.wte, p.wpe, start, tokens.shape[-1], rows(out))
+    starts = np.full(len(tokens), start, np.int64)
+    _forward(tokens.ravel(), p.wte, p.wpe, starts, tokens.shape[-1], rows(out))
     return out, Cache(tokens)
 
 
@@ -22,13 +25,13 @@ def backward(dout: Array, cache: Cache, g: Params) -> None:
 
 
 @njit
-def _forward(tokens, wte, wpe, start, T, out):
-    in_parallel(len(tokens), _forward_row, (tokens, wte, wpe, start, T, out))
+def _forward(tokens, wte, wpe, starts, T, out):
+    in_parallel(len(tokens), _forward_row, (tokens, wte, wpe, starts, T, out))
 
 
 @inner
-def _forward_row(n, tokens, wte, wpe, start, T, out):
-    token, position, out_row = wte[tokens[n]], wpe[start + n % T], out[n]
+def _forward_row(n, tokens, wte, wpe, starts, T, out):
+    token, position, out_row = wte[tokens[n]], wpe[starts[n // T] + n % T], out[n]
     for c in range(len(out_row)):
         out_row[c] = token[c] + position[c]
 

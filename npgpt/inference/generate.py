@@ -1,22 +1,21 @@
-"""Generate tokens one at a time from a prompt.
+"""Generate tokens one at a time from a prompt, or from several (npgpt/inference/batch.py).
 
 The prompt is read in one pass. After that each new token is read alone, with the cached keys and
 values of the tokens before it. Once the context is full, the window slides. GPT-2's positions are
 absolute: every cached key would be wrong by one position, and the window is read again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
 
 from npgpt.arrays import Array, Flat, TokenIds
-from npgpt.errors import InputError, RunError, show
+from npgpt.errors import InputError, show
 from npgpt.gpt import GPT
-from npgpt.inference import sampling
-from npgpt.model import finite, kv_cache
+from npgpt.inference.batch import Batch, check_biased, check_keep
+from npgpt.inference.sampling import Sampling
 from npgpt.model.inputs import check_integer, check_kind, check_tokens
-from npgpt.model.kv_cache import LayerCache
 from npgpt.rng import Generator
 
 Rngs = Generator | Sequence[Generator] | None
@@ -26,17 +25,23 @@ Rngs = Generator | Sequence[Generator] | None
 def generate(
     model: GPT, tokens: Flat, max_new_tokens: int, temperature: float = ...,
     top_k: int | None = ..., top_p: float | None = ..., eos_id: int | None = ..., rng: Rngs = ...,
+    *, min_p: float | None = ..., repetition_penalty: float = ...,
+    logit_bias: Mapping[int, float] | None = ..., keep: int | None = ...,
 ) -> Iterator[int]: ...  # fmt: skip
 @overload
 def generate(
     model: GPT, tokens: Sequence[Flat] | Sequence[Array], max_new_tokens: int,
     temperature: float = ..., top_k: int | None = ..., top_p: float | None = ...,
-    eos_id: int | None = ..., rng: Rngs = ...,
+    eos_id: int | None = ..., rng: Rngs = ..., *, min_p: float | None = ...,
+    repetition_penalty: float = ..., logit_bias: Mapping[int, float] | None = ...,
+    keep: int | None = ...,
 ) -> Iterator[Array]: ...  # fmt: skip
 @overload
 def generate(
     model: GPT, tokens: Array, max_new_tokens: int, temperature: float = ...,
     top_k: int | None = ..., top_p: float | None = ..., eos_id: int | None = ..., rng: Rngs = ...,
+    *, min_p: float | None = ..., repetition_penalty: float = ...,
+    logit_bias: Mapping[int, float] | None = ..., keep: int | None = ...,
 ) -> Iterator[Any]: ...  # fmt: skip
 def generate(
     model: GPT,
@@ -47,6 +52,11 @@ def generate(
     top_p: float | None = None,
     eos_id: int | None = None,
     rng: Rngs = None,
+    *,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    logit_bias: Mapping[int, float] | None = None,
+    keep: int | None = None,
 ) -> Iterator[Any]:
     """Yield new tokens after a prompt, one at a time.
 
@@ -55,8 +65,8 @@ def generate(
     model : GPT
         The model. Only the last `context_length` tokens are read.
     tokens : (T,) int, (B, T) int, or B sequences of int
-        One prompt or several. Prompts of equal length form a group. Each group is a batch of its
-        own and takes the time of one.
+        One prompt or several, of any lengths, which are continued together. Each gets the tokens
+        that it would get alone.
     max_new_tokens : int
         Number of tokens to generate per prompt, at most.
     temperature : float, default 0.0
@@ -71,6 +81,12 @@ def generate(
     rng : Generator, B generators, or None, default None
         Draws the tokens; required if `temperature` is above 0. One generator draws for all prompts
         in turn. With one generator each, a prompt's tokens do not depend on the other prompts.
+    min_p, repetition_penalty, logit_bias
+        As of `Sampling`.
+    keep : int or None, default None
+        When the context is full, this number of first tokens and the last half of the others are
+        kept, and read again once. None: the oldest token is dropped, and all others are read again
+        for every further token.
 
     Yields
     ------
@@ -84,20 +100,22 @@ def generate(
     RunError
         If the logits are nan or infinite, when the next token is asked for.
     """
-    settings = sampling.check(temperature, top_k, top_p)
+    settings = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, logit_bias)
     max_new_tokens = check_integer("max_new_tokens", max_new_tokens, least=0)
     check_kind("model", model, GPT)
+    check_biased(settings, model.config)
+    check_keep(keep, model.config)
     if eos_id is not None and check_integer("eos_id", eos_id) not in range(model.config.vocab_size):
         eos_id = None  # the model never generates it
     prompts, single = _prompts(model, tokens)
     generators: list[Any] = list(rng) if isinstance(rng, (list, tuple)) else [rng]
-    if settings["temperature"] > 0 and any(one is None for one in generators):
+    if not settings.is_greedy and any(one is None for one in generators):
         raise InputError(f"temperature {temperature} draws at random: give it rng=Generator(seed)")
     if any(one is not None and not hasattr(one, "multinomial") for one in generators):
         raise InputError(f"rng must be one or more npgpt.Generator, not {show(rng)}")
     if isinstance(rng, (list, tuple)) and len(rng) != len(prompts):
         raise InputError(f"rng has {len(rng)} generators for {len(prompts)} prompts")
-    steps = _steps(model, prompts, max_new_tokens, eos_id, generators, settings)
+    steps = _steps(model, prompts, max_new_tokens, eos_id, generators, settings, keep)
     return (int(new[0]) for new in steps) if single else steps
 
 
@@ -121,70 +139,29 @@ def _prompts(model: GPT, tokens: Any) -> tuple[list[Array], bool]:
     return [check_tokens(p[-T_max:][None], model.config)[0] for p in prompts], single
 
 
-class _Group:
-    """Prompts of one length, which share a key/value cache."""
-
-    def __init__(self, model: GPT, window: Array):
-        self.model, self.window, self.unread = model, window, window
-        empty = kv_cache.empty_cache(len(window), model.config, model.dtype)
-        self.past: list[LayerCache] | None = empty
-
-    @finite.ignore_overflow()
-    def logits(self) -> Array:
-        """Return the next token's logits (B, V)."""
-        return self.model.next_logits(self.unread, past=self.past)
-
-    def append(self, new: Array) -> None:
-        """Append the new tokens (B,)."""
-        T_max = self.model.config.context_length
-        slides = self.window.shape[1] == T_max
-        self.window = np.concatenate([self.window, new[:, None]], axis=1)[:, -T_max:]
-        self.unread, self.past = (self.window, None) if slides else (new[:, None], self.past)
-
-
 def _steps(
     model: GPT,
     prompts: list[Array],
     count: int,
     eos_id: int | None,
     rngs: list[Generator | None],
-    settings: dict[str, Any],
+    settings: Sampling,
+    keep: int | None,
 ) -> Iterator[Array]:
     """Yield the new tokens (B,) of all prompts, step by step."""
-    lengths = np.array([len(prompt) for prompt in prompts])
-    members = [np.flatnonzero(lengths == length) for length in dict.fromkeys(lengths.tolist())]
-    groups = [_Group(model, np.stack([prompts[i] for i in rows])) for rows in members]
-    logits, ended = np.empty(0), np.zeros(len(prompts), bool)
-    for _ in range(count):
-        for rows, group in zip(members, groups, strict=True):
-            found = group.logits()
-            if len(groups) == 1:
-                logits = found
-                continue
-            if not logits.size:
-                logits = np.empty((len(prompts), found.shape[1]), found.dtype)
-            logits[rows] = found
-        try:
-            new = _choose(logits, rngs, ended, settings)
-        except RunError as error:
-            raise finite.error(str(error), model.params, model.path) from None
+    shared = len(rngs) == 1 and not settings.is_greedy  # it draws for rows that have ended, too
+    batch, tokens = Batch(model), np.zeros(len(prompts), np.int64)
+    ended = np.full(len(prompts), count == 0)
+    if count:
+        for prompt, rng in zip(prompts, rngs * (len(prompts) // len(rngs)), strict=True):
+            batch.add(
+                prompt, settings, max_new_tokens=count, rng=rng, keep=keep,
+                eos_id=None if shared else eos_id,
+            )  # fmt: skip
+    while batch and not ended.all():
+        for new in batch.step():
+            tokens[new.row] = new.token
         if eos_id is not None:
-            new = np.where(ended, eos_id, new)
-            ended |= new == eos_id
-        yield new
-        if ended.all():
-            return
-        for rows, group in zip(members, groups, strict=True):
-            group.append(new[rows])
-
-
-def _choose(
-    logits: Array, rngs: list[Generator | None], ended: Array, settings: dict[str, Any]
-) -> Array:
-    """(B, V) -> (B,) int64. One generator draws for all rows, or each row has its own."""
-    if len(rngs) == 1:
-        return sampling.next_token(logits, **settings, rng=rngs[0])
-    new = np.zeros(len(logits), np.int64)
-    for i in np.flatnonzero(~ended):
-        new[i] = sampling.next_token(logits[i : i + 1], **settings, rng=rngs[i])[0]
-    return new
+            tokens[ended] = eos_id
+            ended |= tokens == eos_id
+        yield tokens.copy()

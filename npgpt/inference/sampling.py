@@ -1,29 +1,120 @@
-"""Choose the next token from logits: greedy, temperature, top-k, top-p.
+"""Choose the next token from logits: bias, penalty, top-k, temperature, top-p, min-p, one draw.
 
-The order is top-k, temperature, top-p, then one draw. Temperature 0 is greedy and draws nothing.
+The filters and their order are those of transformers' `generate`. Temperature 0 is greedy and draws
+nothing.
 """
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from npgpt.arrays import Array
-from npgpt.errors import InputError, RunError
+from npgpt.errors import InputError, RunError, show
 from npgpt.model.inputs import check_integer, check_number
 from npgpt.ops.attention import softmax
 from npgpt.rng import Generator
 
 
-def check(temperature: Any, top_k: Any, top_p: Any) -> dict[str, Any]:
-    """Return the settings of `next_token`. Raise InputError for one that is out of range."""
-    settings: dict[str, Any] = {"temperature": check_number("temperature", temperature)}
-    if settings["temperature"] < 0:
-        raise InputError(f"temperature is {temperature}, but must be 0 (greedy) or above")
-    settings["top_k"] = None if top_k is None else check_integer("top_k", top_k, least=1)
-    settings["top_p"] = None if top_p is None else check_number("top_p", top_p)
-    if top_p is not None and not 0 < top_p <= 1:
-        raise InputError(f"top_p is {top_p}, but must be in (0, 1]")
-    return settings
+@dataclass(frozen=True)
+class Sampling:
+    """The settings by which a token is chosen from the logits.
+
+    Parameters
+    ----------
+    temperature : float, default 0.0
+        0 chooses the most likely token. Above 0, tokens are sampled; higher values make the
+        distribution more even.
+    top_k : int or None, default None
+        Choose among the k most likely tokens.
+    top_p : float or None, default None
+        Choose among the most likely tokens that together have this probability, in (0, 1].
+    min_p : float or None, default None
+        Choose among tokens of at least this share of the largest probability, in [0, 1].
+    repetition_penalty : float, default 1.0
+        Logits of all tokens of the prompt and of the text so far are divided by this number, or
+        multiplied if they are negative.
+    logit_bias : dict of int to float, or None, default None
+        Numbers that are added to the logits of these tokens.
+
+    Raises
+    ------
+    InputError
+        If a number is out of range.
+    """
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] | None = None
+
+    def __post_init__(self) -> None:
+        numbers = {
+            name: check_number(name, value)
+            for name in ("temperature", "top_p", "min_p", "repetition_penalty")
+            if (value := getattr(self, name)) is not None
+            or name in ("temperature", "repetition_penalty")
+        }
+        if numbers["temperature"] < 0:
+            raise InputError(f"temperature is {self.temperature}, but must be 0 (greedy) or above")
+        if not 0 < numbers.get("top_p", 1) <= 1:
+            raise InputError(f"top_p is {self.top_p}, but must be in (0, 1]")
+        if not 0 <= numbers.get("min_p", 0) <= 1:
+            raise InputError(f"min_p is {self.min_p}, but must be in [0, 1]")
+        if (penalty := numbers["repetition_penalty"]) <= 0:
+            raise InputError(f"repetition_penalty is {penalty}, but must be above 0")
+        if self.top_k is not None:
+            numbers["top_k"] = check_integer("top_k", self.top_k, least=1)
+        if self.logit_bias is not None:
+            object.__setattr__(self, "logit_bias", check_bias(self.logit_bias))
+        for name, number in numbers.items():  # as Python's: NumPy's may overflow
+            object.__setattr__(self, name, number)
+
+    @property
+    def is_greedy(self) -> bool:
+        """True if the most likely token is chosen."""
+        return self.temperature == 0
+
+
+def check_bias(bias: Any) -> dict[int, float]:
+    """Return a dict of tokens and numbers. Raise InputError for anything else."""
+    if not isinstance(bias, Mapping):
+        raise InputError(f"logit_bias must be a dict or None, not {show(bias)}")
+    return {
+        check_integer("a token of logit_bias", token, least=0): check_number(
+            f"logit_bias[{show(token)}]", number
+        )
+        for token, number in bias.items()
+    }
+
+
+def choose(logits: Array, settings: Sampling, text: Iterable[int], rng: Generator | None) -> int:
+    """Return the next token from logits (V,), after the tokens of a text (T,).
+
+    Raises RunError if a logit is nan, or the largest one infinite.
+    """
+    new = next_token(
+        adjust(logits, settings, text)[None], temperature=settings.temperature,
+        top_k=settings.top_k, top_p=settings.top_p, min_p=settings.min_p, rng=rng,
+    )  # fmt: skip
+    return int(new[0])
+
+
+def adjust(logits: Array, settings: Sampling, text: Iterable[int]) -> Array:
+    """(V,) -> (V,). Add the bias; apply the penalty to the tokens of `text` (T,)."""
+    bias, penalty = settings.logit_bias, logits.dtype.type(settings.repetition_penalty)
+    if bias or penalty != 1:
+        logits = logits.copy()
+    if bias:
+        logits[list(bias)] += np.fromiter(bias.values(), logits.dtype)
+    if penalty != 1:
+        seen = np.unique(np.fromiter(text, np.int64))
+        found = logits[seen]
+        logits[seen] = np.where(found < 0, found * penalty, found / penalty)
+    return logits
 
 
 def next_token(
@@ -32,6 +123,7 @@ def next_token(
     temperature: float = 0.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
     rng: Generator | None = None,
 ) -> Array:
     """(B, V) -> (B,) int64. `rng` may be None if the temperature is 0.
@@ -42,11 +134,17 @@ def next_token(
         best = logits.argmax(-1)  # the first nan, if there is one
         require_finite(logits[np.arange(len(logits)), best])
         return best
-    return rng.multinomial(probabilities(logits, temperature, top_k=top_k, top_p=top_p))
+    probs = probabilities(logits, temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    return rng.multinomial(probs)
 
 
 def probabilities(
-    logits: Array, temperature: float, *, top_k: int | None = None, top_p: float | None = None
+    logits: Array,
+    temperature: float,
+    *,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
 ) -> Array:
     """(B, V) -> (B, V): return the probabilities that `next_token` draws from."""
     largest = logits.max(-1, keepdims=True)  # nan if any logit is
@@ -59,7 +157,15 @@ def probabilities(
     with np.errstate(over="ignore"):
         scaled = (logits - largest) / temperature
     probs = softmax(scaled)
-    return probs if top_p is None else keep_top_p(probs, top_p)
+    if top_p is not None:
+        probs = keep_top_p(probs, top_p)
+    return probs if min_p is None else keep_min_p(probs, min_p)
+
+
+def log_probabilities(logits: Array) -> Array:
+    """(..., V) -> (..., V) float64: log-softmax, the model's own, without filters."""
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, dtype=np.float64, keepdims=True))
 
 
 def require_finite(largest: Array) -> None:
@@ -87,4 +193,13 @@ def keep_top_p(probs: Array, p: float) -> Array:
     ranked = np.where(before < p, ranked, 0)
     kept = np.zeros_like(probs)
     np.put_along_axis(kept, order, ranked, -1)
+    return kept / kept.sum(-1, keepdims=True)
+
+
+def keep_min_p(probs: Array, p: float) -> Array:
+    """Keep tokens of at least `p` times the largest probability, rescaled to sum to 1.
+
+    Nguyen et al. 2024, arXiv:2407.01082. The most likely token always stays.
+    """
+    kept = np.where(probs < p * probs.max(-1, keepdims=True), 0, probs)
     return kept / kept.sum(-1, keepdims=True)

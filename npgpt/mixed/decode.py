@@ -7,7 +7,8 @@ from npgpt.quantized_matrix import QuantizedMatrix
 
 def forward(x: Array, blocks, *, n_head: int, past, out: Array | None = None):
     """(B, 1, C) -> (B, 1, C). `blocks`: the parameters of every block (npgpt/model/params.py).
-    `past`: one cache per block (npgpt/model/kv_cache.py), extended by this position."""
+    `past`: one cache per block (npgpt/model/kv_cache.py), extended by this position. Of rows of
+    unequal length: one RowCaches per block."""
     return decode.forward_with(matrix, x, blocks, n_head, past, out)
 
 

@@ -85,7 +85,7 @@ class Embedding(Protocol):
     """Token plus position embedding: (B, T) -> (B, T, C). `backward` adds to `g.wte`."""
 
     def forward(
-        self, tokens: Array, p: Any, *, start: int = 0, out: Array | None = None
+        self, tokens: Array, p: Any, *, start: int | Array = 0, out: Array | None = None
     ) -> tuple[Array, Any]: ...
 
     def backward(self, dout: Array, cache: Any, g: Any) -> None: ...

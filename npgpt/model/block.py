@@ -10,7 +10,7 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.model import params
 from npgpt.model.backend import Backend, Random
-from npgpt.model.kv_cache import LayerCache
+from npgpt.model.kv_cache import Past
 
 
 class Cache(NamedTuple):
@@ -31,7 +31,7 @@ def forward(
     p: params.Block,
     *,
     n_head: int,
-    past: LayerCache | None = None,
+    past: Past | None = None,
     rate: float = 0.0,
     rng: Random | None = None,
     ops: Backend,

@@ -1,5 +1,6 @@
 """Key/value cache for incremental decoding."""
 
+from collections.abc import Sequence
 from copy import copy
 from typing import Any
 
@@ -84,6 +85,54 @@ class LayerCache:
         twin = copy(self)
         twin.k, twin.v = (np.repeat(a, copies, axis=0) for a in (self.k, self.v))
         return twin
+
+
+class RowCaches:
+    """Cached keys and values of one layer for rows of unequal length.
+
+    Rows are read together and keep their own caches, so that they can leave and others can join.
+
+    Parameters
+    ----------
+    rows : B LayerCaches of one sequence each
+    counts : B ints, optional
+        New positions of each row. A row of a padded batch has fewer than the batch; default all.
+
+    Attributes
+    ----------
+    backend_state : object or None
+        Data that a backend keeps between decode steps, as for LayerCache.
+    """
+
+    def __init__(self, rows: Sequence[LayerCache], counts: Sequence[int] | None = None):
+        self.rows, self.counts = rows, counts
+        self.backend_state: Any = None
+
+    @property
+    def length(self) -> Any:
+        """The number of cached positions of each row, (B,) int64. 0 if all are empty."""
+        lengths = np.array([row.length for row in self.rows])
+        return lengths if lengths.any() else 0
+
+    def append(self, k: Array, v: Array) -> tuple[Array, Array]:
+        """Append T positions to empty caches, (B, H, T, D) each, and return them with the padding.
+
+        Raises
+        ------
+        ValueError
+            If a row has cached positions: new ones of several are decoded one at a time.
+        """
+        if np.any(self.length):
+            raise ValueError(f"cannot append to rows of {self.length} positions: decode them")
+        T = k.shape[-2]
+        for i, (row, count) in enumerate(
+            zip(self.rows, self.counts or [T] * len(self.rows), strict=True)
+        ):
+            row.append(k[i : i + 1, :, :count], v[i : i + 1, :, :count])
+        return k, v
+
+
+Past = LayerCache | RowCaches
 
 
 def grow(array: Array, capacity: int) -> Array:

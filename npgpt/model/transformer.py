@@ -13,7 +13,7 @@ from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.model import block
 from npgpt.model.backend import Backend, Random
-from npgpt.model.kv_cache import LayerCache
+from npgpt.model.kv_cache import LayerCache, Past
 from npgpt.model.params import Params, head
 from npgpt.ops.embedding import Params as Embedding
 from npgpt.ops.linear import Params as Linear
@@ -72,7 +72,7 @@ def backward(c: Cache, g: Params, *, dloss: float = 1.0, ops: Backend) -> None:
 
 
 def hidden(
-    p: Params, tokens: Array, config: Config, *, past: list[LayerCache] | None = None, ops: Backend
+    p: Params, tokens: Array, config: Config, *, past: Sequence[Past] | None = None, ops: Backend
 ) -> Array:
     """(B, T) -> (B, T, C), the input of the output head.
 
@@ -83,7 +83,7 @@ def hidden(
     if past and tokens.shape[1] == 1:
         x = ops.decode.forward(x, p.h, n_head=config.n_head, past=past)
     else:
-        layers: Sequence[LayerCache | None] = past or [None] * config.n_layer
+        layers: Sequence[Past | None] = past or [None] * config.n_layer
         for p_block, layer in zip(p.h, layers, strict=True):
             x, _ = block.forward(x, p_block, n_head=config.n_head, past=layer, ops=ops)
     x, _ = ops.layernorm.forward(x, p.ln_f)

@@ -1,6 +1,6 @@
 """Token embedding plus position embedding.
 
-    out[b, t] = wte[tokens[b, t]] + wpe[start + t]
+    out[b, t] = wte[tokens[b, t]] + wpe[start + t]      start may differ for each b
 
 Like torch.nn.functional.embedding twice, added. Derivation: docs/ops/embedding.md
 """
@@ -21,10 +21,17 @@ class Cache(NamedTuple):
     tokens: Array  # (B, T) int
 
 
-def forward(tokens: Array, p: Params, *, start: int = 0, out: Array | None = None):
-    """(B, T) integers below V -> (B, T, C). `start` is the position of the first token."""
+def forward(tokens: Array, p: Params, *, start: int | Array = 0, out: Array | None = None):
+    """(B, T) integers below V -> (B, T, C). `start` is the position of the first token, or (B,) of
+    each row's."""
     T = tokens.shape[-1]
     check(tokens, p, start)
+    if np.ndim(start):
+        rows = [
+            forward(row, p, start=first)[0]
+            for row, first in zip(tokens, np.atleast_1d(start), strict=True)
+        ]
+        return into(out, np.stack(rows)), Cache(tokens)
     return into(out, p.wte[tokens] + p.wpe[start : start + T]), Cache(tokens)
 
 
@@ -41,9 +48,9 @@ def backward(dout: Array, cache: Cache, g: Params) -> None:
     g.wpe[T:] = 0
 
 
-def check(tokens: Array, p: Params, start: int) -> None:
+def check(tokens: Array, p: Params, start: int | Array) -> None:
     """Raise IndexError for a token or a position that has no row."""
     check_ids(tokens, len(p.wte), "token id")
-    T, T_max = tokens.shape[-1], len(p.wpe)
-    if start < 0 or start + T > T_max:
-        raise IndexError(f"positions {start} to {start + T - 1} are not in the context of {T_max}")
+    first, end, T_max = np.min(start), np.max(start) + tokens.shape[-1], len(p.wpe)
+    if first < 0 or end > T_max:
+        raise IndexError(f"positions {first} to {end - 1} are not in the context of {T_max}")

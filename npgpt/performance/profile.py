@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from npgpt import backends
 from npgpt.arrays import Array
 from npgpt.config import Config, RunConfig
@@ -253,7 +255,7 @@ def attention_backward(dout: Array, cache: Any, **_: Any) -> Work:
 
 def decode_forward(x: Array, blocks: Any, *, past: Any, **_: Any) -> Work:
     """Count the reads of the blocks' parameters, and of the cached keys and values."""
-    B, C, L, start = len(x), x.shape[-1], len(blocks), past[0].length
+    B, C, L, start = len(x), x.shape[-1], len(blocks), int(np.mean(past[0].length))
     arrays = [array for _, array in params.named(blocks)]
     weights = sum(array.nbytes for array in arrays)
     matrices = sum(array.size for array in arrays if array.ndim == 2)

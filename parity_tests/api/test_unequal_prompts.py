@@ -5,7 +5,7 @@ import pytest
 
 import npgpt
 from npgpt.errors import InputError
-from parity_tests.inference.test_generate import model_of
+from parity_tests.inference.test_generate import model_of, passes
 
 PROMPTS = [[1, 2, 3], [9], [0, 16, 8], [4, 4, 4, 4, 4, 4, 4, 4, 4, 4], [5, 6]]
 
@@ -78,15 +78,14 @@ def test_sampled_with_one_generator(model):
     assert first.tolist() == expected.tolist()
 
 
-def test_rows_of_one_length_are_one_batch(model):
-    """The fast way stays as it was: one call of the model for each step."""
-    calls, step = [], model.next_logits
-    model.next_logits = lambda tokens, past: calls.append(tokens.shape) or step(tokens, past=past)
+def test_all_rows_are_one_batch(model, monkeypatch):
+    """One pass of the model for the prompts, and one for each further step."""
+    calls = passes(monkeypatch)
     list(npgpt.generate(model, [[1, 2], [3, 4]], 2))
     assert calls == [(2, 2), (2, 1)]
     calls.clear()
-    list(npgpt.generate(model, [[1, 2], [3], [5, 6]], 2))
-    assert calls == [(2, 2), (1, 1), (2, 1), (1, 1)]
+    list(npgpt.generate(model, [[1, 2], [3, 4, 1], [5, 6]], 3))
+    assert calls == [(3, 3), (3, 1), (3, 1)]
 
 
 def test_one_prompt_yields_integers(model):

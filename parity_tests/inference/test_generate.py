@@ -19,7 +19,7 @@ from npgpt.data.text_stream import TextStream
 from npgpt.errors import InputError
 from npgpt.inference import sampling
 from npgpt.inference.generate import generate
-from npgpt.model import kv_cache, params
+from npgpt.model import kv_cache, params, transformer
 from parity_tests.support.harness import assert_parity, farthest
 from reference.gpt2 import GPT2
 
@@ -55,7 +55,7 @@ def cached(model, tokens, count, monkeypatch, **how):
             sampling, "next_token", lambda x, **k: logits.append(x.copy()) or choose(x, **k)
         )
         ids = np.array(list(generate(model, tokens, count, **how)))
-    return ids.reshape(count, -1).T, np.array(logits)
+    return ids.reshape(count, -1).T, np.array(logits).reshape(count, -1, logits[0].shape[-1])
 
 
 @pytest.mark.parametrize("length", [1, 5, 7, 8, 9, 20], ids="prompt {}".format)
@@ -75,13 +75,13 @@ def test_remembering_changes_nothing(backend, length, changes, monkeypatch):
         for i, end in enumerate(range(length, length + 20))
     )
     assert_parity("float64", logits, truth, stray, dtype=np.float64)
-    narrow, choices = [], iter(ids.T)
+    narrow, choices = [], iter(ids.T.reshape(-1, 1))
     with monkeypatch.context() as patched:  # float32 is led along the same path
         patched.setattr(
             sampling, "next_token", lambda x, **k: narrow.append(x.copy()) or next(choices)
         )
         list(generate(models[np.float32], prompt, 20))
-    assert_parity("float32", np.array(narrow), truth, stray, dtype=np.float32)
+    assert_parity("float32", np.reshape(narrow, truth.shape), truth, stray, dtype=np.float32)
 
 
 def test_greedy_is_what_the_reference_says(backend, tmp_path):
@@ -131,10 +131,17 @@ def test_each_row_stops_by_itself(backend):
     assert single == free[0, : ends[0] + 1].tolist()
 
 
-def test_ids_come_one_step_at_a_time_as_int64(backend):
-    model, calls = model_of(backend), []
-    step = model.next_logits
-    model.next_logits = lambda tokens, past: calls.append(tokens.shape) or step(tokens, past=past)
+def passes(monkeypatch):
+    """Return a list, to which every forward pass appends the shape of its tokens."""
+    calls, hidden = [], transformer.hidden
+    monkeypatch.setattr(
+        transformer, "hidden", lambda p, x, *a, **k: calls.append(x.shape) or hidden(p, x, *a, **k)
+    )
+    return calls
+
+
+def test_ids_come_one_step_at_a_time_as_int64(backend, monkeypatch):
+    model, calls = model_of(backend), passes(monkeypatch)
     steps = generate(model, [[1, 2, 3]] * 2, 7)
     assert inspect.isgenerator(steps)
     assert calls == []
@@ -142,7 +149,8 @@ def test_ids_come_one_step_at_a_time_as_int64(backend):
     assert (first.shape, first.dtype) == ((2,), np.int64)
     assert calls == [(2, 3)]
     list(steps)
-    assert calls == [(2, 3)] + [(2, 1)] * 5 + [(2, 8)]  # one by one, until the window slides
+    # one by one, until the window slides; with 16 positions at once, other bits would be computed
+    assert calls == [(2, 3)] + [(2, 1)] * 5 + [(1, 8)] * 2
     assert list(generate(model, [1], 0)) == []
 
 

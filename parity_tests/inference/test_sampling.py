@@ -11,8 +11,13 @@ from hypothesis import strategies as st
 import npgpt
 from npgpt import ops
 from npgpt.errors import InputError
-from npgpt.inference import sampling
-from npgpt.inference.sampling import keep_top_k, keep_top_p, next_token, probabilities
+from npgpt.inference.sampling import (
+    Sampling,
+    keep_top_k,
+    keep_top_p,
+    next_token,
+    probabilities,
+)
 
 # the vocabulary of the book: closer every effort forward inches moves pizza toward you
 BOOK = np.array([[4.51, 0.89, -1.90, 6.75, 1.63, -1.62, -1.89, 6.28, 1.79]], np.float32)
@@ -225,9 +230,9 @@ def test_a_high_temperature_is_even():
 )
 def test_settings_that_mean_nothing(temperature, top_k, top_p, says):
     with pytest.raises(InputError, match=says):
-        sampling.check(temperature, top_k, top_p)
+        Sampling(temperature, top_k, top_p)
 
 
 @pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(0, 1, 1), (1e9, 10**9, 1e-9)])
 def test_settings_at_their_limits(temperature, top_k, top_p):
-    sampling.check(temperature, top_k, top_p)
+    Sampling(temperature, top_k, top_p)

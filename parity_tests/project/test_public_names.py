@@ -10,11 +10,11 @@ import npgpt.ops
 from parity_tests.support.sources import ROOT, SOURCES, named, parsed
 
 PUBLIC = {
-    "Adam", "AdamW", "Config", "ConfigError", "DownloadError", "DropoutWarning", "GPT", "Generator",
-    "IgnoredTensorsWarning", "InputError", "KernelCacheWarning", "Loader", "Muon", "Preset",
-    "RMSprop", "RunError", "SGD", "Trainer", "TrainingConfig", "WeightFileError",
-    "WeightFileWarning", "clip_gradients", "evaluate", "generate", "global_norm", "learning_rate",
-    "load", "named", "presets", "tokenizer", "zeros_like",
+    "Adam", "AdamW", "Batch", "Config", "ConfigError", "DownloadError", "DropoutWarning", "GPT",
+    "Generator", "IgnoredTensorsWarning", "InputError", "KernelCacheWarning", "Loader", "Muon",
+    "Preset", "RMSprop", "RunError", "SGD", "Sampling", "Trainer", "TrainingConfig",
+    "WeightFileError", "WeightFileWarning", "clip_gradients", "evaluate", "generate", "global_norm",
+    "learning_rate", "load", "named", "presets", "tokenizer", "zeros_like",
 }  # fmt: skip
 
 

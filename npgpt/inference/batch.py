@@ -1,0 +1,351 @@
+"""Generate for any number of prompts at once: rows join and leave while others continue.
+
+Every row has its own key/value cache, settings and generator. A step reads the prompts that have
+joined, computes one new position of all other rows in one pass, and chooses a token for each.
+
+Each row's tokens are those of its own run alone. The sum of a matrix product may be added in
+another order for more rows: few rows are multiplied by another kernel (npgpt/kernels/gemm.py), in
+bfloat16 with other operands. So short prompts are read in passes of at most FEW positions, as they
+are alone, long ones in passes of more; and the output head is applied to at most FEW rows at once.
+With the Numba backends, a row has the bits of its own run. With NumPy's, whose BLAS adds in an
+order of its own, logits differ by rounding.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npgpt.arrays import Array
+from npgpt.config import Config
+from npgpt.errors import InputError, RunError, show
+from npgpt.gpt import GPT
+from npgpt.inference.sampling import Sampling, choose, log_probabilities
+from npgpt.model import finite, kv_cache, transformer
+from npgpt.model.inputs import check_integer, check_kind, check_sequence, check_vocabulary
+from npgpt.model.kv_cache import LayerCache, RowCaches
+from npgpt.rng import Generator
+
+FEW = 15  # rows of a product that one kernel multiplies: gemm.FEW of npgpt/kernels/gemm.py
+PASS = 2048  # positions that are read at once, which bounds memory
+PADDING = 1.25  # the positions of a padded pass, to those of its prompts, at most
+
+
+class NewToken(NamedTuple):
+    """A token that `Batch.step` has chosen.
+
+    Attributes
+    ----------
+    row : int
+        The number that `Batch.add` returned.
+    token : int
+    log_probability : float or None
+        Of the token, by the model alone, without temperature, filters and bias. None unless
+        `log_probs` was given.
+    finish_reason : {"stop", "length"} or None
+        "stop": this is `eos_id`, or `stop` returned True. "length": it is the last of
+        `max_new_tokens`. The row has left. None: it continues.
+    most_likely : list of (int, float)
+        The `log_probs` most likely tokens and their log-probabilities, the most likely one first.
+    """
+
+    row: int
+    token: int
+    log_probability: float | None
+    finish_reason: str | None
+    most_likely: list[tuple[int, float]]
+
+
+@dataclass(eq=False)
+class _Row:
+    """A prompt and its continuation."""
+
+    number: int
+    window: list[int]  # the tokens that the model has read, or reads next
+    text: deque[int] | list[int]  # all tokens, for the repetition penalty
+    caches: list[LayerCache]
+    sampling: Sampling
+    rng: Generator | None
+    left: int  # tokens to generate
+    eos_id: int | None
+    stop: Callable[[int], bool] | None
+    keep: int | None
+    log_probs: int | None
+
+    @property
+    def unread(self) -> int:
+        """The number of tokens of the window that are not cached: the last ones."""
+        return len(self.window) - self.caches[0].length
+
+    def append(self, token: int, context_length: int) -> None:
+        """Append a token. If the context is full, drop tokens, and read the others again."""
+        if len(self.window) == context_length:
+            kept = self.keep or 0
+            dropped = 1 if self.keep is None else max(1, (context_length - kept) // 2)
+            del self.window[kept : kept + dropped]
+            for layer in self.caches:
+                layer.length = 0
+        self.window.append(token)
+        self.text.append(token)
+
+
+class Batch:
+    """Rows of any length that are continued together.
+
+    >>> import npgpt
+    >>> config = npgpt.Config(vocab_size=257, context_length=64, n_layer=2, n_head=2, n_embd=32)
+    >>> batch = npgpt.Batch(npgpt.GPT(config, ops="numpy"))
+    >>> first = batch.add([1, 2, 3], max_new_tokens=2)
+    >>> second = batch.add([4, 5], max_new_tokens=3)
+    >>> while batch:
+    ...     for new in batch.step():
+    ...         if new.finish_reason:
+    ...             print(new.row, new.finish_reason)
+    0 length
+    1 length
+
+    A row may be added or removed between any two steps. One thread at a time may use a batch.
+
+    Parameters
+    ----------
+    model : GPT
+
+    Raises
+    ------
+    InputError
+        If `model` is not a GPT.
+    """
+
+    def __init__(self, model: GPT):
+        check_kind("model", model, GPT)
+        self.model = model
+        self._rows: dict[int, _Row] = {}
+        self._added = 0
+        self._free: list[list[LayerCache]] = []  # of rows that have left
+        self._decoding: tuple[list[_Row], list[RowCaches]] = [], []
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._rows)
+
+    def add(
+        self,
+        prompt: Sequence[int] | Array,
+        sampling: Sampling | None = None,
+        *,
+        max_new_tokens: int,
+        rng: Generator | None = None,
+        eos_id: int | None = None,
+        stop: Callable[[int], bool] | None = None,
+        keep: int | None = None,
+        log_probs: int | None = None,
+    ) -> int:
+        """Add a row, which the next `step` reads. Return its number.
+
+        Parameters
+        ----------
+        prompt : (T,) int
+            Token ids. Only the last `context_length` are read.
+        sampling : Sampling, default Sampling()
+            How tokens are chosen; greedy by default.
+        max_new_tokens : int
+            Number of tokens to generate, at least 1.
+        rng : Generator or None, default None
+            Draws the tokens; required unless `sampling` is greedy. Rows may share one: it draws for
+            them in the order in which they were added.
+        eos_id : int or None, default None
+            The row ends with this token.
+        stop : callable or None, default None
+            Called with each new token; the row ends if it returns True.
+        keep : int or None, default None
+            When the context is full, this number of first tokens and the last half of the others
+            are kept, and read again once. None: the oldest token is dropped, and all others are
+            read again for every further token.
+        log_probs : int or None, default None
+            Return log-probabilities: of the token, and of this number of most likely ones.
+
+        Returns
+        -------
+        int
+            0 for the first row, and one more for each further one.
+
+        Raises
+        ------
+        InputError
+            If an argument is invalid.
+        """
+        config = self.model.config
+        ids = check_sequence(prompt, config, "prompt")
+        if not ids.size:
+            raise InputError("the prompt is empty: give at least one token to continue from")
+        sampling = Sampling() if sampling is None else sampling
+        check_kind("sampling", sampling, Sampling)
+        check_biased(sampling, config)
+        count = check_integer("max_new_tokens", max_new_tokens, least=1)
+        if not sampling.is_greedy and not hasattr(rng, "multinomial"):
+            raise InputError(
+                f"temperature {sampling.temperature} draws at random: give it rng=Generator(seed)"
+            )
+        check_keep(keep, config)
+        if log_probs is not None:
+            check_integer("log_probs", log_probs, least=0)
+        number, self._added = self._added, self._added + 1
+        self._rows[number] = _Row(
+            number=number,
+            window=ids[-config.context_length :].tolist(),
+            text=ids.tolist() if sampling.repetition_penalty != 1 else deque(maxlen=0),
+            caches=self._free.pop() if self._free else self._empty_cache(),
+            sampling=sampling, rng=rng, left=count, eos_id=eos_id, stop=stop, keep=keep,
+            log_probs=log_probs,
+        )  # fmt: skip
+        return number
+
+    def remove(self, row: int) -> None:
+        """Remove a row before it has ended. Its number is not used again.
+
+        Parameters
+        ----------
+        row : int
+            The number that `add` returned.
+
+        Raises
+        ------
+        InputError
+            If there is no such row: it may have ended.
+        """
+        if row not in self._rows:
+            raise InputError(f"row {show(row)} is not in the batch")
+        self._free.append(self._rows.pop(row).caches)
+        for layer in self._free[-1]:
+            layer.length = 0
+
+    def step(self) -> list[NewToken]:
+        """Choose the next token of every row. Rows that end leave.
+
+        Returns
+        -------
+        list of NewToken
+            One for each row, in the order in which they were added.
+
+        Raises
+        ------
+        RunError
+            If the logits are nan or infinite. The batch cannot be used any more.
+        """
+        rows, found = list(self._rows.values()), []
+        for row, logits in zip(rows, self._logits(rows), strict=True):
+            try:
+                token = choose(logits, row.sampling, row.text, row.rng)
+            except RunError as error:
+                raise finite.error(str(error), self.model.params, self.model.path) from None
+            found.append(self._extend(row, token, logits))
+        return found
+
+    def _extend(self, row: _Row, token: int, logits: Array) -> NewToken:
+        """Append the chosen token to a row, which may end."""
+        row.left -= 1
+        stops = row.stop is not None and row.stop(token)
+        reason = "stop" if stops or token == row.eos_id else "length" if not row.left else None
+        if reason:
+            self.remove(row.number)
+        else:
+            row.append(token, self.model.config.context_length)
+        if row.log_probs is None:
+            return NewToken(row.number, token, None, reason, [])
+        log_probs = log_probabilities(logits)
+        best = most_likely(log_probs, row.log_probs)
+        return NewToken(row.number, token, float(log_probs[token]), reason, best)
+
+    def _logits(self, rows: list[_Row]) -> Iterator[Array]:
+        """Yield the next token's logits of each row, (V,)."""
+        model = self.model
+        with finite.ignore_overflow():
+            x = self._last_hidden(rows)
+        for start in range(0, len(rows), FEW):
+            with finite.ignore_overflow():
+                logits = transformer.scores(model.params, x[start : start + FEW], ops=model.ops)
+            yield from logits
+
+    def _last_hidden(self, rows: list[_Row]) -> Array:
+        """Read what each row has not read. Return its last position, (n, C)."""
+        x = np.empty((len(rows), self.model.config.n_embd), self.model.dtype)
+        index = {row.number: i for i, row in enumerate(rows)}
+        decoding = [row for row in rows if row.unread == 1]
+        for group in passes([row for row in rows if row.unread > 1]):
+            x[[index[row.number] for row in group]] = self._read(group)
+        if decoding:
+            x[[index[row.number] for row in decoding]] = self._decode(decoding)
+        return x
+
+    def _read(self, rows: list[_Row]) -> Array:
+        """Read the windows of rows whose caches are empty. Return the last positions (n, C)."""
+        counts = [len(row.window) for row in rows]
+        tokens = np.zeros((len(rows), max(counts)), np.int64)
+        for line, row in zip(tokens, rows, strict=True):  # padding is after a row's own tokens,
+            line[: len(row.window)] = row.window  # which do not see it
+        return self._hidden(tokens, layers(rows, counts))[
+            np.arange(len(rows)), np.array(counts) - 1
+        ]
+
+    def _decode(self, rows: list[_Row]) -> Array:
+        """Read the last token of each row. Return its position (n, C)."""
+        if self._decoding[0] != rows:
+            self._decoding = rows, layers(rows)
+        tokens = np.array([[row.window[-1]] for row in rows])
+        return self._hidden(tokens, self._decoding[1])[:, 0]
+
+    def _hidden(self, tokens: Array, past: list[RowCaches]) -> Array:
+        """(n, T) -> (n, T, C)"""
+        model = self.model
+        return transformer.hidden(model.params, tokens, model.config, past=past, ops=model.ops)
+
+    def _empty_cache(self) -> list[LayerCache]:
+        return kv_cache.empty_cache(1, self.model.config, self.model.dtype)
+
+
+def check_biased(sampling: Sampling, config: Config) -> None:
+    """Raise InputError unless every token of `logit_bias` is in the vocabulary."""
+    if sampling.logit_bias:
+        check_vocabulary(np.array(list(sampling.logit_bias)), config, "logit_bias: token id")
+
+
+def check_keep(keep: int | None, config: Config) -> None:
+    """Raise InputError unless this number of first tokens, and two more, fit the context."""
+    most = config.context_length - 2
+    if keep is not None and check_integer("keep", keep, least=0) > most:
+        raise InputError(f"keep is {show(keep)}, but must be at most {most} in this context")
+
+
+def layers(rows: list[_Row], counts: list[int] | None = None) -> list[RowCaches]:
+    """Return the caches of some rows, layer by layer."""
+    return [RowCaches(caches, counts) for caches in zip(*(row.caches for row in rows), strict=True)]
+
+
+def passes(rows: list[_Row]) -> Iterator[list[_Row]]:
+    """Divide rows into groups that are padded to one length and read together."""
+    group: list[_Row] = []
+    total = 0  # tokens of the group
+    for row in sorted(rows, key=lambda row: len(row.window)):
+        length = len(row.window)
+        padded = (len(group) + 1) * length
+        few = group and len(group[0].window) <= FEW
+        most = FEW if few else min(PASS, PADDING * (total + length))
+        if group and padded > most:
+            yield group
+            group, total = [], 0
+        group.append(row)
+        total += length
+    if group:
+        yield group
+
+
+def most_likely(log_probs: Array, count: int) -> list[tuple[int, float]]:
+    """Return the `count` most likely tokens and their log-probabilities, largest first."""
+    count = min(count, len(log_probs))
+    if not count:
+        return []
+    best: Any = np.argpartition(-log_probs, count - 1)[:count]
+    best = best[np.lexsort((best, -log_probs[best]))]
+    return [(int(token), float(log_probs[token])) for token in best]
