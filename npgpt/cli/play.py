@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Report = Callable[[int, int, str], None]  # done, total, text; an exception ends the computation
 
 EXTRA = "pip install 'npgpt[play]'"
-COMPILING = "Compiling kernels for this CPU, once, which takes up to a minute"
+COMPILING = "Loading kernels; the first time, they are compiled for this CPU in about a minute"
 
 
 @dataclass(kw_only=True)
@@ -156,16 +156,18 @@ class ReportingBar:
 
 def compile_for(model: "GPT") -> None:
     """Compile the kernels that the views need, and load them: the first view does not wait."""
+    from npgpt.inference.generate import generate
     from npgpt.model.finite import ignore_overflow
     from npgpt.model.quantize import is_quantized
     from npgpt.performance import precompile
+    from npgpt.rng import Generator
 
     kind = getattr(model.params.wte.weight, "kind", model.dtype.name)
     precompile.compile_kernels("generate", kind)
     if not is_quantized(model.params):
         precompile.compile_kernels("train", kind)
-    with ignore_overflow():
-        model.next_logits([[0]])
+    with ignore_overflow(), suppress(RunError):  # a model of nans: each view says so
+        list(generate(model, [0], 2, temperature=1.0, rng=Generator(0)))
 
 
 def open_browser(address: str) -> None:

@@ -21,8 +21,8 @@ TOKEN_HEADER = b"x-npgpt-token"
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-        "img-src 'self' blob:; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
-    ),  # blob: a picture that is saved as PNG
+        "img-src 'self' data:; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
+    ),  # data: pictures that are drawn
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",

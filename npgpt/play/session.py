@@ -11,10 +11,8 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.data.tokenizer import Tokenizer
 from npgpt.errors import InputError, RunError
+from npgpt.explain import next_token
 from npgpt.gpt import GPT
-from npgpt.inference import sampling
-from npgpt.model import finite
-from npgpt.model.inputs import check_tokens
 from npgpt.play.computation import Cancelled, Job, Reply, describe
 
 Report = Callable[[int, int, str], None]  # done, total, text; raises Cancelled
@@ -96,20 +94,11 @@ class Session:
         return tokens
 
     def next_logits(self, tokens: list[int]) -> Array:
-        """Return the logits (V,) float32 of the token after these, of which the last are read.
+        """Return the logits (V,) of the token after these, and keep those of the last prompt.
 
-        Raises RunError if they are nan or infinite. The last ones are kept: settings of the draw
-        change more often than the prompt.
+        Settings of the draw change more often than the prompt.
         """
-        model = self.require()
-        read = tuple(tokens[-model.config.context_length :])
+        read = tuple(tokens)
         if self.last is None or self.last[0] != read:
-            ids = check_tokens([read], model.config)
-            with finite.ignore_overflow():
-                logits = model.next_logits(ids)
-            try:
-                sampling.require_finite(logits.max(-1))
-            except RunError as error:
-                raise finite.error(str(error), model.params, model.path) from None
-            self.last = read, logits[0]
+            self.last = read, next_token.logits(self.require(), tokens)
         return self.last[1]

@@ -5,7 +5,7 @@ Each checks the fields of its body, calls `npgpt.explain`, and answers with numb
 
 from collections.abc import Callable
 
-from npgpt.play.api import next_token
+from npgpt.play.api import attention, logit_lens, next_token, writing
 from npgpt.play.api.body import Body
 from npgpt.play.computation import Job, Reply
 from npgpt.play.session import Session
@@ -13,4 +13,10 @@ from npgpt.play.session import Session
 FUNCTIONS: dict[str, Callable[[Body, Session, Job], Reply]] = {
     "next-token": next_token.logits,
     "draws": next_token.draws,
+    "encode": writing.encode,
+    "read": writing.read,
+    "write": writing.write,
+    "attention": attention.head,
+    "attention-overview": attention.overview,
+    "logit-lens": logit_lens.lens,
 }

@@ -7,7 +7,8 @@ from npgpt.errors import InputError, show
 from npgpt.model.inputs import check_bool, check_integer, check_number
 from npgpt.play.session import Session
 
-MAX_TEXT = 20_000  # characters of a prompt
+MAX_TEXT = 20_000  # characters or tokens of a prompt
+MAX_SEED = 2**53 - 1  # the largest integer of the page's language
 
 
 class Body:
@@ -79,3 +80,9 @@ class Body:
         if not isinstance(tokens, list) or not 0 < len(tokens) <= MAX_TEXT:
             raise InputError(f"tokens must be a list of 1 to {MAX_TEXT:,} token ids")
         return [Body({"a token": token}).integer("a token", 0, most) for token in tokens]
+
+    def read_tokens(self, session: Session) -> tuple[list[int], int]:
+        """Return those of `tokens` that the model reads, and how many come before them."""
+        tokens = self.tokens(session)
+        unread = max(0, len(tokens) - session.require().config.context_length)
+        return tokens[unread:], unread

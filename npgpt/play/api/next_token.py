@@ -8,42 +8,44 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.explain import next_token
 from npgpt.inference import sampling
-from npgpt.play.api.body import Body
+from npgpt.play.api.body import MAX_SEED, Body
 from npgpt.play.computation import Job, Reply
 from npgpt.play.session import Session
 from npgpt.rng import Generator
 
 MAX_DRAWS = 10_000
-# Sebastian Raschka, Build a Large Language Model (from Scratch), chapter 5
-BOOK_WORDS = "closer", "every", "effort", "forward", "inches", "moves", "pizza", "toward", "you"
-BOOK_LOGITS = np.array([4.51, 0.89, -1.90, 6.75, 1.63, -1.62, -1.89, 6.28, 1.79], np.float32)
+AT_A_TIME = 20  # draws between two reports
 
 
 def logits(body: Body, session: Session, job: Job) -> Reply:
     """Return the logits (V,) of the token after a prompt; or those of the book's nine words."""
     if body.choice("source", "model", "book") == "book":
-        return Reply({"words": BOOK_WORDS, "unread": 0}, {"logits": BOOK_LOGITS})
-    tokens = body.tokens(session)
+        return Reply({"words": next_token.BOOK_WORDS}, {"logits": next_token.BOOK_LOGITS})
+    tokens, unread = body.read_tokens(session)
     found = session.next_logits(tokens)
-    unread = max(0, len(tokens) - session.model.config.context_length)
     return Reply({"unread": unread}, {"logits": found, "tokens": np.asarray(tokens, np.int32)})
 
 
 def draws(body: Body, session: Session, job: Job) -> Reply:
     """Return `count` tokens (count,) drawn from the distribution, in the order of the draws."""
-    book = body.choice("source", "model", "book") == "book"
+    is_book = body.choice("source", "model", "book") == "book"
     settings = read_settings(body)
     count = body.integer("count", 1, MAX_DRAWS)
-    rng = Generator(body.integer("seed", 0, 2**53 - 1))
-    found = BOOK_LOGITS if book else session.next_logits(body.tokens(session))
+    rng = Generator(body.integer("seed", 0, MAX_SEED))
+    if is_book:
+        found = next_token.BOOK_LOGITS
+    else:
+        found = session.next_logits(body.read_tokens(session)[0])
     if settings["temperature"] == 0:
         return Reply({}, {"drawn": np.full(count, found.argmax(), np.int32)})
-    probs = sampling.probabilities(found[None], **settings)
+    probs = sampling.probabilities(found[None], **settings)[0]
     drawn = np.empty(count, np.int32)
-    for i in range(count):
-        drawn[i] = rng.multinomial(probs)[0]
-        job.report(i + 1, count, "Drawing")
+    for first in range(0, count, AT_A_TIME):
+        job.report(first, count, "Drawing")
+        part = drawn[first : first + AT_A_TIME]
+        part[:] = next_token.draws(probs, len(part), rng)
     return Reply({}, {"drawn": drawn})
 
 

@@ -15,16 +15,17 @@ const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], Arrow
  *   title     a line above the picture
  *   describe  () => what a reader who cannot see it is told; or a string
  *   height    (width) => height, in pixels
+ *   wide      optional: (width) => width of the picture, if it may be wider than the page: it scrolls
  *   draw      (svg, width, height): draws into a d3 selection, which is empty the first time only
  *   csv       () => rows, the first of them the names of the columns
  *   cursor    optional: {columns(), rows(), at(x, y, width) => [column, row] or null,
  *             show(column, row) => text}. Arrow keys, Home, End and the pointer move it; `show`
  *             marks the place in the picture and returns the line that is read out below it.
  */
-export function figure({ name, title, describe, height, draw, csv, cursor }) {
+export function figure({ name, title, describe, height, wide, draw, csv, cursor }) {
   const svg = d3.create("svg").attr("role", "img").attr("class", "picture");
   const node = svg.node();
-  const readout = el("p", { class: "readout", role: "status" });
+  const readout = el("p", { class: "readout", role: "status" }, "Point at the picture, or focus it and use the arrow keys, to read its numbers.");
   const save = (label, what, run) =>
     el("button", { class: "small", type: "button", title: what, ariaLabel: what, onclick: run }, label);
   const tools = el("div", { class: "tools", role: "group", ariaLabel: `Save: ${title}` },
@@ -39,8 +40,9 @@ export function figure({ name, title, describe, height, draw, csv, cursor }) {
   function redraw() {
     if (!width) return;
     const tall = height(width);
-    svg.attr("width", width).attr("height", tall).attr("viewBox", `0 0 ${width} ${tall}`);
-    draw(svg, width, tall);
+    const full = wide ? wide(width) : width;
+    svg.attr("width", full).attr("height", tall).attr("viewBox", `0 0 ${full} ${tall}`);
+    draw(svg, full, tall);
     svg.attr("aria-label", typeof describe === "function" ? describe() : describe);
   }
 
@@ -128,3 +130,9 @@ export function percent(p) {
 }
 
 export const count = (n) => n.toLocaleString("en-US");
+
+/** Return the first `most` characters of a text, the last of them "…" if it is longer. */
+export function clip(text, most) {
+  const characters = Array.from(text);
+  return characters.length > most ? `${characters.slice(0, Math.max(1, most - 1)).join("")}…` : text;
+}

@@ -37,19 +37,14 @@ export function saveSvg(svg, name) {
 /** Save a picture as PNG, with two pixels for each of the page. */
 export async function savePng(svg, name, scale = 2) {
   const { width, height } = svg.getBoundingClientRect();
-  const address = URL.createObjectURL(new Blob([svgText(svg)], { type: "image/svg+xml" }));
-  try {
-    const image = new Image();
-    image.src = address;
-    await image.decode();
-    const canvas = document.createElement("canvas");
-    canvas.width = Math.round(width * scale);
-    canvas.height = Math.round(height * scale);
-    canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
-    save(await new Promise((resolve) => canvas.toBlob(resolve, "image/png")), `${name}.png`);
-  } finally {
-    URL.revokeObjectURL(address);
-  }
+  const image = new Image();
+  image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(svgText(svg))}`;
+  await image.decode();
+  const canvas = document.createElement("canvas");
+  canvas.width = Math.round(width * scale);
+  canvas.height = Math.round(height * scale);
+  canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+  save(await new Promise((resolve) => canvas.toBlob(resolve, "image/png")), `${name}.png`);
 }
 
 /** Save rows of numbers and texts, the first of them the names of the columns. */

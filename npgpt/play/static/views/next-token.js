@@ -1,6 +1,6 @@
 // View 1: the distribution of the next token, before and after each filter.
 
-import { count, d3, figure, layer, percent, axis } from "../chart.js";
+import { axis, clip, count, d3, figure, layer, percent } from "../chart.js";
 import { number, segmented, slider, textarea } from "../controls.js";
 import { debounce, el, fill } from "../dom.js";
 import { Distribution } from "../sampling.js";
@@ -186,7 +186,8 @@ function render(root, page) {
   function drawBars(svg, width) {
     if (!stages.length) return;
     const shown = Math.min(ROWS, V());
-    const labels = width < 560 ? 78 : 150;
+    const letters = d3.max(d3.range(shown), (i) => words.label(distribution.order[i]).length);
+    const labels = Math.min(width < 560 ? 74 : 150, Math.max(70, 7.6 * letters + 14));
     const gap = width < 560 ? 6 : 18;
     const panel = (width - labels - 4 * gap) / 5;
     const roomy = panel > 100;
@@ -199,12 +200,14 @@ function render(root, page) {
       ? ["softmax", state.top_k ? `top-k ${count(state.top_k)}` : "top-k: all", state.temperature ? `÷ temperature ${state.temperature}` : "temperature 0", state.top_p < 1 ? `top-p ${state.top_p}` : "top-p: all", `${count(DRAWS)} draws`]
       : ["softmax", "top-k", "÷ T", "top-p", "draws"];
     const columns = stages.map((s, j) => ({
-      title: titles[j], lines: [`${count(s.count)} ${s.count === 1 ? "token" : "tokens"}`, `${s.entropy.toFixed(2)} bits`],
+      title: titles[j],
+      lines: roomy ? [`${count(s.count)} ${s.count === 1 ? "token" : "tokens"}`, `${s.entropy.toFixed(2)} bits`] : [count(s.count), s.entropy.toFixed(2)],
       value: (i) => (i < shown ? s.probs[i] : total(s.probs)), before: j ? stages[j - 1] : null,
     }));
     const share = (i) => (drawn ? (drawn.times.get(distribution.order[i]) ?? 0) / DRAWS : 0);
     columns.push({
-      title: titles[4], lines: [drawn ? `${count(drawn.times.size)} different` : "…", `seed ${state.seed}`],
+      title: titles[4],
+      lines: roomy ? [drawn ? `${count(drawn.times.size)} different` : "…", `seed ${state.seed}`] : [drawn ? count(drawn.times.size) : "…", ""],
       value: (i) => {
         if (i < shown) return share(i);
         let sum = drawn ? 1 : 0;
@@ -225,6 +228,9 @@ function render(root, page) {
       .attr("x", labels - 10).attr("y", (i) => y(i) + 15).attr("text-anchor", "end")
       .attr("class", (i) => (i < shown ? "mono" : "muted"))
       .text((i) => (i < shown ? clip(words.label(distribution.order[i]), labels < 100 ? 8 : 17) : labels < 100 ? "others" : `${count(V() - shown)} others`));
+    layer(svg, "sides").selectAll("text").data(roomy ? [] : ["tokens", "bits"]).join("text")
+      .attr("x", labels - 10).attr("y", (_, i) => 31 + 16 * i).attr("text-anchor", "end").text((d) => d);
+    svg.classed("tight", !roomy);
     const groups = layer(svg, "columns").selectAll("g.column").data(columns).join("g").attr("class", "column")
       .attr("transform", (_, j) => `translate(${labels + j * (panel + gap)},0)`);
     groups.selectAll("text.title").data((c) => [c.title]).join("text").attr("class", "title strong").attr("y", 14).text((d) => d);
@@ -287,11 +293,11 @@ function render(root, page) {
     const place = (rank) => Math.min(width - 12, x(rank + 0.5));
     layer(svg, "cuts").selectAll("line").data(cuts).join("line").attr("class", "ghost")
       .attr("x1", ([rank]) => place(rank)).attr("x2", ([rank]) => place(rank)).attr("y1", 14).attr("y2", base);
-    layer(svg, "cut-names").selectAll("text").data(cuts).join("text").attr("y", (_, i) => 26 + 16 * i)
-      .attr("x", ([rank]) => place(rank) + (place(rank) > width / 2 ? -6 : 6))
-      .attr("text-anchor", ([rank]) => (place(rank) > width / 2 ? "end" : "start")).text(([, text]) => text);
-    layer(svg, "legend").selectAll("text").data([["muted", "dashed: softmax of the logits"], ["forward", "after all filters"]]).join("text")
-      .attr("class", ([kind]) => kind).attr("x", left + 10).attr("y", (_, i) => base - 26 + 16 * i).text(([, text]) => text);
+    layer(svg, "cut-names").selectAll("text").data(cuts).join("text").attr("y", (_, i) => base - 10 - 16 * i)
+      .attr("x", ([rank]) => place(rank) + (place(rank) > width - 130 ? -6 : 6))
+      .attr("text-anchor", ([rank]) => (place(rank) > width - 130 ? "end" : "start")).text(([, text]) => text);
+    layer(svg, "legend").selectAll("text").data([["muted", "– –  softmax of the logits"], ["forward", "—  after all filters"]]).join("text")
+      .attr("class", ([kind]) => kind).attr("x", width - 12).attr("y", (_, i) => 24 + 16 * i).attr("text-anchor", "end").text(([, text]) => text);
     layer(svg, "mark");
   }
 
@@ -328,11 +334,6 @@ function ranks(V) {
   for (let i = 0; i < V; i = Math.max(i + 1, Math.floor((i + 1) * 1.025) - 1)) found.push(i);
   if (found[found.length - 1] !== V - 1) found.push(V - 1);
   return found;
-}
-
-function clip(text, most) {
-  const characters = Array.from(text);
-  return characters.length > most ? `${characters.slice(0, most - 1).join("")}…` : text;
 }
 
 /** Return a word for a POSIX shell. */
