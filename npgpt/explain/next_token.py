@@ -49,7 +49,7 @@ def filters(
 
     Temperature 0 is greedy: the first of the largest logits has probability 1.
     """
-    sampling.check(temperature, top_k, top_p)
+    sampling.Sampling(temperature, top_k, top_p)  # checks them
     row = logits[None]
     plain = sampling.probabilities(row, 1.0)[0]
     kept = sampling.probabilities(row, 1.0, top_k=top_k)[0]

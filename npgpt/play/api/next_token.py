@@ -51,4 +51,6 @@ def draws(body: Body, session: Session, job: Job) -> Reply:
 
 def read_settings(body: Body) -> dict[str, Any]:
     """Return temperature, top_k and top_p. The last two may be null."""
-    return sampling.check(*map(body.get, ("temperature", "top_k", "top_p")))
+    names = "temperature", "top_k", "top_p"
+    settings = sampling.Sampling(*map(body.get, names))
+    return {name: getattr(settings, name) for name in names}
