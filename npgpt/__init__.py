@@ -51,13 +51,13 @@ _MODULES = {
     "tokenizer": "npgpt.data.tokenizer",
     "zeros_like": "npgpt.model.params",
 }
-_BACKENDS = "fused", "mixed", "ops"
+_PACKAGES = "fused", "mixed", "ops", "show"
 
 __all__ = list(_MODULES)
 
 
 def __getattr__(name):
-    if name in _BACKENDS:
+    if name in _PACKAGES:
         return _lazy(f"npgpt.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module 'npgpt' has no attribute {name!r}")
@@ -78,4 +78,4 @@ def _lazy(name):
 
 
 def __dir__():
-    return sorted({*globals(), *__all__, *_BACKENDS})
+    return sorted({*globals(), *__all__, *_PACKAGES})

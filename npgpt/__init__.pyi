@@ -1,6 +1,7 @@
 from npgpt import fused as fused
 from npgpt import mixed as mixed
 from npgpt import ops as ops
+from npgpt import show as show
 from npgpt.config import Config as Config
 from npgpt.config import TrainingConfig as TrainingConfig
 from npgpt.data.loader import Loader as Loader

@@ -40,7 +40,7 @@ def test_in_a_process_of_its_own(program, says):
 
 
 def test_they_are_listed():
-    assert {"ops", "fused", "mixed"} <= set(dir(npgpt))
+    assert {"ops", "fused", "mixed", "show"} <= set(dir(npgpt))
 
 
 def test_which_backend_computes():
