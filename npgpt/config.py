@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args, get_origin, get_type_hints
 
-from npgpt.config_checks import at_least, check_data, is_one_of, make_plain
+from npgpt.config_checks import at_least, check_data, check_trainable, is_one_of, make_plain
 from npgpt.errors import ConfigError, show
 
 PresetName = Literal[
@@ -146,6 +146,9 @@ class TrainingConfig:
         Minutes after a checkpoint, at most, until the next one. None: only after steps or epochs.
     keep : int, default 0
         Number of older checkpoints to keep beside checkpoint.h5.
+    trainable : tuple of str or None, default None
+        Patterns of the names of the parameters that are trained, such as "ln_f" or "h.11". All
+        others are frozen. None: all are trained.
     prompt : str, default "Every effort moves you"
         Prompt of the text that is generated after each epoch.
     sample_tokens : int, default 50
@@ -202,6 +205,7 @@ class TrainingConfig:
     checkpoint_every: int | None = None
     checkpoint_minutes: float | None = 15.0
     keep: int = 0
+    trainable: tuple[str, ...] | None = None
     prompt: str = "Every effort moves you"
     sample_tokens: int = 50
     seed: int = 123
@@ -252,6 +256,7 @@ class TrainingConfig:
                 )
         check_optimizer(self)
         check_ranks(self)
+        check_trainable(self)
         if not is_one_of(self.decay, ("all", "matrices")):
             raise ConfigError(f'decay is {show(self.decay)}, but must be "all" or "matrices"')
         if not is_one_of(self.eval_rng, ("shared", "separate")):

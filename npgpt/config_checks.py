@@ -71,3 +71,17 @@ def check_data(config: Any) -> None:
             raise ConfigError(f"data_weights has {show(weight)}, but must be positive numbers")
     plain_weights = tuple(float(plain(weight)) for weight in weights)
     object.__setattr__(config, "data_weights", plain_weights if count > 1 else None)
+
+
+def check_trainable(config: Any) -> None:
+    """Make a tuple of the patterns in a frozen TrainingConfig; None if all parameters are trained.
+
+    Raises ConfigError unless all are strings.
+    """
+    value = config.trainable
+    patterns = () if value is None else (value,) if isinstance(value, str) else value
+    strings = isinstance(patterns, list | tuple) and all(isinstance(one, str) for one in patterns)
+    if not strings:
+        raise ConfigError(f"trainable is {show(value)}, but must be names of parameters or layers")
+    everything = not patterns or "*" in patterns
+    object.__setattr__(config, "trainable", None if everything else tuple(patterns))

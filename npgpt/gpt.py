@@ -11,7 +11,7 @@ from npgpt.arrays import Array, TokenIds
 from npgpt.backends import Backend
 from npgpt.config import Config
 from npgpt.errors import InputError, show
-from npgpt.model import initializers, inputs, params, quantize, trace, transformer
+from npgpt.model import initializers, inputs, params, quantize, trace, trainable
 from npgpt.model.backend import Random
 from npgpt.model.forward import Forward
 from npgpt.model.gradients import LossCache, Workspace
@@ -47,6 +47,8 @@ class GPT(Forward):
         The tree of parameters, such as `model.params.h[3].attn.c_attn.weight`.
     path : Path or None
         The file that `npgpt.load` has read, named in error messages. None once it is trained.
+    trainable : tuple of str
+        Patterns of the names of the parameters that are trained: `set_trainable`.
 
     Raises
     ------
@@ -122,13 +124,14 @@ class GPT(Forward):
         dtype = "bfloat16" if quantize.is_quantized(tree) else "float32"
         self.ops = backends.get(ops, dtype=dtype, why="quantized matrices")
         self.config, self.params, self.tokenizer = config, tree, tokenizer
+        self.trainable = trainable.ALL
         self._workspace: Workspace | None = None
-        self._has_warned = False
 
     def __reduce__(self) -> tuple:
         # for copy and pickle: the constructor runs again, on a copy of the parameters
         options: Any = dict(ops=backends.key_of(self.ops), tokenizer=self.tokenizer)
-        return partial(type(self).from_params, **options), (self.config, self.params)
+        make = partial(type(self).from_params, **options)
+        return make, (self.config, self.params), {"trainable": self.trainable}
 
     def __repr__(self) -> str:
         c, stored = self.config, getattr(self.params.wte.weight, "kind", self.dtype.name)
@@ -142,6 +145,25 @@ class GPT(Forward):
     def size(self) -> int:
         """The number of parameters."""
         return params.size(self.config)
+
+    def set_trainable(self, *patterns: str) -> None:
+        """Freeze all parameters that no pattern matches, as `requires_grad = False` in PyTorch.
+
+        Backward ends at the lowest trained parameter. Gradients of frozen ones are zeros that take
+        no memory, and optimizers skip them.
+
+        Parameters
+        ----------
+        *patterns : str
+            Names of parameters or layers, such as "ln_f", "h.11" or "h.*.attn". "*": all.
+
+        Raises
+        ------
+        InputError
+            If a pattern matches no parameter, or none is given.
+        """
+        trainable.names_of(self.params, patterns)
+        self.trainable, self._workspace = patterns, None
 
     def loss_and_gradients(
         self,
@@ -181,11 +203,10 @@ class GPT(Forward):
             If the model cannot read `tokens` or `targets`, or `out` is not a tree like `params`.
         """
         space = self._space()
-        gradients = space.own if out is None else space.check(out)
+        g = space.own if out is None else space.check(out)
         dloss = inputs.check_number("dloss", dloss)
-        value, activations = self._forward(tokens, targets, rng, gradients)
-        transformer.backward(activations, gradients, dloss=dloss, ops=self.ops)
-        return value, gradients
+        value, activations = space.forward(tokens, targets, rng, g, self.config, self.ops)
+        return value, space.backward(activations, g, out, dloss, self.ops)
 
     def loss(
         self,
@@ -221,9 +242,9 @@ class GPT(Forward):
             If the model cannot read `tokens` or `targets`, or `out` is not a tree like `params`.
         """
         space = self._space()
-        gradients = space.take() if out is None else space.check(out)
-        value, activations = self._forward(tokens, targets, rng, gradients)
-        return value, LossCache(activations, gradients, self.params, space.samples)
+        g = space.take() if out is None else space.check(out)
+        value, activations = space.forward(tokens, targets, rng, g, self.config, self.ops)
+        return value, LossCache(activations, g, self.params, space.samples)
 
     def backward(
         self, cache: LossCache, *, out: Params | None = None, dloss: float = 1.0
@@ -254,11 +275,9 @@ class GPT(Forward):
         if not isinstance(cache, LossCache):
             raise InputError(f"cache must be the second value of loss, not {show(cache)}")
         dloss = inputs.check_number("dloss", dloss)
-        out = None if out is None else space.check(out)
-        activations, gradients = cache.use(self.params)
-        gradients = gradients if out is None else out
-        transformer.backward(activations, gradients, dloss=dloss, ops=self.ops)
-        return gradients
+        given = None if out is None else space.check(out)
+        activations, g = cache.use(self.params, space.samples)
+        return space.backward(activations, given or g, out, dloss, self.ops)
 
     def trace(self, tokens: TokenIds, targets: TokenIds | None = None) -> dict[str, Array]:
         """Return every activation by name, without dropout; with targets, its gradient too.
@@ -283,12 +302,7 @@ class GPT(Forward):
         InputError
             If `tokens` or `targets` cannot be read by the model.
         """
-        if targets is None:
-            ids = inputs.check_tokens(tokens, self.config)
-            return trace.trace(self.params, ids, None, self.config, ops=self.ops)
-        ids, labels = inputs.check_pair(tokens, targets, self.config)
-        g = self._space().take()
-        return trace.trace(self.params, ids, labels, self.config, g=g, ops=self.ops)
+        return trace.trace(self.params, tokens, targets, self.config, ops=self.ops)
 
     def save(self, path: str | Path) -> None:
         """Write config and parameters to an HDF5 file, completely or not at all.
@@ -312,18 +326,5 @@ class GPT(Forward):
     def _space(self) -> Workspace:
         """Return the workspace of the current parameters."""
         if self._workspace is None or self._workspace.parameters is not self.params:
-            self._workspace = Workspace(self.params)
+            self._workspace = Workspace(self.params, self.trainable)
         return self._workspace
-
-    def _forward(
-        self, tokens: TokenIds, targets: TokenIds, rng: Random | None, gradients: Params
-    ) -> tuple[float, transformer.Cache]:
-        """Return the loss and the activations; write the head's gradient into `gradients`."""
-        ids, labels = inputs.check_pair(tokens, targets, self.config)
-        inputs.check_masks(rng)
-        if rng is None and self.config.dropout and not self._has_warned:
-            self._has_warned = True
-            inputs.warn_of_dropout(self.config, stacklevel=4)
-        options: Any = dict(rng=rng, g=gradients, ops=self.ops)
-        value, cache = transformer.loss(self.params, ids, labels, self.config, **options)
-        return float(value), cache

@@ -278,11 +278,15 @@ def plot(directory: "RunDir", trainer: "Trainer") -> None:
 
 def describe(trainer: "Trainer", tokens: "Tokens", name: str) -> str:
     """Return the first line of a run's output."""
+    from npgpt.model import params, trainable
+
     model, c = trainer.model, trainer.model.config
     total = trainer.total_steps * trainer.tokens_per_step
+    trained = params.total(trainable.only(model.params, trainer.training.trainable))
+    some = "" if trained == model.size else f", {trained:,} of them trained"
     return (
-        f"{model.size:,} parameters (layers {c.n_layer}, heads {c.n_head}, embedding {c.n_embd}, "
-        f"context {c.context_length}); {len(tokens.train):,} training tokens, "
+        f"{model.size:,} parameters{some} (layers {c.n_layer}, heads {c.n_head}, embedding "
+        f"{c.n_embd}, context {c.context_length}); {len(tokens.train):,} training tokens, "
         f"{len(tokens.val):,} validation tokens; {trainer.total_steps:,} steps "
         f"of {trainer.tokens_per_step:,} tokens, {total:,} in all; output in {name}"
     )

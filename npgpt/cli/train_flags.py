@@ -23,7 +23,8 @@ Weights = Annotated[
     tuple[float, ...], default("in proportion to their windows", "NUMBER [NUMBER ...]")
 ]
 ValSources = Annotated[tuple[str, ...], default("a part of --data", "DATA [DATA ...]")]
-REPEATABLE = ("--data", "--data-weights", "--val-data")
+Patterns = Annotated[tuple[str, ...], default("all", "PATTERN [PATTERN ...]")]
+REPEATABLE = ("--data", "--data-weights", "--val-data", "--trainable")
 
 
 # Values are validated after parsing: an error in __post_init__ would end in tyro's own message.
@@ -38,6 +39,7 @@ class Hyperparameters(TrainingConfig):
     """Hyperparameters."""
 
     optimizer: OptimizerFlag  # type: ignore[assignment]
+    trainable: Patterns
 
     def __post_init__(self) -> None:
         pass
@@ -60,12 +62,13 @@ class RunFlags(RunConfig):
     @classmethod
     def of(cls, settings: RunConfig) -> "RunFlags":
         """Return flags with these values as defaults."""
+        trainable = settings.training.trainable or ()
         parts: dict[str, Any] = {
             "data": settings.sources,
             "data_weights": settings.data_weights or (),
             "val_data": settings.val_sources,
             "config": ModelShape(**vars(settings.config)),
-            "training": Hyperparameters(**vars(settings.training)),
+            "training": Hyperparameters(**vars(settings.training) | {"trainable": trainable}),
         }
         return cls(**vars(settings) | parts)
 
@@ -75,11 +78,7 @@ class RunFlags(RunConfig):
         for name in ("config", "training"):
             part = getattr(self, name)
             parts[name] = dataclasses.replace(part, **pick(values, part))
-        own = pick(values, self)
-        for name, value in own.items():
-            if isinstance(getattr(self, name), tuple):  # a flag with several values
-                own[name] = (value,) if isinstance(value, str) else tuple(value or ())
-        return dataclasses.replace(self, **own | parts)
+        return dataclasses.replace(self, **pick(values, self) | parts)
 
     def validated(self) -> RunConfig:
         """Return the settings. Raise ConfigError if they are invalid."""
@@ -95,7 +94,11 @@ class RunFlags(RunConfig):
 
 def pick(values: dict[str, Any], part: Any) -> dict[str, Any]:
     """Return those of the values that are fields of `part`."""
-    return {name: value for name, value in values.items() if hasattr(part, name)}
+    found = {name: value for name, value in values.items() if hasattr(part, name)}
+    for name, value in found.items():
+        if isinstance(getattr(part, name), tuple):  # a flag with several values
+            found[name] = (value,) if isinstance(value, str) else tuple(value or ())
+    return found
 
 
 def join_repeated(arguments: Sequence[str]) -> list[str]:
@@ -267,9 +270,15 @@ def check_flags(command: "Train", before: RunConfig) -> None:
     for name, value in given.items():
         if name not in free and value != saved[name]:
             raise ConfigError(
-                f"--{name.replace('_', '-')} {value} does not fit: {source} was made with "
-                f"{saved[name]}. Leave the flag out, or start a new run without --{flag}"
+                f"--{name.replace('_', '-')} {in_words(value)} does not fit: {source} was made "
+                f"with {in_words(saved[name])}. Leave the flag out, or start a new run without "
+                f"--{flag}"
             )
+
+
+def in_words(value: Any) -> str:
+    """Return a setting as its flag has it: several values are separated by spaces."""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def flat(settings: RunConfig) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from npgpt.arrays import Array, rows
 from npgpt.kernels import buffer_pool
 from npgpt.kernels.jit import BLOCKS, inner, njit
 from npgpt.kernels.parallel import in_parallel
+from npgpt.ops import embedding
 from npgpt.ops.embedding import Cache, Params, check
 
 
@@ -21,6 +22,8 @@ def forward(tokens: Array, p: Params, *, start: int | Array = 0, out: Array | No
 def backward(dout: Array, cache: Cache, g: Params) -> None:
     """(B, T, C). Writes g.wpe and *adds* to g.wte: see npgpt/ops/embedding.py."""
     (tokens,) = cache
+    if g.wte is None or g.wpe is None:  # frozen
+        return embedding.backward(dout, cache, g)
     _backward(rows(dout), tokens.ravel(), tokens.shape[-1], g.wte, g.wpe, BLOCKS)
 
 

@@ -26,8 +26,9 @@ def backward(dout: Array, cache: Cache, g: Params, *, dx: Array | None = None):
     dx = buffer_pool.empty_like(x) if dx is None else dx
     parts = np.zeros((2, BLOCKS, x.shape[-1]), x.dtype)
     _backward(rows(dout), rows(x), p.weight, flat(mean), flat(rstd), rows(dx), parts[0], parts[1])
-    parts[0].sum(0, out=g.weight)
-    parts[1].sum(0, out=g.bias)
+    for total, part in zip(g, parts, strict=True):
+        if total is not None:  # None: frozen
+            part.sum(0, out=total)
     return dx
 
 

@@ -31,8 +31,9 @@ def forward_with(matmul, x: Array, p: Params, out: Array | None):
 def backward_with(matmul, dout: Array, cache: Cache, g: Params, dx: Array | None):
     """Run `backward` with this matrix product."""
     x, p = cache
-    matmul(rows(x).T, rows(dout), out=g.weight)
-    if p.bias is not None:
+    if g.weight is not None:  # None: frozen
+        matmul(rows(x).T, rows(dout), out=g.weight)
+    if g.bias is not None:
         _sum_rows(rows(dout), BLOCKS, g.bias)
     dx = buffer_pool.empty_like(x) if dx is None else dx
     matmul(rows(dout), p.weight.T, out=rows(dx))

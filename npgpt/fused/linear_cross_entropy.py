@@ -13,21 +13,21 @@ from npgpt.ops.linear_cross_entropy import IGNORED, Cache, blocks, check
 
 
 def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 512,
-            dweight: Array | None = None):  # fmt: skip
+            dweight: Array | None = None, frozen: bool = False):  # fmt: skip
     """(..., C), (V, C), (...) integers below V, or IGNORED -> scalar of x's dtype
 
     `dweight`: optional output for the gradient of `weight` at dloss = 1. Passing backward's `g`
-    here avoids a second (V, C) array; the Cache can then be used once.
+    here avoids a second (V, C) array; the Cache can then be used once. `frozen`: without it.
     """
-    return forward_with(matmul, x, weight, targets, chunk, dweight)
+    return forward_with(matmul, x, weight, targets, chunk, dweight, frozen)
 
 
-def backward(dloss: float, cache: Cache, g: Array, *, dx: Array | None = None):
+def backward(dloss: float, cache: Cache, g: Array | None, *, dx: Array | None = None):
     """scalar -> (..., C). `g` is the gradient of the head, (V, C)."""
     dx = into(buffer_pool.empty_like(cache.dx) if dx is None else dx, cache.dx)
-    into(g, cache.dweight)
+    results = [dx] if cache.dweight is None else [into(g, cache.dweight), dx]
     if dloss != 1:
-        for x in (g, dx):
+        for x in results:
             _scale(tasks_for(x.size), x.dtype.type(dloss), flat(x))
     return dx
 
@@ -43,19 +43,20 @@ def log_probs(x: Array, weight: Array, targets: Array, *, chunk: int = 512):
     return log_probs_with(matmul, x, weight, targets, chunk)
 
 
-def forward_with(matmul, x: Array, weight: Array, targets: Array, chunk: int, dweight):
+def forward_with(matmul, x: Array, weight: Array, targets: Array, chunk: int, dweight, frozen):
     """Run `forward` with this matrix product."""
     x_rows, targets = rows(x), check(targets, weight)
     counts = targets != IGNORED
     if not counts.all():
         some = x_rows[counts], weight, targets[counts]
-        value, cache = forward_with(matmul, *some, chunk, dweight)
+        value, cache = forward_with(matmul, *some, chunk, dweight, frozen)
         dx = buffer_pool.empty_like(x_rows)
         dx[counts], dx[~counts] = cache.dx, 0
         return value, Cache(dx.reshape(x.shape), cache.dweight)
     N, V = len(x_rows), len(weight)
     dx = buffer_pool.empty_like(x_rows)
-    dweight = buffer_pool.empty_like(weight) if dweight is None else dweight
+    if dweight is None and not frozen:
+        dweight = buffer_pool.empty_like(weight)
     loss = np.empty(N, x.dtype)
     buffer = buffer_pool.empty((min(N, chunk), V), x.dtype)
     for block in blocks(N, chunk):
@@ -64,7 +65,8 @@ def forward_with(matmul, x: Array, weight: Array, targets: Array, chunk: int, dw
         _forward(logits, targets[block], x.dtype.type(1 / N), loss[block])
         dlogits = logits
         matmul(dlogits, weight, out=dx[block])
-        matmul(dlogits.T, x_rows[block], out=dweight, beta=0 if block.start == 0 else 1)
+        if dweight is not None:
+            matmul(dlogits.T, x_rows[block], out=dweight, beta=0 if block.start == 0 else 1)
     return x.dtype.type(loss.sum(dtype=np.float64) / N), Cache(dx.reshape(x.shape), dweight)
 
 

@@ -17,13 +17,13 @@ __all__ = ["Cache", "backward", "evaluate", "forward", "log_probs"]
 
 
 def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 512,
-            dweight: Array | None = None):  # fmt: skip
+            dweight: Array | None = None, frozen: bool = False):  # fmt: skip
     """(..., C), (V, C), (...) integers below V, or IGNORED -> scalar of x's dtype
 
     `dweight`: optional output for the gradient of `weight` at dloss = 1. Passing backward's `g`
-    here avoids a second (V, C) array; the Cache can then be used once.
+    here avoids a second (V, C) array; the Cache can then be used once. `frozen`: without it.
     """
-    return forward_with(matmul, x, weight, targets, chunk, dweight)
+    return forward_with(matmul, x, weight, targets, chunk, dweight, frozen)
 
 
 def evaluate(x: Array, weight: Array, targets: Array, *, chunk: int = 512):

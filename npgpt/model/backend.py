@@ -4,7 +4,8 @@ A backend is a module, or any object, with one attribute per op. npgpt.ops, npgp
 npgpt.mixed are the three of this project; mypy compares each with `Backend`. Functions compute what
 the op of that name in npgpt/ops says. Every `forward` returns its output and a cache; the
 `backward` beside it takes the gradient of that output and the cache, writes the gradients of the
-parameters into `g`, and returns the gradient of the input.
+parameters into `g`, and returns the gradient of the input. A frozen parameter is None in `g`: its
+gradient is not computed.
 """
 
 from typing import Any, Protocol
@@ -122,10 +123,12 @@ class LinearCrossEntropy(Protocol):
 
     def forward(
         self, x: Array, weight: Array, targets: Array, *, chunk: int = 512,
-        dweight: Array | None = None,
+        dweight: Array | None = None, frozen: bool = False,
     ) -> tuple[np.floating, Any]: ...  # fmt: skip
 
-    def backward(self, dloss: float, cache: Any, g: Array, *, dx: Array | None = None) -> Array: ...
+    def backward(
+        self, dloss: float, cache: Any, g: Array | None, *, dx: Array | None = None
+    ) -> Array: ...
 
     def evaluate(
         self, x: Array, weight: Array, targets: Array, *, chunk: int = 512

@@ -11,6 +11,7 @@ from npgpt.arrays import Array
 from npgpt.model import params
 from npgpt.model.backend import Backend, Random
 from npgpt.model.kv_cache import Past
+from npgpt.model.trainable import is_trained
 
 
 class Cache(NamedTuple):
@@ -61,6 +62,8 @@ def backward(dx: Array, c: Cache, g: params.Block, *, ops: Backend) -> Array:
     dh = ops.linear.backward(dh, c.c_fc, g.mlp.c_fc)
     dh = ops.layernorm.backward(dh, c.ln_2, g.ln_2, dx=dh)
     dx = np.add(dx, dh, out=dh)  # x went into the MLP and around it: the two add
+    if c.attn is None:  # nothing below is trained
+        return dx
 
     dh = ops.dropout.backward(dx, c.attn_drop)
     dh = ops.linear.backward(dh, c.attn_proj, g.attn.c_proj)
@@ -68,3 +71,12 @@ def backward(dx: Array, c: Cache, g: params.Block, *, ops: Backend) -> Array:
     dh = ops.linear.backward(dh, c.c_attn, g.attn.c_attn)
     dh = ops.layernorm.backward(dh, c.ln_1, g.ln_1, dx=dh)
     return np.add(dx, dh, out=dh)  # and into attention and around it
+
+
+def needed(c: Cache, g: params.Params, index: int) -> Cache | None:
+    """Return the part of a block's Cache that backward reaches, by the gradients of the model."""
+    below = is_trained((g.wte, g.wpe, g.h[:index]))
+    if below or is_trained((g.h[index].ln_1, g.h[index].attn)):
+        return c
+    first_half = dict.fromkeys(("ln_1", "c_attn", "attn", "attn_proj", "attn_drop"))
+    return c._replace(**first_half) if is_trained(g.h[index]) else None

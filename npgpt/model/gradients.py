@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 
 from npgpt import arrays
-from npgpt.arrays import Array
+from npgpt.arrays import Array, TokenIds
+from npgpt.config import Config
 from npgpt.errors import InputError
+from npgpt.model import inputs, trainable, transformer
+from npgpt.model.backend import Backend, Random
 from npgpt.model.params import Params, Shape, head, leaves, map_leaves, named, total, views
 from npgpt.model.quantize import require_float
 
@@ -28,7 +31,7 @@ class Samples:
 
     def read(self) -> bytes:
         """Return the numbers as they are now."""
-        return np.concatenate(self.views, axis=None).tobytes()
+        return b"".join(view.tobytes() for view in self.views)
 
 
 class LossCache:
@@ -42,15 +45,15 @@ class LossCache:
 
     def __init__(self, activations: Any, gradients: Params, parameters: Params, samples: Samples):
         self.activations, self.gradients, self.parameters = activations, gradients, parameters
-        self.head = Samples([head(gradients)])
+        self.head = Samples(leaves(head(gradients)))  # none of a frozen one
         self.samples = samples
         self.seen = samples.read(), self.head.read()
 
     def __repr__(self) -> str:
         return f"LossCache({'used' if self.activations is None else 'valid for one backward'})"
 
-    def use(self, parameters: Params) -> tuple[Any, Params]:
-        """Return the activations and the gradient tree, once.
+    def use(self, parameters: Params, samples: Samples) -> tuple[Any, Params]:
+        """Return the activations and the gradient tree, once. `samples`: of the model's workspace.
 
         Raises
         ------
@@ -65,6 +68,10 @@ class LossCache:
             raise InputError(
                 "this cache was computed with other parameters: pass it to the model whose loss "
                 "returned it, or call loss again"
+            )
+        if samples is not self.samples:
+            raise InputError(
+                "set_trainable was called since loss returned this cache: call loss again"
             )
         if self.samples.read() != self.seen[0]:
             raise InputError(
@@ -83,21 +90,44 @@ class LossCache:
 
 
 class Workspace:
-    """The memory for the gradients of one tree of parameters.
+    """The memory for the gradients of one tree of parameters, of which some are trained.
 
     `own` is the tree that `loss_and_gradients` overwrites. `take` returns a tree for the caller;
-    its memory is reused once the caller has deleted all of its arrays.
+    its memory is reused once the caller has deleted all of its arrays. In both, a frozen parameter
+    is None.
     """
 
-    def __init__(self, parameters: Params):
+    def __init__(self, parameters: Params, patterns: tuple[str, ...] = trainable.ALL):
         require_float(parameters)
-        self.parameters = parameters
+        self.parameters, self.names = parameters, trainable.names_of(parameters, patterns)
         self.samples = Samples(leaves(parameters))
-        self.shapes = map_leaves(parameters, lambda leaf: Shape(leaf.shape))
+        shapes = map_leaves(parameters, lambda leaf: Shape(leaf.shape))
+        self.shapes = trainable.select(shapes, self.names)
         self.dtype = parameters.wte.weight.dtype
         self.spare: list[tuple[memoryview, weakref.ref]] = []
         self.lock = threading.Lock()
         self._own: Params | None = None
+        self.has_warned = False
+
+    def forward(
+        self, tokens: TokenIds, targets: TokenIds, rng: Random | None, g: Params, config: Config,
+        ops: Backend,
+    ) -> tuple[float, transformer.Cache]:  # fmt: skip
+        """Return the loss and the activations; write the head's gradient into `g`."""
+        ids, labels = inputs.check_pair(tokens, targets, config)
+        inputs.check_masks(rng)
+        if rng is None and config.dropout and not self.has_warned:
+            self.has_warned = True
+            inputs.warn_of_dropout(config, stacklevel=4)
+        value, cache = transformer.loss(self.parameters, ids, labels, config, rng=rng, g=g, ops=ops)
+        return float(value), cache
+
+    def backward(
+        self, activations: Any, g: Params, out: Params | None, dloss: float, ops: Backend
+    ) -> Params:
+        """Return the gradients: `out`, or the tree `g` with zeros for frozen parameters."""
+        transformer.backward(activations, g, dloss=dloss, ops=ops)
+        return trainable.with_zeros(g, self.parameters) if out is None else out
 
     @property
     def own(self) -> Params:
@@ -118,14 +148,20 @@ class Workspace:
             return views(self.shapes, flat)
 
     def check(self, out: Params) -> Params:
-        """Return `out`. Raise InputError unless it is a gradient tree of these parameters."""
+        """Return `out` with None in place of frozen parameters, whose gradients are set to zero.
+
+        Raises InputError unless `out` is a gradient tree of these parameters.
+        """
         check_gradients(out, self.parameters, "out")
-        if not all(leaf.flags.carray for leaf in leaves(out)):
-            name = next(name for name, leaf in named(out) if not leaf.flags.carray)
-            raise InputError(f"out: {name} must be writable and C-contiguous")
+        for name, leaf in named(out):
+            if not (leaf.flags.carray or (trainable.is_frozen(leaf) and name not in self.names)):
+                raise InputError(f"out: {name} must be writable and C-contiguous")
         if np.may_share_memory(out.wte.weight, self.parameters.wte.weight):
             raise InputError("out shares memory with the parameters: it must be a tree of its own")
-        return out
+        for name, leaf in named(out):
+            if name not in self.names and leaf.flags.writeable:
+                leaf.fill(0)
+        return trainable.select(out, self.names)
 
 
 def check_gradients(tree: Params, parameters: Params, what: str) -> None:
@@ -144,7 +180,7 @@ def check_gradients(tree: Params, parameters: Params, what: str) -> None:
     if [name for name, _ in expected] != [name for name, _ in found]:
         raise InputError(f"{what} has not the names of the parameters: {how}")
     for (name, leaf), (_, array) in zip(expected, found, strict=True):
-        if (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
+        if leaf.size and (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
             raise InputError(
                 f"{what}: {name} is {array.dtype} {array.shape}, but must be {leaf.dtype} "
                 f"{leaf.shape}: {how}"

@@ -168,8 +168,7 @@ def views(tree: Params, flat: Array) -> Params:
 
 def kept_shapes(shapes: Params, keep: Callable[[str, Shape], bool]) -> Params:
     """Return a tree of Shapes with an empty one where `keep(name, shape)` is False."""
-    kept = iter([s if keep(name, s) else Shape((0,)) for name, s in named(shapes)])
-    return map_leaves(shapes, lambda _: next(kept))
+    return map_named(shapes, lambda name, s: s if keep(name, s) else Shape((0,)))
 
 
 def total(tree: Params) -> int:
@@ -208,6 +207,12 @@ def map_leaves(node: Any, make: Callable[[Any], Any]) -> Any:
     return tuple(children) if type(node) is tuple else type(node)(*children)
 
 
+def map_named(tree: Params, make: Callable[[str, Any], Any]) -> Params:
+    """Return the same tree with `make(name, leaf)` in place of every leaf, in order."""
+    made = iter([make(name, leaf) for name, leaf in named(tree)])
+    return map_leaves(tree, lambda _: next(made))
+
+
 def named(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the name and the array of every leaf of a tree, in order.
 
@@ -244,11 +249,11 @@ def named(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield from named(child, f"{prefix}.{name}" if prefix else str(name))
 
 
-def leaves(tree: Params) -> list[Array]:
+def leaves(tree: Any) -> list[Array]:
     """Return the leaves in the order of `named`, faster than that finds their names."""
     found, stack = [], [tree]
     while stack:
-        node: Any = stack.pop()
+        node = stack.pop()
         if isinstance(node, tuple) and not isinstance(node, Shape):
             stack.extend(reversed(node))
         elif node is not None:

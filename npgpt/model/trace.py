@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.arrays import Array
+from npgpt.arrays import Array, TokenIds
 from npgpt.config import Config
-from npgpt.model import transformer
+from npgpt.model import inputs, transformer
 from npgpt.model.backend import Backend
+from npgpt.model.gradients import Workspace
 from npgpt.model.params import Params
 from npgpt.ops import attention as numpy_attention
 from npgpt.ops.attention import softmax, split_heads
@@ -20,21 +21,18 @@ from npgpt.ops.linear_cross_entropy import IGNORED
 
 
 def trace(
-    p: Params,
-    tokens: Array,
-    targets: Array | None,
-    config: Config,
-    *,
-    g: Params | None = None,
-    ops: Backend,
+    p: Params, tokens: TokenIds, targets: TokenIds | None, config: Config, *, ops: Backend
 ) -> dict[str, Array]:
-    """Return the activations by name; with targets and a gradient tree, their gradients too."""
+    """Return the activations by name; with targets, their gradients too."""
     recorder = Recorder(ops, config, embedding_drops=targets is not None)
     found, backend = recorder.found, recorder.backend
-    if targets is None or g is None:
-        found["logits"] = transformer.logits(p, tokens, config, ops=backend)
+    if targets is None:
+        ids = inputs.check_tokens(tokens, config)
+        found["logits"] = transformer.logits(p, ids, config, ops=backend)
         return found
-    loss, cache = transformer.loss(p, tokens, targets, config, g=g, ops=backend)
+    ids, targets = inputs.check_pair(tokens, targets, config)
+    g = Workspace(p).take()  # of all parameters, frozen ones too
+    loss, cache = transformer.loss(p, ids, targets, config, g=g, ops=backend)
     transformer.backward(cache, g, ops=backend)
     found["logits"] = transformer.scores(p, found["ln_f"], ops=ops)
     found["loss"] = np.asarray(loss)

@@ -15,15 +15,20 @@ from npgpt.model import block
 from npgpt.model.backend import Backend, Random
 from npgpt.model.kv_cache import LayerCache, Past
 from npgpt.model.params import Params, head
+from npgpt.model.trainable import is_trained
 from npgpt.ops.embedding import Params as Embedding
 from npgpt.ops.linear import Params as Linear
 
 
-class Cache(NamedTuple):
+class HiddenCache(NamedTuple):
     embedding: Any
     drop: Any
-    h: list[block.Cache]
+    h: list[Any]  # of blocks; None where backward does not reach
     ln_f: Any
+
+
+class Cache(NamedTuple):
+    hidden: HiddenCache
     loss: Any
 
 
@@ -42,30 +47,53 @@ def loss(
     `g` is the gradient tree later passed to `backward`: the gradient of the output head is written
     into it now, which saves an array of its size.
     """
-    rate = config.dropout
-    x, embedding = ops.embedding.forward(tokens, Embedding(p.wte.weight, p.wpe.weight))
-    x, drop = ops.dropout.forward(x, rate=rate, rng=rng)
-    h = []
-    for p_block in p.h:
-        x, cache = block.forward(x, p_block, n_head=config.n_head, rate=rate, rng=rng, ops=ops)
-        h.append(cache)
-    x, ln_f = ops.layernorm.forward(x, p.ln_f)
+    x, hidden = hidden_forward(p, tokens, config, rng=rng, g=g, ops=ops)
+    dweight = None if g is None else head(g)
     value, head_loss = ops.linear_cross_entropy.forward(
-        x, head(p), targets, dweight=None if g is None else head(g)
+        x, head(p), targets, dweight=dweight, frozen=g is not None and dweight is None
     )
-    return value, Cache(embedding, drop, h, ln_f, head_loss)
+    return value, Cache(hidden, head_loss)
 
 
 def backward(c: Cache, g: Params, *, dloss: float = 1.0, ops: Backend) -> None:
     """Write dloss * d(loss)/d(parameter) into every array of `g`."""
     dx = ops.linear_cross_entropy.backward(dloss, c.loss, head(g))
+    if g.lm_head is not None and g.wte.weight is not None:
+        g.wte.weight.fill(0)  # when tied, the head's gradient is here already, and the two add
+    hidden_backward(dx, c.hidden, g, ops=ops)
+
+
+def hidden_forward(
+    p: Params,
+    tokens: Array,
+    config: Config,
+    *,
+    rng: Random | None = None,
+    g: Params | None = None,
+    ops: Backend,
+) -> tuple[Array, HiddenCache]:
+    """(B, T) -> (B, T, C), the input of the output head, and the Cache of `hidden_backward`."""
+    rate = config.dropout
+    x, embedding = ops.embedding.forward(tokens, Embedding(p.wte.weight, p.wpe.weight))
+    x, drop = ops.dropout.forward(x, rate=rate, rng=rng)
+    h: list[Any] = []
+    for p_block in p.h:
+        x, cache = block.forward(x, p_block, n_head=config.n_head, rate=rate, rng=rng, ops=ops)
+        h.append(cache if g is None else block.needed(cache, g, len(h)))
+    x, ln_f = ops.layernorm.forward(x, p.ln_f)
+    return x, HiddenCache(embedding, drop, h, ln_f)
+
+
+def hidden_backward(dx: Array, c: HiddenCache, g: Params, *, ops: Backend) -> None:
+    """(B, T, C) -> None. Write the gradients of all but the output head, and *add* to `g.wte`."""
     dx = ops.layernorm.backward(dx, c.ln_f, g.ln_f)
     for cache, g_block in zip(reversed(c.h), reversed(g.h), strict=True):
+        if cache is None:  # nothing below is trained
+            return
         dx = block.backward(dx, cache, g_block, ops=ops)
-    dx = ops.dropout.backward(dx, c.drop)
-    if g.lm_head is not None:
-        g.wte.weight.fill(0)  # when tied, the head's gradient is here already, and the two add
-    ops.embedding.backward(dx, c.embedding, Embedding(g.wte.weight, g.wpe.weight))
+    if is_trained((g.wte, g.wpe)):
+        dx = ops.dropout.backward(dx, c.drop)
+        ops.embedding.backward(dx, c.embedding, Embedding(g.wte.weight, g.wpe.weight))
 
 
 # The functions below keep no cache for backward.

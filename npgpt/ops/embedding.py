@@ -43,9 +43,11 @@ def backward(dout: Array, cache: Cache, g: Params) -> None:
     """
     (tokens,) = cache
     T = tokens.shape[-1]
-    np.add.at(g.wte, tokens, dout)  # repeated tokens add up; `+=` would keep one of them
-    g.wpe[:T] = dout.sum(0)
-    g.wpe[T:] = 0
+    if g.wte is not None:  # None: frozen
+        np.add.at(g.wte, tokens, dout)  # repeated tokens add up; `+=` would keep one of them
+    if g.wpe is not None:
+        g.wpe[:T] = dout.sum(0)
+        g.wpe[T:] = 0
 
 
 def check(tokens: Array, p: Params, start: int | Array) -> None:

@@ -40,8 +40,10 @@ def backward(dout: Array, cache: Cache, g: Params, *, dx: Array | None = None):
     x, p, mean, rstd = cache
     norm = (x - mean) * rstd  # recomputed: caching it would cost one more (..., C) per layer
 
-    g.weight[:] = rows(dout * norm).sum(0)
-    g.bias[:] = rows(dout).sum(0)
+    if g.weight is not None:  # None: frozen
+        g.weight[:] = rows(dout * norm).sum(0)
+    if g.bias is not None:
+        g.bias[:] = rows(dout).sum(0)
 
     # x reaches the output directly, and again through the mean and the rstd of its row
     dnorm = dout * p.weight

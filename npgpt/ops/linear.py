@@ -1,7 +1,7 @@
 """out = x @ weight + bias, with GPT-2's (in, out) layout of the weight.
 
-Like transformers' Conv1D, or torch.nn.functional.linear with weight.T. With bias
-None, forward adds none and backward writes no gradient of it. Derivation: docs/ops/linear.md
+Like transformers' Conv1D, or torch.nn.functional.linear with weight.T. Without a bias, `p.bias` and
+`g.bias` are None. Derivation: docs/ops/linear.md
 """
 
 from typing import NamedTuple
@@ -32,7 +32,8 @@ def forward(x: Array, p: Params, *, out: Array | None = None):
 def backward(dout: Array, cache: Cache, g: Params, *, dx: Array | None = None):
     """(..., O) -> (..., I)"""
     x, p = cache
-    np.matmul(rows(x).T, rows(dout), out=g.weight)  # the sum of the rows' outer products
-    if p.bias is not None:
+    if g.weight is not None:  # None: frozen
+        np.matmul(rows(x).T, rows(dout), out=g.weight)  # the sum of the rows' outer products
+    if g.bias is not None:
         np.sum(rows(dout), 0, out=g.bias)
     return np.matmul(dout, p.weight.T, out=dx)

@@ -23,27 +23,27 @@ IGNORED = -100  # the target of a row that does not count: PyTorch's ignore_inde
 
 class Cache(NamedTuple):
     dx: Array  # (..., C)  both for dloss = 1
-    dweight: Array  # (V, C)
+    dweight: Array | None  # (V, C)  None: frozen
 
 
 def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 512,
-            dweight: Array | None = None):  # fmt: skip
+            dweight: Array | None = None, frozen: bool = False):  # fmt: skip
     """(..., C), (V, C), (...) integers below V, or IGNORED -> scalar of x's dtype
 
     `dweight`: optional output array for the gradient of `weight` at dloss = 1. Passing backward's
-    `g` here avoids a second (V, C) array; the cache can then be used once.
+    `g` here avoids a second (V, C) array; the cache can then be used once. `frozen`: without it.
     """
     x_rows, targets = rows(x), check(targets, weight)
     counts = targets != IGNORED
     if not counts.all():
         some = x_rows[counts], weight, targets[counts]
-        value, cache = forward(*some, chunk=chunk, dweight=dweight)
+        value, cache = forward(*some, chunk=chunk, dweight=dweight, frozen=frozen)
         dx = np.zeros_like(x_rows)
         dx[counts] = cache.dx
         return value, Cache(dx.reshape(x.shape), cache.dweight)
     N = len(x_rows)
     dx, total = np.empty_like(x_rows), 0.0
-    dweight = into(dweight, np.zeros_like(weight))
+    dweight = None if frozen else into(dweight, np.zeros_like(weight))
     for block in blocks(N, chunk):
         loss, probs = losses(x_rows[block], weight, targets[block])
         total += float(loss.sum())
@@ -51,14 +51,16 @@ def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 512,
         dlogits[np.arange(len(loss)), targets[block]] -= 1
         dlogits /= N
         np.matmul(dlogits, weight, out=dx[block])
-        dweight += dlogits.T @ x_rows[block]
+        if dweight is not None:
+            dweight += dlogits.T @ x_rows[block]
     return x.dtype.type(total / N), Cache(dx.reshape(x.shape), dweight)
 
 
-def backward(dloss: float, cache: Cache, g: Array, *, dx: Array | None = None):
+def backward(dloss: float, cache: Cache, g: Array | None, *, dx: Array | None = None):
     """scalar -> (..., C). `g` is the gradient of the head, (V, C)."""
     dloss = cache.dx.dtype.type(dloss)
-    np.multiply(cache.dweight, dloss, out=g)
+    if cache.dweight is not None:
+        np.multiply(cache.dweight, dloss, out=g)
     return into(dx, cache.dx * dloss)
 
 

@@ -232,7 +232,9 @@ class Recorder:
             self.ops.linear_cross_entropy = self.wrap_head(self.ops.linear_cross_entropy)
         block = self.modules["npgpt.model.block"]
         self.modules["npgpt.model.transformer"].block = SimpleNamespace(  # type: ignore[attr-defined]
-            forward=self.block_forward(block.forward), backward=self.block_backward(block.backward)
+            forward=self.block_forward(block.forward),
+            backward=self.block_backward(block.backward),
+            needed=block.needed,
         )
         self.block = 0  # of the current call
         self.streams: Iterator[str] = iter(())  # names of the residual stream to come

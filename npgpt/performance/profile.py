@@ -21,7 +21,7 @@ from npgpt.config import Config, RunConfig
 from npgpt.errors import ConfigError, InputError
 from npgpt.gpt import GPT
 from npgpt.inference.generate import generate
-from npgpt.model import params
+from npgpt.model import params, trainable
 from npgpt.ops.muon import ITERATIONS
 from npgpt.performance import flops, roofline
 from npgpt.rng import Generator
@@ -163,8 +163,10 @@ def parameter_bytes(settings: RunConfig) -> int:
 
 def training_bytes(settings: RunConfig) -> int:
     """Return the size of the parameters, their gradients and the optimizer's moments in bytes."""
-    moments = optim.moment_shapes(settings.training, params.shapes(settings.config)).values()
-    numbers = 2 * params.size(settings.config) + sum(map(params.total, moments))
+    shapes, training = params.shapes(settings.config), settings.training
+    gradients = trainable.only(shapes, training.trainable)
+    trees = shapes, gradients, *optim.moment_shapes(training, shapes).values()
+    numbers = sum(map(params.total, trees))
     return numbers * (8 if settings.dtype == "float64" else 4)
 
 

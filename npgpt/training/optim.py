@@ -6,6 +6,7 @@ from npgpt.arrays import Array
 from npgpt.backends import Backend
 from npgpt.config import TrainingConfig
 from npgpt.errors import InputError
+from npgpt.model import trainable
 from npgpt.model.params import Params, Shape, kept_shapes
 from npgpt.training.optimizer import Decays, Keeps, Optimizer, every
 
@@ -364,13 +365,14 @@ def outside_of_blocks(name: str, shape: Shape) -> bool:
 
 def moment_shapes(training: TrainingConfig, shapes: Params) -> dict[str, Params]:
     """Return trees of the Shapes of all moments in a run, empty for parameters without one."""
+    shapes = trainable.only(shapes, training.trainable)
     moments = moments_of(training.optimizer, training.momentum or 0.0)
     return {moment: kept_shapes(shapes, keep) for moment, keep in moments.items()}
 
 
 def make(parameters: Params, training: TrainingConfig, *, ops: Backend) -> Optimizer:
-    """Return the optimizer of a run."""
-    t = training
+    """Return the optimizer of a run: the arrays of frozen parameters are empty."""
+    t, parameters = training, trainable.only(parameters, training.trainable)
     both: Any = dict(lr=t.lr, weight_decay=t.weight_decay, decays=DECAYS[t.decay], ops=ops)
     adaptive: Any = dict(betas=(t.beta1, t.beta2), eps=t.eps)
     match t.optimizer:

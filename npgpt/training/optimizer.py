@@ -15,6 +15,7 @@ from npgpt.model import params, quantize
 from npgpt.model.gradients import check_gradients
 from npgpt.model.inputs import check_bool, check_number
 from npgpt.model.params import Params, Shape
+from npgpt.model.trainable import is_frozen
 
 Decays = Callable[[str, Array], bool]
 Keeps = Callable[[str, Shape], bool]  # by the name and the shape of a parameter
@@ -129,7 +130,7 @@ class Optimizer(ABC):
         self.steps += 1
         trees = [params.leaves(tree) for tree in (gradients, *self.moments.values())]
         for (name, p), *arrays_of in zip(self._named, *trees, strict=True):
-            if not p.size:  # owned by another rank
+            if not p.size or is_frozen(arrays_of[0]):  # owned by another rank, or frozen
                 continue
             weight_decay = self.weight_decay if self.decays(name, p) else 0.0
             self._update(name, p, *arrays_of, lr=lr, weight_decay=weight_decay, scale=scale)

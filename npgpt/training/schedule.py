@@ -1,7 +1,6 @@
 """The number of steps, and two numbers of each: learning rate, and clipping of the gradient."""
 
 import math
-from typing import Any
 
 from npgpt import backends
 from npgpt.backends import Backend
@@ -11,6 +10,7 @@ from npgpt.model import params
 from npgpt.model.inputs import check_integer, check_number
 from npgpt.model.params import Params
 from npgpt.model.quantize import require_float
+from npgpt.model.trainable import trained
 
 
 def global_norm(gradients: Params, *, ops: Backend | str | None = None) -> float:
@@ -40,8 +40,10 @@ def global_norm(gradients: Params, *, ops: Backend | str | None = None) -> float
     if not isinstance(gradients, Params):
         raise InputError(f"gradients must be a tree like model.params, not {show(gradients)}")
     require_float(gradients)
-    backend: Any = ops if hasattr(ops, "adamw") else backends.get(ops)
-    return math.sqrt(sum(backend.adamw.square_sum(grad) for _, grad in params.named(gradients)))
+    gradients = trained(gradients)
+    if ops is None or not hasattr(ops, "adamw"):
+        ops = backends.get(ops)
+    return math.sqrt(sum(ops.adamw.square_sum(grad) for _, grad in params.named(gradients)))
 
 
 def clip_scale(norm: float, max_norm: float) -> float:
@@ -86,7 +88,7 @@ def clip_gradients(
         raise InputError(f"max_norm is {max_norm}, but must be above 0")
     norm = global_norm(gradients, ops=ops)
     if (scale := clip_scale(norm, limit)) < 1:
-        for _, gradient in params.named(gradients):
+        for _, gradient in params.named(trained(gradients)):
             gradient *= gradient.dtype.type(scale)
     return norm
 

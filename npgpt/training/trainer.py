@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from npgpt.data.mapped_tokens import MappedTokens, MixedTokens, require_windows
 from npgpt.errors import InputError, RunError, show
 from npgpt.gpt import GPT
 from npgpt.inference.generate import generate
-from npgpt.model import finite, params
+from npgpt.model import finite, params, trainable
 from npgpt.model.inputs import check_integer, check_kind, check_pair, check_sequence
 from npgpt.ops.linear_cross_entropy import IGNORED
 from npgpt.rng import Generator
@@ -33,7 +34,7 @@ class Trainer:
     train_tokens, val_tokens : (N,) int array-like, MappedTokens or MixedTokens
         Token ids of the training and the validation split.
     training : TrainingConfig
-        Hyperparameters.
+        Hyperparameters. Its `trainable` is set in the model; None: as it is set there.
     rng : Generator
         Random stream of shuffling and dropout; with `eval_rng="shared"`, also of evaluations.
     prompt : sequence of int, default ()
@@ -83,6 +84,9 @@ class Trainer:
         self.prompt: list[int] = check_sequence(prompt, model.config, "prompt").tolist()
         if progress is not None and not isinstance(progress, Progress):
             raise InputError(f"progress must be a Progress or None, not {show(progress)}")
+        if training.trainable is not None:
+            model.set_trainable(*training.trainable)
+        training = replace(training, trainable=model.trainable)  # which is None if it is all
         self.model, self.training, self.rng = model, training, rng
         self.progress = Progress() if progress is None else progress
         T, per_step = model.config.context_length, training.batch_size * training.grad_accumulation
@@ -101,7 +105,8 @@ class Trainer:
 
         self.optimizer = optim.make(model.params, training, ops=model.ops)
         self.gradients: params.Params  # of the last step
-        self.part_gradients = params.zeros_like(model.params)  # no memory until it is written to
+        # no memory until they are written to
+        self.part_gradients = trainable.zeros_like(model.params, model.trainable)
         self.tokens_per_step = per_step * T
         self.tokens_per_epoch = len(self.steps_data) * self.tokens_per_step
         self.total_steps = schedule.count_steps(
@@ -352,6 +357,7 @@ def require_finite(name: str, value: float, step: int) -> None:
 
 
 def add(total: params.Params, other: params.Params) -> None:
-    """Add the arrays of `other` to those of `total`, in place."""
-    for (_, a), (_, b) in zip(params.named(total), params.named(other), strict=True):
+    """Add the arrays of `other` to those of `total`, in place, but not those that are frozen."""
+    pairs = (params.leaves(trainable.trained(tree)) for tree in (total, other))
+    for a, b in zip(*pairs, strict=True):
         a += b

@@ -6,7 +6,7 @@ FORWARD, BACKWARD = "npgpt.ops.dropout:forward", "npgpt.ops.dropout:backward"
 DRAW = "npgpt.ops.dropout:draw"
 ATTENTION, DATTENTION = "npgpt.ops.attention:forward", "npgpt.ops.attention:backward"
 BLOCK, DBLOCK = "npgpt.model.block:forward", "npgpt.model.block:backward"
-LOSS = "npgpt.model.transformer:loss"
+EMBEDDED = "npgpt.model.transformer:hidden_forward"
 
 page = Page("docs/backprop/dropout.md")
 wrong = page.add
@@ -53,7 +53,7 @@ wrong(
     "dropout-missing-on-embedding",
     "the embedding has no dropout",
     (
-        LOSS,
+        EMBEDDED,
         "x, drop = ops.dropout.forward(x, rate=rate, rng=rng)",
         "ops.dropout.forward(x, rate=rate, rng=rng)\n    x, drop = ops.dropout.forward(x, rate=0)",
     ),
@@ -137,7 +137,7 @@ wrong(
         "npgpt.parity.steps:logits",
         "return model.logits(p, tokens, config, ops=ops)",
         """_, cache = model.loss(p, tokens, tokens, config, rng=rng, ops=ops)
-    x, _ = ops.layernorm.forward(cache.ln_f.x, p.ln_f)
+    x, _ = ops.layernorm.forward(cache.hidden.ln_f.x, p.ln_f)
     return model.scores(p, x, ops=ops)""",
     ),
     seen=("ipolharvard/ethos-ares#20",),
@@ -188,7 +188,8 @@ for name, says, where, right, text in (
     ("dropout-backward-missing-after-mlp", "the gradient skips dropout after the MLP",
      DBLOCK, "ops.dropout.backward(dx, c.mlp_drop)", "dx"),
     ("dropout-backward-missing-on-embedding", "the gradient skips dropout of the embedding",
-     "npgpt.model.transformer:backward", "    dx = ops.dropout.backward(dx, c.drop)\n", ""),
+     "npgpt.model.transformer:hidden_backward", "        dx = ops.dropout.backward(dx, c.drop)\n",
+     ""),
 ):  # fmt: skip
     wrong("backward", name, says, (where, right, text))
 wrong(

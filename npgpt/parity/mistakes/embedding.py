@@ -23,7 +23,7 @@ wrong(
     "positions-from-1",
     "positions count from 1",
     (FORWARD, ROWS, "p.wpe[start + 1 : start + 1 + T]"),
-    (BACKWARD, f"{DWPE}\n    {REST}", "g.wpe[:] = 0\n    g.wpe[1 : T + 1] = dout.sum(0)"),
+    (BACKWARD, f"{DWPE}\n        {REST}", "g.wpe[:] = 0\n        g.wpe[1 : T + 1] = dout.sum(0)"),
 )
 wrong(
     "forward",
@@ -37,14 +37,14 @@ wrong(
     "positions-all-0",
     "every token has position 0",
     (FORWARD, ROWS, "p.wpe[start]"),
-    (BACKWARD, f"{DWPE}\n    {REST}", "g.wpe[:] = 0\n    g.wpe[0] = dout.sum((0, 1))"),
+    (BACKWARD, f"{DWPE}\n        {REST}", "g.wpe[:] = 0\n        g.wpe[0] = dout.sum((0, 1))"),
 )
 wrong(
     "forward",
     "positions-from-the-end",
     "the last T position embeddings are added instead of the first T",
     (FORWARD, ROWS, "p.wpe[-T:]"),
-    (BACKWARD, f"{DWPE}\n    {REST}", "g.wpe[:] = 0\n    g.wpe[-T:] = dout.sum(0)"),
+    (BACKWARD, f"{DWPE}\n        {REST}", "g.wpe[:] = 0\n        g.wpe[-T:] = dout.sum(0)"),
 )
 wrong(
     "forward",
@@ -53,8 +53,8 @@ wrong(
     (FORWARD, ROWS, "p.wpe[: len(tokens), None]"),
     (
         BACKWARD,
-        f"{DWPE}\n    {REST}",
-        "g.wpe[:] = 0\n    g.wpe[: len(tokens)] = dout.sum(1)",
+        f"{DWPE}\n        {REST}",
+        "g.wpe[:] = 0\n        g.wpe[: len(tokens)] = dout.sum(1)",
     ),
 )
 wrong(
@@ -169,6 +169,6 @@ for name, says, right, text in (
     ("position-gradient-of-all-positions", "each position of wpe has the gradient of all positions",
      DWPE, "g.wpe[:T] = dout.sum((0, 1))"),
     ("position-gradient-from-1", "the gradient of wpe is one row too late: positions from 1",
-     f"{DWPE}\n    {REST}", "g.wpe[:] = 0\n    g.wpe[1 : T + 1] = dout.sum(0)"),
+     f"{DWPE}\n        {REST}", "g.wpe[:] = 0\n        g.wpe[1 : T + 1] = dout.sum(0)"),
 ):  # fmt: skip
     wrong("backward", name, says, (BACKWARD, right, text))

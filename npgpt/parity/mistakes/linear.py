@@ -3,7 +3,7 @@
 from npgpt.parity.mistakes.mistake import Page
 
 FORWARD, BACKWARD = "npgpt.ops.linear:forward", "npgpt.ops.linear:backward"
-BLOCK = "npgpt.model.block:forward"
+BLOCK, DBLOCK = "npgpt.model.block:forward", "npgpt.model.block:backward"
 
 page = Page("docs/backprop/linear.md")
 wrong = page.add
@@ -29,6 +29,7 @@ for layer, says in (
         f"{layer.replace('.', '-').replace('_', '-')}-without-bias",
         says,
         (BLOCK, call, call[:-1] + "._replace(bias=None))"),
+        (DBLOCK, f"g.{layer})", f"g.{layer}._replace(bias=None))"),
     )
 wrong(
     "forward",

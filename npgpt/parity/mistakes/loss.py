@@ -12,7 +12,7 @@ RESULT = "return x.dtype.type(total / N)"
 DIVIDE = "dlogits /= N"
 MINUS_1 = "dlogits[np.arange(len(loss)), targets[block]] -= 1"
 COUNTS = "counts = targets != IGNORED"
-SOME = "value, cache = forward(*some, chunk=chunk, dweight=dweight)"
+SOME = "value, cache = forward(*some, chunk=chunk, dweight=dweight, frozen=frozen)"
 NLL = "np.log(norm[:, 0]) - logits[np.arange(len(x)), targets]"
 LAST = "((0, 0), (0, 1)), constant_values=IGNORED"
 

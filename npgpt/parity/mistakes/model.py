@@ -2,7 +2,8 @@
 
 from npgpt.parity.mistakes.mistake import Page
 
-LOSS, BACKWARD = "npgpt.model.transformer:loss", "npgpt.model.transformer:backward"
+FORWARD, BACKWARD = (f"npgpt.model.transformer:hidden_{way}" for way in ("forward", "backward"))
+LOSS_BACKWARD = "npgpt.model.transformer:backward"
 HIDDEN, SCORES = "npgpt.model.transformer:hidden", "npgpt.model.transformer:scores"
 HEAD = "npgpt.ops.linear_cross_entropy:forward"
 LOSSES = "npgpt.ops.linear_cross_entropy:losses"
@@ -15,7 +16,7 @@ wrong(
     "forward",
     "ln-f-missing",
     "the last LayerNorm, ln_f, is missing",
-    (LOSS, "x, ln_f = ops.layernorm.forward(x, p.ln_f)", "ln_f = None"),
+    (FORWARD, "x, ln_f = ops.layernorm.forward(x, p.ln_f)", "ln_f = None"),
     (BACKWARD, "    dx = ops.layernorm.backward(dx, c.ln_f, g.ln_f)\n", ""),
     (HIDDEN, "x, _ = ops.layernorm.forward(x, p.ln_f)", "pass"),
 )
@@ -23,7 +24,7 @@ wrong(
     "forward",
     "last-block-missing",
     "the last block is left out",
-    (LOSS, "for p_block in p.h:", "for p_block in p.h[:-1]:"),
+    (FORWARD, "for p_block in p.h:", "for p_block in p.h[:-1]:"),
     (BACKWARD, "reversed(g.h)", "reversed(g.h[:-1])"),
     (HIDDEN, "x = ops.decode.forward(x, p.h, n_head=config.n_head, past=past)",
      "x = ops.decode.forward(x, p.h[:-1], n_head=config.n_head, past=past[:-1])"),
@@ -34,7 +35,7 @@ wrong(
     "forward",
     "first-block-missing",
     "the first block is left out",
-    (LOSS, "for p_block in p.h:", "for p_block in p.h[1:]:"),
+    (FORWARD, "for p_block in p.h:", "for p_block in p.h[1:]:"),
     (BACKWARD, "reversed(g.h)", "reversed(g.h[1:])"),
     (HIDDEN, "x = ops.decode.forward(x, p.h, n_head=config.n_head, past=past)",
      "x = ops.decode.forward(x, p.h[1:], n_head=config.n_head, past=past[1:])"),
@@ -45,7 +46,7 @@ wrong(
     "forward",
     "blocks-in-reverse-order",
     "the blocks are in reverse order",
-    (LOSS, "for p_block in p.h:", "for p_block in p.h[::-1]:"),
+    (FORWARD, "for p_block in p.h:", "for p_block in p.h[::-1]:"),
     (BACKWARD, "reversed(g.h)", "g.h"),
     (HIDDEN, "x, p.h, n_head", "x, p.h[::-1], n_head"),
     (HIDDEN, "zip(p.h, layers", "zip(p.h[::-1], layers"),
@@ -60,7 +61,7 @@ wrong(
     "forward",
     "first-block-in-all-places",
     "all blocks are the first one ([block] * n_layer)",
-    (LOSS, "for p_block in p.h:", "for p_block in p.h[:1] * len(p.h):"),
+    (FORWARD, "for p_block in p.h:", "for p_block in p.h[:1] * len(p.h):"),
     (BACKWARD, "        dx = block.backward(dx, cache, g_block, ops=ops)",
      f"        from npgpt.model import params\n\n{ADD_UP}"),
     (HIDDEN, "x, p.h, n_head", "x, p.h[:1] * len(p.h), n_head"),
@@ -70,7 +71,7 @@ wrong(
     "forward",
     "ln-f-without-parameters",
     "the last LayerNorm, ln_f, has neither weight nor bias",
-    (LOSS, "ops.layernorm.forward(x, p.ln_f)",
+    (FORWARD, "ops.layernorm.forward(x, p.ln_f)",
      "ops.layernorm.forward(x, type(p.ln_f)(p.ln_f.weight * 0 + 1, p.ln_f.bias * 0))"),
     (BACKWARD, "dx = ops.layernorm.backward(dx, c.ln_f, g.ln_f)",
      "dx = ops.layernorm.backward(dx, c.ln_f, g.ln_f)\n"
@@ -82,10 +83,10 @@ wrong(
     "forward",
     "ln-f-twice",
     "the last LayerNorm, ln_f, is applied twice",
-    (LOSS, "x, ln_f = ops.layernorm.forward(x, p.ln_f)",
+    (FORWARD, "x, ln_f = ops.layernorm.forward(x, p.ln_f)",
      "x, first = ops.layernorm.forward(x, p.ln_f)\n"
      "    x, ln_f = ops.layernorm.forward(x, p.ln_f)"),
-    (LOSS, "h, ln_f, head_loss", "h, (first, ln_f), head_loss"),
+    (FORWARD, "h, ln_f)", "h, (first, ln_f))"),
     (BACKWARD, "dx = ops.layernorm.backward(dx, c.ln_f, g.ln_f)",
      "dx = ops.layernorm.backward(dx, c.ln_f[1], g.ln_f)\n"
      "    second = [grad.copy() for grad in g.ln_f]\n"
@@ -124,13 +125,13 @@ wrong(
     "backward",
     "head-gradient-missing",
     "the tied wte has no gradient from the head, only that of the embedding",
-    (BACKWARD, "if g.lm_head is not None:\n        g.wte", "if True:\n        g.wte"),
+    (LOSS_BACKWARD, "if g.lm_head is not None and", "if"),
 )
 wrong(
     "backward",
     "head-gradient-doubled",
     "the gradient of the tied wte has the head's part twice",
-    (BACKWARD, "c.loss, head(g))", "c.loss, head(g))\n    head(g)[:] *= 2"),
+    (LOSS_BACKWARD, "c.loss, head(g))", "c.loss, head(g))\n    head(g)[:] *= 2"),
 )
 wrong(
     "backward",

@@ -29,8 +29,8 @@ for name, low in (("bfloat16", IMPORT + BFLOAT16), ("float16", FLOAT16)):
         f"matmul-in-{name}",
         f"matrix products of the linear layers have {name} factors",
         (LINEAR, "out = np.matmul(x, p.weight,", f"{low}out = np.matmul(low(x), low(p.weight),"),
-        (DLINEAR, "x, p = cache\n    np.matmul(rows(x).T, rows(dout),",
-         f"x, p = cache\n    {low}np.matmul(rows(low(x)).T, rows(low(dout)),"),
+        (DLINEAR, "x, p = cache\n", f"x, p = cache\n    {low}\n"),
+        (DLINEAR, "np.matmul(rows(x).T, rows(dout),", "np.matmul(rows(low(x)).T, rows(low(dout)),"),
         (DLINEAR, "np.matmul(dout, p.weight.T", "np.matmul(low(dout), low(p.weight).T"),
         smooth=False,
     )  # fmt: skip
@@ -53,8 +53,8 @@ wrong(
     "matmul-in-tf32",
     "matrix products of the linear layers have TF32 factors, of 11 bits (allow_tf32)",
     (LINEAR, "out = np.matmul(x, p.weight,", f"{TF32}out = np.matmul(low(x), low(p.weight),"),
-    (DLINEAR, "x, p = cache\n    np.matmul(rows(x).T, rows(dout),",
-     f"x, p = cache\n    {TF32}np.matmul(rows(low(x)).T, rows(low(dout)),"),
+    (DLINEAR, "x, p = cache\n", f"x, p = cache\n    {TF32}\n"),
+    (DLINEAR, "np.matmul(rows(x).T, rows(dout),", "np.matmul(rows(low(x)).T, rows(low(dout)),"),
     (DLINEAR, "np.matmul(dout, p.weight.T", "np.matmul(low(dout), low(p.weight).T"),
     smooth=False,
 )  # fmt: skip

@@ -101,7 +101,7 @@ def forward_alone(mistakes: Sequence[Mistake]) -> Iterator[Mistake]:
 def is_of_backward(edit: Edit) -> bool:
     """Return True for an edit in a backward function, or of the gradient that the loss computes."""
     gradient = edit.where == "npgpt.ops.linear_cross_entropy:forward" and "dlogits" in edit.right
-    return edit.where.endswith(":backward") or gradient
+    return edit.where.endswith("backward") or gradient
 
 
 def variants_of(mistakes: Sequence[Mistake]) -> tuple[Mistake, ...]:
