@@ -4,7 +4,7 @@ A chain of mistakes is found greedily, in the order of computation: with each mi
 tensor that is not reproduced must come later.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
@@ -131,7 +131,7 @@ def find(lab: Lab, own: Own) -> list[Chain]:
                     elif position > start:
                         partial.setdefault(frozenset(longer), (longer, position))
             if found:
-                return without_twins(lab.closest(list(found.values()), own))
+                return without_twins(lab.closest(with_fewest_variants(found.values()), own))
         frontier = sorted(partial.values(), key=lambda one: -one[1])[:WIDTH]
     return []
 
@@ -168,6 +168,12 @@ def first_stage(right: Sequence[str], config: Config) -> int:
     return STAGES.index(
         "backward" if "loss" in right else "loss" if "logits" in right else "forward"
     )
+
+
+def with_fewest_variants(chains: Iterable[Chain]) -> list[Chain]:
+    """Return the chains with most entries of the catalogue itself: a variant may equal an entry."""
+    counts = {chain: sum(one not in MISTAKES for one in chain) for chain in chains}
+    return [chain for chain, count in counts.items() if count == min(counts.values())]
 
 
 def without_twins(chains: Sequence[Chain]) -> list[Chain]:

@@ -81,9 +81,14 @@ def tensors(
             rng = Masks(masks, config) if masks else None
             yield name, steps.logits(model, tree, probe.tokens, config, rng=rng, ops=ops)
     if "cached_logits" in kinds:
+        decoding = port.decoding.modules()
+        model, steps = decoding["npgpt.model.transformer"], decoding["npgpt.parity.steps"]
+        ops = backend(decoding, port.replaced)
         yield "cached_logits", steps.cached_logits(model, tree, probe.tokens, config, ops=ops)
     count = steps_of(kinds, probe.settings.steps)
     if count:
+        model, steps = modules["npgpt.model.transformer"], modules["npgpt.parity.steps"]
+        ops = backend(modules, port.replaced)
         settings = replace(probe.settings, steps=count)
         batch = probe.tokens, probe.targets, config, settings
         rng = Masks(masks, config, parts=settings.accumulation, repeat=True) if masks else None
@@ -237,6 +242,8 @@ class Recorder:
             needed=block.needed,
         )
         self.block = 0  # of the current call
+        self.blocks: dict[int, int] = {}  # by the id of their caches
+        self.left = 0  # blocks whose backward is to come
         self.streams: Iterator[str] = iter(())  # names of the residual stream to come
         self.into = self.found, "act"
 
@@ -264,7 +271,9 @@ class Recorder:
             name = f"h.{self.block}"
             self.streams = iter([f"{name}.after_attn", f"{name}.after_mlp"])
             result = function(x, *args, **options)
+            self.blocks[id(result[1])] = self.block
             self.block += 1
+            self.left += 1
             return result
 
         return call
@@ -272,12 +281,13 @@ class Recorder:
     def block_backward(self, function: Any) -> Any:
         """Return a block's backward that keeps the gradient of the residual stream."""
 
-        def call(dx: Array, *args: Any, **options: Any) -> Any:
-            self.block -= 1
+        def call(dx: Array, cache: Any, *args: Any, **options: Any) -> Any:
+            self.block = self.blocks[id(cache)]
+            self.left -= 1
             self.put(self.gradients, f"dact/h.{self.block}.after_mlp", dx)
             self.streams = iter([f"h.{self.block}.after_attn"])
-            result = function(dx, *args, **options)
-            if self.block == 0:
+            result = function(dx, cache, *args, **options)
+            if self.left == 0:
                 self.put(self.gradients, "dact/embedding", result)
             return result
 

@@ -177,6 +177,8 @@ def explain(found: Diagnosis, lab: Lab, own: causes.Own, loaded: Lab) -> Diagnos
     source = lab if first.name in lab.task.names else loaded
     chains, right_cache = causes.find(source, own), False
     cache = next((one for one in found.findings if one.name == "cached_logits"), None)
+    if cache and cache.is_right:  # and no mistake of decoding makes up for one of forward
+        chains = [chain for chain in chains if all(one.stage != "cache" for one in chain)]
     if not chains and cache and cache.is_right and cache is not first:
         # a decoding loop is often code of its own, which lacks the mistake
         rest = tuple(name for name in source.task.names if name != cache.name)

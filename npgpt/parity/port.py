@@ -62,11 +62,14 @@ class Edit:
     right : str
         The piece as it stands there, once.
     wrong : str
+    in_decoding : bool, default False
+        True if the wrong lines run only where tokens are fed through a key/value cache.
     """
 
     where: str
     right: str
     wrong: str
+    in_decoding: bool = False
 
     @property
     def module(self) -> str:
@@ -109,6 +112,11 @@ class Port:
         """Return this port with one more edit."""
         return replace(self, edits=(*self.edits, Edit(where, right, wrong)))
 
+    @property
+    def decoding(self) -> "Port":
+        """The port of tokens that are fed through a key/value cache: all of its edits apply."""
+        return replace(self, edits=tuple(replace(e, in_decoding=False) for e in self.edits))
+
     def replace_op(self, op: str, **functions: Any) -> "Port":
         """Return this port with some functions of an op replaced: forward, backward, update."""
         changed = SimpleNamespace(**{**vars(getattr(self.ops, op)), **functions})
@@ -126,7 +134,7 @@ class Port:
             module = modules[name] = import_module(name)
             texts: dict[str, str] = {}
             for edit in self.edits:
-                if edit.module == name:
+                if edit.module == name and not edit.in_decoding:
                     text = texts.get(edit.definition, definitions(name)[edit.definition][1])
                     texts[edit.definition] = edit.apply(text)
             refers = [key for key, value in vars(module).items() if id(value) in new]

@@ -11,7 +11,8 @@ import pytest
 from npgpt.parity import causes, op_by_op, probe
 from npgpt.parity.budget import Run, Task
 from npgpt.parity.mistakes import VARIANTS
-from npgpt.parity.mistakes.variants import LOADING, RIGHT_BACKWARD
+from npgpt.parity.mistakes.loading import LOADING
+from npgpt.parity.mistakes.variants import RIGHT_BACKWARD
 from npgpt.parity.port import RIGHT
 from parity_tests.support.causes import (
     ALL,

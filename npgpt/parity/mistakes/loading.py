@@ -1,4 +1,4 @@
-"""Weights that were loaded wrongly, by the name of the mistake with the same forward pass.
+"""Weights that were loaded wrongly, with the name of the mistake that has the same forward pass.
 
 The port's parameters are wrong, and it computes rightly with them: its gradients are in the order
 in which it has read the columns.
@@ -8,53 +8,87 @@ from itertools import permutations
 
 TIE = "npgpt.parity.steps:tie"
 
+LOADING = ", where the weights are loaded: the model computes rightly with them"
+WEIGHTS = ", where the weights are loaded; biases are right"
+BIASES = ", where the biases are loaded; weights are right"
+ZERO = ": it is not loaded, and is 0"
+DEFAULT = ": they are not loaded, and are 1 and 0"
+
 SPLIT = "np.split(w, 3, -1)"
 PER_HEAD = "w.reshape(*w.shape[:-1], n_head, 3, -1)"
-BLOCKS = "np.concatenate([m.T for m in np.split(w, 3, -1)], -1)"
+TRANSPOSED = f"np.concatenate([m.T for m in {SPLIT}], -1)"
+THIRDS = "np.concatenate([*w.reshape(3, *[len(w)] * 2)], 1)"
+C_ATTN, MATRIX, VECTOR = '"c_attn" in name', "w.ndim == 2", "w.ndim == 1"
+NORM, ONE = '"ln_" in name', '0 * w + ("weight" in name)'
+LINEAR_BIAS = 'name.endswith(".bias") and "ln_" not in name'
+OTHER_NORM = 'name.replace("ln_1", "ln_x").replace("ln_2", "ln_1").replace("ln_x", "ln_2")'
+OTHER_LEAF = 'name.replace("weight", "x").replace("bias", "weight").replace("x", "bias")'
+REVERSED = "'.'.join([*(part := name.split('.'))[:1], str(len(p.h) - 1 - int(part[1])), *part[2:]])"
 
 
-def attention(layer: str, wrong: str) -> tuple[str, str, str]:
-    """Return the edit by which a layer of attention has other parameters `w`."""
+def loaded(wrong: str, condition: str) -> tuple[str, str, str]:
+    """Return the edit by which some parameters `w`, of `every` by `name`, have other numbers."""
     return (
         TIE,
         "return p",
-        f"""def load(layer):
-        return layer._replace(**{{k: {wrong} for k, w in layer._asdict().items() if w is not None}})
+        f"""every = dict(params.named(p))
+    names = iter(every)
 
-    return p._replace(h=tuple(
-        b._replace(attn=b.attn._replace({layer}=load(b.attn.{layer}))) for b in p.h
-    ))""",
+    def load(w):
+        name = next(names)
+        return np.ascontiguousarray({wrong}) if {condition} else w
+
+    return params.map_leaves(p, load)""",
     )
 
 
-def norms(wrong: str) -> tuple[str, str, str]:
-    """Return the edit by which a block `b` has other parameters of its LayerNorms."""
-    return TIE, "return p", f"return p._replace(h=tuple(b._replace({wrong}) for b in p.h))"
-
-
-LOADED = {
-    f"qkv-order-{''.join(order)}": attention(
-        "c_attn",
-        "np.concatenate(["
-        + ", ".join(f"{SPLIT}[{order.index(one)}]" for one in "qkv")
-        + "], -1)",
-    )
+ORDERS = {
+    f"qkv-order-{''.join(order)}": "np.concatenate(["
+    + ", ".join(f"{SPLIT}[{order.index(one)}]" for one in "qkv")
+    + "], -1)"
     for order in permutations("qkv")
     if order != ("q", "k", "v")
-} | {
-    "qkv-per-head": attention("c_attn", f"{PER_HEAD}.swapaxes(-2, -3).reshape(w.shape)"),
-    "qkv-interleaved": attention(
-        "c_attn", "w.reshape(*w.shape[:-1], -1, 3).swapaxes(-1, -2).reshape(w.shape)"
+}
+COLUMNS = ORDERS | {  # of c_attn
+    "qkv-per-head": f"{PER_HEAD}.swapaxes(-2, -3).reshape(w.shape)",
+    "qkv-interleaved": "w.reshape(*w.shape[:-1], -1, 3).swapaxes(-1, -2).reshape(w.shape)",
+    "heads-interleaved": "w.reshape(*w.shape[:-1], 3, -1, n_head).swapaxes(-1, -2)"
+    ".reshape(w.shape)",
+}
+
+# name of the entry, the end of its line, and the edit
+LOADED = (
+    *((name, LOADING, loaded(wrong, C_ATTN)) for name, wrong in COLUMNS.items()),
+    *((name, WEIGHTS, loaded(wrong, f"{C_ATTN} and {MATRIX}")) for name, wrong in COLUMNS.items()),
+    *((name, BIASES, loaded(wrong, f"{C_ATTN} and {VECTOR}")) for name, wrong in COLUMNS.items()),
+    *(
+        (name, LOADING, loaded(wrong, f"{condition} and {MATRIX}"))
+        for name, wrong, condition in (
+            ("square-weights-transposed", "w.T", '"attn.c_proj" in name'),
+            ("qkv-weights-transposed", TRANSPOSED, C_ATTN),
+            ("qkv-weights-reshaped", THIRDS, C_ATTN),
+            ("weights-reshaped-not-transposed", "w.reshape(w.shape[::-1]).T", 'name[:2] == "h."'),
+        )
     ),
-    "heads-interleaved": attention(
-        "c_attn",
-        "w.reshape(*w.shape[:-1], 3, -1, n_head).swapaxes(-1, -2).reshape(w.shape)",
+    *(
+        (f"{layer.replace('.', '-').replace('_', '-')}-without-bias", ZERO,
+         loaded("0 * w", f'"{layer}.bias" in name'))
+        for layer in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
     ),
-    "square-weights-transposed": attention("c_proj", "w.T.copy()"),
-    "qkv-weights-transposed": attention("c_attn", f"{BLOCKS} if w.ndim == 2 else w"),
-    "qkv-weights-reshaped": attention(
-        "c_attn",
-        "np.concatenate([*w.reshape(3, *[len(w)] * 2)], 1) if w.ndim == 2 else w",
+    *(
+        (name, end, loaded(wrong, condition))
+        for name, end, wrong, condition in (
+            ("linear-without-bias", ZERO, "0 * w", LINEAR_BIAS),
+            ("layernorm-without-bias", ZERO, "0 * w", '"ln_" in name and "bias" in name'),
+            ("layernorm-without-weight", ": it is not loaded, and is 1", "0 * w + 1",
+             '"ln_" in name and "weight" in name'),
+            ("layernorm-without-parameters", DEFAULT, ONE, NORM),
+            ("ln-f-without-parameters", DEFAULT, ONE, '"ln_f" in name'),
+            ("layernorm-parameters-exchanged", LOADING, f"every[{OTHER_LEAF}]", NORM),
+            ("ln-1-and-ln-2-exchanged", LOADING, f"every[{OTHER_NORM}]", "True"),
+            ("blocks-in-reverse-order", LOADING, f"every[{REVERSED}]", 'name[:2] == "h."'),
+            ("first-block-in-all-places", LOADING, 'every["h.0." + name.split(".", 2)[2]]',
+             'name[:2] == "h."'),
+        )
     ),
-    "ln-1-and-ln-2-exchanged": norms("ln_1=b.ln_2, ln_2=b.ln_1"),
-}  # fmt: skip
+)  # fmt: skip

@@ -27,7 +27,8 @@ for name, low in (("bfloat16", IMPORT + BFLOAT16), ("float16", FLOAT16)):
     wrong(
         "forward",
         f"matmul-in-{name}",
-        f"matrix products of the linear layers have {name} factors",
+        f"matrix products of the linear layers have {name} factors"
+        + (", or TF32, of as many bits" if name == "float16" else ""),
         (LINEAR, "out = np.matmul(x, p.weight,", f"{low}out = np.matmul(low(x), low(p.weight),"),
         (DLINEAR, "x, p = cache\n", f"x, p = cache\n    {low}\n"),
         (DLINEAR, "np.matmul(rows(x).T, rows(dout),", "np.matmul(rows(low(x)).T, rows(low(dout)),"),
@@ -43,21 +44,6 @@ for name, low in (("bfloat16", IMPORT + BFLOAT16), ("float16", FLOAT16)):
          "return params.map_leaves(p, low)"),
         smooth=False,
     )  # fmt: skip
-TF32 = """def low(a):
-        bits = np.ascontiguousarray(a, np.float32).view(np.uint32)
-        return ((bits + 0x1000) & 0xFFFFE000).view(np.float32).astype(a.dtype)
-
-    """
-wrong(
-    "forward",
-    "matmul-in-tf32",
-    "matrix products of the linear layers have TF32 factors, of 11 bits (allow_tf32)",
-    (LINEAR, "out = np.matmul(x, p.weight,", f"{TF32}out = np.matmul(low(x), low(p.weight),"),
-    (DLINEAR, "x, p = cache\n", f"x, p = cache\n    {TF32}\n"),
-    (DLINEAR, "np.matmul(rows(x).T, rows(dout),", "np.matmul(rows(low(x)).T, rows(low(dout)),"),
-    (DLINEAR, "np.matmul(dout, p.weight.T", "np.matmul(low(dout), low(p.weight).T"),
-    smooth=False,
-)  # fmt: skip
 wrong(
     "forward",
     "softmax-in-float16",
