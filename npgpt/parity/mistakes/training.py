@@ -13,7 +13,7 @@ SHARE = "share = count / counts"
 PARTS = "np.array_split(np.arange(len(tokens)), settings.accumulation):"
 ADD = "total += share * grad"
 SCALE = "return schedule.clip_scale(schedule.global_norm(g, ops=ops), max_norm)"
-SQUARES = "sum(backend.adamw.square_sum(grad) for _, grad in params.named(gradients))"
+SQUARES = "sum(ops.adamw.square_sum(grad) for _, grad in params.named(gradients))"
 
 wrong(
     "step",
@@ -128,14 +128,14 @@ wrong(
     "clip-by-sum-of-norms",
     "the global norm is the sum of the parameters' norms",
     (NORM, f"math.sqrt({SQUARES})",
-     "sum(backend.adamw.square_sum(grad) ** 0.5 for _, grad in params.named(gradients))"),
+     "sum(ops.adamw.square_sum(grad) ** 0.5 for _, grad in params.named(gradients))"),
 )  # fmt: skip
 wrong(
     "step",
     "clip-by-largest-norm",
     "the global norm is the largest of the parameters' norms",
     (NORM, f"math.sqrt({SQUARES})",
-     "max(backend.adamw.square_sum(grad) for _, grad in params.named(gradients)) ** 0.5"),
+     "max(ops.adamw.square_sum(grad) for _, grad in params.named(gradients)) ** 0.5"),
 )  # fmt: skip
 wrong(
     "step",
@@ -180,7 +180,7 @@ wrong(
     "clip-norm-counts-tied-twice",
     "the global norm counts the tied wte twice, as embedding and as head",
     (NORM, f"math.sqrt({SQUARES})",
-     f"math.sqrt(backend.adamw.square_sum(gradients.wte.weight) + {SQUARES})"),
+     f"math.sqrt(ops.adamw.square_sum(gradients.wte.weight) + {SQUARES})"),
 )  # fmt: skip
 for name, says, norm in (
     ("largest-number", "the largest number (norm_type=inf)",
