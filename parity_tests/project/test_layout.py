@@ -62,7 +62,7 @@ PACKAGES = {
 }  # fmt: skip
 MODULES = {
     "__init__", "__main__", "arrays", "backends", "config", "config_checks", "errors", "gpt",
-    "loading", "preset", "quantized_matrix", "rng",
+    "harness", "loading", "preset", "quantized_matrix", "rng",
 }  # fmt: skip
 LAYERS = 15
 LINES = 400

@@ -11,6 +11,7 @@ LAMBADA = [
     + "far away",
     "Caf\u00e9 au lait, caf\u00e9 noir, and tea\u2014no more caf\u00e9",
     "alone",
+    "The last word is a space ",
 ]  # fmt: skip
 HELLASWAG = [
     ("Cleaning a lamp", "A man goes up the stairs.", "he", [
