@@ -69,7 +69,7 @@ def local_tasks(paths, cache):
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
-    """What both backends say to every request, and their results; the model, and the files."""
+    """The answers and results of both backends; the model, and the files of the tasks."""
     pytest.importorskip("lm_eval", reason="lm_eval is not installed: pip install '.[eval]'")
     folder = tmp_path_factory.mktemp("harness")
     with pytest.MonkeyPatch.context() as patch:
