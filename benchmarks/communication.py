@@ -11,7 +11,8 @@ exchange   seconds of the reduce-scatter of gradients and the all-gather of para
 bfloat16   the same with gradients in bfloat16
 bandwidth  bytes/s of each rank, which sends buckets to a neighbour and receives as many
 latency    seconds of an exchange of 8 bytes
-estimate   seconds of the exchange by npgpt estimate's model, from bandwidth and latency
+sum_rate   numbers/s that each rank adds to its own, while all do
+estimate   seconds of the exchange by npgpt estimate's model, from these three
 step       seconds of a training step of 2,048 tokens a rank
 ideal      seconds of its computation alone, on all ranks at once
 """
@@ -56,6 +57,7 @@ def measure(here: world.World, rounds: int, steps: int) -> dict:
 
     comm, config = here.comm, Config()
     flat = np.ones(params.size(config), np.float32)
+    buffers, halves = [], []
     bounds = Partition(params.shapes(config), here.size).bounds
 
     def slowest(function) -> float:
@@ -63,11 +65,11 @@ def measure(here: world.World, rounds: int, steps: int) -> dict:
         return comm.allreduce(harness.once(function), MPI.MAX)
 
     def wide() -> None:
-        sums.reduce(comm, flat, bounds)
+        sums.reduce(comm, flat, bounds, buffers)
         sums.all_gather(comm, flat, bounds)
 
     def half() -> None:
-        sums.reduce_scatter_bfloat16(comm, flat, bounds)
+        sums.reduce_scatter_bfloat16(comm, flat, bounds, halves)
         sums.all_gather(comm, flat, bounds)
 
     after, before = (here.rank + 1) % here.size, (here.rank - 1) % here.size
@@ -87,6 +89,9 @@ def measure(here: world.World, rounds: int, steps: int) -> dict:
         for _ in range(SMALL):
             comm.Sendrecv(byte, after, 0, other_byte, before, 0)
 
+    def add() -> None:
+        np.add(flat[:half_size], flat[-half_size:], out=flat[:half_size])
+
     half_size, byte, other_byte = len(flat) // 2, np.zeros(8, np.uint8), np.zeros(8, np.uint8)
     timed = {
         "allreduce": lambda: comm.Allreduce(MPI.IN_PLACE, flat),
@@ -94,6 +99,7 @@ def measure(here: world.World, rounds: int, steps: int) -> dict:
         "bfloat16": half,
         "bandwidth": send_large,
         "latency": send_small,
+        "sum_rate": add,
     }
     found: dict = {name: [] for name in timed}
     for i in range(rounds + 1):  # the first one touches memory, and is not counted
@@ -104,6 +110,7 @@ def measure(here: world.World, rounds: int, steps: int) -> dict:
                 found[name].append(seconds)
     found["bandwidth"] = [4 * half_size / seconds for seconds in found["bandwidth"]]
     found["latency"] = [seconds / SMALL for seconds in found["latency"]]
+    found["sum_rate"] = [half_size / seconds for seconds in found["sum_rate"]]
     if steps:
         found |= time_steps(here, steps, slowest)
     return found
@@ -212,9 +219,11 @@ def launch_between_namespaces(options: argparse.Namespace, folder: str, ranks: i
 def summarise(found: dict, ranks: int) -> dict:
     """Return medians, ratios to their limits, and the estimates."""
     one = {name: statistics.median(values) for name, values in found.items()}
-    cluster = scaling.Cluster(ranks, one["bandwidth"], one["latency"])
-    one["estimate"] = scaling.exchange(params.size(Config()), cluster)
-    one["estimate_error"] = one["estimate"] / one["exchange"] - 1
+    measured = zip(found["bandwidth"], found["latency"], found["sum_rate"], strict=True)
+    clusters = [scaling.Cluster(ranks, *figures) for figures in measured]
+    estimates = [scaling.exchange(params.size(Config()), cluster) for cluster in clusters]
+    one["estimate"] = statistics.median(estimates)
+    one["estimate_error"] = harness.ratio(estimates, found["exchange"])["median"] - 1
     ratios = {"exchange": ("allreduce", LIMIT)}
     if "step" in one:
         ratios["step"] = ("ideal", STEP_LIMIT)

@@ -19,6 +19,7 @@ from npgpt.system.units import duration
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 NETWORKS = {"1 Gbit/s": 0.11, "10 Gbit/s": 1.1, "25 Gbit/s": 2.2, "100 Gbit/s": 5.0}  # GB/s
 LATENCY = 50e-6
+SUM_RATE = 1.9e9  # gradients/s that a machine adds, as one thread of this one
 FASTER = 30  # a server with 64 cores over this machine: an assumption
 PICTURES = {
     "machines with 2 cores, as measured": "scaling-2-cores",
@@ -39,7 +40,7 @@ def rate() -> float:
 
 def ways(speed: float, tokens: int, ranks: int, bandwidth: float) -> list[scaling.Way]:
     """Return the ways of training the 124M model on this number of machines."""
-    cluster = scaling.Cluster(ranks, bandwidth * 1e9, LATENCY)
+    cluster = scaling.Cluster(ranks, bandwidth * 1e9, LATENCY, SUM_RATE)
     return scaling.ways(speed, tokens, params.size(Config()), cluster, H)[1:]
 
 

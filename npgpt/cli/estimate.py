@@ -71,6 +71,7 @@ class Estimate(ModelFlags):
                 raise InputError("--bandwidth is of several machines: give their number in --ranks")
             return None
         from npgpt.distributed.scaling import Cluster
+        from npgpt.performance import roofline
 
         if self.bandwidth is None:
             raise InputError(
@@ -83,7 +84,7 @@ class Estimate(ModelFlags):
             raise InputError(f"bandwidth is {self.bandwidth}, but must be a number above 0")
         if not 0 <= self.latency < math.inf:
             raise InputError(f"latency is {self.latency}, but must be a number, at least 0")
-        return Cluster(self.ranks, self.bandwidth * 1e9, self.latency)
+        return Cluster(self.ranks, self.bandwidth * 1e9, self.latency, roofline.sum_rate())
 
     def scale(self, report: dict[str, Any], cluster: "Cluster") -> dict[str, Any]:
         """Return the estimate for all machines as JSON values."""

@@ -4,11 +4,12 @@ One machine computes `rate` tokens per second. N of them share the tokens of a s
 the gradients and the parameters afterwards. Nothing overlaps:
 
     step = tokens / (N rate) + exchange
-    exchange = (N - 1) / N * (g + p) / bandwidth + messages * latency
+    exchange = (N - 1) / N * ((g + p) / bandwidth + numbers / sum_rate) + messages * latency
     efficiency = tokens / (N rate) / step
 
-g are the bytes of the gradients, 4 or 2 per parameter, p those of the parameters, 4 each. The
-messages follow one another: those of recursive halving and of a ring, in buckets (sums.py).
+g are the bytes of the gradients, 4 or 2 per parameter, p those of the parameters, 4 each. Gradients
+are added between messages, which matters on fast networks and within a machine. The messages
+follow one another: those of recursive halving and of a ring, in buckets (sums.py).
 DiLoCo's workers make H steps of their own between two exchanges.
 """
 
@@ -22,11 +23,17 @@ FLOAT32, BFLOAT16 = 4, 2  # bytes of a number
 
 @dataclass(frozen=True)
 class Cluster:
-    """Equal machines and their network: `bandwidth` of each in bytes/s, `latency` in seconds."""
+    """Equal machines and their network.
+
+    bandwidth : bytes/s of each machine, in both directions at the same time
+    latency : seconds of a short message
+    sum_rate : gradients/s that a machine adds to its own
+    """
 
     ranks: int
     bandwidth: float
     latency: float
+    sum_rate: float
 
 
 @dataclass(frozen=True)
@@ -57,13 +64,14 @@ class Way:
 def exchange(parameters: int, cluster: Cluster, gradient_bytes: int = FLOAT32) -> float:
     """Return the seconds of a reduce-scatter of gradients and an all-gather of parameters."""
     N = cluster.ranks
-    sent = (N - 1) / N * parameters * (gradient_bytes + FLOAT32)
+    numbers = (N - 1) / N * parameters  # which a rank sends, receives, and adds
+    sent = numbers * (gradient_bytes + FLOAT32)
     if gradient_bytes == BFLOAT16:
         first = direct_messages
     else:
         first = halving_messages if math.log2(N).is_integer() else ring_messages
     messages = first(parameters, N) + ring_messages(parameters, N)
-    return sent / cluster.bandwidth + messages * cluster.latency
+    return sent / cluster.bandwidth + numbers / cluster.sum_rate + messages * cluster.latency
 
 
 def halving_messages(numbers: int, ranks: int) -> int:

@@ -132,14 +132,15 @@ def ring(rank: int, bounds: list[int], first: int) -> Iterator[Transfer]:
         yield Transfer(give, (rank + 1) % size, keep, (rank - 1) % size)
 
 
-def reduce(comm: Any, flat: Array, bounds: list[int]) -> None:
+def reduce(comm: Any, flat: Array, bounds: list[int], spare: list[Array] | None = None) -> None:
     """Sum `flat` (n,) over all ranks, in place in this rank's slice; the rest is undefined.
 
     For 1, 2, 4, 8, ... ranks, the order is that of the tree. For others, it is that of a ring.
+    `spare`: buffers of earlier calls, which are used again.
     """
     rank, size = comm.Get_rank(), comm.Get_size()
     transfers = ring(rank, bounds, 1) if size & size - 1 else halving(rank, bounds)
-    in_flight = InFlight(lambda: np.empty(_numbers(flat), flat.dtype))
+    in_flight = InFlight(lambda: np.empty(_numbers(flat), flat.dtype), spare)
     for transfer in transfers:
         for given, kept in _buckets_of(transfer, _numbers(flat)):
             buffer, own = in_flight.take(), flat[kept]
@@ -160,7 +161,9 @@ def all_gather(comm: Any, flat: Array, bounds: list[int]) -> None:
         in_flight.finish_all()  # the next transfer gives what has been received
 
 
-def reduce_scatter_bfloat16(comm: Any, flat: Array, bounds: list[int]) -> None:
+def reduce_scatter_bfloat16(
+    comm: Any, flat: Array, bounds: list[int], spare: list[Array] | None = None
+) -> None:
     """Sum `flat` (n,) over all ranks, in place in this rank's slice, with bfloat16 on the network.
 
     A number is rounded once, by its sender. Its owner adds in float32, in the order of the ranks.
@@ -169,9 +172,8 @@ def reduce_scatter_bfloat16(comm: Any, flat: Array, bounds: list[int]) -> None:
 
     rank, size = comm.Get_rank(), comm.Get_size()
     numbers = most(_numbers(flat), size)
-    in_flight = InFlight(
-        lambda: np.empty((2, numbers), np.uint16), max(2, WINDOW * _numbers(flat) // numbers)
-    )
+    limit = max(2, WINDOW * _numbers(flat) // numbers)
+    in_flight = InFlight(lambda: np.empty((2, numbers), np.uint16), spare, limit)
     for pieces in _buckets(bounds, _numbers(flat)):
         buffer, own = in_flight.take(), flat[pieces[rank]]
         (sent, received), requests, start = buffer, [], 0
@@ -196,9 +198,14 @@ class InFlight:
     buffers are therefore used, and they stay in the cache.
     """
 
-    def __init__(self, allocate: Callable[[], Array], limit: int | None = None):
+    def __init__(
+        self,
+        allocate: Callable[[], Array],
+        spare: list[Array] | None = None,
+        limit: int | None = None,
+    ):
         self.allocate, self.limit = allocate, limit or WINDOW
-        self.spare: list[Array] = []
+        self.spare = [] if spare is None else spare
         self.started: deque[tuple[list[Any], Array, Callable[[], object]]] = deque()
 
     def take(self) -> Array:

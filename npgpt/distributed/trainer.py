@@ -130,6 +130,7 @@ class DataParallelTrainer(Trainer):
         self.partition = Partition(model.params, world.size, whole)
         size, dtype = len(self.parameters), self.parameters.dtype
         self.leaf_sum = sums.LeafSum(lambda: arrays.zeros(size, dtype))
+        self.buffers: list[Array] = []  # kept: pages that are new take longer than an exchange
         self.make_optimizer()
 
     def make_optimizer(self) -> None:
@@ -215,7 +216,7 @@ class DataParallelTrainer(Trainer):
         if self.world.size > 1:
             in_bfloat16 = self.training.comm_dtype == "bfloat16"
             reduce = sums.reduce_scatter_bfloat16 if in_bfloat16 else sums.reduce
-            reduce(self.world.comm, flat, self.partition.bounds)
+            reduce(self.world.comm, flat, self.partition.bounds, self.buffers)
 
     def exchange(self, losses: Array, seconds: float) -> float:
         """Return the loss of the global batch; learn what is asked and which rank is the slowest.

@@ -43,6 +43,12 @@ def memory_bandwidth() -> float:
     return size / fastest(read)
 
 
+def sum_rate() -> float:
+    """Return the numbers per second that one thread adds to an array, both uncached."""
+    x, y = np.ones((2, SIZE // 8), np.float32)
+    return x.size / fastest(partial(np.add, x, y, out=x))
+
+
 def memory_reader() -> tuple[int, Callable[[], object]]:
     """Return a size in bytes, larger than all caches, and a function that reads that much memory.
 
