@@ -54,12 +54,16 @@ class GPT2(nn.Module):
 
     def forward(self, tokens: Tensor, masks: Masks = None) -> Tensor:
         """(B, T) -> logits (B, T, V)"""
+        head = self.wte if self.config.tied else self.lm_head
+        return self.hidden(tokens, masks) @ head.weight.T
+
+    def hidden(self, tokens: Tensor, masks: Masks = None) -> Tensor:
+        """(B, T) -> (B, T, C), the input of the output head"""
         x = self.wte(tokens) + self.wpe(torch.arange(tokens.shape[1]))
         x = dropout(x, self.config.dropout, masks)
         for block in self.h:
             x = block(x, masks)
-        head = self.wte if self.config.tied else self.lm_head
-        return self.ln_f(x) @ head.weight.T
+        return self.ln_f(x)
 
     def loss(self, tokens: Tensor, targets: Tensor, masks: Masks = None) -> Tensor:
         """(B, T), (B, T) -> mean cross-entropy, in nats per token"""

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from npgpt.cli.book import Book
+from npgpt.cli.classify import Classify
 from npgpt.cli.compare import Compare
 from npgpt.cli.diagnose import Diagnose
 from npgpt.cli.download import Download
@@ -21,6 +22,7 @@ from npgpt.cli.generate import Generate
 from npgpt.cli.help_output import help_output
 from npgpt.cli.info import Info
 from npgpt.cli.inspect import Inspect
+from npgpt.cli.instruct import Instruct
 from npgpt.cli.learn import Learn
 from npgpt.cli.play import Play
 from npgpt.cli.plot import Plot
@@ -45,6 +47,8 @@ COMMANDS = {
     "tokenize": Tokenize,
     "generate": Generate,
     "evaluate": Evaluate,
+    "classify": Classify,
+    "instruct": Instruct,
     "plot": Plot,
     "download": Download,
     "export": Export,

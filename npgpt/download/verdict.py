@@ -24,11 +24,14 @@ def download_verdict() -> Path:
     return download_small(VERDICT_URL, path, sha256=VERDICT_SHA256, max_size=1 << 20)
 
 
-def download_small(url: str, path: Path, *, sha256: str, max_size: int) -> Path:
+def download_small(
+    url: str, path: Path, *, sha256: str, max_size: int, use: str = "pass it as --data PATH"
+) -> Path:
     """Download a file in one request and return `path`. A file with the right hash is kept.
 
-    Raises DownloadError if the download fails, if the file has more than `max_size` bytes or
-    another hash, or if it cannot be written. An existing file at `path` is then unchanged.
+    `use`: how a copy of the file can be used. Raises DownloadError if the download fails, if the
+    file has more than `max_size` bytes or another hash, or if it cannot be written. An existing
+    file at `path` is then unchanged.
     """
     expected = Digest("sha256", sha256)
     try:
@@ -42,8 +45,7 @@ def download_small(url: str, path: Path, *, sha256: str, max_size: int) -> Path:
             verify(Path(file.name), expected)
     except DownloadError as error:
         raise DownloadError(
-            f"{path.name} could not be downloaded ({error}); "
-            f"download it yourself and pass it as --data PATH: {url}"
+            f"{path.name} could not be downloaded ({error}); download it yourself and {use}: {url}"
         ) from None
     except (RunError, OSError) as error:
         text = str(error)

@@ -7,6 +7,7 @@ import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.data.loader import Loader
+from npgpt.data.tokenizer import Tokenizer
 from npgpt.errors import InputError
 from npgpt.rng import Generator
 from npgpt.system.terminal import number_of
@@ -53,3 +54,10 @@ class Batches:
         order = self.loader.order(rng)
         for i in range(len(self) if limit is None else min(limit, len(self))):
             yield self.make(self.loader.batch(order, i)[0][:, 0])
+
+
+def pad_token(tokenizer: Tokenizer) -> int:
+    """Return the token that fills short texts. Raises InputError if there is none."""
+    if tokenizer.eot_token is None:
+        raise InputError(f"the tokenizer {tokenizer} has no end-of-text token to pad texts with")
+    return tokenizer.eot_token

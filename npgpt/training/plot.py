@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from types import ModuleType
@@ -49,13 +49,21 @@ PANELS = (("lr", "learning rate", "linear"), ("norm", "gradient norm", "log"))
 def plot(curves: Sequence[Curve], path: Path) -> None:
     """Write a PNG of losses, learning rate and norm over epochs (below) and tokens (above).
 
-    The file is replaced atomically. Raises RunError if it cannot be drawn or written.
+    Raises RunError as `write`.
+    """
+    write(path, lambda: draw(curves))
+
+
+def write(path: Path, draw: Callable[[], "Figure"]) -> None:
+    """Write the figure that `draw` returns as a PNG, which is replaced atomically.
+
+    Raises RunError if it cannot be drawn or written.
     """
     png = io.BytesIO()
     try:
         memory.require(memory.TO_DRAW, "draw")  # OpenBLAS would end the process
         with default_style():
-            draw(curves).savefig(png, format="png")
+            draw().savefig(png, format="png")
     except Exception as error:  # matplotlib's own, which depends on the user's settings
         raise RunError(f"{path} could not be drawn: {error or type(error).__name__}") from None
     with atomic_write(path) as file:
@@ -201,7 +209,7 @@ def best_loss(curve: Curve) -> str:
     return f"{losses.min():.4g}" if losses.size else ""
 
 
-def marker_of(epochs: Array) -> str:
+def marker_of(epochs: Sequence[float] | Array) -> str:
     """Return the marker of a line: one point makes no line."""
     return "o" if len(epochs) < 3 else ""
 

@@ -1,18 +1,23 @@
 """Chapter 7's data: the prompt, the batches, and the losses with ignored targets."""
 
 import doctest
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 import npgpt
 from npgpt import ops
 from npgpt.errors import InputError
 from npgpt.finetuning import instructions
 from npgpt.finetuning.batches import Batches
+from npgpt.finetuning.instruction_tuning import InstructionTuning
 from npgpt.finetuning.instructions import collate
+from npgpt.finetuning.loop import Evaluation, Settings
+from reference import finetuning, gpt2
 
 DATA = "instruction-data.json"
 
@@ -22,30 +27,12 @@ def test_the_example_of_collate():
     assert (failed, tried) == (0, 2)
 
 
-def book_collate(batch, pad_token_id=50256, ignore_index=-100, allowed_max_length=None):
-    """Section 7.3's function, as the book has it."""
-    longest = max(len(item) + 1 for item in batch)
-    inputs_lst, targets_lst = [], []
-    for item in batch:
-        new_item = [*item, pad_token_id]
-        padded = new_item + [pad_token_id] * (longest - len(new_item))
-        inputs, targets = torch.tensor(padded[:-1]), torch.tensor(padded[1:])
-        indices = torch.nonzero(targets == pad_token_id).squeeze()
-        if indices.numel() > 1:
-            targets[indices[1:]] = ignore_index
-        if allowed_max_length is not None:
-            inputs, targets = inputs[:allowed_max_length], targets[:allowed_max_length]
-        inputs_lst.append(inputs)
-        targets_lst.append(targets)
-    return torch.stack(inputs_lst), torch.stack(targets_lst)
-
-
 @pytest.mark.parametrize("max_length", [None, 4, 12])
 def test_collate_is_the_books(rng, max_length):
     """Also of texts that contain the padding's token, and of one that is cropped in its middle."""
     rows = [rng.integers(48, 51, size=n).tolist() for n in (1, 6, 11, 8)]
     ours = collate(rows, 50, max_length)
-    theirs = book_collate(rows, 50, allowed_max_length=max_length)
+    theirs = finetuning.collate(rows, 50, max_length=max_length)
     for mine, expected in zip(ours, theirs, strict=True):
         assert mine.tolist() == expected.tolist() and mine.dtype == np.int64
 
@@ -78,6 +65,49 @@ def test_the_parts_of_a_file():
     assert [part[0]["instruction"] for part in parts] == ["0", "1045", "935"]
     with pytest.raises(InputError, match="9 entries cannot be split into three parts"):
         instructions.split(entries[:9])
+
+
+@pytest.mark.parametrize("patterns, max_length", [(("*",), None), (("h.1", "wpe"), 150)])
+def test_the_log_is_the_references(patterns, max_length):
+    """Chapter 7 with random weights."""
+    config = npgpt.Config(vocab_size=257, context_length=170, n_layer=2, n_head=2, n_embd=16)
+    model = npgpt.GPT(config, seed=4, ops=ops, tokenizer="byte")
+    byte = npgpt.tokenizer("byte")
+    entries = instructions.split(
+        [{"instruction": f"Add {i}.", "input": "", "output": "1" * (i % 9)} for i in range(23)]
+    )
+    settings = dict(epochs=2, eval_every=2, eval_batches=3)
+    run = InstructionTuning(
+        model,
+        entries,
+        Settings(**settings, batch_size=4, lr=1e-3, max_length=max_length, trainable=patterns),
+    )
+    arrays = {name: array.copy() for name, array in npgpt.named(model.params)}
+    theirs = gpt2.from_arrays(gpt2.Config(**asdict(config)), arrays).requires_grad_(False)
+    for name, parameter in theirs.named_parameters():
+        parameter.requires_grad_(any(name == one or name.startswith(f"{one}.") for one in patterns))
+        parameter.requires_grad_(parameter.requires_grad or patterns == ("*",))
+
+    def collate(rows):
+        return finetuning.collate(rows, 256, max_length=max_length or 170)
+
+    loaders = [
+        DataLoader(
+            instructions.encode(part, byte), 4, shuffle=i == 0, drop_last=i == 0, collate_fn=collate
+        )
+        for i, part in enumerate((entries.train, entries.val))
+    ]
+    torch.manual_seed(123)
+    before = [finetuning.mean_loss(theirs, one, 3) for one in loaders]
+    assert np.allclose(run.measure(), before, rtol=0, atol=2e-6)
+    torch.manual_seed(123)
+    optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-3, weight_decay=0.1)
+    log = [*finetuning.train(theirs, *loaders, optimizer, **settings)]
+    ours = [(e.train_loss, e.val_loss) for e in run.events() if isinstance(e, Evaluation)]
+    assert len(log) == 4
+    assert [[f"{x:.3f}" for x in pair] for pair in ours] == [
+        [f"{x:.3f}" for x in pair] for pair in log
+    ]
 
 
 def test_the_batches_of_the_book(data, bpe):

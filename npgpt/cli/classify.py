@@ -1,0 +1,153 @@
+"""npgpt classify."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from npgpt.cli.common import announce_compilation, default
+from npgpt.cli.finetuning_flags import FineTuning, print_files, show
+from npgpt.errors import InputError
+from npgpt.system.shell import npgpt_command
+from npgpt.system.terminal import printable_line
+
+if TYPE_CHECKING:
+    from npgpt.finetuning.classification import Classification
+    from npgpt.finetuning.labelled_texts import LabelledTexts
+    from npgpt.finetuning.output import Output
+
+CLASSIFIER = "classifier.h5"
+CONTENTS = {
+    CLASSIFIER: "the model and its head, to classify texts",
+    "metrics.jsonl": "losses and accuracies",
+    "loss.png": "plot of both",
+}
+SPLITS = "training", "validation", "test"
+
+
+@dataclass(kw_only=True)
+class Classify(FineTuning):
+    """Train a classifier of texts, as in chapter 6 of the book, or classify texts with one.
+
+    Parameters
+    ----------
+    data
+        Train on these texts: "spam", the SMS Spam Collection (downloaded once), or a file with a
+        label and a text in each row (.tsv, .csv) or object (.json, .jsonl: "label" and "text").
+    predict
+        Classify this text with --model, the directory of a classifier. Repeat the flag for several.
+    trainable
+        Parameters and layers to train, by patterns of their names. The head is always trained.
+    position
+        The position that is classified: the last one, which is padding in most texts, or that of
+        the text's last token.
+    balance
+        Draw as many texts of each label as the rarest has.
+    epochs
+        Passes over the training texts.
+    eval_every
+        Steps from one evaluation to the next.
+    """
+
+    data: Annotated[str | None, default("none", "DATA")] = None
+    predict: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="TEXT")
+    ] = ()
+    trainable: Annotated[
+        tuple[str, ...], default("the last block and ln_f", "PATTERN [PATTERN ...]")
+    ] = ()
+    position: Literal["last", "last-token"] = "last"
+    balance: bool = True
+    epochs: int = 5
+    eval_every: int = 50
+
+    def run(self) -> int:
+        """Train, or print the label of each text; return the exit status."""
+        if (self.data is None) == (not self.predict):
+            raise InputError("give --data to train a classifier, or --predict TEXT to use one")
+        with announce_compilation(self.ops):
+            return self.classify() if self.predict else self.train()
+
+    def classify(self) -> int:
+        """Print the label of each text, its probability, and the text."""
+        from npgpt.finetuning.classifier import Classifier
+
+        if self.model is None:
+            raise InputError("give --model, the directory of a classifier")
+        path = self.model / CLASSIFIER if self.model.is_dir() else self.model
+        found = Classifier.load(path, ops=self.ops).classify(self.predict)
+        for text, (label, chance) in zip(self.predict, found, strict=True):
+            print(printable_line(f"{label}  {chance:.2%}  {text}"))
+        return 0
+
+    def train(self) -> int:
+        """Train and write a classifier; print its losses and accuracies as the book does."""
+        from npgpt.finetuning.classification import Classification, last_block
+        from npgpt.finetuning.output import Output
+
+        self.settings()  # an invalid one is found before the data is read
+        texts = self.read()
+        model = self.load()
+        trainable = self.trainable or last_block(model)
+        task = Classification(model, texts, self.settings(trainable=trainable), self.position)
+        sizes = [f"{one.count:,} {name}" for one, name in zip(task.batches, SPLITS, strict=True)]
+        print(f"{', '.join(sizes)} texts of at most {task.length} tokens")
+        output = Output(self.out, "classify")
+        name = printable_line(str(output.path))
+        print(f"{task.trained:,} of {task.size:,} parameters are trained; output in {name}")
+        accuracies, losses = task.measure()
+        shown = ", ".join(f"{loss:.3f}" for loss in losses)
+        print(f"Before training: accuracy {percentages(accuracies)}; loss {shown}")
+        self.follow(task, output)
+        final = [task.accuracy(one, task.rng) for one in task.batches]
+        print(f"After training, on all texts: accuracy {percentages(final)}")
+        print_files(output.path, CONTENTS)
+        example = min((one.text for one in texts.examples), key=len)
+        print("Next:", npgpt_command("classify", model=output.path, predict=example))
+        return 0
+
+    def read(self) -> "LabelledTexts":
+        """Return the texts to train on. Print the number of each label."""
+        from npgpt.finetuning import labelled_texts
+
+        data = str(self.data)
+        if data == "spam":
+            from npgpt.download import spam  # here, because HTTP and TLS take time and memory
+
+            data = str(spam.download_spam())
+        texts = labelled_texts.read(data)
+        counts = [f"{n:,} {label}" for label, n in zip(texts.labels, texts.counts(), strict=True)]
+        used = ""
+        if self.balance:
+            texts = labelled_texts.balance(texts, self.seed)
+            used = f"; {texts.counts()[0]:,} of each are used"
+        print(printable_line(f"{', '.join(counts):.200}{used}"))
+        return texts
+
+    def follow(self, task: "Classification", output: "Output") -> None:
+        """Train; print and record each event, and write the classifier after each epoch."""
+        from npgpt.finetuning import curves
+        from npgpt.finetuning.classification import Accuracy
+        from npgpt.finetuning.loop import EpochEnd, Evaluation
+
+        evaluations, accuracies = list[Evaluation](), list[tuple[float, float]]()
+        per_epoch = len(task.batches[0])
+        for event in show(task.events(), self.epochs * per_epoch):
+            match event:
+                case Evaluation():
+                    evaluations.append(event)
+                    output.record(event)
+                case Accuracy():
+                    output.record(event)
+                    both = event.train_accuracy, event.val_accuracy
+                    accuracies.append(both)
+                    print(f"Training accuracy: {both[0]:.2%} | Validation accuracy: {both[1]:.2%}")
+                case EpochEnd():
+                    task.classifier.save(output.path / CLASSIFIER)
+        curves.plot(output.path / "loss.png", evaluations, accuracies, per_epoch * self.batch_size)
+
+
+def percentages(values: Sequence[float]) -> str:
+    """Return the values of the three splits."""
+    return ", ".join(f"{value:.2%} {name}" for value, name in zip(values, SPLITS, strict=True))

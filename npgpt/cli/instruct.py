@@ -1,0 +1,116 @@
+"""npgpt instruct."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from npgpt.cli.common import announce_compilation
+from npgpt.cli.finetuning_flags import FineTuning, print_files, show
+from npgpt.system.console import track_progress
+from npgpt.system.shell import npgpt_command
+from npgpt.system.terminal import printable_line
+
+if TYPE_CHECKING:
+    from npgpt.finetuning.instruction_tuning import InstructionTuning
+    from npgpt.finetuning.output import Output
+    from npgpt.finetuning.records import Record
+
+ANSWERS = "answers.json"
+SAMPLE = 50  # tokens of the answer that is printed after an epoch
+CONTENTS = {
+    "checkpoint.h5": "the model, to generate with",
+    ANSWERS: "the test entries with the model's answers",
+    "metrics.jsonl": "losses",
+    "loss.png": "plot of the losses",
+}
+
+
+@dataclass(kw_only=True)
+class Instruct(FineTuning):
+    """Train a model to follow instructions, as in chapter 7 of the book.
+
+    Parameters
+    ----------
+    data
+        A file of instructions, inputs and outputs: objects with these fields (.json, .jsonl), or
+        three columns (.csv, .tsv). The input may be empty.
+    trainable
+        Parameters and layers to train, by patterns of their names.
+    epochs
+        Passes over the training entries.
+    eval_every
+        Steps from one evaluation to the next.
+    max_new_tokens
+        Tokens of an answer, at most.
+    """
+
+    data: Path
+    trainable: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN [PATTERN ...]")] = ("*",)
+    epochs: int = 2
+    eval_every: int = 5
+    max_new_tokens: int = 256
+
+    def run(self) -> int:
+        """Train, write the model, and its answers to the test entries; return the exit status."""
+        with announce_compilation(self.ops):
+            return self.train()
+
+    def train(self) -> int:
+        """Train; print the losses as the book does."""
+        from npgpt.finetuning import instructions
+        from npgpt.finetuning.instruction_tuning import InstructionTuning
+        from npgpt.finetuning.output import Output
+        from npgpt.model.inputs import check_integer
+
+        settings = self.settings()
+        check_integer("max_new_tokens", self.max_new_tokens, least=1)
+        entries = instructions.split(instructions.read(self.data))
+        task = InstructionTuning(self.load(), entries, settings)
+        output = Output(self.out, "instruct")
+        name = printable_line(str(output.path))
+        sizes = (f"{len(part):,}" for part in entries)
+        print("{} training, {} validation, {} test entries;".format(*sizes), "output in", name)
+        losses = task.measure()
+        print(f"Before training: loss {losses[0]:.3f} training, {losses[1]:.3f} validation")
+        self.follow(task, output, entries.val[0])
+        self.answer(task, output, entries.test)
+        print_files(output.path, CONTENTS)
+        prompt = instructions.format_prompt(entries.test[0])
+        print("Next:", npgpt_command("generate", model=output.path, prompt=prompt))
+        return 0
+
+    def follow(self, task: "InstructionTuning", output: "Output", example: "Record") -> None:
+        """Train; print and record each event. After an epoch, answer one entry, and save."""
+        from npgpt.data.tokenizer import tokenizer_of
+        from npgpt.finetuning import curves
+        from npgpt.finetuning.instruction_tuning import answer
+        from npgpt.finetuning.loop import EpochEnd, Evaluation
+
+        evaluations, tokenizer = list[Evaluation](), tokenizer_of(task.model)
+        per_epoch = len(task.batches[0])
+        for event in show(task.events(), self.epochs * per_epoch):
+            match event:
+                case Evaluation():
+                    evaluations.append(event)
+                    output.record(event)
+                case EpochEnd():
+                    task.model.save(output.path / "checkpoint.h5")
+                    question = f"{example['instruction']} {example['input']}".strip()
+                    found = answer(task.model, tokenizer, example, SAMPLE)
+                    print(printable_line(f"{question} -> {found}"))
+        curves.plot(output.path / "loss.png", evaluations, [], per_epoch * self.batch_size)
+
+    def answer(self, task: "InstructionTuning", output: "Output", test: "list[Record]") -> None:
+        """Write the test entries with an answer each."""
+        from npgpt.data.tokenizer import tokenizer_of
+        from npgpt.finetuning.instruction_tuning import answer
+
+        tokenizer = tokenizer_of(task.model)
+        answers = [
+            entry | {"model_response": answer(task.model, tokenizer, entry, self.max_new_tokens)}
+            for entry in track_progress(test, len(test), description="answers")
+        ]
+        output.write(ANSWERS, json.dumps(answers, indent=4, ensure_ascii=False))

@@ -1,0 +1,100 @@
+"""Training on instructions, as in chapter 7 of the book, and answers."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from npgpt.arrays import Array
+from npgpt.data.tokenizer import Tokenizer, tokenizer_of
+from npgpt.finetuning import instructions, loop
+from npgpt.finetuning.batches import Batches, pad_token
+from npgpt.finetuning.instructions import ANSWER, Splits, collate, format_prompt
+from npgpt.finetuning.loop import Event, Settings
+from npgpt.finetuning.records import Record
+from npgpt.gpt import GPT
+from npgpt.inference.generate import generate
+from npgpt.model import finite
+from npgpt.rng import Generator
+from npgpt.training.optim import AdamW
+
+
+class InstructionTuning:
+    """A model, its optimizer and its data: a training run, and the `Task` of loop.py.
+
+    Parameters
+    ----------
+    model : GPT
+        Updated in place.
+    entries : Splits
+        The entries of the three splits.
+    settings : Settings
+
+    Attributes
+    ----------
+    batches : list of Batches
+        Of the training and the validation split.
+    """
+
+    def __init__(self, model: GPT, entries: Splits, settings: Settings):
+        self.model, self.settings, tokenizer = model, settings, tokenizer_of(model)
+        pad_id, longest = pad_token(tokenizer), settings.longest(model.config)
+        self.batches = [
+            make_batches(
+                instructions.encode(part, tokenizer), pad_id, longest, settings.batch_size,
+                training=i == 0,
+            )
+            for i, part in enumerate((entries.train, entries.val))
+        ]  # fmt: skip
+        model.set_trainable(*settings.trainable)
+        self.optimizer = AdamW(
+            model.params, settings.lr, weight_decay=settings.weight_decay, ops=model.ops
+        )
+        self.rng = self.seeded()
+
+    def seeded(self) -> Generator:
+        """Return a generator at its start: the book calls manual_seed(123) before each part."""
+        return Generator(self.settings.seed, ops=self.model.ops)
+
+    def events(self) -> Iterator[Event]:
+        """Train and yield the events of loop.py."""
+        train, val = self.batches
+        return loop.train(self, train, val, self.rng, self.settings)
+
+    def measure(self) -> list[float]:
+        """Return the losses of the two splits before training, on some batches."""
+        rng, limit = self.seeded(), self.settings.eval_batches
+        return [loop.mean_loss(self, one, rng, limit) for one in self.batches]
+
+    @finite.ignore_overflow()
+    def update(self, inputs: Array, targets: Array) -> float:
+        """Make one step on a batch and return the loss before it."""
+        loss, gradients = self.model.loss_and_gradients(inputs, targets, self.rng)
+        if np.isfinite(loss):
+            self.optimizer.step(gradients)
+            self.model.path = None  # an error must not blame the file for what training has changed
+        return loss
+
+    @finite.ignore_overflow()
+    def loss(self, inputs: Array, targets: Array) -> float:
+        """Return the loss of a batch."""
+        return self.model.evaluate(inputs, targets)
+
+
+def make_batches(
+    rows: list[list[int]], pad_id: int, max_length: int, batch_size: int, *, training: bool
+) -> Batches:
+    """Return the batches of a split: inputs and targets, each padded to its longest text."""
+
+    def make(numbers: Array) -> tuple[Array, Array]:
+        return collate([rows[i] for i in numbers], pad_id, max_length)
+
+    return Batches(len(rows), make, batch_size, training=training)
+
+
+def answer(model: GPT, tokenizer: Tokenizer, entry: Record, max_new_tokens: int) -> str:
+    """Return the model's answer to an instruction, generated greedily up to the end of the text."""
+    prompt, end = tokenizer.encode(format_prompt(entry)), tokenizer.eot_token
+    new = list(generate(model, prompt, max_new_tokens, eos_id=end))
+    if new and new[-1] == end:
+        new.pop()
+    return tokenizer.decode(new, unknown="").replace(ANSWER, "").strip()

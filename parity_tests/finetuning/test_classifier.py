@@ -1,0 +1,232 @@
+"""Chapter 6 with random weights: the reference's program prints the same losses and accuracies."""
+
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+
+import npgpt
+from npgpt import ops
+from npgpt.errors import InputError, RunError, WeightFileError
+from npgpt.finetuning.classification import Accuracy, Classification, last_block
+from npgpt.finetuning.classifier import Classifier, cross_entropy
+from npgpt.finetuning.labelled_texts import Example, LabelledTexts, encode_splits, split
+from npgpt.finetuning.loop import Evaluation, Settings
+from npgpt.model import params, trainable
+from npgpt.weights import classifier_file
+from parity_tests.support.harness import parameters
+from reference import finetuning, gpt2
+
+CONFIG = npgpt.Config(vocab_size=257, context_length=24, n_layer=2, n_head=2, n_embd=16)
+HAM = "see you at noon", "ok", "on my way home", "call me later", "what is for lunch"
+SPAM = "WIN a prize now", "FREE ringtone", "claim your 1000 pounds", "urgent! reply", "txt STOP"
+RUN = dict(epochs=2, eval_every=3, eval_batches=2, batch_size=4, lr=3e-3)
+
+
+def texts(count=21):
+    found = [Example(f"{HAM[i % 5]} {i * i}", 0) for i in range(count)]
+    return LabelledTexts(
+        ("ham", "spam"), found + [Example(f"{SPAM[i % 5]} {i}", 1) for i in range(count)]
+    )
+
+
+@pytest.fixture
+def model(rng):
+    tree = params.zeros(CONFIG)
+    for name, array in parameters(CONFIG, rng, np.float32).items():
+        dict(npgpt.named(tree))[name][...] = array
+    return npgpt.GPT.from_params(CONFIG, tree, ops=ops, tokenizer="byte")
+
+
+def theirs(model, patterns, position):
+    """The chapter's program in PyTorch: what it logs, and the classifier's parameters by name."""
+    byte = npgpt.tokenizer("byte")
+    encoded = encode_splits(split(texts().examples), byte, pad_id=256, max_length=24)
+    arrays = {name: array.copy() for name, array in npgpt.named(model.params)}
+    reference = gpt2.from_arrays(gpt2.Config(**asdict(CONFIG)), arrays).requires_grad_(False)
+    torch.manual_seed(123)
+    classifier = finetuning.Classifier(reference, 2)
+    head = classifier.head.weight.detach().numpy().copy()
+    chosen = {} if patterns == ("lm_head",) else trainable.names_of(model.params, patterns)
+    for name, parameter in reference.named_parameters():
+        parameter.requires_grad_(name in chosen)
+    loaders = []
+    for i, one in enumerate(encoded):
+        ends = one.lengths - 1
+        if position == "last":
+            ends = np.full_like(ends, one.tokens.shape[1] - 1)
+        tensors = map(torch.from_numpy, (one.tokens, ends, one.labels))
+        loaders.append(finetuning.make_loader(tuple(tensors), RUN["batch_size"], training=i == 0))
+    torch.manual_seed(123)
+    before = [finetuning.accuracy(classifier, one, 4) for one in loaders]
+    before += [finetuning.mean_loss(classifier, one, 2) for one in loaders]
+    torch.manual_seed(123)
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=RUN["lr"], weight_decay=0.1)
+    run = {k: RUN[k] for k in ("epochs", "eval_every", "eval_batches")}
+    log = [*finetuning.train(classifier, *loaders[:2], optimizer, **run)]
+    final = [finetuning.accuracy(classifier, one) for one in loaders]
+    found = {name: p.detach().numpy() for name, p in reference.named_parameters()}
+    weight, bias = (p.detach().numpy() for p in classifier.head.parameters())
+    return head, before, log, final, found | {"lm_head.weight": weight.T, "lm_head.bias": bias}
+
+
+def printed(pairs):
+    """Losses and accuracies as the chapter prints them."""
+    return [f"{100 * a:.2f} {a:.3f} {100 * b:.2f} {b:.3f}" for a, b in pairs]
+
+
+@pytest.mark.parametrize(
+    "position, patterns",
+    [
+        ("last", ("h.1", "ln_f")),
+        ("last-token", ("*",)),
+        ("last", ("h.1.attn", "wpe", "h.0.mlp.c_fc.bias")),
+        ("last", ("lm_head",)),
+    ],
+)
+def test_the_log_is_the_references(model, position, patterns):
+    head, before, log, final, parameters = theirs(model, patterns, position)
+    frozen = {name: array.copy() for name, array in npgpt.named(model.params)}
+    run = Classification(model, texts(), Settings(**RUN, trainable=patterns), position)
+    tree = run.classifier.params
+    assert (tree.lm_head.weight == head.T).all(), "the head's first numbers"
+    accuracies, losses = run.measure()
+    assert accuracies == before[:3]
+    assert np.allclose(losses, before[3:], rtol=0, atol=2e-6)
+    events = [e for e in run.events() if isinstance(e, Evaluation | Accuracy)]
+    ours = [tuple(vars(event).values())[-2:] for event in events]
+    assert printed(ours) == printed(log) and len(log) == 5 + 2
+    assert [run.accuracy(one, run.rng) for one in run.batches] == final
+    chosen = trainable.names_of(tree, [*patterns, "lm_head"])
+    for name, array in npgpt.named(tree):
+        if name in chosen:
+            change = array - parameters[name]
+            if name.endswith("c_attn.bias"):  # a key's bias has no gradient but rounding
+                change = np.delete(change, np.s_[16:32])
+            assert np.abs(change).max() < 2e-4, name
+        else:
+            assert (array == frozen[name]).all(), f"{name} is frozen"
+    assert run.trained == sum(parameters[name].size for name in chosen)
+
+
+@pytest.mark.parametrize(
+    "backend, dtype, tolerance", [("numpy", "f8", 1e-12), ("fused", "f4", 1e-5)]
+)
+def test_the_gradients_are_autograds(rng, backend, dtype, tolerance):
+    """All parameters, also the tied embedding, to which the head adds nothing."""
+    arrays = parameters(CONFIG, rng, np.dtype(dtype))
+    tree = params.zeros(CONFIG, dtype)
+    for name, array in npgpt.named(tree):
+        array[...] = arrays[name]
+    gpt = npgpt.GPT.from_params(CONFIG, tree, ops=backend, tokenizer="byte")
+    settings = classifier_file.Settings(("a", "b", "c"), "last-token", 9, 256)
+    ours = Classifier.start(gpt, settings, npgpt.Generator(5, ops=ops))
+    tokens, lengths = rng.integers(257, size=(3, 9)), np.array([4, 9, 1])
+    labels = np.array([2, 0, 1])
+    g = params.map_leaves(ours.params, lambda a: np.full_like(a, np.nan))
+    loss = ours.loss_and_gradients(tokens, lengths, labels, g)
+
+    exact = {name: array.astype(np.float64) for name, array in arrays.items()}
+    theirs = finetuning.Classifier(
+        gpt2.from_arrays(gpt2.Config(**asdict(CONFIG)), exact), 3
+    ).double()
+    head = ours.params.lm_head
+    theirs.head.load_state_dict(
+        {"weight": torch.tensor(head.weight.T), "bias": torch.tensor(head.bias)}
+    )
+    expected = theirs.loss(*map(torch.from_numpy, (tokens, lengths - 1, labels)))
+    expected.backward()
+    assert abs(loss - expected.item()) < tolerance
+    assert abs(ours.loss(tokens, lengths, labels) - loss) < tolerance
+    gradients = {name: p.grad.numpy() for name, p in theirs.gpt.named_parameters()}
+    gradients["lm_head.weight"] = theirs.head.weight.grad.numpy().T
+    gradients["lm_head.bias"] = theirs.head.bias.grad.numpy()
+    for name, array in npgpt.named(g):
+        assert np.abs(array - gradients[name]).max() < tolerance, name
+
+
+def test_a_position_that_is_no_padding_does_not_depend_on_it(model):
+    short, long = (classifier_file.Settings(("a", "b"), "last-token", n, 256) for n in (6, 24))
+    found = [
+        Classifier.start(model, settings, npgpt.Generator(1, ops=ops)).classify(
+            ["hello", "x", "y" * 6]
+        )
+        for settings in (short, long)
+    ]
+    for (label, chance), (other, again) in zip(*found, strict=True):
+        assert label == other and abs(chance - again) < 1e-6
+
+
+def test_cross_entropy_of_large_logits():
+    loss, dlogits = cross_entropy(np.array([[1e4, 0.0], [0.0, 1e4]]), np.array([0, 0]))
+    assert loss == 5000 and dlogits.tolist() == [[0, 0], [-0.5, 0.5]]
+
+
+def test_a_classifier_is_saved_and_loaded(model, tmp_path):
+    settings = classifier_file.Settings(("hàm", "spam"), "last", 12, 256)
+    saved = Classifier.start(model, settings, npgpt.Generator(1, ops=ops))
+    saved.save(tmp_path / "c.h5")
+    found = Classifier.load(tmp_path / "c.h5", ops=ops)
+    assert found.settings == settings
+    assert found.classify([*HAM, *SPAM]) == saved.classify([*HAM, *SPAM])
+    whole = npgpt.load(tmp_path / "c.h5", ops=ops)  # a checkpoint of the model, too
+    for (name, array), (_, other) in zip(
+        npgpt.named(whole.params), npgpt.named(model.params), strict=True
+    ):
+        assert (array == other).all(), name
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"labels": ("a",)}, r"labels are \['a'\], but must be different texts"),
+        ({"labels": ("a", "a")}, "labels are"),
+        ({"position": "first"}, "position is 'first', not one of"),
+        ({"max_length": 25}, "max_length is 25, not in 1 to 24"),
+        ({"pad_id": -1}, "pad_id is -1, not in 0 to 256"),
+        ({"labels": ("a", "b", "c")}, r"classifier/weight must be float32 of shape \(16, 3\)"),
+    ],
+)
+def test_a_classifier_that_is_not_valid(model, tmp_path, change, says):
+    settings = classifier_file.Settings(("a", "b"), "last", 12, 256)._replace(**change)
+    head = classifier_file.Head(np.zeros((16, 2), np.float32), np.zeros(2, np.float32), settings)
+    classifier_file.write(tmp_path / "c.h5", model, head)
+    with pytest.raises(WeightFileError, match=says):
+        Classifier.load(tmp_path / "c.h5")
+
+
+def test_a_checkpoint_without_a_head(model, tmp_path):
+    model.save(tmp_path / "c.h5")
+    with pytest.raises(WeightFileError, match="has no classification head: npgpt classify writes"):
+        Classifier.load(tmp_path / "c.h5")
+
+
+def test_what_is_not_finite(model):
+    settings = classifier_file.Settings(("a", "b"), "last", 12, 256)
+    classifier = Classifier.start(model, settings, npgpt.Generator(1, ops=ops))
+    classifier.params.lm_head.bias[0] = np.nan
+    with pytest.raises(RunError, match=r"lm_head\.bias holds nan"):
+        classifier.classify(["x"])
+    with pytest.raises(InputError, match="a text is empty"):
+        classifier.classify(["x", ""])
+    run = Classification(
+        model, texts(), Settings(**RUN | {"lr": 1e30}, trainable=last_block(model))
+    )
+    with pytest.raises(RunError, match="the training loss became nan at step 0"):
+        list(run.events())
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"epochs": 0}, "epochs is 0, but must be at least 1"),
+        ({"lr": -1.0}, "lr is -1.0, but must be at least 0"),
+        ({"max_length": 25}, "max_length is 25, but must be at most the model's 24"),
+        ({"batch_size": 30}, "29 training examples are fewer than one batch of 30"),
+        ({"trainable": ("h.7",)}, "the pattern 'h.7' matches no parameter"),
+    ],
+)
+def test_settings_that_do_not_fit(model, change, says):
+    with pytest.raises(InputError, match=says):
+        Classification(model, texts(), Settings(**RUN | change))

@@ -1,0 +1,139 @@
+"""npgpt classify and npgpt instruct, in this process and on the NumPy backend."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import npgpt
+from npgpt import ops
+from npgpt.finetuning.instructions import format_prompt
+from npgpt.weights import checkpoint
+from parity_tests.support.runs import lines, on_disk
+
+TEXTS = "".join(
+    f"ham\t{'see you' if i % 2 else 'on my way'} {i}\n" + f"spam\tWIN {i} NOW\n" * (i % 3 > 0)
+    for i in range(40)
+)
+ENTRIES = [
+    {"instruction": f"Add {i}.", "input": f"{i} + 1" * (i % 2), "output": f"{i + 1}"}
+    for i in range(20)
+]
+TRAIN = "--ops numpy --model model.h5 --epochs 2 --batch-size 4 --eval-every 5 --lr 0.01"
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path, monkeypatch):
+    """A small model and both kinds of data, in a directory of their own."""
+    monkeypatch.chdir(tmp_path)
+    config = npgpt.Config(vocab_size=257, context_length=200, n_layer=2, n_head=2, n_embd=16)
+    npgpt.GPT(config, ops=ops, scheme="book", tokenizer="byte").save("model.h5")
+    Path("texts.tsv").write_text(TEXTS)
+    Path("entries.json").write_text(json.dumps(ENTRIES))
+
+
+def test_a_classifier_is_trained_and_used(npgpt_):
+    said = npgpt_(f"classify --data texts.tsv {TRAIN}").out
+    pattern = r"""40 ham, 26 spam; 26 of each are used
+36 training, 5 validation, 11 test texts of at most 12 tokens
+3,346 of 13,938 parameters are trained; output in runs/classify-1
+Before training: accuracy [\d.]+% training, [\d.]+% validation, [\d.]+% test; loss( \d\.\d{3},?){3}
+(Ep 1 \(Step 00000[05]\): Train loss \d\.\d{3}, Val loss \d\.\d{3}
+){2}Training accuracy: [\d.]+% \| Validation accuracy: [\d.]+%
+(Ep 2 \(Step 00001[05]\): Train loss \d\.\d{3}, Val loss \d\.\d{3}
+){2}Training accuracy: [\d.]+% \| Validation accuracy: [\d.]+%
+After training, on all texts: accuracy 100.00% training, 100.00% validation, 100.00% test
+runs/classify-1/classifier.h5  the model and its head, to classify texts
+runs/classify-1/metrics.jsonl  losses and accuracies
+runs/classify-1/loss.png       plot of both
+Next: npgpt classify --model runs/classify-1 --predict '.*'
+"""
+    assert re.fullmatch(pattern, said), said
+    run = Path("runs/classify-1")
+    assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
+    found = [tuple(line) for line in lines(run / "metrics.jsonl")]
+    losses = ("step", "epoch", "examples_seen", "train_loss", "val_loss")
+    accuracies = ("step", "epoch", "train_accuracy", "val_accuracy")
+    assert found == [losses, losses, accuracies] * 2
+    for model in (run, run / "classifier.h5"):
+        said = npgpt_(
+            "classify --ops numpy", "--model", str(model), "--predict", "WIN 7 NOW", "--predict",
+            "see you\x1b 8",
+        ).out  # fmt: skip
+        assert re.fullmatch(r"spam  \d\d.\d\d%  WIN 7 NOW\nham  \d\d.\d\d%  see you\\x1b 8\n", said)
+
+
+def test_a_model_is_trained_on_instructions_and_answers(npgpt_):
+    said = npgpt_(f"instruct --data entries.json --max-new-tokens 8 --out tuned {TRAIN}").out
+    pattern = r"""17 training, 1 validation, 2 test entries; output in tuned
+Before training: loss \d+\.\d{3} training, \d+\.\d{3} validation
+Ep 1 \(Step 000000\): Train loss \d+\.\d{3}, Val loss \d+\.\d{3}
+Add 19. 19 \+ 1 -> .*
+Ep 2 \(Step 000005\): Train loss \d+\.\d{3}, Val loss \d+\.\d{3}
+Add 19. 19 \+ 1 -> .*
+tuned/checkpoint.h5  the model, to generate with
+tuned/answers.json   the test entries with the model's answers
+tuned/metrics.jsonl  losses
+tuned/loss.png       plot of the losses
+Next: npgpt generate --model tuned --prompt .*
+"""
+    assert re.fullmatch(pattern, said), said
+    answers = json.loads(Path("tuned/answers.json").read_text())
+    model = npgpt.load("tuned", ops=ops)
+    byte = npgpt.tokenizer("byte")
+    for entry, answered in zip(ENTRIES[17:19], answers, strict=True):
+        new = list(npgpt.generate(model, byte.encode(format_prompt(entry)), 8, eos_id=256))
+        text = byte.decode([token for token in new if token != 256], unknown="")
+        assert answered == entry | {"model_response": text.replace("### Response:", "").strip()}
+    losses = [line["train_loss"] for line in lines("tuned/metrics.jsonl")]
+    assert len(losses) == 2 and losses[1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    "line, says",
+    [
+        ("classify", "give --data to train a classifier, or --predict TEXT to use one"),
+        (
+            "classify --data texts.tsv --predict x",
+            "give --data to train a classifier, or --predict",
+        ),
+        ("classify --predict x", "give --model, the directory of a classifier"),
+        ("classify --predict x --model model.h5", "model.h5 has no classification head"),
+        ("classify --data gone.tsv --model model.h5", "gone.tsv cannot be read"),
+        ("classify --data texts.tsv --model model.h5 --epochs 0", "epochs is 0, but must be"),
+        ("classify --data texts.tsv --model model.h5 --trainable h.5", "the pattern 'h.5' matches"),
+        ("classify --data texts.tsv --model model.h5 --max-length 201", "max_length is 201, but"),
+        ("classify --data texts.tsv --model model.h5 --dropout 2", "dropout"),
+        (
+            "classify --data texts.tsv --model model.h5 --seed -1",
+            "seed is -1, but must be at least",
+        ),
+        ("instruct --data texts.tsv --model model.h5", "texts.tsv, line 1: it has 2 columns, but"),
+        ("instruct --data entries.json --model model.h5 --out .", ". already holds files: choose"),
+    ],
+)
+def test_what_is_refused_leaves_no_file(npgpt_, line, says):
+    before = on_disk()
+    said = npgpt_(f"{line} --ops numpy", code=2)
+    assert said.err.startswith("npgpt: ") and says in said.err and said.err.count("\n") == 1
+    assert on_disk() == before and not Path("runs").exists()
+
+
+def test_a_run_that_fails_is_reported(npgpt_):
+    said = npgpt_(f"classify --data texts.tsv {TRAIN} --lr 1e30 --no-balance", code=1)
+    assert "npgpt: the training loss became nan at step 0. Try a lower --lr" in said.err
+    assert "26 of each" not in said.out and "46 training, 6 validation, 14 test" in said.out
+
+
+def test_quantized_weights_are_not_trained(npgpt_):
+    npgpt_("quantize model.h5 --to small --weights int8")
+    said = npgpt_(f"classify --data texts.tsv {TRAIN} --model small", code=2)
+    assert "quantized matrices" in said.err
+
+
+def test_the_file_of_a_classifier_is_inspected_as_a_checkpoint(npgpt_):
+    npgpt_(f"classify --data texts.tsv {TRAIN} --out run --epochs 1")
+    assert "npgpt, 13,904 parameters" in npgpt_("inspect run/classifier.h5").out
+    config = checkpoint.read_checkpoint("run/classifier.h5").config
+    assert config.dropout == 0 and config.context_length == 200
