@@ -1,9 +1,9 @@
 """npgpt play."""
 
-import functools
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -71,9 +71,10 @@ class Play:
         host = f"[{self.host}]" if ":" in self.host else self.host
         address = f"http://{host}:{port}/"
         print(f"The page is {address} (Ctrl-C ends it)", flush=True)
-        show = functools.partial(open_browser, address) if self.browser else None
+        if self.browser:  # the socket listens already: the page waits for the server
+            threading.Thread(target=open_browser, args=(address,), daemon=True).start()
         with suppress(KeyboardInterrupt):
-            server.serve(listening, found, show)
+            server.Server(found).serve_on(listening)
         return 0
 
     def find(self) -> "Callable[[Report], tuple[GPT, Tokenizer, str]]":

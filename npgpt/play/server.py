@@ -3,7 +3,6 @@
 import os
 import secrets
 import socket
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -98,45 +97,39 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which cancels the computations when it is asked to end."""
+    """A server of the page, which cancels its computations when it is asked to end."""
 
-    def __init__(self, config: uvicorn.Config, on_exit: Callable[[], None]):
-        super().__init__(config)
-        self.on_exit = on_exit
+    def __init__(self, prepare: Prepare):
+        self.session, self.runner = Session(prepare), Runner()
+        super().__init__(
+            uvicorn.Config(
+                make_app(self.session, self.runner),
+                log_level="warning",
+                access_log=False,
+                http="h11",
+                ws="none",
+                lifespan="off",
+                server_header=False,
+                timeout_graceful_shutdown=2,
+                limit_concurrency=100,
+            )
+        )
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Handle Ctrl-C and SIGTERM."""
-        self.on_exit()
+        self.cancel()
         super().handle_exit(sig, frame)
 
+    def cancel(self) -> None:
+        """Cancel the computations, and the training of the model."""
+        self.session.stopped.set()
+        self.runner.cancel_all()
 
-def serve(
-    listening: socket.socket, prepare: Prepare, on_start: Callable[[], None] | None = None
-) -> None:
-    """Serve the page until Ctrl-C. `on_start`: called in a thread; the socket already listens."""
-    session, runner = Session(prepare), Runner()
-
-    def stop() -> None:
-        session.stopped.set()
-        runner.cancel_all()
-
-    config = uvicorn.Config(
-        make_app(session, runner),
-        log_level="warning",
-        access_log=False,
-        http="h11",
-        ws="none",
-        lifespan="off",
-        server_header=False,
-        timeout_graceful_shutdown=2,
-        limit_concurrency=100,
-    )
-    server = Server(config, stop)
-    runner.executor.submit(session.load)
-    if on_start is not None:
-        threading.Thread(target=on_start, daemon=True).start()
-    try:
-        server.run(sockets=[listening])
-    finally:
-        stop()
-        runner.close()
+    def serve_on(self, listening: socket.socket) -> None:
+        """Load the model, and serve the page until the server is asked to end."""
+        self.runner.executor.submit(self.session.load)
+        try:
+            self.run(sockets=[listening])
+        finally:
+            self.cancel()
+            self.runner.close()

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 
 import npgpt
+from npgpt.data.tokenizer import Tokenizer
 from npgpt.play import frames, server
 from npgpt.play.computation import Runner
 from npgpt.play.session import Session
@@ -110,3 +111,28 @@ def decode(content):
             content = content[size:]
         found.append(frame)
     return found
+
+
+SCRIPT = "<script>document.title = 'owned'</script>"
+IMAGE = '<img src=x onerror="document.title=1">'
+# The tokens of the page's model: what markup, spreadsheets and terminals would take for more
+WORDS = [
+    b"a", b"b", b" the", b"\n", b"\xe2\x80", b"\x94", SCRIPT.encode(), IMAGE.encode(), b"=1+1",
+    b'"quoted", and', b"\x1b[31m", b"&amp;", b"\xe2\x80\xae", b"",
+    *(f" word{i}".encode() for i in range(60)),
+]  # fmt: skip
+
+
+class WordTokenizer(Tokenizer):
+    """Characters that are tokens are encoded, and all else is the word of its length."""
+
+    origin, n_vocab, eot_token = "words", len(WORDS), None
+
+    def _bytes_of(self, token):
+        return WORDS[token] or None
+
+    def _encode(self, text):
+        if text in (SCRIPT, IMAGE):
+            return [WORDS.index(text.encode())]
+        known = {word: i for i, word in enumerate(WORDS)}
+        return [known.get(c.encode(), 14 + ord(c) % 60) for c in text]

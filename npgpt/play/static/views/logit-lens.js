@@ -75,7 +75,7 @@ function render(root, page) {
   const path = figure({
     name: "logit-lens-position", title: "One position, from the embedding to the output",
     describe: () => (found ? `The probability of the model's answer after “${vocabulary.label(found.tokens[position()])}” in each layer.` : "One position."),
-    height: () => 260,
+    height: () => 280,
     draw: drawPath,
     csv: () => [["layer", "answer_probability", "entropy_bits"], ...d3.range(rows()).map((l) => [name(l), share(l), found.entropy[at(l, position())] * BITS])],
   });
@@ -138,13 +138,14 @@ function render(root, page) {
     const t = position();
     const [answer] = top(rows() - 1, t);
     const x = d3.scalePoint(d3.range(rows()), [70, width - 40]);
-    const y = d3.scaleLinear([0, 1], [tall - 56, 34]);
-    axis(svg, "left", y, { x: 52, label: "probability", length: tall - 22, ticks: 4, format: (v) => `${100 * v} %` });
+    const y = d3.scaleLinear([0, 1], [tall - 56, 54]);
+    axis(svg, "left", y, { x: 52, label: "probability", length: tall - 2, ticks: 4, format: (v) => `${100 * v} %` });
     layer(svg, "names").selectAll("text").data(d3.range(rows())).join("text").attr("x", x).attr("y", tall - 36).attr("text-anchor", "middle")
       .text((l) => (x.step() > 84 ? name(l) : l));
     layer(svg, "under").selectAll("text").data([x.step() > 84 ? "" : "blocks that the stream has passed"]).join("text").attr("x", width / 2).attr("y", tall - 14).attr("text-anchor", "middle").text((d) => d);
-    layer(svg, "head").selectAll("text").data([`After “${vocabulary.label(found.tokens[t])}”: the answer “${vocabulary.label(answer)}” (line), and each layer's own favourite (points)`])
+    layer(svg, "head").selectAll("text").data([`After “${vocabulary.label(found.tokens[t])}”: “${vocabulary.label(answer)}”, the answer, in each layer`])
       .join("text").attr("class", "strong").attr("y", 14).text((d) => d);
+    layer(svg, "points-head").selectAll("text").data([0]).join("text").attr("y", 32).text("points: the token that each layer holds likeliest");
     layer(svg, "line").selectAll("path").data([`M${d3.range(rows()).map((l) => `${x(l).toFixed(1)},${y(share(l)).toFixed(1)}`).join("L")}`]).join("path").attr("class", "line forward").attr("d", (d) => d);
     layer(svg, "points").selectAll("circle").data(d3.range(rows())).join("circle").attr("class", (l) => (top(l, t)[0] === answer ? "forward" : "backward"))
       .attr("cx", x).attr("cy", (l) => y(top(l, t)[1])).attr("r", 5);

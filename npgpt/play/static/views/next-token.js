@@ -45,7 +45,7 @@ function render(root, page) {
     distribution = new Distribution(found.logits);
     points = ranks(distribution.size);
     drawn = null;
-    page.note(found.unread ? `The prompt has ${count(found.tokens.length)} tokens. The model reads the last ${count(page.model.config.context_length)} of them.` : "");
+    page.note(found.unread ? `The prompt has ${count(found.unread + found.tokens.length)} tokens. The model reads the last ${count(page.model.config.context_length)} of them.` : "");
     k.set(state.top_k);
     redraw();
     draw();
@@ -191,8 +191,8 @@ function render(root, page) {
     const gap = width < 560 ? 6 : 18;
     const panel = (width - labels - 4 * gap) / 5;
     const roomy = panel > 100;
-    const total = (probs) => { // of the tokens that have no row
-      let sum = 1;
+    const total = ({ probs, count: left }) => { // of the tokens that have no row
+      let sum = left > shown ? 1 : 0;
       for (let i = 0; i < shown; i++) sum -= probs[i];
       return Math.max(0, sum);
     };
@@ -202,7 +202,7 @@ function render(root, page) {
     const columns = stages.map((s, j) => ({
       title: titles[j],
       lines: roomy ? [`${count(s.count)} ${s.count === 1 ? "token" : "tokens"}`, `${s.entropy.toFixed(2)} bits`] : [count(s.count), s.entropy.toFixed(2)],
-      value: (i) => (i < shown ? s.probs[i] : total(s.probs)), before: j ? stages[j - 1] : null,
+      value: (i) => (i < shown ? s.probs[i] : total(s)), before: j ? stages[j - 1] : null,
     }));
     const share = (i) => (drawn ? (drawn.times.get(distribution.order[i]) ?? 0) / DRAWS : 0);
     columns.push({
