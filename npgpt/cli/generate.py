@@ -3,7 +3,9 @@
 import sys
 import time
 from dataclasses import dataclass
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
+
+from tyro.conf import UseAppendAction
 
 from npgpt.cli.common import (
     ModelPath,
@@ -12,21 +14,32 @@ from npgpt.cli.common import (
     announce_compilation,
     default,
     load,
+    say,
 )
-from npgpt.errors import InputError, RunError
+from npgpt.errors import InputError, RunError, show
 from npgpt.system.console import track_progress
 from npgpt.system.terminal import printable_text
+
+if TYPE_CHECKING:
+    from npgpt.data.tokenizer import Tokenizer
+    from npgpt.gpt import GPT
+    from npgpt.inference.bulk import Options
 
 
 # Optional[X] is X | None, for which tyro would import a type checker: 0.08 s before the first token
 @dataclass(kw_only=True)
 class Generate:
-    """Continue a prompt with a trained model.
+    """Continue a prompt, or many, with a trained model.
+
+    Under mpirun or srun, the ranks share the prompts of --prompts.
 
     Parameters
     ----------
     prompt
         Text to continue.
+    prompts
+        File of prompts to continue together: one per line, or "prompt" of each object of a .jsonl
+        file. "-" is standard input. Each continuation is that of --prompt.
     model
         A run directory, weights in any supported format, or gpt2-small to gpt2-xl once downloaded.
     weights
@@ -36,6 +49,8 @@ class Generate:
         the tokenizer is neither recorded with the model nor beside the weights.
     max_new_tokens
         Maximum number of tokens to add. Generation stops earlier at the end-of-text token.
+    stop
+        End at this text, which is not printed. May be repeated.
     temperature
         Divides the logits before sampling. 0 always takes the most likely token; higher values make
         unlikely tokens more frequent.
@@ -43,52 +58,115 @@ class Generate:
         Sample only from the k most likely tokens.
     top_p
         Sample only from the most likely tokens that together reach this probability.
+    min_p
+        Sample only from tokens of at least this share of the largest probability.
+    repetition_penalty
+        Divide the logits of tokens that have occurred by this number, or multiply negative ones.
+    logit_bias
+        Add a number to the logit of a token id. May be repeated.
     seed
         Seed of the sampling. The same seed gives the same text.
     num_samples
-        Number of continuations, generated as one batch.
+        Number of continuations of a prompt. With --prompts or --jsonl, each has a seed of its own:
+        one more than the one before.
+    keep
+        When the context is full, keep this number of first tokens and half of the others, and read
+        them once. By default the oldest token is dropped, and all others are read for every token.
+    batch_size
+        Number of prompts of --prompts that are continued together. It affects time and memory, not
+        the result.
+    jsonl
+        Print a JSON object per continuation: text, token ids, their log-probabilities, and why it
+        ended.
+    log_probs
+        Number of most likely tokens in each object of --jsonl.
     """
 
-    prompt: str
+    prompt: Annotated[Optional[str], default("required without --prompts", "TEXT")] = None  # noqa: UP045
+    prompts: Annotated[Optional[str], default("one --prompt", "FILE")] = None  # noqa: UP045
     model: ModelPath = None
     weights: OptionalWeights = None
     tokenizer: OptionalTokenizer = None
     max_new_tokens: int = 200
+    stop: Annotated[tuple[str, ...], UseAppendAction, default("none", "TEXT")] = ()
     temperature: float = 0.8
     top_k: Annotated[Optional[int], default("all tokens", "INT")] = None  # noqa: UP045
     top_p: Annotated[Optional[float], default("all tokens", "FLOAT")] = None  # noqa: UP045
+    min_p: Annotated[Optional[float], default("all tokens", "FLOAT")] = None  # noqa: UP045
+    repetition_penalty: float = 1.0
+    logit_bias: Annotated[tuple[str, ...], UseAppendAction, default("none", "ID=NUMBER")] = ()
     seed: int = 123
     num_samples: int = 1
+    keep: Annotated[Optional[int], default("the window slides", "INT")] = None  # noqa: UP045
+    batch_size: int = 8
+    jsonl: bool = False
+    log_probs: int = 0
 
     @announce_compilation()
     def run(self) -> int:
         """Print the text; return the exit status."""
-        import numpy as np
+        if (self.prompt is None) == (self.prompts is None):
+            raise InputError("generate continues one --prompt TEXT, or --prompts FILE: give one")
+        if self.prompts is None and not self.jsonl:
+            return self.run_prompt()
+        from npgpt.cli.generate_prompts import run
+        from npgpt.distributed.world import World, run_launched
 
-        from npgpt.data.text_stream import TextStream
-        from npgpt.inference.generate import generate
+        if self.prompts is None:
+            return run(self, World())
+        return run_launched(lambda here: run(self, here))
+
+    def options(self) -> "Options":
+        """Return the settings of a continuation."""
+        from npgpt.inference.bulk import Options
+        from npgpt.inference.sampling import Sampling
+
+        sampling = Sampling(
+            self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty,
+            dict(map(parse_bias, self.logit_bias)) or None,
+        )  # fmt: skip
+        return Options(
+            sampling, self.max_new_tokens, self.seed, self.num_samples, self.stop, self.keep,
+            self.log_probs if self.jsonl else None, self.batch_size,
+        )  # fmt: skip
+
+    def load(self) -> tuple["GPT", "Tokenizer"]:
+        """Return the model and its tokenizer, with kernels that are being compiled."""
         from npgpt.performance import precompile
-        from npgpt.rng import Generator
 
-        if self.num_samples < 1:
-            raise InputError(f"num_samples is {self.num_samples}, but must be at least 1")
-        rng = Generator(self.seed)
-        model, encoding = load(self.model, self.weights, self.tokenizer)
-        prompt = encoding.encode(self.prompt)
+        model, tokenizer = load(self.model, self.weights, self.tokenizer)
         kind = getattr(model.params.wte.weight, "kind", model.dtype.name)  # of a QuantizedMatrix
         precompile.compile_kernels("generate", kind)
+        return model, tokenizer
+
+    def run_prompt(self) -> int:
+        """Print the continuations of one prompt; return the exit status."""
+        import numpy as np
+
+        from npgpt.inference.generate import generate
+        from npgpt.inference.stop import StoppableText
+        from npgpt.rng import Generator
+
+        assert self.prompt is not None
+        if self.num_samples < 1:
+            raise InputError(f"num_samples is {self.num_samples}, but must be at least 1")
+        options, rng = self.options(), Generator(self.seed)
+        model, encoding = self.load()
+        options.check(model)
+        prompt = encoding.encode(self.prompt)
+        limits = ContextNotes(model.config.context_length, self.keep)
+        limits.note_prompt(len(prompt), "the prompt")
         steps = generate(
             model,
             np.tile(np.asarray(prompt, np.int64), (self.num_samples, 1)),
             self.max_new_tokens,
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
+            **vars(options.sampling),
             eos_id=encoding.eot_token,
             rng=rng,
+            keep=self.keep,
         )
         texts = [self.prompt] * self.num_samples
-        streams = [TextStream(encoding, prompt) for _ in texts]
+        streams = [StoppableText(encoding, prompt, self.stop) for _ in texts]
         pending = self.prompt  # printed with the first token
         started, count, ended = time.perf_counter(), 0, np.zeros(self.num_samples, bool)
         try:
@@ -101,6 +179,10 @@ class Generate:
                     if self.num_samples == 1:
                         print(printable_text(pending + piece, sys.stdout), end="", flush=True)
                         pending = ""
+                    ended[i] = streams[i].has_stopped
+                if ended.all():
+                    break
+                limits.note_tokens(len(prompt) + count, self.max_new_tokens - count)
         except RunError:
             if count and self.num_samples == 1:
                 print(flush=True)  # ends the line before the error
@@ -116,3 +198,41 @@ class Generate:
             rate = count * self.num_samples / (time.perf_counter() - started)
             print(f"[{count * self.num_samples} tokens, {rate:,.1f} tokens/s]", file=sys.stderr)
         return 0
+
+
+def parse_bias(text: str) -> tuple[int, float]:
+    """Return the token id and the number of ID=NUMBER."""
+    token, _, number = text.partition("=")
+    try:
+        return int(token), float(number)
+    except ValueError:
+        raise InputError(f"logit_bias is {show(text)}, but must be ID=NUMBER") from None
+
+
+class ContextNotes:
+    """Says once on standard error that a prompt was cropped, and that the context is full."""
+
+    def __init__(self, context_length: int, keep: int | None):
+        self.context_length, self.keep = context_length, keep
+        self.cropped, self.is_full = 0, False
+
+    def note_prompt(self, length: int, name: str) -> None:
+        """Count a prompt of this many tokens, if it was cropped. Say it of the first one."""
+        if length <= self.context_length:
+            return
+        self.cropped += 1
+        if self.cropped == 1:
+            say(
+                f"Of the {length:,} tokens of {name}, only the last {self.context_length:,} are "
+                "read: the length of the context"
+            )
+
+    def note_tokens(self, length: int, left: int) -> None:
+        """Say what the next token costs if the context is full of a text of this length."""
+        if self.keep is None and not self.is_full and left and length > self.context_length:
+            self.is_full = True
+            say(
+                f"The context of {self.context_length:,} tokens is full: from here on, all of them "
+                "are read again for every token. --keep N keeps the first N and half of the "
+                "others, and reads them once"
+            )

@@ -158,7 +158,7 @@ class Batch:
         eos_id : int or None, default None
             The row ends with this token.
         stop : callable or None, default None
-            Called with each new token; the row ends if it returns True.
+            Called with each new token but `eos_id`; the row ends if it returns True.
         keep : int or None, default None
             When the context is full, this number of first tokens and the last half of the others
             are kept, and read again once. None: the oldest token is dropped, and all others are
@@ -246,8 +246,8 @@ class Batch:
     def _extend(self, row: _Row, token: int, logits: Array) -> NewToken:
         """Append the chosen token to a row, which may end."""
         row.left -= 1
-        stops = row.stop is not None and row.stop(token)
-        reason = "stop" if stops or token == row.eos_id else "length" if not row.left else None
+        stops = token == row.eos_id or (row.stop is not None and row.stop(token))
+        reason = "stop" if stops else "length" if not row.left else None
         if reason:
             self.remove(row.number)
         else:

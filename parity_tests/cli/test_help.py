@@ -72,8 +72,9 @@ FLAGS = {
         "{llmc,nanogpt} --shard-tokens --stdin {text,jsonl}"
     ),
     "generate": (
-        "--model --weights --prompt --max-new-tokens --temperature --top-k --top-p --seed "
-        "--num-samples"
+        "--model --weights --prompt --prompts --max-new-tokens --stop --temperature --top-k "
+        "--top-p --min-p --repetition-penalty --logit-bias --seed --num-samples --keep "
+        "--batch-size --jsonl --log-probs"
     ),
     "evaluate": "--model --weights --data --context-length --stride",
     "download": "{gpt2-small,gpt2-medium,gpt2-large,gpt2-xl} --source {huggingface,openai} --to",

@@ -82,6 +82,16 @@ def test_a_flag_that_cannot_be_used(refused, flag):
         ("--max-new-tokens -1", "max_new_tokens is -1, but must be at least 0"),
         ("--seed -1", "seed = -1: it must lie between 0 and 18446744073709551615"),
         ("--prompt=", "the prompt is empty"),
+        ("--prompts text.txt", "give one"),
+        ("--min-p 2", "min_p is 2.0, but must be in [0, 1]"),
+        ("--repetition-penalty 0", "repetition_penalty is 0.0, but must be above 0"),
+        ("--logit-bias 3", "logit_bias is '3', but must be ID=NUMBER"),
+        ("--logit-bias 257=1", "logit_bias: token id 257 is outside the vocabulary"),
+        ("--keep 15", "keep is 15, but must be at most 14 in this context"),
+        ("--stop=", "but must be strings that are not empty"),
+        ("--jsonl --batch-size 0", "batch_size is 0, but must be at least 1"),
+        ("--jsonl --log-probs -1", "log_probs is -1, but must be at least 0"),
+        ("--jsonl --prompt=", "the prompt: the prompt is empty"),
     ],
 )
 def test_generate_refuses(refused, run, flags, says):

@@ -44,6 +44,15 @@ class Comm:
         out[...] = np.stack(self.table).reshape(out.shape)
         self.barrier.wait(LIMIT)
 
+    def Gatherv(self, own, out, root):
+        self.table[self.rank] = np.array(own)
+        self.barrier.wait(LIMIT)
+        if self.rank == root:
+            array, sizes = out
+            array[...] = np.concatenate(self.table)
+            assert [part.size for part in self.table] == list(sizes)
+        self.barrier.wait(LIMIT)
+
     def Ibarrier(self):
         self.barrier.wait(LIMIT)
         return SimpleNamespace(Test=lambda: True)

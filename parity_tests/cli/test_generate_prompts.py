@@ -1,0 +1,115 @@
+"""npgpt generate --prompts, --jsonl, and flags that a single prompt has too."""
+
+import gzip
+import io
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from npgpt.data.prompts import MAX_LINE
+
+PROMPTS = "Lamp", "The keeper of the lighthouse", "sea", 'a "quoted"\\n line'
+FLAGS = "--model run --max-new-tokens 12 --temperature 1"
+
+
+@pytest.fixture
+def prompts():
+    Path("p.txt").write_text("\n".join(PROMPTS) + "\n")
+    objects = [json.dumps({"prompt": text, "id": 3}) for text in PROMPTS]
+    Path("p.jsonl").write_text("\n".join(objects))
+    Path("p.jsonl.gz").write_bytes(gzip.compress(Path("p.jsonl").read_bytes()))
+
+
+def test_each_prompt_has_the_text_of_its_own_run(npgpt_, run, prompts):
+    alone = [npgpt_(f"generate {FLAGS}", "--prompt", text).out for text in PROMPTS]
+    said = npgpt_(f"generate {FLAGS} --prompts p.txt --batch-size 3")
+    assert said.out == "".join(f"--- prompt {i}\n{text}" for i, text in enumerate(alone, 1))
+    for name in ("p.jsonl", "p.jsonl.gz"):
+        found = npgpt_(f"generate {FLAGS} --jsonl --log-probs 2 --prompts {name}").out.splitlines()
+        objects = list(map(json.loads, found))
+        assert [one["prompt"] + one["text"] + "\n" for one in objects] == alone
+        assert [one["index"] for one in objects] == [0, 1, 2, 3]
+        for one in objects:
+            assert one["finish_reason"] == "length"
+            assert len(one["tokens"]) == len(one["log_probabilities"]) == 12
+            assert [len(best) for best in one["most_likely"]] == [2] * 12
+    single = npgpt_(f"generate {FLAGS} --jsonl --prompt Lamp").out
+    assert json.loads(single)["text"] == objects[0]["text"]
+    samples = npgpt_(f"generate {FLAGS} --prompts p.txt --num-samples 2").out
+    assert samples.startswith(f"--- prompt 1, sample 1 of 2\n{alone[0]}--- prompt 1, sample 2")
+
+
+def test_prompts_of_standard_input(npgpt_, run, monkeypatch):
+    stdin = SimpleNamespace(buffer=io.BytesIO(b"Lamp\nsea"))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    said = npgpt_(f"generate {FLAGS} --prompts -").out
+    assert said.count("--- prompt") == 2
+
+
+def test_a_cropped_prompt_and_a_full_context_are_said(npgpt_, run):
+    long = "x" * 20
+    said = npgpt_(f"generate {FLAGS} --prompt {long}").err
+    assert "Of the 20 tokens of the prompt, only the last 16 are read" in said
+    assert said.count("The context of 16 tokens is full") == 1
+    Path("p.txt").write_text(f"a\n{long}\n{long}\n")
+    said = npgpt_(f"generate {FLAGS} --prompts p.txt").err
+    assert "Of the 20 tokens of prompt 2, only the last 16" in said
+    assert "2 continuations of prompts that were cropped" in said
+    assert said.count("The context of 16 tokens is full") == 1
+    assert npgpt_(f"generate {FLAGS} --prompt abcd").err == ""
+    kept = npgpt_("generate --model run --prompt abcd --max-new-tokens 30 --keep 2")
+    assert kept.err == ""
+    assert kept.out != npgpt_("generate --model run --prompt abcd --max-new-tokens 30").out
+
+
+def test_a_stop_string_of_one_prompt(npgpt_, run):
+    free = npgpt_(f"generate {FLAGS} --prompt Lamp").out
+    stop = free[8:10]
+    said = npgpt_(f"generate {FLAGS} --prompt Lamp", "--stop", "~~", "--stop", stop).out
+    assert said == free[: 4 + free[4:].index(stop)] + "\n"
+    two = npgpt_(f"generate {FLAGS} --prompt Lamp --num-samples 2", "--stop", stop).out
+    assert two.startswith("--- sample 1 of 2\nLamp")
+    assert stop not in two.replace("Lamp", "")
+
+
+def test_filters_reach_the_model(npgpt_, run):
+    flags = "generate --model run --prompt Lamp --max-new-tokens 8 --temperature 0"
+    assert npgpt_(f"{flags} --logit-bias 122=99 --logit-bias 121=9").out == "Lamp" + "z" * 8 + "\n"
+    assert len(set(npgpt_(f"{flags} --repetition-penalty 1000000").out[:-1])) == 12
+    assert npgpt_(f"{flags} --temperature 1 --min-p 1").out == npgpt_(flags).out
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("p.txt", b"a\n\nb\n", "p.txt, line 2 is empty"),
+        ("p.txt", b"a\n\xff\n", "p.txt, line 2 is not UTF-8"),
+        (
+            "p.txt",
+            b"a\n" + b"x" * (MAX_LINE + 99999),
+            "p.txt, line 2 has more than 1,048,576 bytes",
+        ),
+        ("p.jsonl", b'{"prompt": "a"}\nx\n', "p.jsonl, line 2 is no JSON object"),
+        ("p.jsonl", b"[" * 99999, "p.jsonl, line 1 is no JSON object"),
+        ("p.jsonl", b'{"prompt": 3}\n', 'line 1 must be a JSON object with "prompt", a string'),
+        ("p.jsonl", b"[1]\n", 'line 1 must be a JSON object with "prompt", a string'),
+        ("p.jsonl", b'{"prompt": "\\ud800"}\n', "line 1 has half of a surrogate pair"),
+        ("p.jsonl", b'{"prompt": ""}\n', "line 1 is empty"),
+        ("p.csv", b"a\n", "p.csv is not read"),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
+)
+def test_files_of_prompts_that_are_refused(refused, run, name, data, says):
+    """Before anything is generated."""
+    Path(name).write_bytes(data)
+    refused(f"generate --model run --prompts {name}", says=says)
+
+
+def test_no_file_of_prompts(refused, run):
+    refused("generate --model run --prompts none.txt", says="there is no file none.txt")
+    refused("generate --model run", says="one --prompt TEXT, or --prompts FILE: give one")
+    Path("empty.txt").touch()
+    refused("generate --model run --prompts empty.txt", says="empty.txt has no prompts")
