@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npgpt.arrays import Array
+from npgpt.backends import Backend
 from npgpt.errors import InputError
 from npgpt.explain import threads
+from npgpt.explain.backward import Progress
 from npgpt.explain.precision import cast
 from npgpt.explain.step import check_index, find
 from npgpt.explain.stream import check_text
@@ -43,29 +45,32 @@ class Nudge(NamedTuple):
     @property
     def agrees(self) -> bool:
         """True if slope and gradient differ by at most 1e-5 of the gradient, or by the error."""
-        return abs(self.slope - self.gradient) <= max(AGREE * abs(self.gradient), self.error)
+        return bool(abs(self.slope - self.gradient) <= max(AGREE * abs(self.gradient), self.error))
 
 
 def measure(
     model: GPT, tokens: Any, name: str, index: tuple[int, ...], *, reach: float | None = None,
-    points: int = 9,
+    points: int = 9, ops: Backend | None = None, progress: Progress | None = None,
 ) -> Nudge:  # fmt: skip
     """(T + 1,) -> Nudge: the slope of the loss at one number of a parameter, in float64.
 
     reach : the largest of the `points` offsets at which the loss is measured for a picture;
         by default the parameter's root mean square
+    ops : the backend that computes, by default the model's own
+    progress : called with the number of passes done, and of all passes
     The model is not changed. Raises RunError if the loss is not finite.
     """
     with finite.ignore_overflow(), threads.limit(model):
-        return measure_in_float64(model, tokens, name, index, reach, points)
+        return measure_in_float64(model, tokens, name, index, reach, points, ops, progress)
 
 
 def measure_in_float64(
-    model: GPT, tokens: Any, name: str, index: tuple[int, ...], reach: float | None, points: int
-) -> Nudge:
+    model: GPT, tokens: Any, name: str, index: tuple[int, ...], reach: float | None, points: int,
+    ops: Backend | None, progress: Progress | None,
+) -> Nudge:  # fmt: skip
     """Return the slope, measured on a copy of the model."""
     ids = check_text(model, tokens, least=2, targeted=True)
-    twin = cast(model)
+    twin = cast(model, ops=ops)
     parameter = find(twin.params, name)
     index = check_index(name, index, parameter.shape)
     value, texts, targets = float(parameter[index]), ids[None, :-1], ids[None, 1:]
@@ -75,13 +80,20 @@ def measure_in_float64(
         raise finite.error(f"the loss is {loss}", model.params, model.path)
     transformer.backward(cache, g, ops=twin.ops)
 
+    done, passes = 1, 1 + 2 * MOST + points
+
     def evaluate(offset: float) -> float:
+        nonlocal done
+        if progress is not None:
+            progress(done, passes)
+        done += 1
         parameter[index] = value + offset
         return float(transformer.evaluate(twin.params, texts, targets, twin.config, ops=twin.ops))
 
     typical = float(np.sqrt(np.mean(parameter**2))) or 1.0
     slope, error, h = ridders(evaluate, FIRST * typical)
     error = max(error, np.finfo(np.float64).eps * abs(loss) / h)  # that of rounding
+    done = 1 + 2 * MOST  # fewer were needed, if the slope was found earlier
     reach = typical if reach is None else reach
     if not 0 < reach < np.inf:
         raise InputError(f"reach is {reach}, but must be above 0 and finite")

@@ -12,6 +12,7 @@ from npgpt.arrays import Array
 from npgpt.data.tokenizer import Tokenizer
 from npgpt.errors import InputError, RunError
 from npgpt.explain import next_token
+from npgpt.explain.backward import Backward
 from npgpt.gpt import GPT
 from npgpt.play.computation import Cancelled, Job, Reply, describe
 
@@ -35,6 +36,7 @@ class Session:
         self.error: str | None = None
         self.ready, self.stopped = threading.Event(), threading.Event()
         self.last: tuple[tuple[int, ...], Array] | None = None  # a prompt and its logits
+        self.backward: tuple[tuple[int, ...], Backward] | None = None  # of the last text
 
     def load(self) -> None:
         """Load the model. An error is kept for the page."""

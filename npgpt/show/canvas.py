@@ -123,18 +123,6 @@ def text_color(fraction: float) -> str:
     return "white" if fraction < 0.6 else "black"
 
 
-def shrink(values: Array, rows: int, columns: int) -> Array:
-    """Return the means of blocks of a matrix, of at most `rows` by `columns`."""
-    for axis, most in ((0, rows), (1, columns)):
-        size = values.shape[axis]
-        if size > most:
-            starts = np.linspace(0, size, most, endpoint=False).astype(int)
-            counts = np.diff([*starts, size])
-            sums = np.add.reduceat(values, starts, axis)
-            values = sums / (counts[:, None] if axis == 0 else counts)
-    return values
-
-
 @contextmanager
 def plain_grid(axes: Axes) -> Iterator[Axes]:
     """Draw on axes with a faint grid and no frame above and to the right."""

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.explain import backward as steps
+from npgpt.explain import blocks
 from npgpt.explain import gradients as parameters
 from npgpt.explain import nudge as slope
 from npgpt.gpt import GPT
@@ -124,11 +125,11 @@ def outer(model: GPT, tokens: Any, name: str = "h.0.mlp.c_fc.weight") -> Picture
         f"token {second}: {names[second]}": np.outer(found.x[second], found.dy[second]),
         f"gradient: sum of {len(names)}": found.gradient,
     }
-    norm, image = canvas.symmetric(canvas.shrink(found.gradient, 96, 128)), None
+    norm, image = canvas.symmetric(blocks.means(found.gradient, 96, 128)), None
     panels = below.subplots(1, 3, sharey=True)
     I, O = found.gradient.shape
     for axes, (title, values) in zip(panels, parts.items(), strict=True):
-        image = canvas.heat(axes, canvas.shrink(values, 96, 128), cmap=canvas.DIVERGING, norm=norm)
+        image = canvas.heat(axes, blocks.means(values, 96, 128), cmap=canvas.DIVERGING, norm=norm)
         image.set_extent((0, O, I, 0))
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("output channel")

@@ -10,7 +10,7 @@ import pytest
 import npgpt
 from npgpt import ops
 from npgpt.errors import InputError, RunError
-from npgpt.explain import backward, gradients, op_source
+from npgpt.explain import backward, blocks, gradients, op_source
 
 CONFIG = npgpt.Config(
     vocab_size=31, context_length=12, n_layer=3, n_head=2, n_embd=16, dropout=0.1, tied=False
@@ -202,3 +202,17 @@ def test_a_model_of_nans():
     broken.params.h[1].mlp.c_fc.weight[2, 3] = np.nan
     with pytest.raises(RunError, match=r"the loss is nan: h\.1\.mlp\.c_fc\.weight holds nan"):
         backward.run(broken, TEXT)
+
+
+def test_a_matrix_is_seen_by_the_means_of_its_blocks():
+    values = np.arange(35.0).reshape(5, 7)
+    found = blocks.means(values, 2, 3)
+    parts = [np.hsplit(rows, [2, 4]) for rows in np.vsplit(values, [2])]
+    assert found.tolist() == [[block.mean() for block in row] for row in parts]
+    assert blocks.means(values, 9, 9) is values
+
+
+def test_means_of_an_outer_product_are_those_of_its_factors():
+    x, dy = np.random.default_rng(1).normal(size=(2, 1, 50))
+    whole = blocks.means(x.T @ dy, 7, 9)
+    np.testing.assert_allclose(whole, blocks.means(x, 1, 7).T @ blocks.means(dy, 1, 9))

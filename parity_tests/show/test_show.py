@@ -148,11 +148,3 @@ def test_labels_of_tokens(model):
     assert canvas.labels(other, [65]) == ["<65>"]
     with pytest.raises(InputError, match="the tokenizer of this model is unknown"):
         show.surprise(other, "abc")
-
-
-def test_a_matrix_is_shrunk_to_means():
-    values = np.arange(35.0).reshape(5, 7)
-    found = canvas.shrink(values, 2, 3)
-    parts = [np.hsplit(rows, [2, 4]) for rows in np.vsplit(values, [2])]
-    assert found.tolist() == [[block.mean() for block in row] for row in parts]
-    assert canvas.shrink(values, 9, 9) is values

@@ -5,7 +5,7 @@ Each checks the fields of its body, calls `npgpt.explain`, and answers with numb
 
 from collections.abc import Callable
 
-from npgpt.play.api import attention, logit_lens, next_token, writing
+from npgpt.play.api import attention, backward, logit_lens, next_token, nudge, step, writing
 from npgpt.play.api.body import Body
 from npgpt.play.computation import Job, Reply
 from npgpt.play.session import Session
@@ -19,4 +19,10 @@ FUNCTIONS: dict[str, Callable[[Body, Session, Job], Reply]] = {
     "attention": attention.head,
     "attention-overview": attention.overview,
     "logit-lens": logit_lens.lens,
+    "backward": backward.steps,
+    "backward-numbers": backward.numbers,
+    "backward-outer": backward.outer,
+    "step": step.take,
+    "parameter": nudge.parameter,
+    "nudge": nudge.measure,
 }

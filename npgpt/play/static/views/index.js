@@ -1,8 +1,11 @@
 // The views, in the order of the navigation.
 
 import { attention } from "./attention.js";
+import { backwards } from "./backwards.js";
 import { logitLens } from "./logit-lens.js";
 import { nextToken } from "./next-token.js";
+import { nudge } from "./nudge.js";
+import { oneStep } from "./step.js";
 import { writing } from "./writing.js";
 
-export const VIEWS = [nextToken, writing, attention, logitLens];
+export const VIEWS = [nextToken, writing, attention, logitLens, backwards, oneStep, nudge];
