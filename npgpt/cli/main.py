@@ -173,7 +173,7 @@ def parse(arguments: Sequence[str]) -> Any:
     check_command(arguments, COMMANDS)
     if arguments[:1] and arguments[0] in COMMANDS:
         check_flags_exist(arguments, COMMANDS[arguments[0]])
-    if arguments[:1] == ["train"]:
+    if arguments[:1] in (["train"], ["classify"], ["instruct"]):
         arguments = join_repeated(arguments)
     train = train_defaults(arguments)
     kinds = []

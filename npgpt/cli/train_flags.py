@@ -102,7 +102,7 @@ def pick(values: dict[str, Any], part: Any) -> dict[str, Any]:
 
 
 def join_repeated(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with all values of a flag of data behind its first occurrence.
+    """Return the arguments with all values of a REPEATABLE flag behind its first occurrence.
 
     --data A --data B is --data A B: argparse would take B alone.
     """

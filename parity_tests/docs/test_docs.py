@@ -98,6 +98,10 @@ def test_the_page_for_users_of_pytorch_runs_every_row_of_its_table(tmp_path, mon
 
 
 @pytest.mark.slow
+def test_the_page_of_fine_tuning_prints_what_it_shows():
+    run(ROOT / "docs" / "fine-tuning.md")
+
+
 @pytest.mark.slow
 def test_getting_started_ends_in_a_trained_text():
     run(ROOT / "docs" / "getting-started.md")

@@ -110,42 +110,6 @@ def test_the_log_is_the_references(model, position, patterns):
     assert run.trained == sum(parameters[name].size for name in chosen)
 
 
-@pytest.mark.parametrize(
-    "backend, dtype, tolerance", [("numpy", "f8", 1e-12), ("fused", "f4", 1e-5)]
-)
-def test_the_gradients_are_autograds(rng, backend, dtype, tolerance):
-    """All parameters, also the tied embedding, to which the head adds nothing."""
-    arrays = parameters(CONFIG, rng, np.dtype(dtype))
-    tree = params.zeros(CONFIG, dtype)
-    for name, array in npgpt.named(tree):
-        array[...] = arrays[name]
-    gpt = npgpt.GPT.from_params(CONFIG, tree, ops=backend, tokenizer="byte")
-    settings = classifier_file.Settings(("a", "b", "c"), "last-token", 9, 256)
-    ours = Classifier.start(gpt, settings, npgpt.Generator(5, ops=ops))
-    tokens, lengths = rng.integers(257, size=(3, 9)), np.array([4, 9, 1])
-    labels = np.array([2, 0, 1])
-    g = params.map_leaves(ours.params, lambda a: np.full_like(a, np.nan))
-    loss = ours.loss_and_gradients(tokens, lengths, labels, g)
-
-    exact = {name: array.astype(np.float64) for name, array in arrays.items()}
-    theirs = finetuning.Classifier(
-        gpt2.from_arrays(gpt2.Config(**asdict(CONFIG)), exact), 3
-    ).double()
-    head = ours.params.lm_head
-    theirs.head.load_state_dict(
-        {"weight": torch.tensor(head.weight.T), "bias": torch.tensor(head.bias)}
-    )
-    expected = theirs.loss(*map(torch.from_numpy, (tokens, lengths - 1, labels)))
-    expected.backward()
-    assert abs(loss - expected.item()) < tolerance
-    assert abs(ours.loss(tokens, lengths, labels) - loss) < tolerance
-    gradients = {name: p.grad.numpy() for name, p in theirs.gpt.named_parameters()}
-    gradients["lm_head.weight"] = theirs.head.weight.grad.numpy().T
-    gradients["lm_head.bias"] = theirs.head.bias.grad.numpy()
-    for name, array in npgpt.named(g):
-        assert np.abs(array - gradients[name]).max() < tolerance, name
-
-
 def test_a_position_that_is_no_padding_does_not_depend_on_it(model):
     short, long = (classifier_file.Settings(("a", "b"), "last-token", n, 256) for n in (6, 24))
     found = [

@@ -133,7 +133,9 @@ def test_quantized_weights_are_not_trained(npgpt_):
 
 
 def test_the_file_of_a_classifier_is_inspected_as_a_checkpoint(npgpt_):
-    npgpt_(f"classify --data texts.tsv {TRAIN} --out run --epochs 1")
+    both = "--trainable h.1 --trainable h.0.mlp ln_f"
+    said = npgpt_(f"classify --data texts.tsv {TRAIN} --out run --epochs 1 {both}").out
+    assert "5,474 of 13,938 parameters are trained" in said
     assert "npgpt, 13,904 parameters" in npgpt_("inspect run/classifier.h5").out
     config = checkpoint.read_checkpoint("run/classifier.h5").config
     assert config.dropout == 0 and config.context_length == 200

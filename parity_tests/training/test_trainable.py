@@ -16,6 +16,7 @@ from npgpt.distributed.diloco_trainer import DiLoCoTrainer
 from npgpt.distributed.trainer import DataParallelTrainer
 from npgpt.distributed.world import World
 from npgpt.errors import ConfigError, InputError
+from npgpt.finetuning.classifier import Classifier
 from npgpt.gpt import GPT
 from npgpt.model import params, trainable
 from npgpt.model.backend import OPS
@@ -25,8 +26,9 @@ from npgpt.training import run_state, schedule
 from npgpt.training.events import Step
 from npgpt.training.run import resume
 from npgpt.training.trainer import Trainer
+from npgpt.weights import classifier_file
 from parity_tests.training.test_train import bits, tokens_of
-from reference import gpt2
+from reference import finetuning, gpt2
 
 CONFIG = Config(vocab_size=31, context_length=9, n_layer=3, n_head=2, n_embd=8)
 PATTERNS = [
@@ -310,3 +312,29 @@ def test_the_command_line_trains_what_it_names(tmp_path, capsys):
     assert main(start) == 0
     assert main(["train", *FLAGS, "--trainable", "h.9"]) == 2
     assert "the pattern 'h.9' matches no parameter" in capsys.readouterr().err
+
+
+# A head of another kind
+
+
+def test_the_gradients_of_a_classifier_are_autograds(backend, rng):
+    """All parameters, also the tied embedding, to which the head adds nothing."""
+    model = model_of(backend, "*")
+    settings = classifier_file.Settings(("a", "b", "c"), "last-token", 9, 0)
+    ours = Classifier.start(model, settings, Generator(5, ops=backend))
+    tokens, lengths, labels = batch(rng)[0], np.array([4, 9, 1]), np.array([2, 0, 1])
+    g = params.map_leaves(ours.params, lambda a: np.full_like(a, np.nan))
+    loss = ours.loss_and_gradients(tokens, lengths, labels, g)
+
+    theirs = finetuning.Classifier(torch_of(model, dict(named(model.params))), 3).double()
+    weight, bias = (torch.tensor(array) for array in ours.params.lm_head)
+    theirs.head.load_state_dict({"weight": weight.T, "bias": bias})
+    expected = theirs.loss(*map(torch.from_numpy, (tokens, lengths - 1, labels)))
+    expected.backward()
+    assert abs(loss - expected.item()) < 1e-12
+    assert abs(ours.loss(tokens, lengths, labels) - loss) < 1e-12
+    gradients = {name: p.grad.numpy() for name, p in theirs.gpt.named_parameters()}
+    gradients["lm_head.weight"] = theirs.head.weight.grad.numpy().T
+    gradients["lm_head.bias"] = theirs.head.bias.grad.numpy()
+    for name, array in named(g):
+        assert np.abs(array - gradients[name]).max() < 1e-12, name
