@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from npgpt.arrays import Array
+from npgpt.config import Config
 from npgpt.errors import InputError
 from npgpt.model.params import named
-from npgpt.parity import causes, matching, op_by_op, order, pairing, rounding
+from npgpt.parity import causes, graph, matching, op_by_op, order, pairing, rounding
 from npgpt.parity.budget import Layouts, Run, Task, closest, excess, largest_of
 from npgpt.parity.causes import Lab
 from npgpt.parity.compute import MOST_TOKENS
@@ -193,8 +194,15 @@ def explain(found: Diagnosis, lab: Lab, own: causes.Own, loaded: Lab) -> Diagnos
         within="" if chains or not may_be_coarser(found) else coarser(lab.task, own),
         tell_apart=causes.tell_apart(source, chains) if len(chains) > 1 else "",
         wrong_ops=tuple(op_by_op.wrong_ops(lab.task.probe, own, found.arithmetic)),
-        between=(before[-1] if before else "", first.name),
+        between=(last_before(first.name, before, lab.task.probe.config), first.name),
     )
+
+
+def last_before(name: str, right: Sequence[str], config: Config) -> str:
+    """Return the last right tensor from which a tensor is computed, "" if there is none."""
+    feeding = graph.ancestors(name, config)
+    found = [one for one in right if one in feeding] if feeding else right
+    return found[-1] if found else ""
 
 
 def draws_again(found: Diagnosis, task: Task, own: causes.Own) -> bool:

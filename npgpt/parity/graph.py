@@ -127,6 +127,16 @@ def has_inputs(name: str, present: Container[str], config: Config) -> bool:
     )
 
 
+def ancestors(name: str, config: Config) -> set[str]:
+    """Return all tensors that a tensor is computed from, directly or not."""
+    found, rest = set[str](), [name]
+    while rest:
+        new = set(inputs_of(rest.pop(), config)) - found
+        found |= new
+        rest += new
+    return found
+
+
 def is_trivial(name: str) -> bool:
     """Return True for a sum of the residual stream, a gradient that passes one, and dlogits."""
     kind, _, layer = split(name)

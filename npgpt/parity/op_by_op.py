@@ -198,7 +198,9 @@ class ForcedOps:
         parts = dscores @ k, dscores.mT @ q, dv
         return np.concatenate([merge_heads(part) for part in parts], axis=-1)
 
-    def head_forward(self, x: Array, weight: Array, targets: Array, *, dweight: Array) -> Any:
+    def head_forward(
+        self, x: Array, weight: Array, targets: Array, *, dweight: Array, frozen: bool = False
+    ) -> Any:
         """Return the loss, computed with the logits of the port, and the gradient of `x`."""
         logits = self.force("logits", x @ weight.T)
         before = self.last

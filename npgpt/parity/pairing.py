@@ -72,14 +72,22 @@ def check_finite(dump: Dump) -> None:
              if (found := is_wrong(name, array)) is not None and found.any()}  # fmt: skip
     if not wrong:
         return
-    name = min(wrong, key=lambda name: ORDER.get(name.partition("/")[0], len(ORDER)))
+    name = min(wrong, key=rank)
     found = wrong[name]
     at = f", the first at {first_index(found)}" if found.ndim else ""
     others = f"; {len(wrong) - 1} more tensors hold some" if len(wrong) > 1 else ""
+    kinds = {other.partition("/")[0] for other in dump.tensors}
+    before = [kind for kind in ORDER if kind in kinds and ORDER[kind] < rank(name)]
+    finite = f"; all numbers of {', '.join(before)} are finite" if before else ""
     raise InputError(
         f"{dump.path}: {name} has {np.count_nonzero(found):,} of {found.size:,} numbers that are "
-        f"nan or infinite{at}{others}"
+        f"nan or infinite{at}{others}{finite}"
     )
+
+
+def rank(name: str) -> int:
+    """Return the place of a tensor's kind in the order of computation."""
+    return ORDER.get(name.partition("/")[0], len(ORDER))
 
 
 def is_wrong(name: str, array: Array) -> Array | None:

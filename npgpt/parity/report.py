@@ -53,7 +53,8 @@ def verdict(diagnosis: Diagnosis) -> list[str]:
     lines.append(INDENT + element(first))
     later = len(after) - len(also)
     if later:
-        lines.append(f"right   {number_of(later, 'tensor')} after it")
+        given = ", given the port's own parameters" if kind_of(first.name) == "param" else ""
+        lines.append(f"right   {number_of(later, 'tensor')} after it{given}")
     return lines
 
 

@@ -131,6 +131,13 @@ def test_an_unknown_mistake_is_located(tiny):
             "h.0.mlp.gelu") in text.splitlines()  # fmt: skip
 
 
+def test_the_error_is_after_a_tensor_that_the_wrong_one_is_computed_from(tiny):
+    """The gradient of ln_f's weight is the last right one, and no gradient is computed from it."""
+    port = RIGHT.edit("npgpt.ops.layernorm:backward", "- via_mean", "- 0.5 * via_mean")
+    found = diagnose(tiny, numbers(port, tiny, PASSES))
+    assert found.between == ("dact/ln_f", "dact/h.1.after_mlp")
+
+
 def test_json_has_all_of_it(unscaled):
     found = json.loads(json.dumps(report.as_json(unscaled), allow_nan=False))
     assert (found["agrees"], found["first_wrong"]) == (False, "act/h.0.attn.probs")
@@ -145,7 +152,9 @@ def test_a_wrong_parameter_comes_first(tiny):
     tensors["param/h.0.ln_1.weight"] = tensors["param/h.0.ln_1.weight"] * 1.5
     found = diagnose(tiny, tensors)
     assert found.first_wrong.name == "param/h.0.ln_1.weight"
-    assert "WRONG   parameter h.0.ln_1.weight" in report.text(found)
+    text = report.text(found)
+    assert "WRONG   parameter h.0.ln_1.weight" in text
+    assert "after it, given the port's own parameters" in text
 
 
 def test_a_parameter_without_a_gradient_has_one_of_0(tiny):
@@ -179,6 +188,10 @@ def test_exit_statuses(tiny, files, npgpt_):
 BAD = {
     "nothing": (lambda t: {"tokens": t["tokens"]}, "neither loss nor gradients"),
     "nan": (lambda t: t | {"loss": np.float32(np.nan)}, "loss has 1 of 1 numbers that are nan"),
+    "nan gradient": (
+        lambda t: t | {"grad/ln_f.bias": t["grad/ln_f.bias"] * np.nan},
+        "all numbers of loss are finite",
+    ),
     "other tokens": (lambda t: t | {"tokens": t["tokens"] * 0}, "another batch"),
     "other targets": (lambda t: t | {"targets": t["targets"] * 0}, "another batch"),
     "other heads": (lambda t: t | {"meta": '{"n_head": 5}'}, "n_head is 5"),
