@@ -74,7 +74,7 @@ class Train:
             with train_ranks.silence():
                 return self.train_along()
         if find_launcher(os.environ):
-            train_ranks.show_no_bar()
+            train_ranks.follow_launcher()
         self.unshown = keep_unshown()
         with announce_compilation(self.settings.ops):
             status = self.train()

@@ -3,12 +3,14 @@
 import contextlib
 import functools
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from npgpt.config import RunConfig
 from npgpt.distributed.world import World
+from npgpt.system.streams import Output
 
 if TYPE_CHECKING:
     from npgpt.cli.signals import StopRequest
@@ -102,16 +104,17 @@ def agree_on_fit(settings: RunConfig, world: World) -> RunConfig:
     return replace(settings, training=replace(training, batch_size=batch, warmup_steps=warmup))
 
 
-def show_no_bar() -> None:
-    """Show lines in place of a bar, unless the launcher's standard output is a terminal.
+def follow_launcher() -> None:
+    """Write to no terminal that the launcher does not have itself.
 
     mpirun gives its ranks terminals of their own, and may write to a file.
     """
-    name = ""
-    with contextlib.suppress(OSError):  # another system than Linux, or another user's launcher
-        name = os.readlink(f"/proc/{os.getppid()}/fd/1")
-    if not name.startswith(("/dev/pts/", "/dev/tty")):
-        os.environ["TERM"] = "dumb"
+    for descriptor, stream in ((1, sys.stdout), (2, sys.stderr)):
+        name = ""
+        with contextlib.suppress(OSError):  # another system than Linux, or another user's launcher
+            name = os.readlink(f"/proc/{os.getppid()}/fd/{descriptor}")
+        if isinstance(stream, Output) and not name.startswith(("/dev/pts/", "/dev/tty")):
+            stream.is_terminal = False
 
 
 @contextlib.contextmanager

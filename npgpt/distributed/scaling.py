@@ -4,19 +4,17 @@ One machine computes `rate` tokens per second. N of them share the tokens of a s
 the gradients and the parameters afterwards. Nothing overlaps:
 
     step = tokens / (N rate) + exchange
-    exchange = (N - 1) / N * ((g + p) / bandwidth + numbers / sum_rate) + messages * latency
+    exchange = (N - 1) / N * ((g + p) / bandwidth + numbers / sum_rate) + transfers * latency
     efficiency = tokens / (N rate) / step
 
 g are the bytes of the gradients, 4 or 2 per parameter, p those of the parameters, 4 each. Gradients
-are added between messages, which matters on fast networks and within a machine. The messages
-follow one another: those of recursive halving and of a ring, in buckets (sums.py).
+are added between messages, which matters on fast networks and within a machine. The transfers
+follow one another: those of recursive halving and of a ring. Their buckets overlap (sums.py).
 DiLoCo's workers make H steps of their own between two exchanges.
 """
 
 import math
 from dataclasses import dataclass
-
-from npgpt.distributed import sums
 
 FLOAT32, BFLOAT16 = 4, 2  # bytes of a number
 
@@ -66,29 +64,17 @@ def exchange(parameters: int, cluster: Cluster, gradient_bytes: int = FLOAT32) -
     N = cluster.ranks
     numbers = (N - 1) / N * parameters  # which a rank sends, receives, and adds
     sent = numbers * (gradient_bytes + FLOAT32)
-    if gradient_bytes == BFLOAT16:
-        first = direct_messages
-    else:
-        first = halving_messages if math.log2(N).is_integer() else ring_messages
-    messages = first(parameters, N) + ring_messages(parameters, N)
-    return sent / cluster.bandwidth + numbers / cluster.sum_rate + messages * cluster.latency
+    waited = transfers(N, gradient_bytes) * cluster.latency
+    return sent / cluster.bandwidth + numbers / cluster.sum_rate + waited
 
 
-def halving_messages(numbers: int, ranks: int) -> int:
-    """Return how many buckets a rank sends one after another in a recursive halving."""
-    rounds = range(1, ranks.bit_length())
-    return sum(math.ceil(numbers / 2**k / (sums.BUCKET // FLOAT32)) for k in rounds)
+def transfers(ranks: int, gradient_bytes: int = FLOAT32) -> int:
+    """Return how many transfers of a rank follow one another: first sums, then copies in a ring.
 
-
-def ring_messages(numbers: int, ranks: int) -> int:
-    """Return how many buckets a rank sends one after another in a ring."""
-    return (ranks - 1) * math.ceil(numbers / ranks / (sums.BUCKET // FLOAT32))
-
-
-def direct_messages(numbers: int, ranks: int) -> int:
-    """Return how many parts of buckets a rank sends to all others, each to its owner."""
-    piece = sums.most(sums.BUCKET // FLOAT32, ranks) // ranks
-    return (ranks - 1) * math.ceil(numbers / ranks / piece)
+    Gradients in bfloat16 go to each rank by itself.
+    """
+    halving = gradient_bytes == FLOAT32 and math.log2(ranks).is_integer()
+    return (ranks.bit_length() - 1 if halving else ranks - 1) + ranks - 1
 
 
 def ways(rate: float, tokens: int, parameters: int, cluster: Cluster, sync_every: int) -> list[Way]:

@@ -63,6 +63,7 @@ class Output:
         self.stream, self.name, self.log = stream, name, log
         self.failed = self.written = False
         self.is_over = False  # True after the command that it was made for
+        self.is_terminal = True  # False: not one, although the stream says so
         self.encoding = getattr(stream, "encoding", None) or "utf-8"
 
     def __getattr__(self, name: str) -> Any:
@@ -82,7 +83,8 @@ class Output:
     def isatty(self) -> bool:
         """Return True if the stream is a terminal that has not failed."""
         with suppress(Exception):
-            return not self.failed and self.stream is not None and self.stream.isatty()
+            stream = self.stream if self.is_terminal and not self.failed else None
+            return stream is not None and stream.isatty()
         return False
 
     def attempt(self, action: Callable[[TextIO], object], text: str) -> None:

@@ -1,7 +1,8 @@
-"""Parts that need no MPI: launchers, cuts, orders of sums, masks."""
+"""Parts that need no MPI: launchers, cuts, comparisons, masks."""
 
-import functools
+import io
 import itertools
+import os
 import random
 import re
 import sys
@@ -11,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import npgpt
 import npgpt.ops
+from npgpt.cli import train_ranks
 from npgpt.cli.main import main
 from npgpt.config import Config, TrainingConfig
 from npgpt.data.mapped_tokens import MappedTokens, MixedTokens, Shard
-from npgpt.distributed import agreement, kernel_probe, partition, sums, world
+from npgpt.distributed import agreement, kernel_probe, partition, world
 from npgpt.distributed.launcher import Launcher, find_launcher
 from npgpt.distributed.micro_batch_rng import micro_batch_rng
 from npgpt.distributed.partition import Partition, flat_of, matrices_of_blocks, nothing
@@ -27,6 +28,7 @@ from npgpt.errors import InputError, RunError
 from npgpt.gpt import GPT
 from npgpt.model import params
 from npgpt.rng import Generator
+from npgpt.system import console, streams
 from npgpt.training import optim
 from npgpt.training.events import Step
 from npgpt.training.trainer import Trainer
@@ -153,6 +155,34 @@ def test_libraries_of_another_mpi(name, library, environ, wrong):
         assert not wrong
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("names, are_terminals", [
+    (("/dev/pts/3", "/tmp/log"), (True, False)), (("pipe:[7]", "/dev/tty1"), (False, True)),
+    (OSError(), (False, False)),
+])  # fmt: skip
+def test_a_terminal_of_a_rank_is_one_if_the_launcher_has_one(names, are_terminals, monkeypatch):
+    """mpirun gives its ranks terminals, and may write to a file. Nothing is left of it later."""
+
+    def readlink(path):
+        assert path.startswith(f"/proc/{os.getppid()}/fd/")
+        if isinstance(names, OSError):
+            raise names
+        return names[int(path[-1]) - 1]
+
+    monkeypatch.setattr(os, "readlink", readlink)
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    with streams.checked_output():
+        train_ranks.follow_launcher()
+        assert (console.is_live(sys.stdout), console.is_live(sys.stderr)) == are_terminals
+    assert console.is_live(sys.stdout) and console.is_live(sys.stderr)
+
+
 # Cuts
 
 
@@ -212,110 +242,7 @@ def test_an_optimizer_of_a_slice_updates_that_slice_alone(rng, monkeypatch):
     assert flat_of(trees[1]).tobytes() == flat_of(trees[0]).tobytes()
 
 
-# Sums
-
-
-@pytest.mark.parametrize("leaves", [1, 2, 8])
-def test_the_order_of_a_sum_does_not_depend_on_the_ranks(leaves):
-    """Sums as texts, whose operands are sorted as addition is commutative, show the tree."""
-
-    class Text(list):
-        def fill(self, zero):
-            self[:] = ["0"]
-
-        def __iadd__(self, other):
-            self[:] = [f"({' '.join(sorted([self[0], other[0]]))})"]
-            return self
-
-    def total(size):
-        found = []
-        for rank in range(size):
-            own = [range(v, 11, leaves) for v in sums.order_of_leaves(rank, size, leaves)]
-            made = []
-            add = sums.LeafSum(lambda made=made: made.append(Text(["?"])) or made[-1])
-            for _ in range(2):  # the second time, in the memory of the first
-                text = add(own, lambda i, out: out.__setitem__(slice(None), [f"g{i}"]))[0]
-            assert len(made) <= len(own).bit_length() + 1
-            found.append(text)
-        while len(found) > 1:  # recursive halving
-            half = len(found) // 2
-            found = [
-                f"({' '.join(sorted(pair))})" for pair in zip(found, found[half:], strict=False)
-            ]
-        return found[0]
-
-    sizes = [n for n in (1, 2, 4, 8) if n <= leaves]
-    assert len({total(n) for n in sizes}) == 1
-    with_holes = sums.LeafSum(lambda: np.ones(3))([[], [0]], lambda i, out: out.fill(5))
-    assert with_holes.tolist() == [5, 5, 5]
-
-
-def test_pairs_of_leaves_at_the_largest_distance_come_first():
-    assert sums.order_of_leaves(0, 1, 8) == [0, 4, 2, 6, 1, 5, 3, 7]
-    assert sums.order_of_leaves(1, 2, 8) == [1, 5, 3, 7]
-    assert sums.order_of_leaves(2, 4, 4) == [2]
-
-
-@pytest.mark.parametrize("bounds", [[0, 5, 5, 9], [0, 9]])
-def test_buckets_are_bounded_and_complete(bounds):
-    found = list(sums._buckets(bounds, 6))
-    assert all(s.stop - s.start <= max(1, 6 // (len(bounds) - 1)) for row in found for s in row)
-    assert sorted(i for row in found for s in row for i in range(s.start, s.stop)) == [*range(9)]
-
-
-# of unequal slices, some of them empty
-BOUNDS = {1: [0, 40], 2: [0, 17, 40], 3: [0, 9, 9, 40], 4: [0, 9, 18, 33, 40],
-          7: [0, 1, 2, 9, 18, 18, 31, 40], 8: [0, 5, 10, 15, 20, 25, 30, 36, 40]}  # fmt: skip
-
-
-@pytest.mark.parametrize("window", [1, 2, 32])
-@pytest.mark.parametrize("size", BOUNDS)
-def test_sums_and_copies_between_ranks(size, window, rng, monkeypatch):
-    """The owner of a slice has the sum in the order of the tree or the ring; then all have all."""
-    monkeypatch.setattr(sums, "BUCKET", 16)
-    monkeypatch.setattr(sums, "WINDOW", window)
-    parts, bounds = rng.standard_normal((size, 40)).astype(np.float32), BOUNDS[size]
-
-    def program(here):
-        flat = parts[here.rank].copy()
-        sums.reduce(here.comm, flat, bounds)
-        low, high = bounds[here.rank : here.rank + 2]
-        own = flat[low:high].copy()
-        flat[:low], flat[high:] = np.nan, np.nan
-        sums.all_gather(here.comm, flat, bounds)
-        return own, flat
-
-    found = thread_ranks.run(size, program)
-    total = np.concatenate([own for own, _ in found])
-    for _, flat in found:
-        assert flat.tobytes() == total.tobytes()
-    expected = np.empty_like(total)
-    for rank, (low, high) in enumerate(itertools.pairwise(bounds)):
-        if size & size - 1:  # a ring, in which a slice ends at its owner
-            order = [parts[(rank + k) % size, low:high] for k in range(1, size + 1)]
-            expected[low:high] = functools.reduce(np.add, order)
-        else:
-            rows = parts[:, low:high]
-            while len(rows) > 1:  # distances N/2, N/4, ...
-                rows = rows[: len(rows) // 2] + rows[len(rows) // 2 :]
-            expected[low:high] = rows[0]
-    assert total.tobytes() == expected.tobytes()
-
-
-@pytest.mark.parametrize("size", [1, 3, 4])
-def test_sums_in_bfloat16_between_ranks(size, rng, monkeypatch):
-    """Rounded once, and added in float32 in the order of the ranks."""
-    monkeypatch.setattr(sums, "BUCKET", 32)
-    parts, bounds = rng.standard_normal((size, 40)).astype(np.float32), BOUNDS[size]
-
-    def program(here):
-        flat = parts[here.rank].copy()
-        sums.reduce_scatter_bfloat16(here.comm, flat, bounds)
-        return flat[bounds[here.rank] : bounds[here.rank + 1]]
-
-    found = np.concatenate(thread_ranks.run(size, program))
-    rounded = torch.tensor(parts).bfloat16().float().numpy()
-    assert found.tobytes() == functools.reduce(np.add, rounded, np.float32(0)).tobytes()
+# Training
 
 
 def test_a_world_of_one_trains_like_a_trainer():
