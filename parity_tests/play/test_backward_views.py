@@ -36,7 +36,7 @@ def ids(text):
 
 @pytest.mark.parametrize("text", [TEXT, LONG])
 def test_the_gradients_are_those_of_the_model(client, text):
-    """As root mean squares of float64 in the JSON, and to the bit in the numbers of view 7."""
+    """Their sizes are in the answer, and the numbers themselves are kept."""
     model = client.session.model
     read = ids(text)[-17:]
     said = client.call("backward", prompt=text)

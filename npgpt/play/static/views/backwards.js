@@ -4,6 +4,8 @@ import { clip, count, d3, figure, layer, sequential } from "../chart.js";
 import { codeBlock, formulaBlock, short } from "../code.js";
 import { button, slider, textarea } from "../controls.js";
 import { debounce, el, fill } from "../dom.js";
+import { picture } from "../pixels.js";
+import { gradientNumbers } from "./numbers.js";
 import { outerSum } from "./outer.js";
 import { parameterList } from "./parameters.js";
 
@@ -79,6 +81,7 @@ function render(root, page) {
     },
   });
   const parameters = parameterList(page, () => found, () => shown);
+  const numbers = gradientNumbers(page, () => found);
   const outer = outerSum(page, () => found);
 
   root.append(
@@ -86,7 +89,7 @@ function render(root, page) {
       prompt.element, at.element, pace.element,
       el("div", { class: "buttons" }, play.element, back.element, next.element, first.element, last.element)),
     el("div", { class: "pair steps" }, flow.element, el("section", { class: "figure" }, el("h3", {}, "This step"), says)),
-    parameters.element, outer.element);
+    numbers.element, parameters.element, outer.element);
 
   function wait(value) {
     return PACE[0] * (PACE[1] / PACE[0]) ** (value / 100);
@@ -128,6 +131,7 @@ function render(root, page) {
     at.set(shown);
     flow.redraw();
     parameters.update();
+    numbers.load(shown);
     tell();
   }
 
@@ -165,21 +169,18 @@ function render(root, page) {
     const values = Array.from(found.dx).filter((v) => v > 0);
     const [low, high] = d3.extent(values);
     const level = d3.scaleLog([Math.max(low, high * 1e-6), high], [0.06, 1]).clamp(true);
-    const color = (v) => (v > 0 ? sequential(level(v)) : sequential(0));
 
     const most = d3.max(found.losses);
     const tall = d3.scaleLinear([0, most || 1], [0, TOP - 44]);
     layer(svg, "losses").selectAll("rect").data(d3.range(n)).join("rect").attr("class", "forward")
       .attr("x", (t) => LEFT + t * cell + cell * 0.1).attr("width", cell * 0.8).attr("y", (t) => TOP - 16 - tall(found.losses[t])).attr("height", (t) => tall(found.losses[t]));
     layer(svg, "loss-name").selectAll("text").data([["loss of", 0], ["each token", 14]]).join("text").attr("x", LEFT - 10).attr("y", (d) => TOP - 46 + d[1]).attr("text-anchor", "end").text((d) => d[0]);
-    layer(svg, "loss").selectAll("text").data([`mean loss ${found.loss.toFixed(4)} nats a token, at most ${most.toFixed(2)}`]).join("text").attr("class", "strong").attr("x", LEFT).attr("y", 14).text((d) => d);
+    layer(svg, "loss").selectAll("text").data([`mean loss ${found.loss.toFixed(4)} nats a token, at most ${most.toFixed(2)}`]).join("text").attr("class", "strong").attr("x", width < 480 ? 0 : LEFT).attr("y", 14).text((d) => d);
 
-    const done = d3.range(Math.min(S(), shown + 1));
     layer(svg, "empty").selectAll("rect").data([0]).join("rect").attr("class", "hover").attr("x", LEFT).attr("y", TOP).attr("width", n * cell).attr("height", S() * row);
-    layer(svg, "rows").selectAll("g").data(done).join("g").attr("transform", (s) => `translate(${LEFT},${y(s)})`)
-      .selectAll("rect").data((s) => d3.range(n).map((t) => [s, t])).join("rect")
-      .attr("x", ([, t]) => t * cell).attr("width", Math.max(0.5, cell - (cell > 5 ? 1 : 0))).attr("height", Math.max(1, row - (row > 11 ? 1 : 0)))
-      .attr("fill", ([s, t]) => color(norm(s, t)));
+    const image = picture(S(), n, (s, t) => (s > shown ? null : norm(s, t) > 0 ? level(norm(s, t)) : 0), sequential);
+    layer(svg, "rows").selectAll("image").data([image]).join("image").attr("href", (d) => d)
+      .attr("x", LEFT).attr("y", TOP).attr("width", n * cell).attr("height", S() * row).attr("preserveAspectRatio", "none").style("image-rendering", "pixelated");
     layer(svg, "hover");
     layer(svg, "now").selectAll("rect").data([shown]).join("rect").attr("class", "frame").attr("x", LEFT - 2).attr("y", (s) => y(s) - 1).attr("width", n * cell + 3).attr("height", row + 1);
 
@@ -193,13 +194,14 @@ function render(root, page) {
       .attr("transform", ([, own]) => `translate(12,${(y(own[0]) + y(own.at(-1)) + row) / 2}) rotate(-90)`).text(([block]) => (row * 10 > 60 ? `block ${block}` : block));
 
     const below = TOP + S() * row;
-    const step = Math.max(1, Math.ceil((d3.range(n).every((t) => label(t).length === 1) ? 8 : 13) / cell));
+    const fits = cell >= (d3.range(n).every((t) => label(t).length === 1) ? 8 : 13);
+    const step = fits ? 1 : Math.max(2, Math.ceil(13 / cell));
     const letters = step === 1 ? Math.max(1, ...d3.range(n).map((t) => Math.min(7, label(t).length))) : 4;
     layer(svg, "tokens").selectAll("text").data(d3.range(0, n, step)).join("text").attr("class", "mono small").attr("text-anchor", letters > 1 ? "end" : "middle")
       .attr("transform", (t) => `translate(${LEFT + (t + 0.5) * cell + (letters > 1 ? 4 : 0)},${below + (letters > 1 ? 6 : 14)})${letters > 1 ? " rotate(-90)" : ""}`)
       .text((t) => (step === 1 ? clip(label(t), 7) : String(t + found.unread)));
     layer(svg, "ramp").selectAll("rect").data(d3.range(50)).join("rect").attr("x", (i) => LEFT + 3 * i).attr("y", below + 62).attr("width", 3.5).attr("height", 9).attr("fill", (i) => sequential(0.06 + (0.94 * i) / 49));
-    layer(svg, "ends").selectAll("text").data([[0, short(level.domain()[0]), "start"], [150, `${short(high)}: length of the gradient that leaves`, "start"]]).join("text")
+    layer(svg, "ends").selectAll("text").data([[0, short(level.domain()[0]), "start"], [150, `${short(high)}${width < 480 ? "" : ": length of the gradient that leaves"}`, "start"]]).join("text")
       .attr("x", (d) => LEFT + d[0] - (d[0] ? 18 : 0)).attr("y", below + 86).attr("text-anchor", (d) => d[2]).text((d) => d[1]);
     svg.style("cursor", "pointer");
   }
@@ -218,6 +220,6 @@ function render(root, page) {
       pace.set(now.pace);
       load();
     },
-    destroy: () => { stop(); outer.destroy(); },
+    destroy: () => { stop(); numbers.destroy(); outer.destroy(); },
   };
 }

@@ -120,7 +120,7 @@ function render(root, page) {
       const here = i === r && j === c;
       const node = el("button", {
         type: "button", class: "number", tabindex: here ? "0" : "-1", ariaPressed: String(here),
-        ariaLabel: `${state.parameter}[${part.shape.length > 1 ? `${i}, ${j}` : j}] is ${short(part.values[k])}, gradient ${short(part.gradient[k])}`,
+        title: `${state.parameter}[${part.shape.length > 1 ? `${i}, ${j}` : j}], and its gradient`,
         onclick: () => move(i, j, true),
       }, el("span", {}, brief(part.values[k])), el("small", {}, brief(part.gradient[k])));
       const shade = d3.lab(diverging(0.5 + (0.5 * part.gradient[k]) / reach));

@@ -22,7 +22,7 @@ export function outerSum(page, found) {
   const sum = figure({
     name: "outer", title: "One matrix's gradient, token by token",
     describe: () => (parts ? `The gradient of ${state.matrix} is the sum over ${count(T())} tokens of outer(x, dy). Shown: ${last() + 1} tokens added.` : "A gradient as a sum over tokens."),
-    height: (width) => BARS + 74 + side(width) * (narrow(width) ? 3 : 1) + (narrow(width) ? 60 : 24),
+    height: (width) => BARS + 74 + side(width) * (narrow(width) ? 3 : 1) + (narrow(width) ? 54 : 4),
     draw,
     csv: () => [["position", "token", "share"], ...Array.from(parts.shares, (share, t) => [t + found().unread, label(t), share])],
     cursor: {
@@ -55,6 +55,7 @@ export function outerSum(page, found) {
     const result = await page.call("backward-outer", { prompt: state.prompt, parameter: state.matrix });
     if (!result) return;
     parts = result;
+    parts.reach = d3.quantile(Array.from(parts.gradient, Math.abs), 0.995) || 1;
     sum.redraw();
     tell();
   }
@@ -88,7 +89,7 @@ export function outerSum(page, found) {
 
   function tell() {
     const { rows, columns, error } = parts;
-    fill(says, `${state.matrix}, ${count(rows)} by ${count(columns)}. The sum of all outer products and the gradient that backward wrote differ by ${error.toExponential(1)} of its length. Pictures show means of blocks.`);
+    fill(says, `${state.matrix}, ${count(rows)} by ${count(columns)}. The sum of all outer products and the gradient that backward wrote differ by ${error.toExponential(1)} of its length. Rows are input channels, columns output channels, in means of blocks; colours from ${short(-parts.reach)} (orange) to ${short(parts.reach)} (violet).`);
   }
 
   function draw(svg, width) {
@@ -103,7 +104,7 @@ export function outerSum(page, found) {
     const band = x(1) - x(0);
     layer(svg, "bars").selectAll("rect").data(d3.range(n)).join("rect").attr("class", (t) => (t === now ? "backward" : t < now ? "forward" : "soft"))
       .attr("x", (t) => x(t) + band * 0.1).attr("width", band * 0.8).attr("y", (t) => Math.min(y(0), y(parts.shares[t]))).attr("height", (t) => Math.abs(y(parts.shares[t]) - y(0)));
-    const step = Math.max(1, Math.ceil(11 / band));
+    const step = band >= 8 ? 1 : Math.ceil(26 / band);
     layer(svg, "tokens").selectAll("text").data(d3.range(0, n, step)).join("text").attr("class", "mono tiny").attr("x", (t) => x(t + 0.5)).attr("y", BARS + 16).attr("text-anchor", "middle")
       .text((t) => (band / step > 5 && step === 1 ? label(t).slice(0, Math.max(1, Math.floor(band / 7))) : step > 1 ? t + found().unread : ""));
     const [I, O] = parts.gradient.shape;
@@ -112,8 +113,7 @@ export function outerSum(page, found) {
       const value = parts.x[t * I + i];
       for (let j = 0; j < O; j++) added[i * O + j] += value * parts.dy[t * O + j];
     }
-    const reach = d3.quantile(Array.from(parts.gradient, Math.abs), 0.995) || 1;
-    const color = (value) => 0.5 + value / (2 * reach);
+    const color = (value) => 0.5 + value / (2 * parts.reach);
     const all = [
       [`outer(x, dy) of “${label(now)}”`, (i, j) => color(parts.x[now * I + i] * parts.dy[now * O + j])],
       [`sum of the first ${now + 1}`, (i, j) => color(added[i * O + j])],
@@ -124,8 +124,6 @@ export function outerSum(page, found) {
     layer(svg, "pictures").selectAll("image").data(all).join("image").attr("href", ([, value]) => picture(I, O, value, diverging))
       .attr("x", (_, k) => place(k)[0]).attr("y", (_, k) => place(k)[1]).attr("width", wide).attr("height", side(width)).attr("preserveAspectRatio", "none").style("image-rendering", "pixelated");
     layer(svg, "titles").selectAll("text").data(all).join("text").attr("class", "strong").attr("x", (_, k) => place(k)[0]).attr("y", (_, k) => place(k)[1] - 8).text((d) => d[0]);
-    const below = narrow(width) ? place(2)[1] + side(width) + 16 : place(0)[1] + side(width) + 18;
-    layer(svg, "scale").selectAll("text").data([`rows: input channels; columns: output channels; colours from ${short(-reach)} (orange) to ${short(reach)} (violet)`]).join("text").attr("y", below).text((d) => d);
   }
 
   return { element, load, destroy: stop };

@@ -223,7 +223,7 @@ function render(root, page) {
     }
     const bottom = layer(svg, "axis-bottom").attr("transform", `translate(0,${tall - 40})`).call(d3.axisBottom(x).ticks(Math.max(3, width / 130), "~g").tickSizeOuter(0));
     bottom.selectAll("text.axis-label").data(["root mean square"]).join("text").attr("class", "axis-label").attr("fill", "currentColor").attr("text-anchor", "middle").attr("x", d3.mean(x.range())).attr("y", 34).text((d) => d);
-    layer(svg, "legend").selectAll("text").data(marks).join("text").attr("class", (d) => (d[1] === "forward" || d[1] === "backward" ? d[1] : "strong")).attr("x", (_, i) => left + 8 + i * 84).attr("y", 20).text((d) => d[3]);
+    layer(svg, "legend").selectAll("text").data(marks).join("text").attr("class", (d) => (d[1] === "forward" || d[1] === "backward" ? d[1] : "strong")).attr("x", (_, i) => (width > 620 ? left + 8 + i * 92 : 4 + i * (width / marks.length))).attr("y", 20).text((d) => d[3]);
     svg.style("cursor", "pointer");
   }
 
