@@ -86,7 +86,7 @@ class Instruct(FineTuning):
         """Train; print and record each event. After an epoch, answer one entry, and save."""
         from npgpt.data.tokenizer import tokenizer_of
         from npgpt.finetuning import curves
-        from npgpt.finetuning.instruction_tuning import answer
+        from npgpt.finetuning.instruction_tuning import answers
         from npgpt.finetuning.loop import EpochEnd, Evaluation
 
         evaluations, tokenizer = list[Evaluation](), tokenizer_of(task.model)
@@ -99,18 +99,21 @@ class Instruct(FineTuning):
                 case EpochEnd():
                     task.model.save(output.path / "checkpoint.h5")
                     question = f"{example['instruction']} {example['input']}".strip()
-                    found = answer(task.model, tokenizer, example, SAMPLE)
+                    (found,) = answers(task.model, tokenizer, [example], SAMPLE)
                     print(printable_line(f"{question} -> {found}"))
         curves.plot(output.path / "loss.png", evaluations, [], per_epoch * self.batch_size)
 
     def answer(self, task: "InstructionTuning", output: "Output", test: "list[Record]") -> None:
         """Write the test entries with an answer each."""
         from npgpt.data.tokenizer import tokenizer_of
-        from npgpt.finetuning.instruction_tuning import answer
+        from npgpt.finetuning.instruction_tuning import answers
 
         tokenizer = tokenizer_of(task.model)
-        answers = [
-            entry | {"model_response": answer(task.model, tokenizer, entry, self.max_new_tokens)}
-            for entry in track_progress(test, len(test), description="answers")
+        texts = answers(task.model, tokenizer, test, self.max_new_tokens)
+        found = [
+            entry | {"model_response": text}
+            for entry, text in zip(
+                test, track_progress(texts, len(test), description="answers"), strict=True
+            )
         ]
-        output.write(ANSWERS, json.dumps(answers, indent=4, ensure_ascii=False))
+        output.write(ANSWERS, json.dumps(found, indent=4, ensure_ascii=False))

@@ -1,10 +1,11 @@
 """Training on instructions, as in chapter 7 of the book, and answers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from npgpt.arrays import Array
+from npgpt.data.prompts import Prompt
 from npgpt.data.tokenizer import Tokenizer, tokenizer_of
 from npgpt.finetuning import instructions, loop
 from npgpt.finetuning.batches import Batches, pad_token
@@ -12,7 +13,7 @@ from npgpt.finetuning.instructions import ANSWER, Splits, collate, format_prompt
 from npgpt.finetuning.loop import Event, Settings
 from npgpt.finetuning.records import Record
 from npgpt.gpt import GPT
-from npgpt.inference.generate import generate
+from npgpt.inference.bulk import Options, continue_prompts
 from npgpt.model import finite
 from npgpt.rng import Generator
 from npgpt.training.optim import AdamW
@@ -91,10 +92,13 @@ def make_batches(
     return Batches(len(rows), make, batch_size, training=training)
 
 
-def answer(model: GPT, tokenizer: Tokenizer, entry: Record, max_new_tokens: int) -> str:
-    """Return the model's answer to an instruction, generated greedily up to the end of the text."""
-    prompt, end = tokenizer.encode(format_prompt(entry)), tokenizer.eot_token
-    new = list(generate(model, prompt, max_new_tokens, eos_id=end))
-    if new and new[-1] == end:
-        new.pop()
-    return tokenizer.decode(new, unknown="").replace(ANSWER, "").strip()
+def answers(
+    model: GPT, tokenizer: Tokenizer, entries: Iterable[Record], max_new_tokens: int
+) -> Iterator[str]:
+    """Yield the answer to each instruction, generated greedily up to the end of the text."""
+    prompts = (
+        Prompt(format_prompt(entry), f"entry {number}") for number, entry in enumerate(entries, 1)
+    )
+    options = Options(max_new_tokens=max_new_tokens)
+    for found in continue_prompts(model, tokenizer, prompts, options):
+        yield found.text.replace(ANSWER, "").strip()
