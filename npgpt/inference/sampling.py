@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.arrays import Array
+from npgpt.arrays import Array, Flat
 from npgpt.errors import InputError, RunError, show
 from npgpt.model.inputs import check_integer, check_number
 from npgpt.ops.attention import softmax
@@ -77,6 +77,56 @@ class Sampling:
     def is_greedy(self) -> bool:
         """True if the most likely token is chosen."""
         return self.temperature == 0
+
+    def probabilities(self, logits: Array, text: Flat = ()) -> Array:
+        """Return the probability of each token to be the next one.
+
+        Parameters
+        ----------
+        logits : (V,) array
+            A row of what `GPT.next_logits` returns, float32 or float64.
+        text : (T,) int, default ()
+            The tokens before, which `repetition_penalty` is about.
+
+        Returns
+        -------
+        (V,) array
+            `npgpt.generate` draws from these. At temperature 0, one is 1 and the others are 0.
+
+        Raises
+        ------
+        InputError
+            If the logits are not of shape (V,), or a token is outside the vocabulary.
+        RunError
+            If a logit is nan, or the largest one infinite.
+        """
+        logits = check_logits(logits)
+        try:
+            tokens: list[Any] = list(text)
+        except TypeError:
+            raise InputError(f"text must be token ids, not {show(text)}") from None
+        for token in (*tokens, *(self.logit_bias or ())):
+            if check_integer("a token of text", token, least=0) >= len(logits):
+                raise InputError(f"token {show(token)} is outside the vocabulary of {len(logits)}")
+        logits = adjust(logits, self, tokens)
+        if not self.is_greedy:
+            return probabilities(
+                logits[None], self.temperature, top_k=self.top_k, top_p=self.top_p, min_p=self.min_p
+            )[0]
+        probs = np.zeros_like(logits)
+        probs[next_token(logits[None])] = 1
+        return probs
+
+
+def check_logits(logits: Any) -> Array:
+    """Return logits (V,). Raise InputError for anything else."""
+    try:
+        found = np.asarray(logits)
+    except (ValueError, TypeError):
+        found = np.empty(0)
+    if found.ndim != 1 or not found.size or found.dtype not in (np.float32, np.float64):
+        raise InputError(f"logits must be float32 or float64 of shape (V,), not {show(logits)}")
+    return found
 
 
 def check_bias(bias: Any) -> dict[int, float]:

@@ -128,6 +128,10 @@ FUNCTIONS = {
     "curve": (
         npgpt.learning_rate, dict(step=1, total=9, warmup=2, peak=1.0, initial=0.0, lowest=0.1)
     ),
+    "probabilities": (
+        npgpt.Sampling(0.5, repetition_penalty=1.5).probabilities,
+        dict(logits=np.arange(31.0), text=[1, 2]),
+    ),
     "Generator": (npgpt.Generator, dict(seed=1, ops=ops)),
     "uniform": (generator().uniform, dict(shape=3, low=0.0, high=1.0, dtype="float32", out=None)),
     "normal": (generator().normal, dict(shape=3, mean=0.0, std=1.0, dtype="float32", out=None)),

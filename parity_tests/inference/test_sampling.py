@@ -236,3 +236,25 @@ def test_settings_that_mean_nothing(temperature, top_k, top_p, says):
 @pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(0, 1, 1), (1e9, 10**9, 1e-9)])
 def test_settings_at_their_limits(temperature, top_k, top_p):
     Sampling(temperature, top_k, top_p)
+
+
+def test_the_probabilities_of_settings_are_those_that_are_drawn_from():
+    """A row at a time, after the bias and the penalty; at temperature 0, all is on one token."""
+    logits = BOOK[0]
+    for chosen in (Sampling(0.7), Sampling(1.3, top_k=4), Sampling(1, top_p=0.6, min_p=0.1)):
+        filters = dict(top_k=chosen.top_k, top_p=chosen.top_p, min_p=chosen.min_p)
+        expected = probabilities(logits[None], chosen.temperature, **filters)[0]
+        np.testing.assert_array_equal(chosen.probabilities(logits), expected)
+    best = int(logits.argmax())
+    np.testing.assert_array_equal(Sampling().probabilities(logits), np.arange(9) == best)
+    biased = Sampling(1, logit_bias={best: -100.0}).probabilities(logits)
+    assert biased[best] < 1e-30 and biased.sum() == pytest.approx(1)
+    penalized = Sampling(1, repetition_penalty=3.0)
+    assert penalized.probabilities(logits, [best])[best] < penalized.probabilities(logits)[best]
+    for wrong, text, says in (
+        (logits[None], (), r"logits must be float32 or float64 of shape \(V,\)"),
+        (logits, [9], "token 9 is outside the vocabulary of 9"),
+        (logits, 3, "text must be token ids"),
+    ):
+        with pytest.raises(InputError, match=says):
+            Sampling().probabilities(wrong, text)
