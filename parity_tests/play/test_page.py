@@ -20,6 +20,9 @@ VIEWS = {  # by address: what is visible once the view has its numbers
     "writing": ".writing .chip-token",
     "attention": ".attention image",
     "logit-lens": ".logit-lens rect",
+    "backwards": ".backwards .code-line",
+    "step": ".step .facts dd",
+    "nudge": ".nudge .verdict",
 }
 
 
@@ -228,7 +231,7 @@ def test_a_token_that_spells_markup_is_text(page, served):
     """In every view: as a token of the prompt, as an alternative, in the files."""
     for text in (SCRIPT, IMAGE):
         for view in VIEWS:
-            show(page, served, f"{view}?{urlencode({'prompt': text})}")
+            show(page, served, f"{view}?{urlencode({'prompt': 2 * text})}")
             until(page, "!document.querySelector('.progress > div')")
             assert page.locator("main script, main img").count() == 0
             assert page.title().endswith("npgpt play")

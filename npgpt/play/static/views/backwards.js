@@ -5,9 +5,9 @@ import { codeBlock, formulaBlock, short } from "../code.js";
 import { button, slider, textarea } from "../controls.js";
 import { debounce, el, fill } from "../dom.js";
 import { picture } from "../pixels.js";
-import { gradientNumbers } from "./numbers.js";
-import { outerSum } from "./outer.js";
-import { parameterList } from "./parameters.js";
+import { gradientNumbers } from "../parts/numbers.js";
+import { outerSum } from "../parts/outer.js";
+import { parameterList } from "../parts/parameters.js";
 
 const LEFT = 118;
 const TOP = 92; // of the steps, below the losses

@@ -123,9 +123,7 @@ function render(root, page) {
         title: `${state.parameter}[${part.shape.length > 1 ? `${i}, ${j}` : j}], and its gradient`,
         onclick: () => move(i, j, true),
       }, el("span", {}, brief(part.values[k])), el("small", {}, brief(part.gradient[k])));
-      const shade = d3.lab(diverging(0.5 + (0.5 * part.gradient[k]) / reach));
-      node.style.background = shade.formatHex();
-      node.style.color = shade.l > 55 ? "#10151d" : "#ffffff";
+      node.style.background = diverging(0.5 + (0.27 * part.gradient[k]) / reach); // light: the ink is dark
       return node;
     };
     const cells = d3.range(R * C).map(cell);
