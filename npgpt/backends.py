@@ -115,6 +115,7 @@ if TYPE_CHECKING:  # mypy compares every op of the three backends with its proto
     HEAD: tuple[backend.LinearCrossEntropy, ...] = (
         ops.linear_cross_entropy, fused.linear_cross_entropy, mixed.linear_cross_entropy,
     )  # fmt: skip
+    LORA: tuple[backend.LoRA, ...] = ops.lora, fused.lora, mixed.lora
     MUON: tuple[backend.Muon, ...] = ops.muon, fused.muon, mixed.muon
     RANDOM: tuple[backend.RandomStream, ...] = ops.random, fused.random, mixed.random
     RMSPROP: tuple[backend.RMSprop, ...] = ops.rmsprop, fused.rmsprop, mixed.rmsprop

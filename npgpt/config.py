@@ -148,7 +148,13 @@ class TrainingConfig:
         Number of older checkpoints to keep beside checkpoint.h5.
     trainable : tuple of str or None, default None
         Patterns of the names of the parameters that are trained, such as "ln_f" or "h.11". All
-        others are frozen. None: all are trained.
+        others are frozen. None: all are trained, or with lora_rank the adapters alone.
+    lora_rank : int or None, default None
+        Rank of low-rank adapters (LoRA), which are trained in place of the matrices. None: none.
+    lora_alpha : float or None, default None
+        The product of an adapter's two matrices is scaled by alpha / rank. None: the rank.
+    lora_targets : tuple of str, default ("c_attn",)
+        Layers with an adapter, in every block: c_attn, attn, mlp.c_fc, or "*" for all four.
     prompt : str, default "Every effort moves you"
         Prompt of the text that is generated after each epoch.
     sample_tokens : int, default 50
@@ -206,6 +212,9 @@ class TrainingConfig:
     checkpoint_minutes: float | None = 15.0
     keep: int = 0
     trainable: tuple[str, ...] | None = None
+    lora_rank: int | None = None
+    lora_alpha: float | None = None
+    lora_targets: tuple[str, ...] = ("c_attn",)
     prompt: str = "Every effort moves you"
     sample_tokens: int = 50
     seed: int = 123
@@ -222,7 +231,7 @@ class TrainingConfig:
             at_least(self, name, 1)
         for name in (
             "steps", "max_tokens", "stride", "eval_batches", "eval_tokens", "checkpoint_every",
-            "sync_every",
+            "sync_every", "lora_rank",
         ):  # fmt: skip
             if getattr(self, name) is not None:
                 at_least(self, name, 1)
@@ -233,7 +242,7 @@ class TrainingConfig:
         for name in ("lr", "weight_decay", "warmup_steps", "initial_lr", "eps", "sample_tokens",
                      "keep", "outer_lr"):  # fmt: skip
             at_least(self, name, 0)
-        for name in ("min_lr", "checkpoint_minutes"):
+        for name in ("min_lr", "checkpoint_minutes", "lora_alpha"):
             if getattr(self, name) is not None:
                 at_least(self, name, 0)
         for name in ("train_fraction", "seed"):

@@ -7,6 +7,8 @@ from typing import Any
 
 from npgpt.errors import ConfigError, show
 
+ADAPTERS = "h.*.lora_?"  # the pattern of LoRA's matrices
+
 
 def plain(value: Any) -> Any:
     """Return a NumPy scalar, or an array without axes, as the Python number that it is."""
@@ -74,14 +76,22 @@ def check_data(config: Any) -> None:
 
 
 def check_trainable(config: Any) -> None:
-    """Make a tuple of the patterns in a frozen TrainingConfig; None if all parameters are trained.
+    """Make tuples of the patterns in a frozen TrainingConfig; None if all parameters are trained.
 
-    Raises ConfigError unless all are strings.
+    LoRA's adapters are always trained. Raises ConfigError unless all patterns are strings.
     """
-    value = config.trainable
-    patterns = () if value is None else (value,) if isinstance(value, str) else value
-    strings = isinstance(patterns, list | tuple) and all(isinstance(one, str) for one in patterns)
-    if not strings:
-        raise ConfigError(f"trainable is {show(value)}, but must be names of parameters or layers")
+    patterns = strings(config, "trainable")
+    if config.lora_rank is not None:
+        patterns = (ADAPTERS, *(one for one in patterns if one != ADAPTERS))
     everything = not patterns or "*" in patterns
-    object.__setattr__(config, "trainable", None if everything else tuple(patterns))
+    object.__setattr__(config, "trainable", None if everything else patterns)
+    object.__setattr__(config, "lora_targets", strings(config, "lora_targets"))
+
+
+def strings(config: Any, name: str) -> tuple[str, ...]:
+    """Return the strings in a field, which may be one or none."""
+    value = getattr(config, name)
+    found = () if value is None else (value,) if isinstance(value, str) else value
+    if not isinstance(found, list | tuple) or not all(isinstance(one, str) for one in found):
+        raise ConfigError(f"{name} is {show(value)}, but must be names of parameters or layers")
+    return tuple(found)

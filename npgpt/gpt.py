@@ -1,5 +1,6 @@
 """GPT: a config, its parameters and the backend that computes with them, in one object."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +12,7 @@ from npgpt.arrays import Array, TokenIds
 from npgpt.backends import Backend
 from npgpt.config import Config
 from npgpt.errors import InputError, show
-from npgpt.model import initializers, inputs, params, quantize, trace, trainable
+from npgpt.model import initializers, inputs, lora, params, quantize, trace, trainable
 from npgpt.model.backend import Random
 from npgpt.model.forward import Forward
 from npgpt.model.gradients import LossCache, Workspace
@@ -115,7 +116,7 @@ class GPT(Forward):
             If the parameters do not fit the config, or the backend cannot compute with them.
         """
         inputs.check_config(config)
-        params.check(tree, config)
+        lora.check(tree, config)
         self = cls.__new__(cls)
         self._hold(config, tree, ops, tokenizer)
         return self
@@ -144,7 +145,12 @@ class GPT(Forward):
     @property
     def size(self) -> int:
         """The number of parameters."""
-        return params.size(self.config)
+        return params.total(self.params)
+
+    @property
+    def adapters(self) -> lora.Adapters | None:
+        """The LoRA adapters: their layers, rank and scale. None without adapters."""
+        return lora.find(self.params)
 
     def set_trainable(self, *patterns: str) -> None:
         """Freeze all parameters that no pattern matches, as `requires_grad = False` in PyTorch.
@@ -164,6 +170,50 @@ class GPT(Forward):
         """
         trainable.names_of(self.params, patterns)
         self.trainable, self._workspace = patterns, None
+
+    def add_lora(
+        self,
+        rank: int = 8,
+        alpha: float | None = None,
+        targets: Sequence[str] = lora.TARGETS,
+        *,
+        seed: int | Generator = 123,
+    ) -> None:
+        """Add low-rank adapters (LoRA) to linear layers, and freeze all other parameters.
+
+        The model computes the same as before, until a step is made. Make the optimizer afterwards:
+        `params` is another tree, with the same arrays and those of the adapters.
+
+        Parameters
+        ----------
+        rank : int, default 8
+            R, the number of columns of A and of rows of B.
+        alpha : float or None, default None
+            The product of the two is scaled by alpha / R. None: R.
+        targets : sequence of str, default ("c_attn",)
+            Layers of every block: "c_attn", "attn", "mlp.c_fc", or "*" for all four.
+        seed : int or Generator, default 123
+            Draws A. B is zero.
+
+        Raises
+        ------
+        InputError
+            If an argument is invalid, or the model has adapters or quantized matrices.
+
+        Source
+        ------
+        Hu et al. 2021, arXiv:2106.09685.
+        """
+        quantize.require_float(self.params)
+        adapters = lora.adapters_of(rank, alpha, targets)
+        rng = seed if isinstance(seed, Generator) else Generator(seed, ops=self.ops)
+        self.params = lora.draw(self.params, adapters, rng)
+        self.set_trainable(*lora.TRAINABLE)
+
+    def merge_lora(self) -> None:
+        """Add the product of every adapter to its matrix, which is copied; nothing stays frozen."""
+        self.params = lora.merge(self.params)
+        self.set_trainable("*")
 
     def loss_and_gradients(
         self,

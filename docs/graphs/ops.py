@@ -90,6 +90,23 @@ LINEAR = Graph(
     FUNCTIONS,
 )  # fmt: skip
 
+LORA = Graph(
+    "lora",
+    [
+        leaf("x", "(N, I)"),
+        constant("weight", "(I, O)", column=-1.2),
+        Node("frozen", "(N, O)", "x @ weight", {"x": "dfrozen @ weight.T"}, -0.3),
+        parameter("lora_a", "(I, R)", column=1.8),
+        Node("low", "(N, R)", "scale * (x @ lora_a)",
+             {"x": "scale * dlow @ lora_a.T", "lora_a": "scale * x.T @ dlow"}, 0.5),
+        parameter("lora_b", "(R, O)", column=2.0),
+        Node("added", "(N, O)", "low @ lora_b",
+             {"low": "dadded @ lora_b.T", "lora_b": "low.T @ dadded"}, 0.8),
+        Node("out", "(N, O)", "frozen + added", {"frozen": "dout", "added": "dout"}),
+    ],
+    FUNCTIONS,
+)  # fmt: skip
+
 GELU = Graph(
     "gelu",
     [
@@ -220,5 +237,5 @@ ADAMW = Graph(
     column=200,
 )
 
-GRAPHS = [LINEAR, GELU, DROPOUT, EMBEDDING, LAYERNORM, LINEAR_CROSS_ENTROPY, ATTENTION, ADAMW,
+GRAPHS = [LINEAR, LORA, GELU, DROPOUT, EMBEDDING, LAYERNORM, LINEAR_CROSS_ENTROPY, ATTENTION, ADAMW,
           SOFTMAX]  # fmt: skip

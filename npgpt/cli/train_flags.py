@@ -24,7 +24,8 @@ Weights = Annotated[
 ]
 ValSources = Annotated[tuple[str, ...], default("a part of --data", "DATA [DATA ...]")]
 Patterns = Annotated[tuple[str, ...], default("all", "PATTERN [PATTERN ...]")]
-REPEATABLE = ("--data", "--data-weights", "--val-data", "--trainable")
+Targets = Annotated[tuple[str, ...], tyro.conf.arg(metavar="LAYER [LAYER ...]")]
+REPEATABLE = ("--data", "--data-weights", "--val-data", "--trainable", "--lora-targets")
 
 
 # Values are validated after parsing: an error in __post_init__ would end in tyro's own message.
@@ -40,6 +41,7 @@ class Hyperparameters(TrainingConfig):
 
     optimizer: OptimizerFlag  # type: ignore[assignment]
     trainable: Patterns
+    lora_targets: Targets = ("c_attn",)
 
     def __post_init__(self) -> None:
         pass

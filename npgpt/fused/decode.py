@@ -23,6 +23,7 @@ from npgpt.kernels.parallel import in_parallel
 from npgpt.kernels.pointers import address, array_at, prefetch_at
 from npgpt.kernels.row_ops import attend_cached, gelu_denominator, layernorm_row
 from npgpt.kernels.work_queue import has_reached, take
+from npgpt.ops import decode, lora
 from npgpt.ops.gelu import CUBIC, SCALE
 
 PARTS = 16  # of every stage
@@ -63,6 +64,8 @@ def matrix(p) -> Matrix:
 
 def forward_with(matrix, x: Array, blocks, n_head: int, past, out: Array | None):
     """Run `forward`, with `matrix` to convert the parameters of a layer."""
+    if any(isinstance(p, lora.Params) for one in blocks for p in (*one.attn, *one.mlp)):
+        return decode.forward(x, blocks, n_head=n_head, past=past, out=out)
     (B, _, C), number, L = x.shape, x.dtype.type, len(blocks)
     if not L:
         raise ValueError("there are no blocks")

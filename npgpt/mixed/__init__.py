@@ -6,7 +6,7 @@ float32: mixed precision (Micikevicius et al. 2017, arXiv:1710.03740).
 """
 
 from npgpt.fused import adam, adamw, dropout, gelu, layernorm, random, rmsprop, sgd
-from npgpt.mixed import attention, decode, embedding, linear, linear_cross_entropy, muon
+from npgpt.mixed import attention, decode, embedding, linear, linear_cross_entropy, lora, muon
 
 __all__ = [
     "adam",
@@ -19,6 +19,7 @@ __all__ = [
     "layernorm",
     "linear",
     "linear_cross_entropy",
+    "lora",
     "muon",
     "random",
     "rmsprop",

@@ -3,14 +3,19 @@
 from npgpt.arrays import Array
 from npgpt.fused.linear import backward_with, forward_with
 from npgpt.kernels.gemm_bf16 import matmul
+from npgpt.mixed import lora
 from npgpt.ops.linear import Cache, Params
 
 
 def forward(x: Array, p: Params, *, out: Array | None = None):
     """(..., I) -> (..., O)"""
+    if isinstance(p, lora.Params):
+        return lora.forward(x, p, out=out)
     return forward_with(matmul, x, p, out)
 
 
 def backward(dout: Array, cache: Cache, g: Params, *, dx: Array | None = None):
     """(..., O) -> (..., I)"""
+    if isinstance(cache, lora.Cache):
+        return lora.backward(dout, cache, g, dx=dx)
     return backward_with(matmul, dout, cache, g, dx)

@@ -139,6 +139,14 @@ class LinearCrossEntropy(Protocol):
     ) -> tuple[Array, Array]: ...
 
 
+class LoRA(Protocol):
+    """A linear layer with a low-rank adapter: (..., I) -> (..., O)."""
+
+    def forward(self, x: Array, p: Any, *, out: Array | None = None) -> tuple[Array, Any]: ...
+
+    def backward(self, dout: Array, cache: Any, g: Any, *, dx: Array | None = None) -> Array: ...
+
+
 class Muon(Protocol):
     """One step of Muon for a matrix, or for several side by side: (I, parts * O)."""
 
@@ -224,6 +232,9 @@ class Backend(Protocol):
 
     @property
     def linear_cross_entropy(self) -> LinearCrossEntropy: ...
+
+    @property
+    def lora(self) -> LoRA: ...
 
     @property
     def muon(self) -> Muon: ...

@@ -3,7 +3,7 @@
 The tree has the names of the released checkpoint: params.h[3].attn.c_attn.weight is
 "h.3.attn.c_attn.weight". Gradients and moments are the same tree on other flat arrays.
 A parameter that a config leaves out (a tied head, the query/key/value bias) is None in the tree and
-has no name.
+has no name, nor has a constant: the scale of a LoRA adapter is a float.
 """
 
 import itertools
@@ -123,11 +123,11 @@ def zeros_like(tree: Params) -> Params:
     return views(empty, arrays.zeros(total(empty), tree.wte.weight.dtype))
 
 
-def check(tree: Params, config: Config) -> None:
-    """Raise InputError unless this is the tree of a config, all of one floating-point dtype."""
+def check(tree: Params, shapes: Params) -> None:
+    """Raise InputError unless a tree has these shapes, and all of one floating-point dtype."""
     if not isinstance(tree, Params):
         raise InputError(f"parameters must be a tree as in model.params, not {show(tree)}")
-    expected, found = dict(named(shapes(config))), dict(named(tree))
+    expected, found = dict(named(shapes)), dict(named(tree))
     if expected.keys() != found.keys():
         name = min(expected.keys() ^ found.keys())
         raise InputError(f"the parameters have {'no' if name in expected else 'a'} {name}, "
@@ -199,8 +199,8 @@ def crop(tree: Params, context_length: int) -> Params:
 
 def map_leaves(node: Any, make: Callable[[Any], Any]) -> Any:
     """Return the same tree with `make(leaf)` in place of every leaf, in order."""
-    if node is None:
-        return None
+    if node is None or isinstance(node, float):
+        return node
     if is_leaf(node):
         return make(node)
     children = [map_leaves(child, make) for child in node]
@@ -237,7 +237,7 @@ def named(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """
     if not isinstance(prefix, str):
         raise InputError(f"prefix is {show(prefix)}, but must be a string")
-    if node is None:
+    if node is None or isinstance(node, float):
         return
     if is_leaf(node):
         yield prefix, node
@@ -256,7 +256,7 @@ def leaves(tree: Any) -> list[Array]:
         node = stack.pop()
         if isinstance(node, tuple) and not isinstance(node, Shape):
             stack.extend(reversed(node))
-        elif node is not None:
+        elif node is not None and not isinstance(node, float):
             found.append(node)
     return found
 

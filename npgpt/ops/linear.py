@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npgpt.arrays import Array, rows
+from npgpt.ops import lora
 
 
 class Params(NamedTuple):
@@ -23,6 +24,8 @@ class Cache(NamedTuple):
 
 def forward(x: Array, p: Params, *, out: Array | None = None):
     """(..., I) -> (..., O)"""
+    if isinstance(p, lora.Params):
+        return lora.forward(x, p, out=out)
     out = np.matmul(x, p.weight, out=out)
     if p.bias is not None:
         out += p.bias
@@ -31,6 +34,8 @@ def forward(x: Array, p: Params, *, out: Array | None = None):
 
 def backward(dout: Array, cache: Cache, g: Params, *, dx: Array | None = None):
     """(..., O) -> (..., I)"""
+    if isinstance(cache, lora.Cache):
+        return lora.backward(dout, cache, g, dx=dx)
     x, p = cache
     if g.weight is not None:  # None: frozen
         np.matmul(rows(x).T, rows(dout), out=g.weight)  # the sum of the rows' outer products

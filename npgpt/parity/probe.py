@@ -155,7 +155,7 @@ class Probe:
     settings: Settings = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
-        params.check(self.params, self.config)
+        params.check(self.params, params.shapes(self.config))
         tokens, targets = inputs.check_pair(self.tokens, self.targets, self.config)
         object.__setattr__(self, "tokens", tokens)
         object.__setattr__(self, "targets", targets)

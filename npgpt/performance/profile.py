@@ -21,7 +21,7 @@ from npgpt.config import Config, RunConfig
 from npgpt.errors import ConfigError, InputError
 from npgpt.gpt import GPT
 from npgpt.inference.generate import generate
-from npgpt.model import params, trainable
+from npgpt.model import lora, params, trainable
 from npgpt.ops.muon import ITERATIONS
 from npgpt.performance import flops, roofline
 from npgpt.rng import Generator
@@ -163,7 +163,8 @@ def parameter_bytes(settings: RunConfig) -> int:
 
 def training_bytes(settings: RunConfig) -> int:
     """Return the size of the parameters, their gradients and the optimizer's moments in bytes."""
-    shapes, training = params.shapes(settings.config), settings.training
+    training = settings.training
+    shapes = lora.shapes(params.shapes(settings.config), lora.of_run(training))
     gradients = trainable.only(shapes, training.trainable)
     trees = shapes, gradients, *optim.moment_shapes(training, shapes).values()
     numbers = sum(map(params.total, trees))

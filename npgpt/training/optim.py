@@ -6,7 +6,7 @@ from npgpt.arrays import Array
 from npgpt.backends import Backend
 from npgpt.config import TrainingConfig
 from npgpt.errors import InputError
-from npgpt.model import trainable
+from npgpt.model import lora, trainable
 from npgpt.model.params import Params, Shape, kept_shapes
 from npgpt.training.optimizer import Decays, Keeps, Optimizer, every
 
@@ -365,7 +365,7 @@ def outside_of_blocks(name: str, shape: Shape) -> bool:
 
 def moment_shapes(training: TrainingConfig, shapes: Params) -> dict[str, Params]:
     """Return trees of the Shapes of all moments in a run, empty for parameters without one."""
-    shapes = trainable.only(shapes, training.trainable)
+    shapes = trainable.only(lora.shapes(shapes, lora.of_run(training)), training.trainable)
     moments = moments_of(training.optimizer, training.momentum or 0.0)
     return {moment: kept_shapes(shapes, keep) for moment, keep in moments.items()}
 

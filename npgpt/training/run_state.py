@@ -17,7 +17,7 @@ from npgpt import backends
 from npgpt.config import Config, RunConfig, TrainingConfig
 from npgpt.errors import InputError, WeightFileError, one_line, show
 from npgpt.gpt import GPT
-from npgpt.model import params
+from npgpt.model import lora, params
 from npgpt.model.params import Params
 from npgpt.training import optim
 from npgpt.training.events import Evaluation, Progress, Sample, is_count, is_number
@@ -80,7 +80,8 @@ def read(path: Path) -> tuple[RunConfig, GPT, checkpoint.TrainingState]:
 
 def require_moments(moments: dict[str, Params], settings: RunConfig, path: Path) -> None:
     """Raise WeightFileError unless the moments are those that the run's optimizer keeps."""
-    training, shapes = settings.training, params.shapes(settings.config)
+    training = settings.training
+    shapes = lora.shapes(params.shapes(settings.config), lora.of_run(training))
     kept = optim.moment_shapes(training, shapes)
     if training.sync_every is not None:  # DiLoCo's outer optimizer
         kept["outer"] = shapes

@@ -15,7 +15,7 @@ from npgpt.data.mapped_tokens import MappedTokens, MixedTokens, require_windows
 from npgpt.errors import InputError, RunError, show
 from npgpt.gpt import GPT
 from npgpt.inference.generate import generate
-from npgpt.model import finite, params, trainable
+from npgpt.model import finite, lora, params, trainable
 from npgpt.model.inputs import check_integer, check_kind, check_pair, check_sequence
 from npgpt.ops.linear_cross_entropy import IGNORED
 from npgpt.rng import Generator
@@ -84,6 +84,9 @@ class Trainer:
         self.prompt: list[int] = check_sequence(prompt, model.config, "prompt").tolist()
         if progress is not None and not isinstance(progress, Progress):
             raise InputError(f"progress must be a Progress or None, not {show(progress)}")
+        if training.lora_rank is not None and model.adapters is None:
+            targets = training.lora_targets
+            model.add_lora(training.lora_rank, training.lora_alpha, targets, seed=rng)
         if training.trainable is not None:
             model.set_trainable(*training.trainable)
         training = replace(training, trainable=model.trainable)  # which is None if it is all
@@ -308,7 +311,10 @@ class Trainer:
         tokens : list of int
             The prompt's token ids and `sample_tokens` new ones.
         """
-        new = generate(self.model, self.prompt, self.training.sample_tokens)
+        model = self.model
+        if model.adapters is not None:  # merged, because a token is faster without them
+            model = GPT.from_params(model.config, lora.merge(model.params), ops=model.ops)
+        new = generate(model, self.prompt, self.training.sample_tokens)
         return [*self.prompt, *new]
 
     def gather_moments(self) -> dict[str, params.Params]:

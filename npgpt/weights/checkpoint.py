@@ -1,6 +1,6 @@
 """npgpt's own file: a model and, for `--resume`, the state of its training run, as HDF5.
 
-    attributes   format "npgpt", version, config (JSON), tokenizer
+    attributes   format "npgpt", version, config (JSON), tokenizer; lora (JSON) with adapters
     /parameters  one dataset per parameter, by its checkpoint name
     /tokenizer   only if the attribute is "files": one dataset per file of the tokenizer
     /training    only with a run: datasets `state` (JSON), `random_state` and `order`, and the
@@ -26,8 +26,8 @@ import numpy as np
 from npgpt import arrays
 from npgpt.arrays import Array
 from npgpt.config import Config
-from npgpt.errors import WeightFileError, show
-from npgpt.model import params
+from npgpt.errors import WeightFileError, one_line, show
+from npgpt.model import lora, params
 from npgpt.model.params import Params
 from npgpt.weights import tokenizer_files
 from npgpt.weights.hdf5 import Contents as Stored
@@ -95,6 +95,8 @@ def fill(file: h5py.File, model: Model, training: TrainingState | None) -> None:
     file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
     file.attrs["config"] = json.dumps(dataclasses.asdict(model.config))
     file.attrs["tokenizer"] = tokenizer_files.name_in_file(model.tokenizer)
+    if adapters := lora.find(model.params):
+        file.attrs["lora"] = json.dumps(adapters._asdict())
     write_tree(file.create_group("parameters"), model.params)
     if training is not None:
         group = file.create_group("training")
@@ -126,8 +128,10 @@ def read_checkpoint(path: str | Path, *, verify: bool = False) -> WeightFile:
     path = Path(path)
     stored = read_hdf5(path, verify=verify)
     config, tokenizer = parse_header(stored, path)
-    found = map_tree(stored, "parameters", config, path)
-    return WeightFile("npgpt", path, config, tokenizer, found, found)
+    adapters = parse_adapters(stored, path)
+    found = map_tree(stored, "parameters", config, path, adapters)
+    own = {name: found[name] for name, _ in params.named(params.shapes(config))}
+    return WeightFile("npgpt", path, config, tokenizer, found, own, adapters=adapters)
 
 
 def read_state(path: str | Path) -> dict[str, Any]:
@@ -145,14 +149,16 @@ def read_training(path: str | Path) -> tuple[Contents, TrainingState]:
     stored = read_hdf5(path, verify=True)
     config, tokenizer = parse_header(stored, path)
     state = parse_state(stored, path)
-    found = map_tree(stored, "parameters", config, path)
+    adapters = parse_adapters(stored, path)
+    found = map_tree(stored, "parameters", config, path, adapters)
     mapped = map_moments(stored, found, path)
     random_state = read_vector(stored, "training/random_state", "uint8", 1 << 16, path).copy()
     order = read_vector(stored, "training/order", "int64", 1 << 32, path).copy()
     if order.size and (np.sort(order) != np.arange(order.size)).any():
         raise WeightFileError(f"{path}: the order of the windows is not a permutation")
-    parameters = read_tree(found, config)
-    moments = {moment: read_tree(tree, config) for moment, tree in mapped.items()}
+    shapes = lora.shapes(params.shapes(config), adapters)
+    parameters = read_tree(found, shapes)
+    moments = {moment: read_tree(tree, shapes) for moment, tree in mapped.items()}
     saved = TrainingState(state, random_state, order, moments)
     return Contents(config, parameters, tokenizer), saved
 
@@ -174,6 +180,20 @@ def parse_header(stored: Stored, path: str | Path) -> tuple[Config, TokenizerNam
     if tokenizer == tokenizer_files.OWN:
         return config, tokenizer_files.from_tensors(stored.tensors, Path(path))
     return config, tokenizer or None
+
+
+def parse_adapters(stored: Stored, path: str | Path) -> lora.Adapters | None:
+    """Return the LoRA adapters of the model, None if it has none."""
+    if "lora" not in stored.attributes:
+        return None
+    text = f"{path}: its LoRA adapters"
+    values = parse_json(stored.attributes["lora"], text)
+    try:
+        layers, rank, scale = values["layers"], values["rank"], values["scale"]
+        found = lora.adapters_of(rank, scale * rank, layers)
+    except (TypeError, KeyError, ValueError) as error:
+        raise WeightFileError(f"{text} are invalid ({one_line(error)})") from None
+    return found._replace(scale=float(scale))
 
 
 def parse_state(stored: Stored, path: str | Path) -> dict[str, Any]:
@@ -229,11 +249,16 @@ def read_vector(stored: Stored, name: str, dtype: str, max_size: int, path: str 
 
 
 def map_tree(
-    stored: Stored, group: str, config: Config, path: str | Path
+    stored: Stored,
+    group: str,
+    config: Config,
+    path: str | Path,
+    adapters: lora.Adapters | None,
 ) -> dict[str, MappedTensor]:
     """Return the parameters in a group, mapped, by their names.
 
-    Raises WeightFileError unless they are those of the config, all float32 or all float64.
+    Raises WeightFileError unless they are those of the config, with those of the adapters, all
+    float32 or all float64.
     """
     return match_parameters(
         config,
@@ -241,6 +266,7 @@ def map_tree(
         Path(path),
         name_in_file=lambda name: f"{group}/{name}",
         dtypes=("float32",),
+        adapters=adapters,
     )
 
 
@@ -276,12 +302,12 @@ def members(stored: Stored, group: str) -> dict[str, MappedTensor]:
     return {name.removeprefix(prefix): t for name, t in tensors if name.startswith(prefix)}
 
 
-def read_tree(stored: dict[str, MappedTensor], config: Config) -> Params:
+def read_tree(stored: dict[str, MappedTensor], shapes: Params) -> Params:
     """Read parameters or moments into memory, independent of the file.
 
     An array that is not stored is empty.
     """
-    shapes = params.kept_shapes(params.shapes(config), lambda name, _: name in stored)
+    shapes = params.kept_shapes(shapes, lambda name, _: name in stored)
     dtype = next(iter(stored.values())).dtype
     tree = params.views(shapes, arrays.zeros(params.total(shapes), dtype))
     for name, array in params.named(tree):

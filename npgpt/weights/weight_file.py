@@ -11,7 +11,7 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.errors import InputError, WeightFileError, show
-from npgpt.model import params, quantize
+from npgpt.model import lora, params, quantize
 from npgpt.model.params import Params
 from npgpt.quantized_matrix import QuantizedMatrix
 from npgpt.system.shell import npgpt_command
@@ -38,6 +38,7 @@ class WeightFile:
     scales: Mapping[str, Array] = field(default_factory=dict)  # of the parameters stored as int8
     ignored: Sequence[str] = ()  # tensors that are no part of the model, by the names in the file
     other_tokenizer: str | None = None  # the class that config.json names, unless it is GPT-2's
+    adapters: lora.Adapters | None = None  # merged into the parameters when they are read
 
     @property
     def dtype(self) -> np.dtype:
@@ -82,6 +83,9 @@ class WeightFile:
     def array(self, name: str) -> Array:
         """Return one parameter as float32, or float64 if the file is, in GPT-2's layout."""
         stored = self.parameters[name]
+        if self.adapters and self.adapters.are_on(name):
+            a, b = (self.tensors[f"{name.removesuffix('weight')}lora_{x}"].array() for x in "ab")
+            return lora.merged_weight(stored.array(), a, b, self.adapters.scale)
         if name not in self.transposed:
             return stored.array()
         outputs, inputs = stored.shape
@@ -117,6 +121,7 @@ def match_parameters(
     name_in_file: Callable[[str], str] = str,
     transposed: Iterable[str] = (),
     dtypes: Iterable[str] = FLOATS,
+    adapters: lora.Adapters | None = None,
 ) -> dict[str, MappedTensor]:
     """Return the parameters of `config` among the tensors `found`, in order, after checking them.
 
@@ -128,7 +133,7 @@ def match_parameters(
         raise WeightFileError(
             f"{path} has {len(found)} tensors, too few for {config.n_layer} layers"
         )
-    expected = dict(params.named(params.shapes(config)))
+    expected = dict(params.named(lora.shapes(params.shapes(config), adapters)))
     for name in found:
         if name not in expected:
             raise WeightFileError(

@@ -75,7 +75,9 @@ def headings(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "docs" / "evaluation.md"], ids=name)
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "docs" / "evaluation.md", ROOT / "docs" / "lora.md"], ids=name
+)
 def test_page_runs_and_prints_what_it_shows(page):
     run(page)
 

@@ -53,6 +53,19 @@ def test_linear(rng):
     assert_same((gradients["weight"], gradients["bias"]), tuple(g))
 
 
+def test_lora(rng):
+    x, dout = rng.normal(size=(5, 3)), rng.normal(size=(5, 4))
+    arrays = [rng.normal(size=size) for size in ((3, 4), (3, 2), (2, 4))]
+    p = npgpt_ops.lora.Params(arrays[0], None, *arrays[1:], scale=0.7)
+    g = npgpt_ops.lora.Params(None, None, *map(np.empty_like, arrays[1:]))
+    given = dict(weight=p.weight, lora_a=p.lora_a, lora_b=p.lora_b, scale=0.7)
+    out, gradients = ran(ops.LORA, dout, x=x, **given)
+    expected, cache = npgpt_ops.lora.forward(x, p)
+    assert_same(out, expected)
+    assert_same(gradients["x"], npgpt_ops.lora.backward(dout, cache, g))
+    assert_same((gradients["lora_a"], gradients["lora_b"]), (g.lora_a, g.lora_b))
+
+
 def test_gelu(rng):
     op = npgpt_ops.gelu
     x, dout = rng.normal(size=(2, 3, 7), scale=2)

@@ -26,6 +26,7 @@ FUNCTIONS = {  # the contract: what each op can be asked
     "layernorm": LAYER,
     "linear": LAYER,
     "linear_cross_entropy": (*LAYER, "evaluate", "log_probs"),
+    "lora": LAYER,
     "muon": ("update", "orthogonalize"),
     "random": npgpt.ops.random.__all__,
     "rmsprop": ("update",),

@@ -49,6 +49,10 @@ def linear(x, weight, bias):
     return F.linear(x, weight.T, bias)
 
 
+def lora(x, weight, bias, lora_a, lora_b):
+    return linear(x, weight, bias) + x @ lora_a @ lora_b
+
+
 def gelu(x):
     return F.gelu(x, approximate="tanh")
 
@@ -92,6 +96,13 @@ def linear_case(*x, outputs, bias=True, **more):
     return Case(op="linear", torch=linear, x=dict(x=x), p=p, **more)
 
 
+def lora_case(*x, outputs, rank, bias=True, **more):
+    I = x[-1]
+    p = dict(weight=(I, outputs), bias=(outputs,) if bias else None, lora_a=(I, rank),
+             lora_b=(rank, outputs))  # fmt: skip
+    return Case(op="lora", torch=lora, x=dict(x=x), p=p, **more)
+
+
 def attention_case(B, T, C, n_head, rate=0.0, **more):
     keep, options = None, dict(n_head=n_head)
     if rate:
@@ -131,6 +142,10 @@ CASES = [
     linear_case(B, T, C, outputs=3 * C, bias=False, note="no-bias"),
     linear_case(1, 1, 1, outputs=1),
     linear_case(33, C, outputs=5),
+
+    # the sum of the adapter's products passes through x A, whose numbers are sqrt(C) large
+    lora_case(B, T, C, outputs=3 * C, rank=4, unit=C**0.5),
+    lora_case(33, C, outputs=5, rank=1, bias=False, unit=C**0.5, note="no-bias"),
 
     attention_case(B, T, C, H),
     attention_case(3, 33, C, H),

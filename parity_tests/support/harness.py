@@ -148,9 +148,9 @@ def as_params(op, arrays):
 
 
 def leaves(tree):
-    """Everything in a cache that is no tuple."""
+    """Everything in a cache that is no tuple, and no constant: the scale of LoRA."""
     if isinstance(tree, (tuple, list)):
         for child in tree:
             yield from leaves(child)
-    elif tree is not None:
+    elif tree is not None and type(tree) is not float:
         yield tree
