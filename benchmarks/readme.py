@@ -10,6 +10,7 @@ A page has one pair of figure marks for each of its functions in PAGES.
 import contextlib
 import io
 import json
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 
@@ -186,12 +187,34 @@ def scale() -> str:
     return "\n".join(said)
 
 
+def page() -> str:
+    """docs/play.md: size, first picture and slider of the page."""
+    found = results("play")
+    limits, usable = found["limits"], found["usable"]
+    rows = [
+        ["what", "measured", "limit"],
+        ["size of the page", f"{found['bytes'] / 1e3:.0f} kB", f"{limits['bytes'] / 1e3:.0f} kB"],
+        [
+            "from the address to the first picture, kernels compiled",
+            f"{statistics.median(usable):.2f} s ({min(usable):.2f} to {max(usable):.2f})",
+            f"{limits['usable']:.1f} s",
+        ],
+        [
+            "from a slider to the picture, 50,257 tokens, 95th percentile",
+            f"{1e3 * found['shown']:.0f} ms, of which {1e3 * found['drawn']:.0f} ms computing",
+            f"{1e3 * limits['slider']:.0f} ms",
+        ],
+    ]
+    return f"{table(rows)}\n\n{machine(found)}.\n"
+
+
 PAGES: dict[str, list[Callable[[], str]]] = {
     "README.md": [speed],
     "docs/book.md": [drift],
     "docs/precision.md": [narrow_ratios, narrow_accuracy, narrow_book, narrow_xl],
     "docs/performance.md": [limits, limits_avx2, step_by_op, token_by_op, growth, how_long],
     "docs/scale.md": [scale],
+    "docs/play.md": [page],
 }
 
 

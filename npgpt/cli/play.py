@@ -59,9 +59,10 @@ class Play:
         try:
             from npgpt.play import server
         except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn", "anyio"):
+            package = (error.name or "").partition(".")[0]
+            if package not in ("starlette", "uvicorn", "anyio"):
                 raise
-            raise InputError(f"npgpt play needs the package {error.name}: {EXTRA}") from None
+            raise InputError(f"npgpt play needs the package {package}: {EXTRA}") from None
 
         found = self.find()
         listening = server.bind(self.host, self.port)
@@ -157,18 +158,16 @@ class ReportingBar:
 
 def compile_for(model: "GPT") -> None:
     """Compile the kernels that the views need, and load them: the first view does not wait."""
-    from npgpt.inference.generate import generate
     from npgpt.model.finite import ignore_overflow
     from npgpt.model.quantize import is_quantized
     from npgpt.performance import precompile
-    from npgpt.rng import Generator
 
     kind = getattr(model.params.wte.weight, "kind", model.dtype.name)
     precompile.compile_kernels("generate", kind)
     if not is_quantized(model.params):
         precompile.compile_kernels("train", kind)
-    with ignore_overflow(), suppress(RunError):  # a model of nans: each view says so
-        list(generate(model, [0], 2, temperature=1.0, rng=Generator(0)))
+    with ignore_overflow():
+        model.next_logits([[0]])
 
 
 def open_browser(address: str) -> None:

@@ -3,6 +3,7 @@
 import { ApiError, call } from "./api.js";
 import { count } from "./chart.js";
 import { debounce, el, fill } from "./dom.js";
+import { section } from "./help.js";
 import { format, parse, typed } from "./state.js";
 import { Vocabulary } from "./tokens.js";
 import { VIEWS } from "./views/index.js";
@@ -125,10 +126,19 @@ function show(model, vocabulary) {
     el("header", { class: "intro" },
       el("div", {}, el("h2", {}, view.title), el("p", { class: "lead" }, view.sentence)),
       el("div", { class: "tools" }, link)),
-    page.alert, page.notes, root);
+    about(view.doc), page.alert, page.notes, root);
   window.scrollTo(0, 0);
   const made = view.render(root, page) ?? {};
   current = { page, ...(typeof made === "function" ? { update: made } : made) };
+}
+
+/** Return the documentation of a view, which opens below its sentence. */
+function about(name) {
+  const text = el("div");
+  return el("details", {
+    class: "about",
+    ontoggle: async () => text.childElementCount || fill(text, await section(name)),
+  }, el("summary", {}, "What this is, and how it is computed"), text);
 }
 
 async function copyLink(button) {
