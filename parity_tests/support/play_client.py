@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -124,7 +125,7 @@ WORDS = [
 
 
 class WordTokenizer(Tokenizer):
-    """Characters that are tokens are encoded, and all else is the word of its length."""
+    """Markup and characters that are tokens are encoded; all other characters are words."""
 
     origin, n_vocab, eot_token = "words", len(WORDS), None
 
@@ -132,7 +133,6 @@ class WordTokenizer(Tokenizer):
         return WORDS[token] or None
 
     def _encode(self, text):
-        if text in (SCRIPT, IMAGE):
-            return [WORDS.index(text.encode())]
         known = {word: i for i, word in enumerate(WORDS)}
-        return [known.get(c.encode(), 14 + ord(c) % 60) for c in text]
+        pieces = re.findall(f"{re.escape(SCRIPT)}|{re.escape(IMAGE)}|(?s:.)", text)
+        return [known.get(piece.encode(), 14 + ord(piece[0]) % 60) for piece in pieces]

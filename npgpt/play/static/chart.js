@@ -120,6 +120,9 @@ export function axis(svg, side, scale, { x = 0, y = 0, label, ticks = 5, format,
 export const sequential = d3.interpolateCividis;
 export const diverging = (t) => d3.interpolatePuOr(1 - t); // 0 orange ... 1 purple-blue
 
+/** Return the colour of a text on a background: black or white, with a contrast of at least 4.5. */
+export const inkOn = (color) => (d3.lab(color).l > 49.5 ? "#000000" : "#ffffff");
+
 /** Return a probability for a label: "42.1 %", "0.31 %", "2e-7". */
 export function percent(p) {
   if (p === 0) return "0";

@@ -1,6 +1,6 @@
 // View 4: the next token that each layer would predict.
 
-import { axis, clip, count, d3, figure, layer, percent, sequential } from "../chart.js";
+import { axis, clip, count, d3, figure, inkOn, layer, percent, sequential } from "../chart.js";
 import { segmented, textarea } from "../controls.js";
 import { debounce, el } from "../dom.js";
 
@@ -115,7 +115,7 @@ function render(root, page) {
     layer(svg, "cells").selectAll("rect").data(cells).join("rect").attr("x", ([, t]) => LEFT + t * cell).attr("y", ([l]) => y(l))
       .attr("width", cell - 1).attr("height", ROW - 1).attr("fill", ([l, t]) => sequential(level(l, t)));
     layer(svg, "texts").selectAll("text").data(cells).join("text").attr("class", "cell").attr("x", ([, t]) => LEFT + t * cell + cell / 2 - 0.5).attr("y", ([l]) => y(l) + 19)
-      .attr("text-anchor", "middle").attr("fill", ([l, t]) => (d3.lab(sequential(level(l, t))).l > 50 ? "#10151d" : "#ffffff"))
+      .attr("text-anchor", "middle").attr("fill", ([l, t]) => inkOn(sequential(level(l, t))))
       .text(([l, t]) => clip(vocabulary.label(top(l, t)[0]), fits));
     const below = 34 + rows() * ROW + 12;
     layer(svg, "ramp").selectAll("rect").data(d3.range(60)).join("rect").attr("x", (i) => LEFT + 3 * i).attr("y", below).attr("width", 3.5).attr("height", 9).attr("fill", (i) => sequential(i / 59));
