@@ -55,7 +55,8 @@ class Classify(FineTuning):
         tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="TEXT")
     ] = ()
     trainable: Annotated[
-        tuple[str, ...], default("the last block and ln_f", "PATTERN [PATTERN ...]")
+        tuple[str, ...],
+        default("the last block and ln_f, or the adapters", "PATTERN [PATTERN ...]"),
     ] = ()
     position: Literal["last", "last-token"] = "last"
     balance: bool = True
@@ -89,7 +90,7 @@ class Classify(FineTuning):
         self.settings()  # an invalid one is found before the data is read
         texts = self.read()
         model = self.load()
-        trainable = self.trainable or last_block(model)
+        trainable = self.patterns(model, last_block(model))
         task = Classification(model, texts, self.settings(trainable=trainable), self.position)
         sizes = [f"{one.count:,} {name}" for one, name in zip(task.batches, SPLITS, strict=True)]
         print(f"{', '.join(sizes)} texts of at most {task.length} tokens")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from npgpt.cli.common import ModelPath, OptionalTokenizer, default, model_path
+from npgpt.cli.train_flags import Targets
 from npgpt.system.console import make_bar
 from npgpt.system.terminal import printable_line
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from npgpt.gpt import GPT
 
 Event = TypeVar("Event")
-Patterns = tuple[str, ...]
 
 
 @dataclass(kw_only=True)
@@ -41,6 +41,12 @@ class FineTuning:
         Weight decay of AdamW, on all parameters that are trained.
     dropout
         Probability of dropout. The book uses none here.
+    lora_rank
+        Rank of low-rank adapters (LoRA), which are trained in place of the matrices.
+    lora_alpha
+        The product of an adapter's two matrices is scaled by alpha / rank.
+    lora_targets
+        Layers with an adapter, in every block: c_attn, attn, mlp.c_fc, or "*" for all four.
     max_length
         Tokens of a text, at most. Longer texts are cropped.
     seed
@@ -49,6 +55,7 @@ class FineTuning:
         Backend: compiled Numba kernels, or plain NumPy.
     """
 
+    trainable: tuple[str, ...] = ()
     model: ModelPath = None
     tokenizer: OptionalTokenizer = None
     out: Annotated[
@@ -59,12 +66,15 @@ class FineTuning:
     lr: float = 5e-5
     weight_decay: float = 0.1
     dropout: float = 0.0
+    lora_rank: Annotated[int | None, default("no adapters", "INT")] = None
+    lora_alpha: Annotated[float | None, default("the rank", "FLOAT")] = None
+    lora_targets: Targets = ("c_attn",)
     max_length: Annotated[int | None, default("the model's context length", "INT")] = None
     seed: int = 123
     ops: Literal["fused", "numpy"] = "fused"
 
     def load(self) -> "GPT":
-        """Return the model to train, with the flags' dropout. Compile the kernels of training."""
+        """Return the model to train, with dropout and adapters. Compile the kernels of training."""
         from npgpt.gpt import GPT
         from npgpt.loading import load
         from npgpt.performance import precompile
@@ -74,9 +84,16 @@ class FineTuning:
         config = dataclasses.replace(found.config, dropout=self.dropout)
         model = GPT.from_params(config, found.params, ops=found.ops, tokenizer=found.tokenizer)
         model.path = path
+        if self.lora_rank is not None:
+            model.add_lora(self.lora_rank, self.lora_alpha, self.lora_targets, seed=self.seed)
         if self.ops == "fused":
             precompile.compile_kernels("train", model.dtype.name, None, self.dropout, "adamw")
         return model
+
+    def patterns(self, model: "GPT", others: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the names to train: those of the flag, and of the adapters. `others`: if none."""
+        adapters = model.trainable if model.adapters else ()
+        return (*self.trainable, *adapters) or others
 
     def settings(self, **others: Any) -> Any:
         """Return the flags as the `Settings` of a run."""

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import tyro
-
-from npgpt.cli.common import announce_compilation
+from npgpt.cli.common import announce_compilation, default
 from npgpt.cli.finetuning_flags import FineTuning, print_files, show
 from npgpt.system.console import track_progress
 from npgpt.system.shell import npgpt_command
@@ -48,7 +46,9 @@ class Instruct(FineTuning):
     """
 
     data: Path
-    trainable: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN [PATTERN ...]")] = ("*",)
+    trainable: Annotated[
+        tuple[str, ...], default("all, or the adapters", "PATTERN [PATTERN ...]")
+    ] = ()
     epochs: int = 2
     eval_every: int = 5
     max_new_tokens: int = 256
@@ -65,10 +65,12 @@ class Instruct(FineTuning):
         from npgpt.finetuning.output import Output
         from npgpt.model.inputs import check_integer
 
-        settings = self.settings()
+        self.settings()  # an invalid one is found before the data is read
         check_integer("max_new_tokens", self.max_new_tokens, least=1)
         entries = instructions.split(instructions.read(self.data))
-        task = InstructionTuning(self.load(), entries, settings)
+        model = self.load()
+        settings = self.settings(trainable=self.patterns(model, ("*",)))
+        task = InstructionTuning(model, entries, settings)
         output = Output(self.out, "instruct")
         name = printable_line(str(output.path))
         sizes = (f"{len(part):,}" for part in entries)

@@ -100,6 +100,7 @@ class Classification:
         loss = self.classifier.loss_and_gradients(tokens, lengths, labels, self.gradients, self.rng)
         if np.isfinite(loss):
             self.optimizer.step(trainable.with_zeros(self.gradients, self.classifier.params))
+            self.classifier.model.path = None  # an error must not blame the file
         return loss
 
     @finite.ignore_overflow()

@@ -72,7 +72,7 @@ class InstructionTuning:
         loss, gradients = self.model.loss_and_gradients(inputs, targets, self.rng)
         if np.isfinite(loss):
             self.optimizer.step(gradients)
-            self.model.path = None  # an error must not blame the file for what training has changed
+            self.model.path = None  # an error must not blame the file
         return loss
 
     @finite.ignore_overflow()

@@ -13,10 +13,11 @@ from npgpt.finetuning.classification import Accuracy, Classification, last_block
 from npgpt.finetuning.classifier import Classifier, cross_entropy
 from npgpt.finetuning.labelled_texts import Example, LabelledTexts, encode_splits, split
 from npgpt.finetuning.loop import Evaluation, Settings
-from npgpt.model import params, trainable
+from npgpt.model import lora, params, trainable
 from npgpt.weights import classifier_file
 from parity_tests.support.harness import parameters
 from reference import finetuning, gpt2
+from reference import lora as theirs_lora
 
 CONFIG = npgpt.Config(vocab_size=257, context_length=24, n_layer=2, n_head=2, n_embd=16)
 HAM = "see you at noon", "ok", "on my way home", "call me later", "what is for lunch"
@@ -43,8 +44,12 @@ def theirs(model, patterns, position):
     """The chapter's program in PyTorch: what it logs, and the classifier's parameters by name."""
     byte = npgpt.tokenizer("byte")
     encoded = encode_splits(split(texts().examples), byte, pad_id=256, max_length=24)
-    arrays = {name: array.copy() for name, array in npgpt.named(model.params)}
+    arrays = {name: array.copy() for name, array in npgpt.named(lora.without(model.params))}
     reference = gpt2.from_arrays(gpt2.Config(**asdict(CONFIG)), arrays).requires_grad_(False)
+    if adapters := model.adapters:
+        theirs_lora.adapt(reference, adapters.rank, adapters.scale * adapters.rank, adapters.layers)
+        copies = {name: torch.tensor(array) for name, array in npgpt.named(model.params)}
+        reference.load_state_dict(copies)
     torch.manual_seed(123)
     classifier = finetuning.Classifier(reference, 2)
     head = classifier.head.weight.detach().numpy().copy()
@@ -83,9 +88,12 @@ def printed(pairs):
         ("last-token", ("*",)),
         ("last", ("h.1.attn", "wpe", "h.0.mlp.c_fc.bias")),
         ("last", ("lm_head",)),
+        ("last-token", lora.TRAINABLE),
     ],
 )
 def test_the_log_is_the_references(model, position, patterns):
+    if patterns == lora.TRAINABLE:
+        model.add_lora(2, 4.0, ("attn",))
     head, before, log, final, parameters = theirs(model, patterns, position)
     frozen = {name: array.copy() for name, array in npgpt.named(model.params)}
     run = Classification(model, texts(), Settings(**RUN, trainable=patterns), position)

@@ -126,6 +126,29 @@ def test_a_run_that_fails_is_reported(npgpt_):
     assert "26 of each" not in said.out and "46 training, 6 validation, 14 test" in said.out
 
 
+def test_adapters_alone_are_trained_and_are_merged_when_the_file_is_read(npgpt_):
+    adapters = "--lora-rank 2 --lora-alpha 8 --lora-targets c_attn --lora-targets mlp"
+    said = npgpt_(f"classify --data texts.tsv {TRAIN} --out run {adapters} --epochs 3").out
+    # the head, and two of (16 + 48), (16 + 64) and (64 + 16) times the rank
+    assert f"{34 + 2 * 2 * (64 + 80 + 80):,} of 14,834 parameters are trained" in said
+    right = float(re.search(r"After training.* ([\d.]+)% test", said)[1])
+    lines = TEXTS.splitlines()
+    options = [part for line in lines for part in ("--predict", line.split("\t")[1])]
+    found = npgpt_("classify --ops numpy --model run", *options).out.splitlines()
+    hits = [a.split()[0] == b.split()[0] for a, b in zip(found, lines, strict=True)]
+    assert sum(hits) / len(hits) > 0.8 and right > 80
+    npgpt_(f"instruct --data entries.json --max-new-tokens 2 --out tuned {TRAIN} {adapters}")
+    before, after = (
+        dict(npgpt.named(npgpt.load(p, ops=ops).params)) for p in ("model.h5", "tuned")
+    )
+    changed = {name for name in before if (before[name] != after[name]).any()}
+    assert changed == {
+        f"h.{i}.{layer}.weight"
+        for i in (0, 1)
+        for layer in ("attn.c_attn", "mlp.c_fc", "mlp.c_proj")
+    }
+
+
 def test_quantized_weights_are_not_trained(npgpt_):
     npgpt_("quantize model.h5 --to small --weights int8")
     said = npgpt_(f"classify --data texts.tsv {TRAIN} --model small", code=2)
