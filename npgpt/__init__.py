@@ -40,6 +40,7 @@ _MODULES = {
     "TrainingConfig": "npgpt.config",
     "WeightFileError": "npgpt.errors",
     "WeightFileWarning": "npgpt.errors",
+    "beam_search": "npgpt.inference.beams",
     "clip_gradients": "npgpt.training.schedule",
     "evaluate": "npgpt.inference.evaluate",
     "generate": "npgpt.inference.generate",

@@ -17,6 +17,7 @@ from npgpt.errors import WeightFileError as WeightFileError
 from npgpt.errors import WeightFileWarning as WeightFileWarning
 from npgpt.gpt import GPT as GPT
 from npgpt.inference.batch import Batch as Batch
+from npgpt.inference.beams import beam_search as beam_search
 from npgpt.inference.evaluate import evaluate as evaluate
 from npgpt.inference.generate import generate as generate
 from npgpt.inference.sampling import Sampling as Sampling

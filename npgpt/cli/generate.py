@@ -69,6 +69,8 @@ class Generate:
     num_samples
         Number of continuations of a prompt. With --prompts or --jsonl, each has a seed of its own:
         one more than the one before.
+    beams
+        Search for the most likely continuation with this number of beams, instead of sampling.
     keep
         When the context is full, keep this number of first tokens and half of the others, and read
         them once. By default the oldest token is dropped, and all others are read for every token.
@@ -97,6 +99,7 @@ class Generate:
     logit_bias: Annotated[tuple[str, ...], UseAppendAction, default("none", "ID=NUMBER")] = ()
     seed: int = 123
     num_samples: int = 1
+    beams: Annotated[Optional[int], default("sampling", "INT")] = None  # noqa: UP045
     keep: Annotated[Optional[int], default("the window slides", "INT")] = None  # noqa: UP045
     batch_size: int = 8
     jsonl: bool = False
@@ -107,7 +110,9 @@ class Generate:
         """Print the text; return the exit status."""
         if (self.prompt is None) == (self.prompts is None):
             raise InputError("generate continues one --prompt TEXT, or --prompts FILE: give one")
-        if self.prompts is None and not self.jsonl:
+        if self.beams is not None and (self.top_k, self.top_p, self.min_p) != (None, None, None):
+            raise InputError("--beams does not sample: leave out --top-k, --top-p and --min-p")
+        if self.prompts is None and not self.jsonl and self.beams is None:
             return self.run_prompt()
         from npgpt.cli.generate_prompts import run
         from npgpt.distributed.world import World, run_launched
@@ -127,7 +132,7 @@ class Generate:
         )  # fmt: skip
         return Options(
             sampling, self.max_new_tokens, self.seed, self.num_samples, self.stop, self.keep,
-            self.log_probs if self.jsonl else None, self.batch_size,
+            self.log_probs if self.jsonl else None, self.batch_size, self.beams,
         )  # fmt: skip
 
     def load(self) -> tuple["GPT", "Tokenizer"]:

@@ -33,7 +33,8 @@ def run(command: "Generate", here: World) -> int:
     for one in track_progress(found, total, quiet=not (here.is_first and total)):
         notes.note_prompt(one.prompt_tokens, f"prompt {one.number + 1:,}")
         notes.note_tokens(one.prompt_tokens - one.cropped + len(one.tokens), 1)
-        text = to_json(one) if command.jsonl else to_text(one, options.num_samples)
+        alone = command.prompts is None and options.num_samples == 1
+        text = to_json(one) if command.jsonl else to_text(one, options.num_samples, alone)
         print(text, flush=True)
     if notes.cropped > 1:
         say(f"{number_of(notes.cropped, 'continuation')} of prompts that were cropped")
@@ -54,11 +55,13 @@ def open_prompts(command: "Generate", here: World) -> tuple[Iterator[Prompt], in
     return read_prompts(source), count, digest
 
 
-def to_text(one: Continuation, samples: int) -> str:
-    """Return a continuation for people."""
+def to_text(one: Continuation, samples: int, alone: bool) -> str:
+    """Return a continuation for people, under its number unless it is alone."""
+    text = printable_text(one.prompt + one.text, sys.stdout)
+    if alone:
+        return text
     sample = f", sample {one.sample + 1} of {samples}" if samples > 1 else ""
-    head = f"--- prompt {one.number + 1}{sample}"
-    return f"{head}\n{printable_text(one.prompt + one.text, sys.stdout)}"
+    return f"--- prompt {one.number + 1}{sample}\n{text}"
 
 
 def to_json(one: Continuation) -> str:

@@ -1,18 +1,12 @@
 """Generate for any number of prompts at once: rows join and leave while others continue.
 
 Every row has its own key/value cache, settings and generator. A step reads the prompts that have
-joined, computes one new position of all other rows in one pass, and chooses a token for each.
-
-Each row's tokens are those of its own run alone. The sum of a matrix product may be added in
-another order for more rows: few rows are multiplied by another kernel (npgpt/kernels/gemm.py), in
-bfloat16 with other operands. So short prompts are read in passes of at most FEW positions, as they
-are alone, long ones in passes of more; and the output head is applied to at most FEW rows at once.
-With the Numba backends, a row has the bits of its own run. With NumPy's, whose BLAS adds in an
-order of its own, logits differ by rounding.
+joined, computes one new position of all other rows in one pass, and chooses a token for each. Each
+row's tokens are those of its own run alone (npgpt/inference/window.py).
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,14 +17,11 @@ from npgpt.config import Config
 from npgpt.errors import InputError, RunError, show
 from npgpt.gpt import GPT
 from npgpt.inference.sampling import Sampling, choose, log_probabilities
-from npgpt.model import finite, kv_cache, transformer
+from npgpt.inference.window import Reader, Window, clear
+from npgpt.model import finite
 from npgpt.model.inputs import check_integer, check_kind, check_sequence, check_vocabulary
-from npgpt.model.kv_cache import LayerCache, RowCaches
+from npgpt.model.kv_cache import LayerCache
 from npgpt.rng import Generator
-
-FEW = 15  # rows of a product that one kernel multiplies: gemm.FEW of npgpt/kernels/gemm.py
-PASS = 2048  # positions that are read at once, which bounds memory
-PADDING = 1.25  # the positions of a padded pass, to those of its prompts, at most
 
 
 class NewToken(NamedTuple):
@@ -58,37 +49,19 @@ class NewToken(NamedTuple):
     most_likely: list[tuple[int, float]]
 
 
-@dataclass(eq=False)
+@dataclass
 class _Row:
     """A prompt and its continuation."""
 
     number: int
-    window: list[int]  # the tokens that the model has read, or reads next
+    window: Window
     text: deque[int] | list[int]  # all tokens, for the repetition penalty
-    caches: list[LayerCache]
     sampling: Sampling
     rng: Generator | None
     left: int  # tokens to generate
     eos_id: int | None
     stop: Callable[[int], bool] | None
-    keep: int | None
     log_probs: int | None
-
-    @property
-    def unread(self) -> int:
-        """The number of tokens of the window that are not cached: the last ones."""
-        return len(self.window) - self.caches[0].length
-
-    def append(self, token: int, context_length: int) -> None:
-        """Append a token. If the context is full, drop tokens, and read the others again."""
-        if len(self.window) == context_length:
-            kept = self.keep or 0
-            dropped = 1 if self.keep is None else max(1, (context_length - kept) // 2)
-            del self.window[kept : kept + dropped]
-            for layer in self.caches:
-                layer.length = 0
-        self.window.append(token)
-        self.text.append(token)
 
 
 class Batch:
@@ -124,7 +97,7 @@ class Batch:
         self._rows: dict[int, _Row] = {}
         self._added = 0
         self._free: list[list[LayerCache]] = []  # of rows that have left
-        self._decoding: tuple[list[_Row], list[RowCaches]] = [], []
+        self._reader = Reader(model)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -192,13 +165,12 @@ class Batch:
         if log_probs is not None:
             check_integer("log_probs", log_probs, least=0)
         number, self._added = self._added, self._added + 1
+        caches = self._free.pop() if self._free else self._reader.empty_cache()
         self._rows[number] = _Row(
             number=number,
-            window=ids[-config.context_length :].tolist(),
+            window=Window(ids[-config.context_length :].tolist(), caches, keep),
             text=ids.tolist() if sampling.repetition_penalty != 1 else deque(maxlen=0),
-            caches=self._free.pop() if self._free else self._empty_cache(),
-            sampling=sampling, rng=rng, left=count, eos_id=eos_id, stop=stop, keep=keep,
-            log_probs=log_probs,
+            sampling=sampling, rng=rng, left=count, eos_id=eos_id, stop=stop, log_probs=log_probs,
         )  # fmt: skip
         return number
 
@@ -217,9 +189,8 @@ class Batch:
         """
         if row not in self._rows:
             raise InputError(f"row {show(row)} is not in the batch")
-        self._free.append(self._rows.pop(row).caches)
-        for layer in self._free[-1]:
-            layer.length = 0
+        self._free.append(self._rows.pop(row).window.caches)
+        clear(self._free[-1])
 
     def step(self) -> list[NewToken]:
         """Choose the next token of every row. Rows that end leave.
@@ -235,7 +206,8 @@ class Batch:
             If the logits are nan or infinite. The batch cannot be used any more.
         """
         rows, found = list(self._rows.values()), []
-        for row, logits in zip(rows, self._logits(rows), strict=True):
+        windows = [row.window for row in rows]
+        for row, logits in zip(rows, self._reader.logits(windows), strict=True):
             try:
                 token = choose(logits, row.sampling, row.text, row.rng)
             except RunError as error:
@@ -251,58 +223,13 @@ class Batch:
         if reason:
             self.remove(row.number)
         else:
-            row.append(token, self.model.config.context_length)
+            row.window.append(token)
+            row.text.append(token)
         if row.log_probs is None:
             return NewToken(row.number, token, None, reason, [])
         log_probs = log_probabilities(logits)
         best = most_likely(log_probs, row.log_probs)
         return NewToken(row.number, token, float(log_probs[token]), reason, best)
-
-    def _logits(self, rows: list[_Row]) -> Iterator[Array]:
-        """Yield the next token's logits of each row, (V,)."""
-        model = self.model
-        with finite.ignore_overflow():
-            x = self._last_hidden(rows)
-        for start in range(0, len(rows), FEW):
-            with finite.ignore_overflow():
-                logits = transformer.scores(model.params, x[start : start + FEW], ops=model.ops)
-            yield from logits
-
-    def _last_hidden(self, rows: list[_Row]) -> Array:
-        """Read what each row has not read. Return its last position, (n, C)."""
-        x = np.empty((len(rows), self.model.config.n_embd), self.model.dtype)
-        index = {row.number: i for i, row in enumerate(rows)}
-        decoding = [row for row in rows if row.unread == 1]
-        for group in passes([row for row in rows if row.unread > 1]):
-            x[[index[row.number] for row in group]] = self._read(group)
-        if decoding:
-            x[[index[row.number] for row in decoding]] = self._decode(decoding)
-        return x
-
-    def _read(self, rows: list[_Row]) -> Array:
-        """Read the windows of rows whose caches are empty. Return the last positions (n, C)."""
-        counts = [len(row.window) for row in rows]
-        tokens = np.zeros((len(rows), max(counts)), np.int64)
-        for line, row in zip(tokens, rows, strict=True):  # padding is after a row's own tokens,
-            line[: len(row.window)] = row.window  # which do not see it
-        return self._hidden(tokens, layers(rows, counts))[
-            np.arange(len(rows)), np.array(counts) - 1
-        ]
-
-    def _decode(self, rows: list[_Row]) -> Array:
-        """Read the last token of each row. Return its position (n, C)."""
-        if self._decoding[0] != rows:
-            self._decoding = rows, layers(rows)
-        tokens = np.array([[row.window[-1]] for row in rows])
-        return self._hidden(tokens, self._decoding[1])[:, 0]
-
-    def _hidden(self, tokens: Array, past: list[RowCaches]) -> Array:
-        """(n, T) -> (n, T, C)"""
-        model = self.model
-        return transformer.hidden(model.params, tokens, model.config, past=past, ops=model.ops)
-
-    def _empty_cache(self) -> list[LayerCache]:
-        return kv_cache.empty_cache(1, self.model.config, self.model.dtype)
 
 
 def check_biased(sampling: Sampling, config: Config) -> None:
@@ -316,29 +243,6 @@ def check_keep(keep: int | None, config: Config) -> None:
     most = config.context_length - 2
     if keep is not None and check_integer("keep", keep, least=0) > most:
         raise InputError(f"keep is {show(keep)}, but must be at most {most} in this context")
-
-
-def layers(rows: list[_Row], counts: list[int] | None = None) -> list[RowCaches]:
-    """Return the caches of some rows, layer by layer."""
-    return [RowCaches(caches, counts) for caches in zip(*(row.caches for row in rows), strict=True)]
-
-
-def passes(rows: list[_Row]) -> Iterator[list[_Row]]:
-    """Divide rows into groups that are padded to one length and read together."""
-    group: list[_Row] = []
-    total = 0  # tokens of the group
-    for row in sorted(rows, key=lambda row: len(row.window)):
-        length = len(row.window)
-        padded = (len(group) + 1) * length
-        few = group and len(group[0].window) <= FEW
-        most = FEW if few else min(PASS, PADDING * (total + length))
-        if group and padded > most:
-            yield group
-            group, total = [], 0
-        group.append(row)
-        total += length
-    if group:
-        yield group
 
 
 def most_likely(log_probs: Array, count: int) -> list[tuple[int, float]]:

@@ -10,6 +10,7 @@ from npgpt.data.tokenizer import Tokenizer
 from npgpt.errors import InputError
 from npgpt.gpt import GPT
 from npgpt.inference.batch import Batch, NewToken, check_biased, check_keep
+from npgpt.inference.beams import beam_search
 from npgpt.inference.sampling import Sampling
 from npgpt.inference.stop import StoppableText, check_stops
 from npgpt.model.inputs import check_integer
@@ -31,6 +32,7 @@ class Options:
     keep: int | None = None
     log_probs: int | None = None
     batch_size: int = 8
+    beams: int | None = None  # beam search, for the best num_samples continuations
 
     def check(self, model: GPT) -> None:
         """Raise InputError for a setting that this model cannot use."""
@@ -39,6 +41,8 @@ class Options:
         check_integer("batch_size", self.batch_size, least=1)
         if self.log_probs is not None:
             check_integer("log_probs", self.log_probs, least=0)
+        if self.beams is not None and self.num_samples > check_integer("beams", self.beams):
+            raise InputError(f"{self.beams} beams have no {self.num_samples} continuations")
         check_stops(self.stops)
         check_keep(self.keep, model.config)
         check_biased(self.sampling, model.config)
@@ -96,6 +100,9 @@ def continue_prompts(
     `prompts` is read as rows of the batch become free. Memory does not grow with their number.
     """
     options.check(model)
+    if options.beams is not None:
+        yield from _beams(model, tokenizer, prompts, options)
+        return
     batch, rows, done = Batch(model), dict[int, _Running](), dict[int, Continuation]()
     waiting, following, more = _samples(tokenizer, prompts, options), 0, True
     while more or batch:
@@ -127,6 +134,26 @@ def _samples(
         for sample in range(options.num_samples):
             writer = StoppableText(tokenizer, ids, options.stops)
             yield _Running(number, sample, prompt, ids, writer)
+
+
+def _beams(
+    model: GPT, tokenizer: Tokenizer, prompts: Iterable[Prompt], options: Options
+) -> Iterator[Continuation]:
+    """Yield the best continuations of every prompt that beam search finds."""
+    assert options.beams is not None
+    eot = tokenizer.eot_token
+    for one in _samples(tokenizer, prompts, options):
+        if one.sample == 0:
+            with _errors_of(one.prompt.origin):
+                found = beam_search(
+                    model, one.ids, options.max_new_tokens, options.beams, eos_id=eot,
+                    repetition_penalty=options.sampling.repetition_penalty,
+                    logit_bias=options.sampling.logit_bias, keep=options.keep,
+                )  # fmt: skip
+        tokens = found[one.sample].tokens
+        stops = any(token == eot or one.feed(token) for token in tokens)
+        reason = "stop" if stops else "length"
+        yield one.finished(reason, model.config.context_length)._replace(tokens=tokens)
 
 
 def _add(batch: Batch, one: _Running, eot: int | None, options: Options) -> int:

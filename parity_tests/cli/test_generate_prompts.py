@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import npgpt
 from npgpt.data.prompts import MAX_LINE
 
 PROMPTS = "Lamp", "The keeper of the lighthouse", "sea", 'a "quoted"\\n line'
@@ -80,6 +81,26 @@ def test_filters_reach_the_model(npgpt_, run):
     assert npgpt_(f"{flags} --logit-bias 122=99 --logit-bias 121=9").out == "Lamp" + "z" * 8 + "\n"
     assert len(set(npgpt_(f"{flags} --repetition-penalty 1000000").out[:-1])) == 12
     assert npgpt_(f"{flags} --temperature 1 --min-p 1").out == npgpt_(flags).out
+
+
+def test_beams(npgpt_, run, prompts):
+    """The first of several beams has the largest probability, and one beam is greedy."""
+    flags = "generate --model run --max-new-tokens 6"
+    greedy = npgpt_(f"{flags} --prompt Lamp --temperature 0").out
+    assert npgpt_(f"{flags} --prompt Lamp --beams 1").out == greedy
+    model, ids = npgpt.load("run"), npgpt.tokenizer("byte").encode("Lamp")
+    best = npgpt.beam_search(model, ids, 6, 3, eos_id=256)
+    said = npgpt_(f"{flags} --prompts p.txt --jsonl --num-samples 3 --beams 3").out.splitlines()
+    assert [json.loads(line)["tokens"] for line in said[:3]] == [beam.tokens for beam in best]
+    assert len(said) == 12
+
+
+def test_beams_that_make_no_sense(refused, run):
+    flags = "generate --model run --prompt Lamp --beams"
+    refused(f"{flags} 2 --top-k 3", says="--beams does not sample: leave out --top-k")
+    refused(f"{flags} 2 --num-samples 3", says="2 beams have no 3 continuations")
+    refused(f"{flags} 0", says="0 beams have no 1 continuations")
+    refused(f"{flags} 200", says="beams is 200, but must be 1 to 128: half of the vocabulary")
 
 
 @pytest.mark.parametrize(

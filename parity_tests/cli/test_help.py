@@ -73,7 +73,7 @@ FLAGS = {
     ),
     "generate": (
         "--model --weights --prompt --prompts --max-new-tokens --stop --temperature --top-k "
-        "--top-p --min-p --repetition-penalty --logit-bias --seed --num-samples --keep "
+        "--top-p --min-p --repetition-penalty --logit-bias --seed --num-samples --beams --keep "
         "--batch-size --jsonl --log-probs"
     ),
     "evaluate": "--model --weights --data --context-length --stride",

@@ -9,7 +9,9 @@ import npgpt
 from npgpt import Sampling
 from npgpt.errors import InputError
 from npgpt.inference import batch as batch_module
-from npgpt.inference.batch import FEW, Batch
+from npgpt.inference import window as window_module
+from npgpt.inference.batch import Batch
+from npgpt.inference.window import FEW
 from npgpt.model import quantize
 from parity_tests.inference.test_generate import model_of, passes
 
@@ -93,7 +95,7 @@ def test_what_is_few_is_what_the_kernels_take_for_few():
 
 def test_short_prompts_and_long_ones_are_not_read_together(monkeypatch):
     model, calls = model_of("numpy", context_length=200, n_layer=1), passes(monkeypatch)
-    monkeypatch.setattr(batch_module, "PASS", 256)
+    monkeypatch.setattr(window_module, "PASS", 256)
     batch = Batch(model)
     for length in (30, 4, 4, 4, 4, 28, 16, 150, 140, 2, 60):
         batch.add(np.ones(length, int), max_new_tokens=1)

@@ -13,8 +13,8 @@ PUBLIC = {
     "Adam", "AdamW", "Batch", "Config", "ConfigError", "DownloadError", "DropoutWarning", "GPT",
     "Generator", "IgnoredTensorsWarning", "InputError", "KernelCacheWarning", "Loader", "Muon",
     "Preset", "RMSprop", "RunError", "SGD", "Sampling", "Trainer", "TrainingConfig",
-    "WeightFileError", "WeightFileWarning", "clip_gradients", "evaluate", "generate", "global_norm",
-    "learning_rate", "load", "named", "presets", "tokenizer", "zeros_like",
+    "WeightFileError", "WeightFileWarning", "beam_search", "clip_gradients", "evaluate", "generate",
+    "global_norm", "learning_rate", "load", "named", "presets", "tokenizer", "zeros_like",
 }  # fmt: skip
 
 

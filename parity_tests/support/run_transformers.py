@@ -120,5 +120,27 @@ def defaults(file):
         json.dump(GPT2Config().to_dict(), opened)
 
 
+def continue_(folder, prompt, cases, found):
+    """Call `generate` once for each case of options. Written into the JSON file `found`: the new
+    ids, and the scores of the sequences (beams), or of all tokens in each step.
+    """
+    import torch
+    from transformers import GPT2LMHeadModel
+
+    torch.set_num_threads(1)
+    model, out = GPT2LMHeadModel.from_pretrained(folder).eval(), []
+    for case in cases:
+        if "sequence_bias" in case:  # keys are tuples, which JSON does not have
+            case["sequence_bias"] = {(int(id),): x for id, x in case["sequence_bias"].items()}
+        made = model.generate(
+            torch.tensor([prompt]), return_dict_in_generate=True, output_scores=True, **case
+        )
+        beams = getattr(made, "sequences_scores", None)
+        scores = torch.cat(made.scores) if beams is None else beams
+        out.append([made.sequences[:, len(prompt) :].tolist(), scores.tolist()])
+    with open(found, "w") as file:
+        json.dump(out, file)
+
+
 if __name__ == "__main__":
-    answer(save, save_tied, run, read, encode, generate, defaults)
+    answer(save, save_tied, run, read, encode, generate, continue_, defaults)

@@ -1,0 +1,135 @@
+"""The tokens that the model reads of each row, and their key/value cache.
+
+Each row's numbers are those of its own run alone. The sum of a matrix product may be added in
+another order for more rows: few rows are multiplied by another kernel (npgpt/kernels/gemm.py), in
+bfloat16 with other operands. So short prompts are read in passes of at most FEW positions, as they
+are alone, long ones in passes of more; and the output head is applied to at most FEW rows at once.
+With the Numba backends, a row has the bits of its own run. With NumPy's, whose BLAS adds in an
+order of its own, logits differ by rounding.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from npgpt.arrays import Array
+from npgpt.gpt import GPT
+from npgpt.model import finite, kv_cache, transformer
+from npgpt.model.kv_cache import LayerCache, RowCaches
+
+FEW = 15  # rows of a product that one kernel multiplies: gemm.FEW of npgpt/kernels/gemm.py
+PASS = 2048  # positions that are read at once, which bounds memory
+PADDING = 1.25  # the positions of a padded pass, to those of its prompts, at most
+
+
+class Window:
+    """The last tokens of a text, which the model has read or reads next.
+
+    `keep`: the number of first tokens that stay when the context is full, with half of the others.
+    None: only the oldest token is dropped, each time.
+    """
+
+    def __init__(self, tokens: list[int], caches: list[LayerCache], keep: int | None = None):
+        self.tokens, self.caches, self.keep = tokens, caches, keep
+
+    @property
+    def unread(self) -> int:
+        """The number of tokens that are not cached: the last ones."""
+        return len(self.tokens) - self.caches[0].length
+
+    def append(self, token: int) -> None:
+        """Append a token. If the context is full, drop tokens, and read the others again."""
+        context_length = self.caches[0].max_length
+        if len(self.tokens) == context_length:
+            kept = self.keep or 0
+            dropped = 1 if self.keep is None else max(1, (context_length - kept) // 2)
+            del self.tokens[kept : kept + dropped]
+            clear(self.caches)
+        self.tokens.append(token)
+
+    def fork(self) -> "Window":
+        """Return a copy, which may continue in another way."""
+        caches = [layer.fork(1) for layer in self.caches]
+        return Window(self.tokens.copy(), caches, self.keep)
+
+
+class Reader:
+    """Computes the logits that follow windows, reading what is not cached."""
+
+    def __init__(self, model: GPT):
+        self.model = model
+        self._decoding: tuple[Sequence[Window], list[RowCaches]] = [], []
+
+    def empty_cache(self) -> list[LayerCache]:
+        """Return an empty cache of one row: one LayerCache per block."""
+        return kv_cache.empty_cache(1, self.model.config, self.model.dtype)
+
+    def logits(self, windows: Sequence[Window]) -> Iterator[Array]:
+        """Yield the next token's logits of each window, (V,)."""
+        model = self.model
+        with finite.ignore_overflow():
+            x = self._last_hidden(windows)
+        for start in range(0, len(windows), FEW):
+            with finite.ignore_overflow():
+                logits = transformer.scores(model.params, x[start : start + FEW], ops=model.ops)
+            yield from logits
+
+    def _last_hidden(self, windows: Sequence[Window]) -> Array:
+        """Read what each window has not read. Return the last positions, (n, C)."""
+        x = np.empty((len(windows), self.model.config.n_embd), self.model.dtype)
+        unread = np.array([window.unread for window in windows])
+        for group in passes(windows, np.flatnonzero(unread > 1)):
+            x[group] = self._read([windows[i] for i in group])
+        if decoding := np.flatnonzero(unread == 1).tolist():
+            x[decoding] = self._decode([windows[i] for i in decoding])
+        return x
+
+    def _read(self, windows: Sequence[Window]) -> Array:
+        """Read windows whose caches are empty. Return the last positions (n, C)."""
+        counts = [len(window.tokens) for window in windows]
+        tokens = np.zeros((len(windows), max(counts)), np.int64)
+        for line, window in zip(tokens, windows, strict=True):  # padding is after a row's tokens,
+            line[: len(window.tokens)] = window.tokens  # which do not see it
+        x = self._hidden(tokens, layers(windows, counts))
+        return x[np.arange(len(windows)), np.array(counts) - 1]
+
+    def _decode(self, windows: Sequence[Window]) -> Array:
+        """Read the last token of each window. Return its position (n, C)."""
+        if self._decoding[0] != windows:
+            self._decoding = windows, layers(windows)
+        tokens = np.array([window.tokens[-1:] for window in windows])
+        return self._hidden(tokens, self._decoding[1])[:, 0]
+
+    def _hidden(self, tokens: Array, past: list[RowCaches]) -> Array:
+        """(n, T) -> (n, T, C)"""
+        model = self.model
+        return transformer.hidden(model.params, tokens, model.config, past=past, ops=model.ops)
+
+
+def clear(caches: Sequence[LayerCache]) -> None:
+    """Forget all cached positions."""
+    for layer in caches:
+        layer.length = 0
+
+
+def layers(windows: Sequence[Window], counts: list[int] | None = None) -> list[RowCaches]:
+    """Return the caches of some windows, layer by layer."""
+    rows = (window.caches for window in windows)
+    return [RowCaches(caches, counts) for caches in zip(*rows, strict=True)]
+
+
+def passes(windows: Sequence[Window], chosen: Array) -> Iterator[list[int]]:
+    """Divide the chosen windows into groups that are padded to one length and read together."""
+    group: list[int] = []
+    total = 0  # tokens of the group
+    for i in sorted(chosen.tolist(), key=lambda i: len(windows[i].tokens)):
+        length = len(windows[i].tokens)
+        padded = (len(group) + 1) * length
+        few = group and len(windows[group[0]].tokens) <= FEW
+        if group and padded > (FEW if few else min(PASS, PADDING * (total + length))):
+            yield group
+            group, total = [], 0
+        group.append(i)
+        total += length
+    if group:
+        yield group

@@ -1,0 +1,58 @@
+"""Beam search without transformers: exhaustive search, windows that slide, invalid arguments."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import npgpt
+from npgpt.errors import InputError, RunError
+from npgpt.inference.sampling import log_probabilities
+from parity_tests.inference.test_generate import model_of
+
+
+def test_enough_beams_find_the_best_of_all_continuations(backend):
+    """With V beams, no continuation of two tokens is cut off."""
+    model = model_of(backend, vocab_size=40)
+    prompt = [1, 2, 3]
+    first = log_probabilities(model.logits([prompt])[0, -1])
+    pairs = [[*prompt, token] for token in range(40)]
+    second = log_probabilities(model.logits(pairs)[:, -1])
+    total = {(a, b): first[a] + second[a, b] for a, b in itertools.product(range(40), repeat=2)}
+    best = sorted(total, key=lambda pair: -total[pair])[:5]
+    found = npgpt.beam_search(model, prompt, 2, 20)[:5]
+    assert [tuple(beam.tokens) for beam in found] == best
+    np.testing.assert_allclose([beam.score for beam in found], [total[p] / 2 for p in best])
+
+
+def test_one_beam_is_greedy_past_the_end_of_the_context_too(backend):
+    model = model_of(backend)
+    for keep in (None, 2):
+        (found,) = npgpt.beam_search(model, [1, 2, 3], 14, 1, keep=keep)
+        assert found.tokens == list(npgpt.generate(model, [1, 2, 3], 14, keep=keep))
+    (found,) = npgpt.beam_search(model, [1, 2, 3], 5, 1, repetition_penalty=1e6)
+    assert len({1, 2, 3, *found.tokens}) == 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (dict(tokens=[]), "the prompt is empty"),
+        (dict(beams=9), "beams is 9, but must be 1 to 8"),
+        (dict(beams=0), "beams is 0"),
+        (dict(max_new_tokens=0), "max_new_tokens is 0"),
+        (dict(early_stopping="x"), "early_stopping is 'x'"),
+        (dict(length_penalty=np.nan), "length_penalty is nan"),
+    ],
+)
+def test_arguments_that_make_no_sense(changes, says):
+    options = dict(tokens=[1], max_new_tokens=2, beams=2) | changes
+    with pytest.raises(InputError, match=says):
+        npgpt.beam_search(model_of("numpy"), **options)
+
+
+def test_nan_is_no_answer():
+    model = model_of("numpy")
+    model.params.ln_f.bias[0] = np.nan
+    with pytest.raises(RunError, match=r"ln_f\.bias"):
+        npgpt.beam_search(model, [1], 2, 2)
