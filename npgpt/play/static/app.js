@@ -212,7 +212,7 @@ async function start() {
     return;
   }
   clearTimeout(wait);
-  fill(chip, el("strong", {}, model.name), ` ${count(model.parameters)} parameters · ${model.config.n_layer} layers · tokenizer ${model.tokenizer}`);
+  fill(chip, el("strong", {}, model.name), ` · ${count(model.parameters)} parameters · ${model.config.n_layer} layers · tokenizer ${model.tokenizer}`);
   const vocabulary = new Vocabulary(model.text, model.lengths, model.end_of_text);
   window.addEventListener("hashchange", () => show(model, vocabulary));
   show(model, vocabulary);

@@ -104,9 +104,10 @@ export function layer(svg, name) {
 }
 
 /** Draw an axis with the name of its quantity and unit. side: "bottom" or "left". */
-export function axis(svg, side, scale, { x = 0, y = 0, label, ticks = 5, format, length }) {
+export function axis(svg, side, scale, { x = 0, y = 0, label, ticks = 5, values, format, length }) {
   const make = side === "bottom" ? d3.axisBottom(scale) : d3.axisLeft(scale);
   make.ticks(ticks, typeof format === "string" ? format : undefined).tickSizeOuter(0);
+  if (values) make.tickValues(values);
   if (typeof format === "function") make.tickFormat(format);
   const group = layer(svg, `axis-${side}`).attr("transform", `translate(${x},${y})`).call(make);
   const text = group.selectAll("text.axis-label").data([label]).join("text")

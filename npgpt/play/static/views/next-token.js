@@ -281,7 +281,9 @@ function render(root, page) {
     const after = trace(stages[3].probs);
     const end = after.length ? after[after.length - 1].split(",")[0] : left;
     axis(svg, "bottom", x, { y: base, label: "rank of the token", length: left + width, ticks: width < 500 ? 4 : 6, format: "~s" });
-    axis(svg, "left", y, { x: left, label: "probability", length: tall - 30, ticks: 5, format: (v) => (v >= 0.01 ? `${+(100 * v).toPrecision(1)} %` : v.toExponential(0)) });
+    const tens = Math.round(Math.log10(bottom)); // the exponent at the bottom
+    const values = d3.range(0, tens - 0.5, -Math.ceil(-tens / 6)).map((exponent) => 10 ** exponent);
+    axis(svg, "left", y, { x: left, label: "probability", length: tall - 30, values, format: (v) => (v > 0.005 ? `${Math.round(100 * v)} %` : v.toExponential(0)) });
     layer(svg, "shapes").selectAll("path").data([
       ["area soft", after.length ? `M${left},${base}L${after.join("L")}L${end},${base}Z` : ""],
       ["line before", `M${trace(stages[0].probs).join("L")}`],
