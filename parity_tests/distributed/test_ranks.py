@@ -1,5 +1,6 @@
-"""Training on 1, 2, 3 and 4 ranks: equal bits, measured bounds, and the end of all if one fails."""
+"""Training on 1, 2, 3, 4 and 8 ranks: equal bits, measured bounds, and one rank that ends all."""
 
+import itertools
 import shutil
 
 import numpy as np
@@ -12,6 +13,7 @@ from parity_tests.support.runs import final
 pytestmark = pytest.mark.slow
 
 EQUAL = {"adamw": ("adamw", 4, "float32"), "muon": ("muon", 4, "float32")}
+LONG = {"long": ("adamw", 8, "float32")}
 OTHER = {"plain": ("adamw", 0, "float32"), "bfloat16": ("adamw", 0, "bfloat16")}
 
 
@@ -28,7 +30,7 @@ def runs(folders):
 
     def run(size):
         if size not in found:
-            jobs = OTHER if size == 3 else EQUAL | OTHER if size == 2 else EQUAL
+            jobs = {2: EQUAL | LONG | OTHER, 3: OTHER, 4: EQUAL | LONG, 8: LONG}[size]
             paths = {name: folder / f"{name}-{size}.npz" for name in jobs}
             said = ranks.start(size, "train", *(x for n in jobs for x in (paths[n], *jobs[n])))
             assert (said.returncode, said.stdout) == (0, ""), said.stderr
@@ -51,13 +53,12 @@ def train_alone(path, *job):
 @pytest.fixture(scope="module")
 def alone(folders):
     """The runs of a world of one."""
-    for name, job in EQUAL.items():
+    for name, job in (EQUAL | LONG).items():
         train_alone(folders / f"{name}-1.npz", *job)
-    return {name: dict(np.load(folders / f"{name}-1.npz")) for name in EQUAL}
+    return {name: dict(np.load(folders / f"{name}-1.npz")) for name in EQUAL | LONG}
 
 
-@pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("name", EQUAL)
+@pytest.mark.parametrize("name, size", [*itertools.product(EQUAL | LONG, [2, 4]), ("long", 8)])
 def test_every_number_of_ranks_gives_the_same_bits(name, size, runs, alone):
     """Parameters, moments, losses, norms and the random state, with dropout and clipping."""
     one, many = alone[name], runs(size)[name]
@@ -65,7 +66,7 @@ def test_every_number_of_ranks_gives_the_same_bits(name, size, runs, alone):
     for key in one.keys() - {"moment_bytes"}:
         assert one[key].tobytes() == many[key].tobytes(), key
     assert (one["norms"] > ranks.TRAINING.grad_clip).all()  # clipping is at work
-    assert one["losses"].shape == (ranks.STEPS,)
+    assert one["losses"].shape == (ranks.LONG_RUN if name == "long" else ranks.STEPS,)
 
 
 def test_a_checkpoint_does_not_depend_on_the_ranks(runs, alone, folders, tmp_path):

@@ -32,6 +32,7 @@ from parity_tests.support.processes import LONG
 from parity_tests.support.sources import ROOT
 
 STEPS = 20
+LONG_RUN = 50  # steps of runs with 8 leaves, which also have three micro-batches in each
 MICRO_BATCHES = 12  # divisible by 1, 2, 3 and 4; three in each of 4 leaves
 MPIRUN = shutil.which(
     "mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -98,7 +99,8 @@ def train(here: world.World, path: str, optimizer: str, leaves: int, dtype: str)
 
     tokens = np.random.default_rng(0).integers(0, 257, 600)
     sums_of: dict = dict(deterministic=leaves > 0, leaves=leaves or 1, comm_dtype=dtype)
-    training = replace(TRAINING, optimizer=optimizer, **sums_of)
+    length: dict = dict(steps=LONG_RUN, grad_accumulation=3 * leaves) if leaves == 8 else {}
+    training = replace(TRAINING, optimizer=optimizer, **sums_of, **length)
     half = Path(path).with_suffix(".h5")
     settings = RunConfig(config=CONFIG, training=training)
     rng, saved, progress = Generator(training.seed), None, None
