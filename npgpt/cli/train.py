@@ -250,8 +250,7 @@ class Train:
                         checkpoints.add_evaluation(event)
                     case Step():
                         checkpoints.check()
-                        if self.world.size == 1:  # many ranks would gather their moments for it
-                            checkpoints.prepare()
+                        checkpoints.prepare()
                         done, asked = trainer.progress.step, ask()  # once: it may change meanwhile
                         is_last = asked.signal > 0 or done >= trainer.total_steps
                         if (

@@ -141,6 +141,12 @@ class DiLoCoTrainer(DataParallelTrainer):
             found["outer"] = params.views(self.partition.shapes, momentum)
         return found
 
+    def shapes_to_gather(self) -> dict[str, Params]:
+        """Return the Shapes of the moments in a checkpoint."""
+        inner = {name for name, tree in self.optimizer.moments.items() if params.total(tree)}
+        found = {name: tree for name, tree in super().shapes_to_gather().items() if name in inner}
+        return found | {"outer": self.partition.shapes}
+
     def average(self, flat: Array) -> None:
         """Replace an array (n,) by its mean over the ranks, with the same bits on all."""
         comm, rank, size = self.world.comm, self.world.rank, self.world.size

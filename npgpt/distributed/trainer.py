@@ -270,6 +270,18 @@ class DataParallelTrainer(Trainer):
                 found[name] = params.views(shapes[name], flat)
         return found
 
+    def moments_to_copy(self) -> dict[str, Params]:
+        """Return trees of zeros with the shapes of `gather_moments`; no rank waits for others."""
+        zero = np.zeros((), self.parameters.dtype)
+        return {
+            name: params.map_leaves(tree, lambda shape: np.broadcast_to(zero, tuple(shape)))
+            for name, tree in self.shapes_to_gather().items()
+        }
+
+    def shapes_to_gather(self) -> dict[str, Params]:
+        """Return the Shapes of the moments in a checkpoint."""
+        return optim.moment_shapes(self.training, self.partition.shapes)
+
     def load_moments(self, moments: dict[str, Params], steps: int) -> None:
         """Copy this rank's part of the moments of a checkpoint. `steps`: the steps made so far."""
         shapes = optim.moment_shapes(self.training, self.partition.shapes)

@@ -93,8 +93,10 @@ class Checkpoints:
         left = self.trainer.total_steps - self.trainer.progress.step
         if not self.is_prepared and left > 1:
             self.is_prepared = True
-            run = run_state.contents(self.trainer), run_state.capture(self.trainer, self.record)
-            self.background.start(lambda: self.copy(*run))
+            moments = self.trainer.moments_to_copy()
+            run = run_state.capture(self.trainer, self.record, moments)
+            model = run_state.contents(self.trainer)
+            self.background.start(lambda: self.copy(model, run))
 
     def copy(self, model: checkpoint.Contents, run: checkpoint.TrainingState) -> None:
         """Copy the run into the memory of the last copy. Keep None if it does not fit."""

@@ -50,14 +50,16 @@ def contents(trainer: Trainer) -> checkpoint.Contents:
     return checkpoint.Contents(model.config, model.params, model.tokenizer)
 
 
-def capture(trainer: Trainer, record: Record) -> checkpoint.TrainingState:
-    """Return the state of a run. Only the moments are not copied."""
+def capture(
+    trainer: Trainer, record: Record, moments: dict[str, Params] | None = None
+) -> checkpoint.TrainingState:
+    """Return the state of a run, with its moments or those given. Only they are not copied."""
     order = trainer.progress.order
     return checkpoint.TrainingState(
         state=to_json(record, trainer.progress),
         random_state=trainer.rng.state,
         order=order if isinstance(order, np.ndarray) else np.empty(0, np.int64),
-        moments=trainer.gather_moments(),
+        moments=trainer.gather_moments() if moments is None else moments,
     )
 
 

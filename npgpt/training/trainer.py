@@ -327,6 +327,16 @@ class Trainer:
         """
         return self.optimizer.moments
 
+    def moments_to_copy(self) -> dict[str, params.Params]:
+        """Return trees of the size of those of `gather_moments`, whose numbers do not matter.
+
+        Returns
+        -------
+        dict of Params
+            The moments, or on many ranks, whose moments are not gathered for it, zeros.
+        """
+        return self.gather_moments()
+
     def load_moments(self, moments: dict[str, params.Params], steps: int) -> None:
         """Continue with the moments of a checkpoint.
 

@@ -20,6 +20,7 @@ from npgpt.cli.main import main
 from npgpt.config import Config, TrainingConfig
 from npgpt.data.mapped_tokens import MappedTokens, MixedTokens, Shard
 from npgpt.distributed import agreement, kernel_probe, partition, world
+from npgpt.distributed.diloco_trainer import DiLoCoTrainer
 from npgpt.distributed.launcher import Launcher, find_launcher
 from npgpt.distributed.micro_batch_rng import micro_batch_rng
 from npgpt.distributed.partition import Partition, flat_of, matrices_of_blocks, nothing
@@ -263,6 +264,23 @@ def test_a_world_of_one_trains_like_a_trainer():
         found.append([*np.ravel(steps), *flat_of(model.params)])
     np.testing.assert_allclose(found[1], found[0], rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(found[2], found[0], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+@pytest.mark.parametrize("kind", [DataParallelTrainer, DiLoCoTrainer])
+def test_the_memory_of_a_checkpoint_is_known_before_moments_are_gathered(kind, optimizer):
+    """Names, shapes and dtype; the numbers take no memory themselves."""
+    training = TrainingConfig(batch_size=2, optimizer=optimizer, momentum=None, sync_every=2)
+    tokens, model = np.arange(60) % 31, GPT(CONFIG, ops=npgpt.ops, dtype=np.float64)
+    trainer = kind(model, tokens, tokens, training, Generator(1), world=world.World())
+
+    def described(trees):
+        return {name: [(k, x.shape, x.dtype) for k, x in params.named(tree)]
+                for name, tree in trees.items()}  # fmt: skip
+
+    zeros = trainer.moments_to_copy()
+    assert list(described(zeros).items()) == list(described(trainer.gather_moments()).items())
+    assert not any(any(x.strides) for tree in zeros.values() for x in params.leaves(tree) if x.size)
 
 
 def test_float64_is_not_sent_as_bfloat16():
