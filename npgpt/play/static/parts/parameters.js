@@ -49,10 +49,10 @@ export function parameterList(page, found, shown) {
       .text((one) => (one.name.length > letters ? `…${one.name.slice(1 - letters)}` : one.name));
     layer(svg, "weights").selectAll("rect").data(rows).join("rect").attr("class", "forward").attr("width", 6).attr("height", 6)
       .attr("x", (one) => x(one.weight || x.domain()[0]) - 3).attr("y", (_, i) => y(i) - 3).attr("visibility", (one) => (one.weight ? null : "hidden"));
-    const dot = (place) => (group) => group.selectAll("circle").data(rows).join("circle").attr("class", "backward").attr("r", 4.5).attr("cy", (_, i) => y(i))
-      .attr("cx", (one) => place(one)).attr("visibility", (one) => (made.has(one.name) && one.gradient ? null : "hidden"));
-    layer(svg, "gradients").call(dot((one) => x(one.gradient || x.domain()[0])));
-    layer(svg, "ratios").call(dot((one) => ratio(one.ratio || ratio.domain()[0])));
+    const dot = (place, has) => (group) => group.selectAll("circle").data(rows).join("circle").attr("class", "backward").attr("r", 4.5).attr("cy", (_, i) => y(i))
+      .attr("cx", (one) => place(one)).attr("visibility", (one) => (made.has(one.name) && has(one) ? null : "hidden"));
+    layer(svg, "gradients").call(dot((one) => x(one.gradient || x.domain()[0]), (one) => one.gradient));
+    layer(svg, "ratios").call(dot((one) => ratio(one.ratio || ratio.domain()[0]), (one) => one.ratio));
     for (const [name, scale, title] of [["size", x, width > 620 ? "root mean square" : "r.m.s."], ["share", ratio, width > 620 ? "gradient / parameter" : "ratio"]]) {
       const group = layer(svg, `axis-${name}`).attr("transform", `translate(0,${tall - 40})`).call(d3.axisBottom(scale).ticks(width > 620 ? 4 : 2, "~g").tickSizeOuter(0));
       group.selectAll("text.axis-label").data([title]).join("text").attr("class", "axis-label").attr("fill", "currentColor").attr("text-anchor", "middle").attr("x", d3.mean(scale.range())).attr("y", 34).text((d) => d);

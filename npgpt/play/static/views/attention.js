@@ -4,6 +4,7 @@ import { clip, count, d3, figure, layer, percent, sequential } from "../chart.js
 import { chips } from "../chips.js";
 import { select, textarea } from "../controls.js";
 import { debounce, el } from "../dom.js";
+import { picture } from "../pixels.js";
 
 export const attention = {
   name: "attention",
@@ -144,7 +145,7 @@ function render(root, page) {
     const n = T();
     const size = side(width);
     const cell = size / n;
-    image ??= picture(n, n, (q, k) => (k <= q ? Math.sqrt(weight(q, k)) : null));
+    image ??= picture(n, n, (q, k) => (k <= q ? Math.sqrt(weight(q, k)) : null), sequential);
     layer(svg, "image").selectAll("image").data([image]).join("image").attr("href", (d) => d)
       .attr("x", 64).attr("y", 8).attr("width", size).attr("height", size).attr("preserveAspectRatio", "none").style("image-rendering", "pixelated");
     layer(svg, "hover");
@@ -191,7 +192,7 @@ function render(root, page) {
     const known = pictures.get(key);
     if (known?.of === small) return known.address;
     const start = (l * H + h) * S * S;
-    const address = picture(S, S, (q, k) => (k <= q ? Math.sqrt(small[start + q * S + k] / 255) : null));
+    const address = picture(S, S, (q, k) => (k <= q ? Math.sqrt(small[start + q * S + k] / 255) : null), sequential);
     pictures.set(key, { of: small, address });
     return address;
   }
@@ -203,24 +204,4 @@ function render(root, page) {
     headBox.set(String(now.head));
     load();
   };
-}
-
-/** Return the address of a picture of numbers in [0, 1], or null for nothing, in cividis. */
-function picture(height, width, level) {
-  const canvas = document.createElement("canvas");
-  canvas.width = width;
-  canvas.height = height;
-  const context = canvas.getContext("2d");
-  const pixels = context.createImageData(width, height);
-  const colors = d3.range(256).map((i) => d3.rgb(sequential(i / 255)));
-  for (let i = 0; i < height; i++) {
-    for (let j = 0; j < width; j++) {
-      const value = level(i, j);
-      if (value === null) continue;
-      const { r, g, b } = colors[Math.round(255 * value)];
-      pixels.data.set([r, g, b, 255], 4 * (i * width + j));
-    }
-  }
-  context.putImageData(pixels, 0, 0);
-  return canvas.toDataURL();
 }
