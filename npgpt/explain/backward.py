@@ -23,7 +23,6 @@ from npgpt.model.params import Params, named, zeros_like
 from npgpt.model.quantize import require_float
 
 Progress = Callable[[int, int], Any]  # of calls, how many are done, and of how many
-PARTS = "weight", "bias"  # of a layer's parameters
 
 
 class Step(NamedTuple):
@@ -75,7 +74,7 @@ def run(
     tokens, targets = ids[:-1], ids[1:]
     ops = model.ops if ops is None else ops
     g, p = zeros_like(model.params), model.params
-    recorder = Recorder(ops, model.config, {name for name, _ in named(p)}, progress)
+    recorder = Recorder(ops, model.config, [name for name, _ in named(p)], progress)
     loss, cache = transformer.loss(
         p, tokens[None], targets[None], model.config, g=g, ops=recorder.backend
     )
@@ -96,7 +95,7 @@ class Recorder(trace.Recorder):
     """A backend that computes as `ops` does, and notes every call of backward."""
 
     def __init__(
-        self, ops: Backend, config: Config, parameters: set[str], progress: Progress | None
+        self, ops: Backend, config: Config, parameters: list[str], progress: Progress | None
     ):
         super().__init__(ops, config, embedding_drops=True)
         self.progress, self.done, self.calls = progress, 0, 2 * (10 * config.n_layer + 4)
@@ -188,8 +187,7 @@ class Recorder(trace.Recorder):
             case "embedding":
                 return "wte.weight", "wpe.weight"
             case "linear" | "layernorm":
-                both = (f"{name}.{part}" for part in PARTS)
-                return tuple(one for one in both if one in self.parameters)
+                return tuple(one for one in self.parameters if one.startswith(f"{name}."))
         return ()
 
 
