@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from npgpt.cli.common import announce_compilation, default
-from npgpt.cli.finetuning_flags import FineTuning, print_files, show
+from npgpt.cli.finetuning_flags import FineTuning, plot, print_files, show
 from npgpt.errors import InputError
 from npgpt.system.shell import npgpt_command
 from npgpt.system.terminal import printable_line
@@ -102,6 +102,7 @@ class Classify(FineTuning):
         print(f"Before training: accuracy {percentages(accuracies)}; loss {shown}")
         self.follow(task, output)
         final = [task.accuracy(one, task.rng) for one in task.batches]
+        output.record({"accuracy": dict(zip(SPLITS, final, strict=True))})
         print(f"After training, on all texts: accuracy {percentages(final)}")
         print_files(output.path, CONTENTS)
         example = min((one.text for one in texts.examples), key=len)
@@ -128,7 +129,6 @@ class Classify(FineTuning):
 
     def follow(self, task: "Classification", output: "Output") -> None:
         """Train; print and record each event, and write the classifier after each epoch."""
-        from npgpt.finetuning import curves
         from npgpt.finetuning.classification import Accuracy
         from npgpt.finetuning.loop import EpochEnd, Evaluation
 
@@ -138,15 +138,15 @@ class Classify(FineTuning):
             match event:
                 case Evaluation():
                     evaluations.append(event)
-                    output.record(event)
+                    output.record(vars(event))
                 case Accuracy():
-                    output.record(event)
+                    output.record(vars(event))
                     both = event.train_accuracy, event.val_accuracy
                     accuracies.append(both)
                     print(f"Training accuracy: {both[0]:.2%} | Validation accuracy: {both[1]:.2%}")
                 case EpochEnd():
                     task.classifier.save(output.path / CLASSIFIER)
-        curves.plot(output.path / "loss.png", evaluations, accuracies, per_epoch * self.batch_size)
+        plot(output.path / "loss.png", evaluations, accuracies, per_epoch * self.batch_size)
 
 
 def percentages(values: Sequence[float]) -> str:

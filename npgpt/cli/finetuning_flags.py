@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from npgpt.cli.common import ModelPath, OptionalTokenizer, default, model_path
 from npgpt.cli.train_flags import Targets
+from npgpt.errors import RunError
 from npgpt.system.console import make_bar
-from npgpt.system.terminal import printable_line
+from npgpt.system.terminal import MAX_ERROR, printable_line
 
 if TYPE_CHECKING:
     from npgpt.gpt import GPT
@@ -55,7 +56,6 @@ class FineTuning:
         Backend: compiled Numba kernels, or plain NumPy.
     """
 
-    trainable: tuple[str, ...] = ()
     model: ModelPath = None
     tokenizer: OptionalTokenizer = None
     out: Annotated[
@@ -71,6 +71,7 @@ class FineTuning:
     lora_targets: Targets = ("c_attn",)
     max_length: Annotated[int | None, default("the model's context length", "INT")] = None
     seed: int = 123
+    trainable: tuple[str, ...] = ()
     ops: Literal["fused", "numpy"] = "fused"
 
     def load(self) -> "GPT":
@@ -119,6 +120,16 @@ def show(events: Iterable[Event], total: int) -> Iterator[Event]:
                     flush=True,
                 )
             yield event
+
+
+def plot(path: Path, *curves: Any) -> None:
+    """Write the curves. A failure is printed, and costs no run."""
+    from npgpt.finetuning import curves as drawing
+
+    try:
+        drawing.plot(path, *curves)
+    except RunError as error:
+        print(printable_line(f"npgpt: {error}", MAX_ERROR), file=sys.stderr)
 
 
 def print_files(path: Path, contents: dict[str, str]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from npgpt.cli.common import announce_compilation, default
-from npgpt.cli.finetuning_flags import FineTuning, print_files, show
+from npgpt.cli.finetuning_flags import FineTuning, plot, print_files, show
 from npgpt.system.console import track_progress
 from npgpt.system.shell import npgpt_command
 from npgpt.system.terminal import printable_line
@@ -87,7 +87,6 @@ class Instruct(FineTuning):
     def follow(self, task: "InstructionTuning", output: "Output", example: "Record") -> None:
         """Train; print and record each event. After an epoch, answer one entry, and save."""
         from npgpt.data.tokenizer import tokenizer_of
-        from npgpt.finetuning import curves
         from npgpt.finetuning.instruction_tuning import answers
         from npgpt.finetuning.loop import EpochEnd, Evaluation
 
@@ -97,13 +96,13 @@ class Instruct(FineTuning):
             match event:
                 case Evaluation():
                     evaluations.append(event)
-                    output.record(event)
+                    output.record(vars(event))
                 case EpochEnd():
                     task.model.save(output.path / "checkpoint.h5")
                     question = f"{example['instruction']} {example['input']}".strip()
                     (found,) = answers(task.model, tokenizer, [example], SAMPLE)
                     print(printable_line(f"{question} -> {found}"))
-        curves.plot(output.path / "loss.png", evaluations, [], per_epoch * self.batch_size)
+        plot(output.path / "loss.png", evaluations, [], per_epoch * self.batch_size)
 
     def answer(self, task: "InstructionTuning", output: "Output", test: "list[Record]") -> None:
         """Write the test entries with an answer each."""

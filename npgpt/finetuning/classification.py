@@ -65,7 +65,7 @@ class Classification:
         self.batches = [
             make_batches(one, settings.batch_size, training=i == 0) for i, one in enumerate(encoded)
         ]
-        head = classifier_file.Settings(texts.labels, position, self.length, pad_id)
+        head = classifier_file.HeadSettings(texts.labels, position, self.length, pad_id)
         self.classifier = Classifier.start(model, head, self.seeded())
         tree = self.classifier.params
         self.names = trainable.names_of(tree, [*settings.trainable, "lm_head"])

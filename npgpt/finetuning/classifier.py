@@ -27,7 +27,7 @@ from npgpt.model.params import Params
 from npgpt.ops.linear import Params as Linear
 from npgpt.rng import Generator
 from npgpt.weights import classifier_file
-from npgpt.weights.classifier_file import Head, Settings
+from npgpt.weights.classifier_file import Head, HeadSettings
 
 BATCH = 8  # texts
 
@@ -48,7 +48,7 @@ class Classifier:
         self.params: Params = model.params._replace(lm_head=layer)
 
     @classmethod
-    def start(cls, model: GPT, settings: Settings, rng: Generator) -> Self:
+    def start(cls, model: GPT, settings: HeadSettings, rng: Generator) -> Self:
         """Return a classifier with a head as torch.nn.Linear(C, n) is initialized."""
         C, n = model.config.n_embd, len(settings.labels)
         weight, bias = np.empty((C, n), model.dtype), np.empty(n, model.dtype)

@@ -11,11 +11,11 @@ from npgpt.data.tokenizer import Tokenizer
 from npgpt.errors import InputError, show
 from npgpt.finetuning.records import read_records
 from npgpt.system.terminal import number_of
+from npgpt.weights.classifier_file import MAX_LABELS
 
 SEED = 123
 TRAIN, VALIDATION = 0.7, 0.1  # of all texts; the rest is for the test
 MIN_TEXTS = 10  # fewer have no validation split
-MAX_LABELS = 1000
 
 
 class Example(NamedTuple):

@@ -1,7 +1,6 @@
 """The output directory of a fine-tuning run."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ METRICS = "metrics.jsonl"
 
 
 class Output:
-    """A new directory, and its metrics.jsonl: one JSON object per event."""
+    """A new directory, and its metrics.jsonl: one JSON object per line."""
 
     def __init__(self, path: Path | None, name: str):
         """`path`: by default runs/NAME-1, then -2, ... Raises InputError if it holds files."""
@@ -30,9 +29,9 @@ class Output:
             raise os_error(text, error) from None
         self.path = path
 
-    def record(self, event: Any) -> None:
-        """Append the fields of an event to metrics.jsonl."""
-        atomic.append(self.path / METRICS, json.dumps(asdict(event)) + "\n")
+    def record(self, fields: dict[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        atomic.append(self.path / METRICS, json.dumps(fields) + "\n")
 
     def write(self, name: str, text: str) -> None:
         """Write a text file."""

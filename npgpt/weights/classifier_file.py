@@ -28,8 +28,8 @@ POSITIONS = "last", "last-token"
 MAX_LABELS = 1000
 
 
-class Settings(NamedTuple):
-    """Settings of a classification head."""
+class HeadSettings(NamedTuple):
+    """HeadSettings of a classification head."""
 
     labels: tuple[str, ...]  # by their numbers
     position: str  # whose activations are classified: one of POSITIONS
@@ -42,7 +42,7 @@ class Head(NamedTuple):
 
     weight: Array  # (C, n)
     bias: Array  # (n,)
-    settings: Settings
+    settings: HeadSettings
 
 
 def write(path: str | Path, model: checkpoint.Model, head: Head) -> None:
@@ -83,7 +83,7 @@ def read(path: str | Path) -> tuple[WeightFile, Head]:
     return source, Head(weight, bias, settings)
 
 
-def check_settings(found: dict[str, Any], source: WeightFile, path: str | Path) -> Settings:
+def check_settings(found: dict[str, Any], source: WeightFile, path: str | Path) -> HeadSettings:
     """Return the settings of a head. Raises WeightFileError for any other value."""
     config: Config = source.config
     labels, position = check_labels(found.get("labels"), path), found.get("position")
@@ -94,7 +94,7 @@ def check_settings(found: dict[str, Any], source: WeightFile, path: str | Path) 
         value = found.get(name)
         if type(value) is not int or not least <= value <= most:
             raise WeightFileError(f"{path}: {name} is {show(value)}, not in {least} to {most}")
-    return Settings(labels, position, found["max_length"], found["pad_id"])
+    return HeadSettings(labels, position, found["max_length"], found["pad_id"])
 
 
 def check_labels(labels: Any, path: str | Path) -> tuple[str, ...]:

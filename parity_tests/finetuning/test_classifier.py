@@ -118,8 +118,20 @@ def test_the_log_is_the_references(model, position, patterns):
     assert run.trained == sum(parameters[name].size for name in chosen)
 
 
+def test_the_head_of_gpt2_small_is_the_books():
+    """torch.nn.Linear(768, 2) after manual_seed(123)."""
+    config = npgpt.Config(vocab_size=9, context_length=2, n_layer=1, n_head=1, n_embd=768)
+    model = npgpt.GPT.from_params(config, params.zeros(config), ops=ops)
+    settings = classifier_file.HeadSettings(("ham", "spam"), "last", 2, 0)
+    head = Classifier.start(model, settings, npgpt.Generator(123, ops=ops)).params.lm_head
+    torch.manual_seed(123)
+    expected = torch.nn.Linear(768, 2)
+    assert (head.weight.T == expected.weight.detach().numpy()).all()
+    assert (head.bias == expected.bias.detach().numpy()).all()
+
+
 def test_a_position_that_is_no_padding_does_not_depend_on_it(model):
-    short, long = (classifier_file.Settings(("a", "b"), "last-token", n, 256) for n in (6, 24))
+    short, long = (classifier_file.HeadSettings(("a", "b"), "last-token", n, 256) for n in (6, 24))
     found = [
         Classifier.start(model, settings, npgpt.Generator(1, ops=ops)).classify(
             ["hello", "x", "y" * 6]
@@ -136,7 +148,7 @@ def test_cross_entropy_of_large_logits():
 
 
 def test_a_classifier_is_saved_and_loaded(model, tmp_path):
-    settings = classifier_file.Settings(("hàm", "spam"), "last", 12, 256)
+    settings = classifier_file.HeadSettings(("hàm", "spam"), "last", 12, 256)
     saved = Classifier.start(model, settings, npgpt.Generator(1, ops=ops))
     saved.save(tmp_path / "c.h5")
     found = Classifier.load(tmp_path / "c.h5", ops=ops)
@@ -161,7 +173,7 @@ def test_a_classifier_is_saved_and_loaded(model, tmp_path):
     ],
 )
 def test_a_classifier_that_is_not_valid(model, tmp_path, change, says):
-    settings = classifier_file.Settings(("a", "b"), "last", 12, 256)._replace(**change)
+    settings = classifier_file.HeadSettings(("a", "b"), "last", 12, 256)._replace(**change)
     head = classifier_file.Head(np.zeros((16, 2), np.float32), np.zeros(2, np.float32), settings)
     classifier_file.write(tmp_path / "c.h5", model, head)
     with pytest.raises(WeightFileError, match=says):
@@ -175,7 +187,7 @@ def test_a_checkpoint_without_a_head(model, tmp_path):
 
 
 def test_what_is_not_finite(model):
-    settings = classifier_file.Settings(("a", "b"), "last", 12, 256)
+    settings = classifier_file.HeadSettings(("a", "b"), "last", 12, 256)
     classifier = Classifier.start(model, settings, npgpt.Generator(1, ops=ops))
     classifier.params.lm_head.bias[0] = np.nan
     with pytest.raises(RunError, match=r"lm_head\.bias holds nan"):

@@ -55,7 +55,7 @@ Next: npgpt classify --model runs/classify-1 --predict '.*'
     found = [tuple(line) for line in lines(run / "metrics.jsonl")]
     losses = ("step", "epoch", "examples_seen", "train_loss", "val_loss")
     accuracies = ("step", "epoch", "train_accuracy", "val_accuracy")
-    assert found == [losses, losses, accuracies] * 2
+    assert found == [*[losses, losses, accuracies] * 2, ("accuracy",)]
     for model in (run, run / "classifier.h5"):
         said = npgpt_(
             "classify --ops numpy", "--model", str(model), "--predict", "WIN 7 NOW", "--predict",

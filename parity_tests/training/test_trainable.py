@@ -320,7 +320,7 @@ def test_the_command_line_trains_what_it_names(tmp_path, capsys):
 def test_the_gradients_of_a_classifier_are_autograds(backend, rng):
     """All parameters, also the tied embedding, to which the head adds nothing."""
     model = model_of(backend, "*")
-    settings = classifier_file.Settings(("a", "b", "c"), "last-token", 9, 0)
+    settings = classifier_file.HeadSettings(("a", "b", "c"), "last-token", 9, 0)
     ours = Classifier.start(model, settings, Generator(5, ops=backend))
     tokens, lengths, labels = batch(rng)[0], np.array([4, 9, 1]), np.array([2, 0, 1])
     g = params.map_leaves(ours.params, lambda a: np.full_like(a, np.nan))
