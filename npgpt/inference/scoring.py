@@ -15,8 +15,8 @@ from npgpt.gpt import GPT
 from npgpt.model import finite
 from npgpt.ops.linear_cross_entropy import IGNORED
 
-TOKENS = 2048  # of a batch, padding included
-WORTH = 32  # tokens: a context is read once if this saves as many
+TOKENS = 4096  # of a batch, with padding
+WORTH = 64  # tokens: a context is read once if this saves as many; half of it gains nothing
 
 
 class Request(NamedTuple):
@@ -88,7 +88,7 @@ def score_batch(model: GPT, batch: Batch) -> tuple[Array, Any]:
         past = model.kv_cache(len(contexts))
         model.next_logits(contexts, past=past)
         past = model.fork(past, copies)
-    T = max(len(row.tokens) for row in rows) - 1 - shared
+    T = length(rows) - shared
     inputs, targets = np.zeros((len(rows), T), np.int64), np.full((len(rows), T), IGNORED)
     for i, row in enumerate(rows):
         end = len(row.tokens) - 1 - shared
@@ -100,7 +100,10 @@ def score_batch(model: GPT, batch: Batch) -> tuple[Array, Any]:
 
 
 def make_batches(requests: Sequence[Request], longest: int, tokens: int) -> list[Batch]:
-    """Return batches of at most `tokens` tokens, or of one context, the longest rows first."""
+    """Return batches of at most `tokens` tokens, or of one row, the longest rows first.
+
+    A shared context counts for each of its rows: their key/value caches take the memory.
+    """
     by_context: dict[tuple[int, ...], list[Row]] = {}
     alone = list[list[Row]]()
     for number, (context, continuation) in enumerate(requests):
@@ -117,10 +120,12 @@ def make_batches(requests: Sequence[Request], longest: int, tokens: int) -> list
             by_context.setdefault(tuple(context), []).append(row)
     groups: dict[int, list[list[Row]]] = {1: alone}  # by the number of rows that share a context
     for context, rows in by_context.items():
-        if (len(rows) - 1) * (len(context) - 1) >= WORTH:
-            groups.setdefault(len(rows), []).append(rows)
-        else:
-            alone.extend([row] for row in rows)
+        most = max(1, tokens // length(rows))
+        for some in (rows[i : i + most] for i in range(0, len(rows), most)):
+            if (len(some) - 1) * (len(context) - 1) >= WORTH:
+                groups.setdefault(len(some), []).append(some)
+            else:
+                alone.extend([row] for row in some)
     return [batch for copies, some in groups.items() for batch in fill(some, copies, tokens)]
 
 
@@ -131,18 +136,20 @@ def fill(groups: list[list[Row]], copies: int, tokens: int) -> Iterator[Batch]:
         """Return the number of tokens that can be read once: the last one predicts."""
         return len(group[0].tokens) - group[0].predicted - 1 if copies > 1 else 0
 
-    def length(group: list[Row]) -> int:
-        return max(len(row.tokens) - 1 for row in group)
-
-    batch, T, shared = list[list[Row]](), 0, 0
+    batch, T = list[list[Row]](), 0
     for group in sorted(groups, key=lambda one: (context(one), length(one)), reverse=True):
-        T, shared = max(T, length(group)), context(group)  # contexts become shorter
-        if batch and (len(batch) + 1) * (shared + copies * (T - shared)) > tokens:
+        T = max(T, length(group))
+        if batch and (len(batch) + 1) * copies * T > tokens:
             yield join(batch, copies, context(batch[-1]))
             batch, T = [], length(group)
         batch.append(group)
     if batch:
-        yield join(batch, copies, context(batch[-1]))
+        yield join(batch, copies, context(batch[-1]))  # the shortest of the contexts
+
+
+def length(rows: list[Row]) -> int:
+    """Return the number of inputs of the longest row."""
+    return max(len(row.tokens) - 1 for row in rows)
 
 
 def join(groups: list[list[Row]], copies: int, shared: int) -> Batch:

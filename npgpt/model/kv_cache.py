@@ -82,8 +82,12 @@ class LayerCache:
 
     def fork(self, copies: int) -> "LayerCache":
         """Return a cache with each sequence `copies` times, one after the other."""
+        (B, H, _, D), S = self.k.shape, self.length
+        capacity = min(2 * S, self.max_length)
         twin = copy(self)
-        twin.k, twin.v = (np.repeat(a, copies, axis=0) for a in (self.k, self.v))
+        twin.k, twin.v = np.empty((2, B * copies, H, capacity, D), self.k.dtype)
+        for new, old in ((twin.k, self.k), (twin.v, self.v)):
+            new.reshape(B, copies, H, capacity, D)[..., :S, :] = old[:, None, :, :S]
         return twin
 
 
