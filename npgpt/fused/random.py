@@ -36,6 +36,7 @@ __all__ = [
     "words64",
 ]
 
+ROUNDING = 1 + 1e-6  # more than p / q and q are rounded up
 LARGE = 1 << 18  # elements: from this size on, all threads draw
 
 
@@ -168,15 +169,21 @@ def _exponential(key, position, out):
 
 @exact_njit
 def _multinomial(key, position, probs, out):
+    """q = -log1p(-u) is at least u, so that p / q is at most p / u: few logarithms are needed."""
     N, V = probs.shape
-    q = np.empty(V, probs.dtype)
+    buffer, number = np.empty((2, BUFFER), np.uint32), probs.dtype.type
     for n in range(N):
-        _exponential(key, position, q)
-        best, winner = probs[n, 0] / q[0], 0
-        for v in range(1, V):
-            ratio = probs[n, v] / q[v]
-            if ratio > best or (ratio != ratio and best == best):  # nan wins, as in argmax
-                best, winner = ratio, v
+        best, winner = number(-1), 0
+        for start in range(0, V, BLOCK // 2):
+            row = probs[n, start : start + BLOCK // 2]
+            w = next_pairs(key, position, buffer, row.size)
+            for i in range(row.size):
+                u, p = u53(w[i]), row[i]
+                may_win = p * ROUNDING >= best * u and (p > 0 or best < 0)
+                if may_win or u == 0:
+                    ratio = p / number(-math.log1p(-u))
+                    if ratio > best or (ratio != ratio and best == best):  # nan wins, as in argmax
+                        best, winner = ratio, start + i
         out[n] = winner
 
 

@@ -226,9 +226,17 @@ def require_finite(largest: Array) -> None:
 
 def keep_top_k(logits: Array, k: int) -> Array:
     """Set logits below the k-th largest to -inf. Ties with it stay."""
-    k = min(k, logits.shape[-1])
-    threshold = np.partition(logits, -k, axis=-1)[..., -k, None]
+    k, rows = min(k, logits.shape[-1]), logits.reshape(-1, logits.shape[-1])
+    threshold = np.array([kth_largest(row, k) for row in rows]).reshape(*logits.shape[:-1], 1)
     return np.where(logits < threshold, logits.dtype.type(-np.inf), logits)
+
+
+def kth_largest(row: Array, k: int) -> np.floating:
+    """(V,) -> scalar. Only numbers that reach the k-th largest maximum of 4 k blocks are sorted."""
+    if width := len(row) // (4 * k):
+        blocks = row[: 4 * k * width].reshape(4 * k, width)
+        row = row[row >= np.partition(blocks.max(-1), -k)[-k]]
+    return np.partition(row, -k)[-k]
 
 
 def keep_top_p(probs: Array, p: float) -> Array:
@@ -236,14 +244,27 @@ def keep_top_p(probs: Array, p: float) -> Array:
 
     The nucleus of Holtzman et al. 2020, arXiv:1904.09751. The most likely token always stays.
     """
-    order = np.argsort(-probs, axis=-1, kind="stable")
-    ranked = np.take_along_axis(probs, order, -1)
-    before = ranked.cumsum(-1) - ranked  # the mass of all tokens more likely
-    before[..., 0] = -1  # a tiny `p` may round to 0
-    ranked = np.where(before < p, ranked, 0)
-    kept = np.zeros_like(probs)
-    np.put_along_axis(kept, order, ranked, -1)
+    rows = probs.reshape(-1, probs.shape[-1])
+    kept = np.stack([nucleus(row, p) for row in rows]).reshape(probs.shape)
     return kept / kept.sum(-1, keepdims=True)
+
+
+def nucleus(row: Array, p: float) -> Array:
+    """(V,) -> (V,). Set probabilities outside the set to 0. Of equal ones, the first ones stay."""
+    # Those below (1 - p) / V have less than 1 - p together. The others are enough, but for rounding
+    for bound in ((1 - p) / len(row), 0):
+        ranked = np.sort(row[row >= bound])[::-1]
+        before = ranked.cumsum() - ranked  # the mass of all tokens more likely
+        before[:1] = -1  # a tiny `p` may round to 0
+        inside = before < p
+        if not inside.all():
+            break
+    count = len(inside) if inside.all() else int(inside.argmin())
+    last = ranked[count - 1]
+    kept = np.where(row < last, row.dtype.type(0), row)
+    if too_many := np.count_nonzero(ranked >= last) - count:
+        kept[np.flatnonzero(row == last)[-too_many:]] = 0
+    return kept
 
 
 def keep_min_p(probs: Array, p: float) -> Array:

@@ -221,6 +221,9 @@ def check_probabilities(probs: Any) -> Array:
         raise InputError(f"probs has shape {probs.shape}: it must be (..., V) with V at least 1")
     if probs.size == 0:
         return probs
+    largest = probs.max(-1)
+    if probs.min() >= 0 and (largest > 0).all() and (largest < np.inf).all():
+        return probs
     wrong = ~((probs >= 0) & (probs < np.inf))  # so written, nan is wrong too
     if wrong.any():
         raise InputError(

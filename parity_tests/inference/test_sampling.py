@@ -258,3 +258,36 @@ def test_the_probabilities_of_settings_are_those_that_are_drawn_from():
     ):
         with pytest.raises(InputError, match=says):
             Sampling().probabilities(wrong, text)
+
+
+# Few of many tokens are sorted
+
+
+def sorted_top_p(probs, p):
+    """The definition: all tokens in a stable order."""
+    order = np.argsort(-probs, axis=-1, kind="stable")
+    ranked = np.take_along_axis(probs, order, -1)
+    before = ranked.cumsum(-1) - ranked
+    before[..., 0] = -1
+    kept = np.zeros_like(probs)
+    np.put_along_axis(kept, order, np.where(before < p, ranked, 0), -1)
+    return kept / kept.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("V", [3, 60, 5000])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("spread", [0.01, 1, 8])
+@pytest.mark.parametrize("has_ties", [False, True])
+def test_the_filters_are_those_of_a_full_sort_bit_for_bit(V, dtype, spread, has_ties, rng):
+    logits = rng.normal(0, spread, (3, V)).astype(dtype)
+    if has_ties:
+        logits = np.round(logits)
+        logits[:, rng.random(V) < 0.5] = -INF
+        logits[:, 0] = 0
+    probs = probabilities(logits, 1.0)
+    for p in (1e-9, 0.01, 0.5, 0.9, 0.999, 1 - 1e-7, 1.0):
+        np.testing.assert_array_equal(keep_top_p(probs, p), sorted_top_p(probs, p))
+    for k in (1, 2, 7, 40, V // 2 + 1, V):
+        threshold = np.sort(logits)[:, -min(k, V), None]
+        expected = np.where(logits < threshold, -INF, logits)
+        np.testing.assert_array_equal(keep_top_k(logits, k), expected)

@@ -82,6 +82,34 @@ def test_shapes_fill_in_memory_order(ops):
         np.testing.assert_array_equal(generator.state, torch.get_rng_state().numpy())
 
 
+def test_multinomial_of_few_tokens_and_of_numbers_at_their_limits():
+    """The Numba backend skips logarithms that cannot matter: all else is as in the definition."""
+    rng = np.random.default_rng(4)
+    for V in (1, 2, 3000, 9000):
+        for dtype in (np.float32, np.float64):
+            probs = rng.random((6, V)).astype(dtype) ** 8
+            probs[1] *= rng.random(V) < 0.01
+            probs[2] *= np.finfo(dtype).tiny / 4  # subnormal
+            probs[3] *= np.finfo(dtype).max
+            probs[4] = 0
+            probs[:, -1] += np.finfo(dtype).smallest_subnormal
+            one, other = (begin(V, ops) for ops in BACKENDS.values())
+            assert one.multinomial(probs).tolist() == other.multinomial(probs).tolist()
+            np.testing.assert_array_equal(one.state, other.state)
+
+
+def test_multinomial_where_the_stream_is_zero():
+    """u = 0 makes q = 0: p / q is inf, and nan for p = 0, which is the largest to argmax."""
+    for probs in ([0.5, 0, 0.5, 0], [0.1, 0.2], [0, 0, 1]):
+        found = []
+        for ops in BACKENDS.values():
+            generator = begin(1, ops)
+            generator._engine.key[:], generator._engine.position[0] = 0, 1
+            found.append(int(generator.multinomial(np.array(probs, float))))
+        expected = probs.index(0) if 0 in probs else 0
+        assert found == [expected, expected]
+
+
 def test_multinomial_takes_any_leading_shape(ops):
     generator = begin(5, ops)
     probs = probabilities((2, 3, 50), np.float32)
