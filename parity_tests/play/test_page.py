@@ -23,6 +23,7 @@ VIEWS = {  # by address: what is visible once the view has its numbers
     "backwards": ".backwards .code-line",
     "step": ".step .facts dd",
     "nudge": ".nudge .verdict",
+    "training": ".training path.update",
 }
 
 

@@ -5,7 +5,16 @@ Each checks the fields of its body, calls `npgpt.explain`, and answers with numb
 
 from collections.abc import Callable
 
-from npgpt.play.api import attention, backward, logit_lens, next_token, nudge, step, writing
+from npgpt.play.api import (
+    attention,
+    backward,
+    logit_lens,
+    next_token,
+    nudge,
+    step,
+    training,
+    writing,
+)
 from npgpt.play.api.body import Body
 from npgpt.play.computation import Job, Reply
 from npgpt.play.session import Session
@@ -25,4 +34,7 @@ FUNCTIONS: dict[str, Callable[[Body, Session, Job], Reply]] = {
     "step": step.take,
     "parameter": nudge.parameter,
     "nudge": nudge.measure,
+    "train": training.train,
+    "ravine": training.ravine,
+    "muon": training.muon,
 }

@@ -6,6 +6,7 @@ import { logitLens } from "./logit-lens.js";
 import { nextToken } from "./next-token.js";
 import { nudge } from "./nudge.js";
 import { oneStep } from "./step.js";
+import { training } from "./training.js";
 import { writing } from "./writing.js";
 
-export const VIEWS = [nextToken, writing, attention, logitLens, backwards, oneStep, nudge];
+export const VIEWS = [nextToken, writing, attention, logitLens, backwards, oneStep, nudge, training];
