@@ -1,10 +1,9 @@
 """Models in lm-evaluation-harness: an instance of `HarnessModel` goes to `simple_evaluate`.
 
->>> from lm_eval import simple_evaluate                                        # doctest: +SKIP
->>> model = npgpt.harness.HarnessModel(npgpt.load("gpt2-small"))               # doctest: +SKIP
->>> simple_evaluate(model, tasks=["lambada_openai"])["results"]                # doctest: +SKIP
+    from lm_eval import simple_evaluate
+    simple_evaluate(HarnessModel(npgpt.load("gpt2-small")), tasks=["lambada_openai"])["results"]
 
-Needs the extra [eval]. docs/evaluation.md
+It needs the extra [eval]. docs/evaluation.md
 """
 
 from collections.abc import Iterator, Sequence
