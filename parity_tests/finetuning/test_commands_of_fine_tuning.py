@@ -62,6 +62,9 @@ Next: npgpt classify --model runs/classify-1 --predict '.*'
             "see you\x1b 8",
         ).out  # fmt: skip
         assert re.fullmatch(r"spam  \d\d.\d\d%  WIN 7 NOW\nham  \d\d.\d\d%  see you\\x1b 8\n", said)
+    assert "npgpt, 13,904 parameters" in npgpt_("inspect", str(run / "classifier.h5")).out
+    config = checkpoint.read_checkpoint(run / "classifier.h5").config
+    assert config.dropout == 0 and config.context_length == 200
 
 
 def test_a_model_is_trained_on_instructions_and_answers(npgpt_):
@@ -128,16 +131,19 @@ def test_a_run_that_fails_is_reported(npgpt_):
 
 def test_adapters_alone_are_trained_and_are_merged_when_the_file_is_read(npgpt_):
     adapters = "--lora-rank 2 --lora-alpha 8 --lora-targets c_attn --lora-targets mlp"
-    said = npgpt_(f"classify --data texts.tsv {TRAIN} --out run {adapters} --epochs 3").out
-    # the head, and two of (16 + 48), (16 + 64) and (64 + 16) times the rank
-    assert f"{34 + 2 * 2 * (64 + 80 + 80):,} of 14,834 parameters are trained" in said
+    more = "--trainable ln_f --trainable h.0.ln_1 --epochs 3"
+    said = npgpt_(f"classify --data texts.tsv {TRAIN} --out run {adapters} {more}").out
+    # the head, two LayerNorms, and two of (16 + 48), (16 + 64) and (64 + 16) times the rank
+    assert f"{34 + 64 + 2 * 2 * (64 + 80 + 80):,} of 14,834 parameters are trained" in said
     right = float(re.search(r"After training.* ([\d.]+)% test", said)[1])
-    lines = TEXTS.splitlines()
+    lines = TEXTS.splitlines()[::4]
     options = [part for line in lines for part in ("--predict", line.split("\t")[1])]
     found = npgpt_("classify --ops numpy --model run", *options).out.splitlines()
     hits = [a.split()[0] == b.split()[0] for a, b in zip(found, lines, strict=True)]
     assert sum(hits) / len(hits) > 0.8 and right > 80
-    npgpt_(f"instruct --data entries.json --max-new-tokens 2 --out tuned {TRAIN} {adapters}")
+    npgpt_(
+        f"instruct --data entries.json --max-new-tokens 2 --out tuned {TRAIN} {adapters} --epochs 1"
+    )
     before, after = (
         dict(npgpt.named(npgpt.load(p, ops=ops).params)) for p in ("model.h5", "tuned")
     )
@@ -153,12 +159,3 @@ def test_quantized_weights_are_not_trained(npgpt_):
     npgpt_("quantize model.h5 --to small --weights int8")
     said = npgpt_(f"classify --data texts.tsv {TRAIN} --model small", code=2)
     assert "quantized matrices" in said.err
-
-
-def test_the_file_of_a_classifier_is_inspected_as_a_checkpoint(npgpt_):
-    both = "--trainable h.1 --trainable h.0.mlp ln_f"
-    said = npgpt_(f"classify --data texts.tsv {TRAIN} --out run --epochs 1 {both}").out
-    assert "5,474 of 13,938 parameters are trained" in said
-    assert "npgpt, 13,904 parameters" in npgpt_("inspect run/classifier.h5").out
-    config = checkpoint.read_checkpoint("run/classifier.h5").config
-    assert config.dropout == 0 and config.context_length == 200
