@@ -224,6 +224,7 @@ def in_decoding(mistakes: Sequence[Mistake]) -> Iterator[Mistake]:
     """Yield the mistakes of the forward pass in the loop that decodes alone."""
     for one in mistakes:
         kept = tuple(edit for edit in one.edits if not is_of_backward(edit))
-        if one.stage == "forward" and not any(edit.where.endswith(":tie") for edit in kept):
+        tied = any(edit.where.endswith(":tie") for edit in kept)
+        if one.stage == "forward" and one.smooth and not tied:  # budgets of rounding are wide
             decoding = tuple(replace(edit, in_decoding=True) for edit in kept)
             yield replace(one, stage="cache", says=one.says + DECODING, edits=decoding)
