@@ -74,8 +74,9 @@ class Play:
         print(f"The page is {address} (Ctrl-C ends it)", flush=True)
         if self.browser:  # the socket listens already: the page waits for the server
             threading.Thread(target=open_browser, args=(address,), daemon=True).start()
-        with suppress(KeyboardInterrupt):
-            server.Server(found).serve_on(listening)
+        if not server.Server(found).serve_on(listening):
+            sys.stdout.flush()
+            os._exit(0)  # a kernel is being compiled, which takes up to a minute
         return 0
 
     def find(self) -> "Callable[[Report], tuple[GPT, Tokenizer, str]]":

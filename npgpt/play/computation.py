@@ -6,12 +6,12 @@ Others wait for their turn: two at once would share the cores, and the model's g
 
 import asyncio
 import contextlib
+import queue
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from npgpt.arrays import Array
@@ -22,6 +22,7 @@ from npgpt.system import memory
 
 MAX_UNSENT = 64  # frames: a view that is faster than its reader waits
 INTERVAL = 0.05  # seconds between two reports of progress
+TO_END = 5.0  # seconds: a training run saves its state
 
 
 class Cancelled(Exception):
@@ -72,12 +73,39 @@ class Job:
         self.put(frame)
 
 
-class Runner:
-    """The thread that computes, and threads that watch how the model is loaded."""
+class Worker:
+    """A thread that calls functions, one after the other.
+
+    It is a daemon: a function that cannot be cancelled, as the compilation of a kernel, does not
+    keep the process.
+    """
 
     def __init__(self) -> None:
-        self.executor = ThreadPoolExecutor(1, "npgpt-play")
-        self.watchers = ThreadPoolExecutor(8, "npgpt-play-watch")
+        self.functions = queue.SimpleQueue[Callable[[], object] | None]()
+        self.thread = threading.Thread(target=self.run, daemon=True, name="npgpt-play")
+        self.thread.start()
+
+    def submit(self, function: Callable[[], object]) -> None:
+        """Call the function when its turn has come."""
+        self.functions.put(function)
+
+    def run(self) -> None:
+        """Call the functions until the worker is closed."""
+        while (function := self.functions.get()) is not None:
+            function()
+
+    def close(self, timeout: float) -> bool:
+        """Wait for all functions, at most `timeout` seconds. Return True if they have ended."""
+        self.functions.put(None)
+        self.thread.join(timeout)
+        return not self.thread.is_alive()
+
+
+class Runner:
+    """The worker that computes, and the jobs that it has yet to finish."""
+
+    def __init__(self) -> None:
+        self.worker = Worker()
         self.jobs: set[Job] = set()
 
     async def answer(
@@ -92,8 +120,8 @@ class Runner:
 
         `watches`: it computes nothing, and need not wait for its turn.
         """
-        loop, queue = asyncio.get_running_loop(), asyncio.Queue[bytes | None]()
-        job = Job(lambda frame: tell(loop, queue, frame))
+        loop, unsent = asyncio.get_running_loop(), asyncio.Queue[bytes | None]()
+        job = Job(lambda frame: tell(loop, unsent, frame))
         self.jobs.add(job)
         headers = [(b"content-type", b"application/octet-stream")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -102,10 +130,13 @@ class Runner:
             try:
                 run_job(compute, job)
             finally:
-                tell(loop, queue, None)
+                tell(loop, unsent, None)
 
-        (self.watchers if watches else self.executor).submit(run)
-        pump = asyncio.ensure_future(self.pump(job, queue, send))
+        if watches:
+            threading.Thread(target=run, daemon=True).start()
+        else:
+            self.worker.submit(run)
+        pump = asyncio.ensure_future(self.pump(job, unsent, send))
         left = asyncio.ensure_future(wait_for_end(receive))
         try:
             await asyncio.wait({pump, left}, return_when=asyncio.FIRST_COMPLETED)
@@ -118,9 +149,9 @@ class Runner:
             with contextlib.suppress(OSError, asyncio.CancelledError):  # the client has left
                 await pump
 
-    async def pump(self, job: Job, queue: "asyncio.Queue[bytes | None]", send: Send) -> None:
+    async def pump(self, job: Job, unsent: "asyncio.Queue[bytes | None]", send: Send) -> None:
         """Send the frames until the computation ends."""
-        while (frame := await queue.get()) is not None:
+        while (frame := await unsent.get()) is not None:
             await send({"type": "http.response.body", "body": frame, "more_body": True})
             job.unsent.release()
         await send({"type": "http.response.body", "body": b""})
@@ -130,17 +161,16 @@ class Runner:
         for job in list(self.jobs):
             job.cancelled.set()
 
-    def close(self) -> None:
-        """Cancel everything, and wait for the threads."""
+    def close(self, timeout: float = TO_END) -> bool:
+        """Cancel everything. Return True if all has ended within `timeout` seconds."""
         self.cancel_all()
-        self.watchers.shutdown(cancel_futures=True)
-        self.executor.shutdown(cancel_futures=True)
+        return self.worker.close(timeout)
 
 
-def tell(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue, frame: bytes | None) -> None:
+def tell(loop: asyncio.AbstractEventLoop, unsent: asyncio.Queue, frame: bytes | None) -> None:
     """Put a frame into the queue of the event loop, from the thread."""
     with contextlib.suppress(RuntimeError):  # the loop is closed
-        loop.call_soon_threadsafe(queue.put_nowait, frame)
+        loop.call_soon_threadsafe(unsent.put_nowait, frame)
 
 
 def run_job(compute: Callable[[Job], Reply], job: Job) -> None:

@@ -1,5 +1,6 @@
 """The server of `npgpt play`: addresses, the port, and the end."""
 
+import contextlib
 import os
 import secrets
 import socket
@@ -16,7 +17,7 @@ from npgpt.errors import InputError
 from npgpt.play import static_files
 from npgpt.play.api import FUNCTIONS
 from npgpt.play.api.body import Body
-from npgpt.play.computation import Job, Reply, Runner
+from npgpt.play.computation import TO_END, Job, Reply, Runner
 from npgpt.play.security import App, Guard
 from npgpt.play.session import Prepare, Session
 
@@ -105,6 +106,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 make_app(self.session, self.runner),
                 log_level="warning",
+                log_config=None,  # its handlers would keep this moment's sys.stderr
                 access_log=False,
                 http="h11",
                 ws="none",
@@ -125,11 +127,13 @@ class Server(uvicorn.Server):
         self.session.stopped.set()
         self.runner.cancel_all()
 
-    def serve_on(self, listening: socket.socket) -> None:
-        """Load the model, and serve the page until the server is asked to end."""
-        self.runner.executor.submit(self.session.load)
-        try:
+    def serve_on(self, listening: socket.socket, *, patience: float = TO_END) -> bool:
+        """Load the model, and serve the page until the server is asked to end.
+
+        Return True if all computations end within `patience` seconds.
+        """
+        self.runner.worker.submit(self.session.load)
+        with contextlib.suppress(KeyboardInterrupt):  # raised again when the server has ended
             self.run(sockets=[listening])
-        finally:
-            self.cancel()
-            self.runner.close()
+        self.cancel()
+        return self.runner.close(patience)

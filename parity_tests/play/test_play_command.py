@@ -31,6 +31,7 @@ def served(monkeypatch):
     def serve_on(self, listening):
         found.append(self.session.prepare)
         listening.close()
+        return True
 
     monkeypatch.setattr(server.Server, "serve_on", serve_on)
     return found
@@ -143,13 +144,29 @@ def test_without_the_extra(npgpt_, monkeypatch, name):
 
 
 def test_ctrl_c_is_the_end(npgpt_, monkeypatch):
-    def interrupted(self, listening):
-        listening.close()
+    def interrupted(self, sockets):
+        sockets[0].close()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(server.Server, "serve_on", interrupted)
+    monkeypatch.setattr(server.Server, "run", interrupted)
     byte_model().save("model.h5")
     npgpt_("play --no-browser --model model.h5 --port 0", code=0)
+
+
+def test_what_cannot_be_cancelled_does_not_keep_the_process(monkeypatch):
+    """As a kernel that is compiled: the server does not wait for its end."""
+    release = threading.Event()
+
+    def prepare(report):
+        release.wait(10)
+        return byte_model(), npgpt.tokenizer("byte"), "runs/tiny-1"
+
+    monkeypatch.setattr(server.Server, "run", lambda self, sockets: None)
+    made = server.Server(prepare)
+    assert not made.serve_on(None, patience=0.05)
+    assert made.runner.worker.thread.daemon
+    release.set()
+    assert made.runner.close()
 
 
 def test_a_browser_is_opened_where_there_are_windows(monkeypatch):
@@ -176,7 +193,7 @@ def test_the_page_hears_how_far_the_model_is():
 
     client = Client(prepare=prepare)
     client.asked = threading.Event()
-    client.runner.executor.submit(client.session.load)
+    client.runner.worker.submit(client.session.load)
     threading.Timer(0.2, client.asked.set).start()
     *steps, last = decode(client.post("model", {}).body)
     assert {(step["done"], step["total"], step["text"]) for step in steps} >= {(3, 7, "Training")}
