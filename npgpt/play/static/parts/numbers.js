@@ -62,7 +62,7 @@ export function gradientNumbers(page, found) {
       const group = layer(svg, `axis-${side}`).attr("transform", move).call(make.ticks(side === "left" ? Math.min(6, T()) : 8, "d").tickSizeOuter(0));
       group.selectAll("text.axis-label").data([text]).join("text").attr("class", "axis-label").attr("fill", "currentColor").attr("text-anchor", "middle").attr("transform", `rotate(${turn})`).attr("x", tx).attr("y", ty).text((d) => d);
     }
-    layer(svg, "scale").selectAll("text").data([`d(loss)/d(${name}): ${short(-reach)} orange, ${short(reach)} violet`]).join("text").attr("x", width < 480 ? 0 : LEFT).attr("y", below + 56).text((d) => d);
+    layer(svg, "scale").selectAll("text").data([`${width < 480 ? "" : `d(loss)/d(${name}): `}${short(-reach)} orange, ${short(reach)} violet`]).join("text").attr("x", width < 480 ? 0 : LEFT).attr("y", below + 56).text((d) => d);
   }
 
   return { element: map.element, load, destroy: () => load.cancel() };

@@ -54,7 +54,7 @@ export function parameterList(page, found, shown) {
     layer(svg, "gradients").call(dot((one) => x(one.gradient || x.domain()[0]), (one) => one.gradient));
     layer(svg, "ratios").call(dot((one) => ratio(one.ratio || ratio.domain()[0]), (one) => one.ratio));
     for (const [name, scale, title] of [["size", x, width > 620 ? "root mean square" : "r.m.s."], ["share", ratio, width > 620 ? "gradient / parameter" : "ratio"]]) {
-      const group = layer(svg, `axis-${name}`).attr("transform", `translate(0,${tall - 40})`).call(d3.axisBottom(scale).ticks(width > 620 ? 4 : 2, "~g").tickSizeOuter(0));
+      const group = layer(svg, `axis-${name}`).attr("transform", `translate(0,${tall - 40})`).call((width > 620 ? d3.axisBottom(scale).ticks(4, "~g") : d3.axisBottom(scale).tickValues(scale.domain()).tickFormat(d3.format("~e"))).tickSizeOuter(0));
       group.selectAll("text.axis-label").data([title]).join("text").attr("class", "axis-label").attr("fill", "currentColor").attr("text-anchor", "middle").attr("x", d3.mean(scale.range())).attr("y", 34).text((d) => d);
     }
     layer(svg, "legend").selectAll("text").data([["backward", "● gradient, once it is written", width > 620 ? left + 8 : 4], ["forward", "■ parameter", width > 620 ? left + 200 : 196]]).join("text").attr("class", (d) => d[0]).attr("x", (d) => d[2]).attr("y", 22).text((d) => d[1]);

@@ -30,7 +30,7 @@ export function ravineRace(page) {
   const map = figure({
     name: "ravine", title: "Optimizers on a ravine",
     describe: () => (found ? `Paths of ${racers().length} optimizers after ${shown} steps. ${order()}` : "Optimizers on a ravine."),
-    height: (width) => Math.min(430, ((width - 70) * (Y[1] - Y[0])) / (X[1] - X[0])) + 60,
+    height: (width) => Math.min(430, ((width - 70) * (Y[1] - Y[0])) / (X[1] - X[0])) + 60 + (width < 520 ? 120 : 0),
     draw,
     csv: () => [["optimizer", "learning_rate", "step", "x", "y", "loss"], ...racers().flatMap((i) => d3.range(N()).map((s) => [found.names[i], found.rates[i], s, ...at(i, s), loss(i, s)]))],
     cursor: {
@@ -72,8 +72,11 @@ export function ravineRace(page) {
     fill(play.element, "Race");
   }
 
-  function draw(svg, width, tall) {
+  function draw(svg, width, full) {
     if (!found) return;
+    const narrow = width < 520; // the legend is below the picture
+    const tall = narrow ? full - 120 : full;
+    const [keyX, keyY] = narrow ? [56, tall + 8] : [width - 170, 16];
     const x = d3.scaleLinear(X, [56, width - 14]);
     const y = d3.scaleLinear(Y, [tall - 50, 10]);
     const [[a, b], [, c]] = found.hessian;
@@ -98,8 +101,8 @@ export function ravineRace(page) {
     layer(svg, "heads").attr("clip-path", "url(#ravine-clip)").selectAll("circle").data(racers()).join("circle").attr("r", 5).attr("fill", (_, k) => color(k)).attr("cx", (i) => x(at(i, known(i).at(-1))[0])).attr("cy", (i) => y(at(i, known(i).at(-1))[1]));
     layer(svg, "goal").selectAll("path").data([0]).join("path").attr("class", "update").attr("d", d3.range(10).map((k) => `${k ? "L" : "M"}${x(0) + (k % 2 ? 3 : 8) * Math.sin((k * Math.PI) / 5)},${y(0) - (k % 2 ? 3 : 8) * Math.cos((k * Math.PI) / 5)}`).join("") + "Z");
     const legend = layer(svg, "legend");
-    legend.selectAll("rect").data(racers()).join("rect").attr("x", width - 170).attr("y", (_, k) => 16 + 17 * k).attr("width", 12).attr("height", 5).attr("fill", (_, k) => color(k));
-    legend.selectAll("text").data(racers()).join("text").attr("x", width - 152).attr("y", (_, k) => 23 + 17 * k).text((i) => `${NAMES[found.names[i]]}: ${loss(i, shown) < 1e3 ? short(loss(i, shown)) : "diverged"}`);
+    legend.selectAll("rect").data(racers()).join("rect").attr("x", keyX).attr("y", (_, k) => keyY + 17 * k).attr("width", 12).attr("height", 5).attr("fill", (_, k) => color(k));
+    legend.selectAll("text").data(racers()).join("text").attr("x", keyX + 18).attr("y", (_, k) => keyY + 7 + 17 * k).text((i) => `${NAMES[found.names[i]]}: ${loss(i, shown) < 1e3 ? short(loss(i, shown)) : "diverged"}`);
     layer(svg, "step").selectAll("text").data([`step ${shown} of ${N() - 1}`]).join("text").attr("class", "strong").attr("x", 66).attr("y", 24).text((d) => d);
   }
 

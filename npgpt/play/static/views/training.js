@@ -126,7 +126,7 @@ function render(root, page) {
 
   function drawLoss(svg, width, tall) {
     const all = [...points.map((one) => one.loss), ...losses.flatMap((one) => [one.train, one.val])].filter(Number.isFinite);
-    const x = d3.scaleLinear([0, Math.max(1, total - 1)], [56, width - 14]);
+    const x = d3.scaleLinear([0, Math.max(1, (total || state.steps) - 1)], [56, width - 14]);
     const y = d3.scaleLinear(all.length ? [Math.min(...all) * 0.95, Math.max(...all) * 1.02] : [0, 6], [tall - 50, 10]).nice();
     axis(svg, "left", y, { x: 56, label: "loss (nats a token)", length: tall - 40, ticks: 5 });
     axis(svg, "bottom", x, { y: tall - 50, label: "step", length: width + 42, ticks: 6, format: "d" });
