@@ -29,6 +29,7 @@ from npgpt.cli.plot import Plot
 from npgpt.cli.probe import Probe
 from npgpt.cli.profile import Profile
 from npgpt.cli.quantize import Quantize
+from npgpt.cli.serve import Serve
 from npgpt.cli.signals import INTERRUPTED
 from npgpt.cli.suggestions import check_command, check_flags_exist
 from npgpt.cli.tokenize import Tokenize
@@ -46,6 +47,7 @@ COMMANDS = {
     "train": Train,
     "tokenize": Tokenize,
     "generate": Generate,
+    "serve": Serve,
     "evaluate": Evaluate,
     "classify": Classify,
     "instruct": Instruct,

@@ -58,7 +58,7 @@ def test_every_package_is_installed():
 PACKAGES = {
     "cli", "data", "distributed", "download", "evaluation", "explain", "export", "finetuning",
     "fused", "inference", "kernels", "learn", "mixed", "model", "ops", "parity", "performance",
-    "play", "show", "system", "testing", "training", "weights",
+    "play", "serve", "show", "system", "testing", "training", "weights",
 }  # fmt: skip
 MODULES = {
     "__init__", "__main__", "arrays", "backends", "config", "config_checks", "errors", "gpt",
