@@ -44,7 +44,7 @@ class Piece(NamedTuple):
 
 @dataclass(eq=False)
 class Choice:
-    """A prompt that is being continued. `deliver` is called with each piece, in the engine's thread."""
+    """A prompt that is being continued. The engine's thread calls `deliver` with each piece."""
 
     index: int  # in the response
     prompt: list[int]

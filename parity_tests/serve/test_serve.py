@@ -1,4 +1,4 @@
-"""npgpt serve: OpenAI's own client, the same tokens as npgpt.generate, and clients that misbehave."""
+"""npgpt serve: OpenAI's own client, the tokens of npgpt.generate, and clients that misbehave."""
 
 import asyncio
 import json
@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 import numpy as np
@@ -34,11 +34,13 @@ def tiny_model(**options):
 
 
 @contextmanager
-def running(model=None, **options):
+def running(model=None, *, buffer=None, **options):
     """A server in a thread of this process: its service and its port."""
     model = tiny_model() if model is None else model
     service = server.Service(model, npgpt.tokenizer("byte"), NAME, **{"size": 8} | options)
     listening = server.bind("127.0.0.1", 0)
+    if buffer:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
     config = uvicorn.Config(
         service.app(), log_level="error", http="h11", ws="none", lifespan="off",
         timeout_graceful_shutdown=1,
@@ -145,7 +147,8 @@ def test_echo_alone_scores_the_prompt(served, client):
     found = made.choices[0].logprobs
     np.testing.assert_allclose(found.token_logprobs[1:], expected[0], atol=1e-5)
     is_best = [
-        max(t.values()) == p for t, p in zip(found.top_logprobs[1:], found.token_logprobs[1:])
+        max(t.values()) == p
+        for t, p in zip(found.top_logprobs[1:], found.token_logprobs[1:], strict=True)
     ]
     assert is_best == list(greedy[0])
 
@@ -278,10 +281,13 @@ def test_an_api_key():
         assert httpx.get(url, headers={"authorization": "Bearer secret"}).status_code == 200
 
 
-def raw_request(port, fields):
-    """Return a socket that has sent a request."""
+def raw_request(port, fields, *, buffer=0):
+    """Return a socket that has sent a request. `buffer`: bytes that it receives unread."""
     body = json.dumps(fields).encode()
-    one = socket.create_connection(("127.0.0.1", port))
+    one = socket.socket()
+    if buffer:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    one.connect(("127.0.0.1", port))
     one.sendall(
         b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
@@ -318,14 +324,20 @@ def test_a_client_that_leaves_ends_its_row(stream):
 
 
 def test_a_reader_that_does_not_read_is_left():
-    with running(send_time=0.2) as (service, port):
-        fields = dict(prompt=["a"] * 128, max_tokens=40, stream=True, logprobs=20, echo=True)
-        slow = raw_request(port, fields)
-        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    with running(send_time=0.2, size=33, buffer=4096) as (service, port):
+        # some 250 kB of events; the server's own buffer takes 64
+        fields = dict(prompt=["a"] * 32, max_tokens=40, stream=True)
+        slow = raw_request(port, fields, buffer=4096)
         url = f"http://127.0.0.1:{port}/v1/completions"
         answer = httpx.post(url, json={"prompt": "b", "max_tokens": 3}, timeout=60)
         assert answer.json()["usage"]["completion_tokens"] == 3
         wait_until(lambda: service.engine.load == 0)
+        slow.settimeout(30)
+        received = b""
+        with suppress(ConnectionResetError):
+            while part := slow.recv(1 << 16):
+                received += part
+        assert b"[DONE]" not in received
         slow.close()
 
 
