@@ -15,12 +15,14 @@ import numpy as np
 from npgpt.data.tokenizer import Tokenizer
 from npgpt.errors import RunError
 from npgpt.gpt import GPT
-from npgpt.inference.batch import FEW, Batch, NewToken, most_likely
+from npgpt.inference.batch import Batch, NewToken, most_likely
 from npgpt.inference.sampling import log_probabilities
 from npgpt.inference.stop import StoppableText
 from npgpt.model import finite, transformer
 from npgpt.rng import Generator
 from npgpt.serve.request import CompletionRequest
+
+ROWS = 64  # of a prompt, whose logits exist at once: 13 MB for GPT-2's vocabulary
 
 
 class Token(NamedTuple):
@@ -211,7 +213,7 @@ def prompt_scores(
 ) -> list[tuple[float | None, list[tuple[int, float]]]]:
     """Return the log-probability of each token of a prompt, and the `count` most likely ones.
 
-    The first token follows nothing. The logits of FEW positions exist at once.
+    The first token follows nothing. The logits of ROWS positions exist at once.
     """
     found: list[Any] = [(None, [])]
     if count is None or len(prompt) == 1:
@@ -219,8 +221,8 @@ def prompt_scores(
     tokens = np.array([prompt[:-1]])
     with finite.ignore_overflow():
         x = transformer.hidden(model.params, tokens, model.config, ops=model.ops)[0]
-        for start in range(0, len(x), FEW):
-            logits = transformer.scores(model.params, x[start : start + FEW], ops=model.ops)
+        for start in range(0, len(x), ROWS):
+            logits = transformer.scores(model.params, x[start : start + ROWS], ops=model.ops)
             if not np.isfinite(logits.max()):
                 raise finite.error("the logits are not finite", model.params, model.path)
             for row, token in zip(logits, prompt[start + 1 :], strict=False):
