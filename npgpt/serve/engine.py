@@ -35,7 +35,7 @@ class Token(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """What a step adds to a choice. The last piece has a finish reason, or an error."""
+    """The part that a step adds to a choice. The last piece has a finish reason, or an error."""
 
     choice: int
     text: str
@@ -78,9 +78,9 @@ class Choice:
         text = self.settled
         if new.finish_reason:
             text += self.writer.end()
-        return self.settle(text, new.finish_reason)
+        return self.piece(text, new.finish_reason)
 
-    def settle(self, text: str, finish_reason: str | None) -> Piece:
+    def piece(self, text: str, finish_reason: str | None) -> Piece:
         """Return the piece of a text. A token belongs to it if its text begins in it."""
         self.length += len(text)
         end = len(self.held) if finish_reason == "length" else 0
@@ -182,8 +182,8 @@ class Engine:
 
     def _start(self, batch: Batch, one: Choice) -> None:
         """Add a choice to the batch, after the pieces of its prompt."""
-        request, room = one.request, self.model.config.context_length - len(one.prompt) + 1
-        count = min(request.max_new_tokens, room)
+        request, left = one.request, self.model.config.context_length - len(one.prompt) + 1
+        count = min(request.max_new_tokens, left)
         if request.echo:
             one.deliver(self._echo(one, ends=count == 0))
         if count == 0:

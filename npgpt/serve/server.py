@@ -97,7 +97,7 @@ class Service:
         return Answer(self, found)
 
     def check(self, request: Request) -> None:
-        """Raise Refusal for a request that nobody on this machine or with the key has sent."""
+        """Raise Refusal for a request to another host, or without the key."""
         if self.local_only and not LOCAL_HOST.fullmatch(request.headers.get("host", "")):
             raise Refusal(421, "the Host header must be localhost, 127.0.0.1 or [::1]")
         if self.key is not None:

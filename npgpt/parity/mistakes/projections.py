@@ -39,7 +39,7 @@ for parts in (*combinations("qkv", 1), *combinations("qkv", 2)):
         (BLOCK, DX, APART + " + ".join(f"d{a} @ W{a}.T" for a in parts)),
     )
 for one, other in permutations("qkv", 2):
-    terms = {a: f"d{a} @ W{a}.T" for a in "qkv"}
+    products = {a: f"d{a} @ W{a}.T" for a in "qkv"}
     for name, says, term in (
         (
             f"attention-dx-w{other}-for-w{one}",
@@ -55,11 +55,14 @@ for one, other in permutations("qkv", 2):
             f"attention-dx-{other}-for-{one}",
             f"the gradient of attention's input has d{other} @ W{other}.T twice, "
             f"and d{one} @ W{one}.T never",
-            terms[other],
+            products[other],
         ),
     ):
         wrong(
-            "backward", name, says, (BLOCK, DX, APART + " + ".join({**terms, one: term}.values()))
+            "backward",
+            name,
+            says,
+            (BLOCK, DX, APART + " + ".join({**products, one: term}.values())),
         )
     wrong(
         "backward",

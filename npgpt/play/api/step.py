@@ -51,6 +51,7 @@ def take(body: Body, session: Session, job: Job) -> Reply:
     every = max(1, -(-gradient.size // POINTS))
     largest = np.unravel_index(np.abs(gradient).argmax(), gradient.shape)
     index = tuple(int(i) for i in largest)
+    entry = explained.entry(found, name, index)
     data = {
         "unread": unread, "optimizer": found.optimizer.rpartition(", npgpt")[0] + ")",
         "dtype": found.update.wte.weight.dtype.name,
@@ -58,7 +59,7 @@ def take(body: Body, session: Session, job: Job) -> Reply:
         "measured": found.measured,
         "rules": [rule._asdict() | {"code": rule.code._asdict()} for rule in found.rules],
         "changes": [change._asdict() for change in found.changes],
-        "index": index, "entry": explained.entry(found, name, index)._asdict(),
+        "index": index, "entry": entry._asdict(),
     }  # fmt: skip
     arrays = {
         "tokens": np.asarray(tokens), "targets": found.targets,
