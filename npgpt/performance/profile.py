@@ -22,6 +22,7 @@ from npgpt.errors import ConfigError, InputError
 from npgpt.gpt import GPT
 from npgpt.inference.generate import generate
 from npgpt.model import lora, params, trainable
+from npgpt.ops.lora import Params as LoRA
 from npgpt.ops.muon import ITERATIONS
 from npgpt.performance import flops, roofline
 from npgpt.rng import Generator
@@ -231,15 +232,27 @@ def summarize(one: Round, peaks: Peaks) -> list[Row]:
 
 
 def linear_forward(x: Array, p: Any, **_: Any) -> Work:
-    """Count x (N, I) @ weight (I, O)."""
-    (I, O), N = p.weight.shape, x.size // x.shape[-1]
-    return Work(2 * N * I * O, x.itemsize * (N * I + I * O + N * O), f"{I} -> {O}")
+    """Count x (N, I) @ weight (I, O), and the two products of an adapter."""
+    (I, O), N, adapter = p.weight.shape, x.size // x.shape[-1], adapter_size(p)
+    numbers = N * I + I * O + N * O + adapter
+    return Work(2 * N * (I * O + adapter), x.itemsize * numbers, f"{I} -> {O}")
 
 
 def linear_backward(dout: Array, cache: Any, g: Any, **_: Any) -> Work:
-    """Count two products; dout, x and weight are read, dx and the weight's gradient written."""
-    (I, O), N = g.weight.shape, dout.size // dout.shape[-1]
-    return Work(4 * N * I * O, dout.itemsize * (N * O + 2 * N * I + 2 * I * O), f"{I} -> {O}")
+    """Count two products; dout, x and weight are read, dx and the weight's gradient written.
+
+    Of a frozen weight it is one product. An adapter has four.
+    """
+    (I, O), N, adapter = cache.p.weight.shape, dout.size // dout.shape[-1], adapter_size(cache.p)
+    products = 1 if g.weight is None else 2
+    numbers = N * O + products * (N * I + I * O) + 2 * adapter
+    operations = 2 * N * (products * I * O + 2 * adapter)
+    return Work(operations, dout.itemsize * numbers, f"{I} -> {O}")
+
+
+def adapter_size(p: Any) -> int:
+    """Return the number of parameters of a linear layer's adapter, 0 without one."""
+    return p.lora_a.size + p.lora_b.size if isinstance(p, LoRA) else 0
 
 
 def attention_forward(qkv: Array, *, past: Any = None, **_: Any) -> Work:
@@ -328,6 +341,8 @@ COUNTS: dict[str, Callable[..., Work]] = {
     "layernorm.backward": passes(3),
     "linear.forward": linear_forward,
     "linear.backward": linear_backward,
+    "lora.forward": linear_forward,
+    "lora.backward": linear_backward,
     "attention.forward": attention_forward,
     "attention.backward": attention_backward,
     "decode.forward": decode_forward,

@@ -19,6 +19,7 @@ from npgpt.errors import ConfigError, InputError, WeightFileError
 from npgpt.gpt import GPT
 from npgpt.model import lora, params
 from npgpt.model.params import named
+from npgpt.performance import profile
 from npgpt.training import run_state
 from npgpt.training.events import Step
 from npgpt.training.run import resume
@@ -290,3 +291,16 @@ def test_the_command_line_fine_tunes_adapters(tmp_path, capsys):
     again, whole = npgpt.load(out, ops="numpy"), npgpt.load(merged, ops="numpy")
     for (name, a), (_, b) in zip(named(again.params), named(whole.params), strict=True):
         assert np.array_equal(a, b), name
+
+
+def test_a_profile_counts_frozen_matrices_and_adapters():
+    model = adapted("numpy")
+    x, dout = np.ones((5, 8)), np.ones((5, 24))
+    p = model.params.h[0].attn.c_attn
+    _, cache = npgpt.ops.linear.forward(x, p)
+    g = p._replace(weight=None, bias=None)
+    adapter = 2 * 5 * 3 * (8 + 24)  # of x A and low B
+    assert profile.COUNTS["linear.forward"](x, p).operations == 2 * 5 * 8 * 24 + adapter
+    assert (
+        profile.COUNTS["linear.backward"](dout, cache, g).operations == 2 * 5 * 8 * 24 + 2 * adapter
+    )
