@@ -154,7 +154,7 @@ def test_ctrl_c_is_the_end(npgpt_, monkeypatch):
 
 
 def test_what_cannot_be_cancelled_does_not_keep_the_process(monkeypatch):
-    """As a kernel that is compiled: the server does not wait for its end."""
+    """The server does not wait for a kernel that is being compiled."""
     release = threading.Event()
 
     def prepare(report):
