@@ -9,7 +9,7 @@ from npgpt.arrays import Array
 from npgpt.backends import name_of
 from npgpt.errors import InputError
 from npgpt.explain import backward as explained
-from npgpt.explain import blocks, gradients
+from npgpt.explain import blocks, gradients, threads
 from npgpt.play.api.body import Body
 from npgpt.play.computation import Job, Reply
 from npgpt.play.session import Session
@@ -92,10 +92,11 @@ def run(body: Body, session: Session, job: Job) -> tuple[explained.Backward, int
     key = tuple(tokens)
     if session.backward is None or session.backward[0] != key:
         session.backward = None  # its gradients are large
-        found = explained.run(
-            session.model, tokens, ops=backend(session),
-            progress=lambda done, total: job.report(done, total, "Forward and backward"),
-        )  # fmt: skip
+        with threads.limit(session.model):
+            found = explained.run(
+                session.model, tokens, ops=backend(session),
+                progress=lambda done, total: job.report(done, total, "Forward and backward"),
+            )  # fmt: skip
         session.backward = key, found
     return session.backward[1], unread
 
