@@ -51,4 +51,4 @@ def test_which_backend_computes():
     assert [backends.name_of(one) for one in (fused, plain)] == ["npgpt.fused", "npgpt.ops"]
     assert [backends.key_of(one) for one in (fused, mixed, plain)] == ["fused", "mixed", "numpy"]
     assert all(set(OPS) <= set(dir(one)) for one in (fused, mixed, plain))
-    assert len(OPS) == 14
+    assert len(OPS) == 15
