@@ -13,6 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogFormatter
 
 from npgpt.arrays import Array
 from npgpt.data.tokenizer import Tokenizer, tokenizer_of
@@ -110,6 +111,19 @@ def log_norm(values: Array) -> Normalize:
         return Normalize(0, 1)
     low, high = float(positive.min()), float(positive.max())
     return LogNorm(max(low, high * 1e-8), high if high > low else 2 * low)
+
+
+def label_powers(axis: Any) -> None:
+    """Label a logarithmic axis in plain text: matplotlib's own labels are formulas."""
+    axis.set_major_formatter(PlainPowers())
+    axis.set_minor_formatter(PlainPowers(minor_thresholds=(1, 0.4)))
+
+
+class PlainPowers(LogFormatter):
+    """Labels of a logarithmic axis, with as many digits as the ticks need: 0.0045."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:.3g}" if super().__call__(x, pos) else ""
 
 
 def symmetric(values: Array) -> Normalize:

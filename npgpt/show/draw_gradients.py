@@ -46,6 +46,7 @@ def backward(model: GPT, tokens: Any) -> Picture:
     below.set(xlabel="token", ylabel="residual stream")
     bar = figure.colorbar(image, ax=below, pad=0.01)
     bar.set_label("norm of d(loss)/d(stream)")
+    canvas.label_powers(bar.ax.yaxis)
     return figure
 
 
@@ -81,6 +82,8 @@ def gradients(model: GPT, tokens: Any) -> Picture:
     with canvas.plain_grid(right):
         right.plot([one.ratio or np.nan for one in found], rows, "o", color=canvas.ORANGE)
         right.set(xscale="log", xlabel="gradient / parameter")
+    for axes in (left, right):
+        canvas.label_powers(axes.xaxis)
     left.set_yticks(rows, names, fontsize=7, family="monospace")
     left.set(ylabel="parameter", ylim=(len(found) - 0.5, -0.5))
     return figure

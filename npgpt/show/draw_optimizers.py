@@ -67,6 +67,7 @@ def step(
         right.plot(rows, before, "o", color=canvas.BLUE, markersize=4, label="before")
         right.plot(rows, after, "o", color=canvas.ORANGE, markersize=4, label="after")
         right.set(xlabel="target", ylabel="probability", yscale="log")
+        canvas.label_powers(right.yaxis)
         canvas.label_tokens(right, canvas.labels(model, found.targets))
         right.legend(frameon=False)
     return figure
@@ -104,6 +105,7 @@ def ravine(racers: Mapping[str, TrainingConfig] = RACERS, *, steps: int = 60) ->
     left.set_aspect("equal")
     with canvas.plain_grid(right):
         right.set(xlabel="step", ylabel="loss", yscale="log")
+        canvas.label_powers(right.yaxis)
         right.legend(frameon=False)
     return figure
 

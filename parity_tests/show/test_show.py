@@ -148,3 +148,18 @@ def test_labels_of_tokens(model):
     assert canvas.labels(other, [65]) == ["<65>"]
     with pytest.raises(InputError, match="the tokenizer of this model is unknown"):
         show.surprise(other, "abc")
+
+
+@pytest.mark.parametrize("name", ["backward", "gradients", "ravine", "step"])
+def test_logarithmic_axes_have_plain_labels(model, name):
+    """Formulas are off, for "$" in tokens: a label that is one would show its source."""
+    figure = PICTURES[name](model)
+    figure.canvas.draw()
+    texts = [
+        label.get_text()
+        for axes in figure.get_axes()
+        for axis in (axes.xaxis, axes.yaxis)
+        for label in axis.get_ticklabels(which="both")
+    ]
+    assert any("e-" in text or "." in text for text in texts)
+    assert not any("math" in text for text in texts)
