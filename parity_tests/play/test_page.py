@@ -23,7 +23,9 @@ VIEWS = {  # by address: what is visible once the view has its numbers
     "backwards": ".backwards .code-line",
     "step": ".step .facts dd",
     "nudge": ".nudge .verdict",
-    "training": ".training path.update",
+    "training": ".training .samples",
+    "ravine": ".ravine path.update",
+    "muon": ".muon path.forward",
 }
 
 

@@ -1,4 +1,4 @@
-"""View 8 of npgpt play: a live run, the ravine, and Muon's five steps."""
+"""Views 8 to 10 of npgpt play: a live run, the ravine, and Muon's five steps."""
 
 import asyncio
 import json
@@ -79,6 +79,7 @@ def test_muons_steps_of_a_gradient(client):
     said = client.call("muon", prompt="The sea", parameter="h.1.mlp.c_fc.weight")
     gradient = client.session.backward[1].gradients.h[1].mlp.c_fc.weight
     np.testing.assert_array_equal(said["singular"], muon_steps.steps(gradient).singular)
+    assert said["matrices"].count("h.1.mlp.c_fc.weight") == 1 and said["tokens"] == 7
 
 
 @pytest.mark.parametrize(

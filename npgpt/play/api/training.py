@@ -1,4 +1,4 @@
-"""View 8: a run of the tiny model, live; optimizers on a ravine; Muon's five steps."""
+"""View 8: a run of the tiny model, live."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,21 +6,14 @@ from typing import Any
 import numpy as np
 
 from npgpt import backends
-from npgpt.config import TrainingConfig
-from npgpt.explain import live, muon_steps, threads
-from npgpt.explain import ravine as explained
-from npgpt.explain.step import find
-from npgpt.play.api import backward
+from npgpt.explain import live, threads
 from npgpt.play.api.body import MAX_SEED, Body
 from npgpt.play.api.step import OPTIMIZERS
 from npgpt.play.computation import Job, Reply
 from npgpt.play.session import Session
 from npgpt.preset import defaults
 
-MOST_STEPS, RACE = 2000, 120
-# Learning rates with which each is quick on the ravine
-RATES = {"sgd": 0.35, "momentum": 0.1, "nesterov": 0.1, "rmsprop": 0.08, "adam": 0.15,
-         "adamw": 0.15, "muon": 0.6}  # fmt: skip
+MOST_STEPS = 2000
 
 
 def train(body: Body, session: Session, job: Job) -> Reply:
@@ -30,7 +23,7 @@ def train(body: Body, session: Session, job: Job) -> Reply:
     """
     run = settings(body, session)
     job.report(0, 0, "Preparing the run")
-    here = live.Live(run)
+    here = live.Live(run, sample_every=run.training.eval_every)
     job.emit({"kind_of": "start", "names": here.names, "total": here.total})
     with threads.limit(here.model):
         for event in here.events():
@@ -53,29 +46,7 @@ def settings(body: Body, session: Session) -> Any:
     key = backends.key_of(session.require().ops)
     training = replace(
         preset.training, **chosen, lr=rate, min_lr=rate / 10, initial_lr=rate / 100, steps=steps,
-        seed=body.integer("seed", 0, MAX_SEED), eval_every=50, eval_tokens=1536, sample_tokens=48,
+        seed=body.integer("seed", 0, MAX_SEED), eval_every=min(50, max(5, steps // 8)),
+        eval_tokens=1536, sample_tokens=48,
     )  # fmt: skip
     return replace(preset, training=training, ops="numpy" if key == "numpy" else "fused")
-
-
-def ravine(body: Body, session: Session, job: Job) -> Reply:
-    """Return the paths of all optimizers (n, steps + 1, 2), nan where one has diverged."""
-    factor = body.number("factor", 0.01, 100)
-    paths = np.full((len(RATES), RACE + 1, 2), np.nan)
-    losses = np.full((len(RATES), RACE + 1), np.nan)
-    for i, (name, rate) in enumerate(RATES.items()):
-        training = TrainingConfig(**OPTIMIZERS[name], lr=rate * factor, weight_decay=0.0)
-        found = explained.race(training, RACE)
-        paths[i, : len(found.path)], losses[i, : len(found.losses)] = found.path, found.losses
-    return Reply(
-        {"names": list(RATES), "rates": [rate * factor for rate in RATES.values()],
-         "hessian": explained.hessian(explained.RAVINE).tolist()},
-        {"paths": paths, "losses": losses},
-    )  # fmt: skip
-
-
-def muon(body: Body, session: Session, job: Job) -> Reply:
-    """Return the singular values of a matrix's gradient (6, r): before, and after each step."""
-    found, _ = backward.run(body, session, job)
-    gradient = find(found.gradients, body.text("parameter", 100))
-    return Reply({}, {"singular": muon_steps.steps(gradient).singular})
