@@ -110,6 +110,6 @@ def test_muons_steps_of_a_matrix(page, served):
     assert [low, high] == pytest.approx([steps[5, :5].min(), steps[5, :5].max()], rel=1e-3)
     page.get_by_role("radio", name="logarithmic").check()
     until(page, "location.hash.includes('scale=log')")
-    page.get_by_role("combobox").select_option("h.0.mlp.c_fc.weight")
+    page.get_by_role("combobox").select_option("h.0.mlp.c_proj.weight")
     until(page, "location.hash.includes('h.0.mlp')")
     assert page.said == []
