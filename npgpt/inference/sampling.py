@@ -155,16 +155,25 @@ def choose(logits: Array, settings: Sampling, text: Iterable[int], rng: Generato
 
 def adjust(logits: Array, settings: Sampling, text: Iterable[int]) -> Array:
     """(V,) -> (V,). Add the bias; apply the penalty to the tokens of `text` (T,)."""
-    bias, penalty = settings.logit_bias, logits.dtype.type(settings.repetition_penalty)
+    bias, penalty = settings.logit_bias, saturate(settings.repetition_penalty, logits.dtype)
     if bias or penalty != 1:
         logits = logits.copy()
     if bias:
-        logits[list(bias)] += np.fromiter(bias.values(), logits.dtype)
+        logits[list(bias)] += [saturate(number, logits.dtype) for number in bias.values()]
     if penalty != 1:
         seen = np.unique(np.fromiter(text, np.int64))
-        found = logits[seen]
-        logits[seen] = np.where(found < 0, found * penalty, found / penalty)
+        found, most = logits[seen], np.finfo(logits.dtype).max
+        with np.errstate(over="ignore"):  # a finite logit stays finite, others are an error later
+            changed = np.where(found < 0, found * penalty, found / penalty)
+        logits[seen] = np.where(np.isfinite(found), changed.clip(-most, most), found)
     return logits
+
+
+def saturate(number: float, dtype: np.dtype[Any]) -> Any:
+    """Return a number as this dtype. It does not become inf, and above 0 it does not become 0."""
+    limits = np.finfo(dtype)
+    least = limits.tiny if number > 0 else limits.min
+    return dtype.type(min(max(number, float(least)), float(limits.max)))
 
 
 def next_token(
@@ -202,8 +211,8 @@ def probabilities(
     if top_k is not None:
         logits = keep_top_k(logits, top_k)
     # The largest logit becomes 0 first: a tiny temperature cannot make inf - inf of it. The others
-    # may become -inf. The temperature must not round to 0.
-    temperature = logits.dtype.type(max(temperature, np.finfo(logits.dtype).tiny))
+    # may become -inf. The temperature must not round to 0 or inf.
+    temperature = saturate(temperature, logits.dtype)
     with np.errstate(over="ignore"):
         scaled = (logits - largest) / temperature
     probs = softmax(scaled)

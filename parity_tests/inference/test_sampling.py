@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import npgpt
 from npgpt import ops
-from npgpt.errors import InputError
+from npgpt.errors import InputError, RunError
 from npgpt.inference.sampling import (
     Sampling,
     keep_top_k,
@@ -258,6 +258,24 @@ def test_the_probabilities_of_settings_are_those_that_are_drawn_from():
     ):
         with pytest.raises(InputError, match=says):
             Sampling().probabilities(wrong, text)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        Sampling(1e300),
+        Sampling(1, repetition_penalty=1e-300),
+        Sampling(1, repetition_penalty=1e300),
+        Sampling(1, logit_bias={0: 1e300, 1: -1e300}),
+    ],
+)
+def test_numbers_that_float32_does_not_have_give_probabilities(chosen):
+    """One such request must not end the batch of all clients."""
+    found = chosen.probabilities(BOOK[0].astype(np.float32), range(9))
+    assert np.isfinite(found).all() and found.sum() == pytest.approx(1)
+    broken = np.array([np.inf, 0, 0], np.float32)
+    with pytest.raises(RunError):  # the penalty hides no error of the model
+        chosen.probabilities(broken, range(3))
 
 
 # Few of many tokens are sorted
