@@ -16,7 +16,6 @@ import threading
 import time
 
 import numpy as np
-import uvicorn
 
 import npgpt
 from benchmarks import harness
@@ -85,8 +84,7 @@ def main() -> None:
     precompile.compile_kernels("generate", "float32")
     service = server.Service(model, tokenizer, "model", size=args.clients)
     listening = server.bind("127.0.0.1", 0)
-    config = uvicorn.Config(service.app(), log_level="error", http="h11", ws="none", lifespan="off")
-    runs = uvicorn.Server(config)
+    runs = server.Server(service)
     threading.Thread(target=lambda: asyncio.run(runs.serve([listening])), daemon=True).start()
     prompts, port = prompts_of(args.clients), listening.getsockname()[1]
     served(port, prompts, 2)

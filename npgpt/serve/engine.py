@@ -23,6 +23,7 @@ from npgpt.rng import Generator
 from npgpt.serve.request import CompletionRequest
 
 ROWS = 64  # of a prompt, whose logits exist at once: 13 MB for GPT-2's vocabulary
+ENDING = "the server is ending"
 
 
 class Token(NamedTuple):
@@ -114,8 +115,12 @@ class Engine:
     def submit(self, choices: list[Choice]) -> None:
         """Continue these choices when rows are free."""
         with self.changed:
-            self.waiting.extend(choices)
-            self.changed.notify()
+            if not self.closed:
+                self.waiting.extend(choices)
+                self.changed.notify()
+                return
+        for one in choices:
+            one.deliver(Piece(one.index, "", [], error=ENDING))
 
     def cancel(self, choices: list[Choice]) -> None:
         """End these choices, if they have not ended."""
@@ -155,7 +160,7 @@ class Engine:
             except (RunError, MemoryError) as error:
                 batch = Batch(self.model)
                 self._fail(str(error) or "the memory is exhausted")
-        self._fail("the server is ending")
+        self._fail(ENDING)
 
     def _row(self, one: Choice) -> int:
         assert one.row is not None

@@ -1,6 +1,7 @@
 """The HTTP server: addresses, limits, and the end of a request whose client has left."""
 
 import asyncio
+import functools
 import hmac
 import re
 import socket
@@ -14,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from npgpt.data.tokenizer import Tokenizer
 from npgpt.errors import InputError, show
@@ -27,6 +29,7 @@ MAX_BODY = 1 << 20  # bytes
 MAX_WAITING = 1024  # choices
 RECEIVE_TIME = 30.0  # seconds for a body
 SEND_TIME = 60.0  # seconds for a client to read what it was sent
+END_TIME = 2.0  # seconds for clients to read the end of their texts, when the server ends
 LOOPBACK = "127.0.0.1", "localhost", "::1"
 LOCAL_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 
@@ -154,18 +157,14 @@ class Answer:
         self.completion = Completion(service.name, service.tokenizer, self.choices)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def send_in_time(message: Any) -> None:
-            async with asyncio.timeout(self.service.send_time):
-                await send(message)
-
         respond = self.stream if self.request.stream else self.whole
-        answering = asyncio.ensure_future(respond(scope, receive, send_in_time))
+        answering = asyncio.ensure_future(respond(scope, receive, send))
         leaving = asyncio.ensure_future(disconnected(receive))
         self.service.engine.submit(self.choices)
         try:
             await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
             if answering.done():
-                with suppress(TimeoutError, OSError):  # the client does not read, or has left
+                with suppress(OSError):  # the client has left
                     await answering
         finally:
             self.service.engine.cancel(self.choices)
@@ -236,13 +235,57 @@ def bind(host: str, port: int) -> socket.socket:
     return found
 
 
+class Protocol(H11Protocol):
+    """A connection, which is cut if its client does not read what it was sent in time.
+
+    Its request ends then as that of a client that has left.
+    """
+
+    def __init__(self, send_time: float, **options: Any):
+        super().__init__(**options)
+        self.send_time = send_time
+        self.cut: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        """Wait for the client, whose buffer is full."""
+        super().pause_writing()
+        self.cut = self.loop.call_later(self.send_time, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on, as the client has read."""
+        super().resume_writing()
+        if self.cut is not None:  # uvicorn resumes at the end of every connection
+            self.cut.cancel()
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which ends all texts before it waits for its clients."""
+
+    def __init__(self, service: Service):
+        self.service = service
+        protocol: Any = functools.partial(Protocol, service.send_time)
+        config = uvicorn.Config(
+            service.app(), log_level="warning", access_log=False, http=protocol, ws="none",
+            lifespan="off", server_header=False, backlog=128,
+        )  # fmt: skip
+        super().__init__(config)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End all texts. Cut the connections of clients that do not read the end in time."""
+        await asyncio.to_thread(self.service.engine.close)
+        cut = asyncio.get_running_loop().call_later(END_TIME, self.abort)
+        await super().shutdown(sockets)
+        cut.cancel()
+
+    def abort(self) -> None:
+        """Cut all connections."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+
 def serve(service: Service, listening: socket.socket) -> None:
     """Answer requests until Ctrl-C or SIGTERM."""
-    config = uvicorn.Config(
-        service.app(), log_level="warning", access_log=False, http="h11", ws="none",
-        lifespan="off", server_header=False, timeout_graceful_shutdown=2, backlog=128,
-    )  # fmt: skip
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        Server(service).run(sockets=[listening])
     finally:
         service.engine.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import socket
 import threading
 import time
@@ -11,7 +12,6 @@ from contextlib import contextmanager, suppress
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 
 import npgpt
 from npgpt.cli.main import main
@@ -41,11 +41,7 @@ def running(model=None, *, buffer=None, **options):
     listening = server.bind("127.0.0.1", 0)
     if buffer:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
-    config = uvicorn.Config(
-        service.app(), log_level="error", http="h11", ws="none", lifespan="off",
-        timeout_graceful_shutdown=1,
-    )  # fmt: skip
-    runs = uvicorn.Server(config)
+    runs = server.Server(service)
     thread = threading.Thread(target=lambda: asyncio.run(runs.serve([listening])))
     thread.start()
     try:
@@ -323,8 +319,14 @@ def test_a_client_that_leaves_ends_its_row(stream):
         ).json()["usage"]["completion_tokens"] == 2  # fmt: skip
 
 
-def test_a_reader_that_does_not_read_is_left():
+def listen_to_uvicorn(monkeypatch, caplog):
+    """Catch the messages of uvicorn, which do not propagate."""
+    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "handlers", [caplog.handler])
+
+
+def test_a_reader_that_does_not_read_is_left(caplog, monkeypatch):
     with running(send_time=0.2, size=33, buffer=4096) as (service, port):
+        listen_to_uvicorn(monkeypatch, caplog)
         # some 250 kB of events; the server's own buffer takes 64
         fields = dict(prompt=["a"] * 32, max_tokens=40, stream=True)
         slow = raw_request(port, fields, buffer=4096)
@@ -339,6 +341,28 @@ def test_a_reader_that_does_not_read_is_left():
                 received += part
         assert b"[DONE]" not in received
         slow.close()
+    assert not caplog.records
+
+
+def test_the_end_of_the_server_ends_all_texts_without_a_word(caplog, monkeypatch):
+    """A client that reads is told. One that does not is cut."""
+    monkeypatch.setattr(server, "END_TIME", 0.2)
+    with running(size=33, buffer=4096) as (service, port):
+        listen_to_uvicorn(monkeypatch, caplog)
+        steps, join = threading.Semaphore(20), service.engine._join
+
+        def join_until_the_end(batch):
+            while not (steps.acquire(timeout=0.01) or service.engine.closed):
+                pass
+            join(batch)
+
+        monkeypatch.setattr(service.engine, "_join", join_until_the_end)
+        reader = raw_request(port, dict(prompt="b", max_tokens=40, stream=True))
+        slow = raw_request(port, dict(prompt=["a"] * 32, max_tokens=40, stream=True), buffer=4096)
+        wait_until(lambda: service.engine.load == 33 and not steps._value)
+    with reader, slow:
+        assert "the server is ending" in reader.makefile().read()
+    assert not caplog.records
 
 
 def test_a_model_of_nans_is_an_error():
