@@ -11,12 +11,12 @@ from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.model import params
 from npgpt.model.params import Params
+from npgpt.parity.identity import Identity
 from npgpt.parity.order import mask_names
 from npgpt.parity.port import Port, backend
 from npgpt.parity.probe import Probe
 
 WITHOUT_PARAMETERS = {"gelu": "mlp.gelu", "attention": "attn.heads"}  # ops of which a block has one
-MOST_TOKENS = 1024  # of a vocabulary whose gradient of the logits is computed
 KINDS = ("param", "act", "loss", "logits", "logits_again", "cached_logits", "dact", "grad", "after")
 
 
@@ -136,17 +136,19 @@ def watch_passes(
     watch: Callable[[str, Array], None],
     *,
     backwards: bool,
+    with_logits: bool = True,
     masks: Mapping[str, Array] | None = None,
 ) -> None:
     """Call `watch` with each tensor of the forward and backward pass as soon as it is computed.
 
     It may raise an exception to stop. The gradients of the embeddings and of the head are left out.
+    `with_logits`: not that of the logits, which is another product of the head.
     All is computed in the dtype of the probe's parameters.
     """
     config = config_of(probe, masks)
     tree = port.modules()["npgpt.parity.steps"].tie(probe.params, config.n_head)
     g = params.zeros_like(tree) if backwards else None
-    recorder = Recorder(port, tree, g, watch)
+    recorder = Recorder(port, tree, g, watch, with_logits=with_logits)
     model = recorder.modules["npgpt.model.transformer"]
     targets = recorder.modules["npgpt.parity.steps"].labels(probe.tokens, probe.targets)
     rng = Masks(masks, config) if masks else None
@@ -210,6 +212,8 @@ class Masks:
 class Recorder:
     """A port whose activations and their gradients are kept, by the names of `GPT.trace`.
 
+    `with_logits`: the gradient of the logits is among them.
+
     npgpt.model.trace counts the calls of an op and reads the residual stream before a LayerNorm. A
     port may leave out a layer or move it. So a layer is known here by its weight, and the residual
     stream by its variable in npgpt.model.block.
@@ -221,6 +225,8 @@ class Recorder:
         tree: Params,
         g: Params | None,
         watch: Callable[[str, Array], None] | None = None,
+        *,
+        with_logits: bool = True,
     ):
         self.watch = watch
         self.found: dict[str, Array] = {}
@@ -233,7 +239,7 @@ class Recorder:
         self.ops: Any = SimpleNamespace(**vars(backend(self.modules, port.replaced)))
         for op in ("linear", "layernorm", "gelu", "attention"):
             setattr(self.ops, op, self.wrap(op, getattr(self.ops, op)))
-        if g is not None and len(tree.wte.weight) <= MOST_TOKENS:
+        if g is not None and with_logits:
             self.ops.linear_cross_entropy = self.wrap_head(self.ops.linear_cross_entropy)
         block = self.modules["npgpt.model.block"]
         self.modules["npgpt.model.transformer"].block = SimpleNamespace(  # type: ignore[attr-defined]
@@ -315,7 +321,7 @@ class Recorder:
         """
 
         def forward(x: Array, weight: Array, targets: Array, **options: Any) -> Any:
-            _, cache = functions.forward(x @ weight.T, np.eye(len(weight), dtype=x.dtype), targets)
+            _, cache = functions.forward(x @ weight.T, Identity(len(weight)), targets, frozen=True)
             self.put(self.gradients, "dact/logits", cache.dx)
             return functions.forward(x, weight, targets, **options)
 

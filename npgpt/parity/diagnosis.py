@@ -12,7 +12,6 @@ from npgpt.model.params import named
 from npgpt.parity import causes, graph, matching, op_by_op, order, pairing, rounding
 from npgpt.parity.budget import Layouts, Run, Task, closest, excess, largest_of
 from npgpt.parity.causes import Lab
-from npgpt.parity.compute import MOST_TOKENS
 from npgpt.parity.dump import Dump
 from npgpt.parity.mistakes import MISTAKES, Mistake
 from npgpt.parity.op_by_op import WrongOp
@@ -109,13 +108,11 @@ def diagnose(
     arithmetic = rounding.recognize(match.tensors, probe.params)
     findings = compare_parameters(own, probe, match.names, arithmetic)
     given, probe = probe, op_by_op.with_parameters(probe, match.tensors)
-    small = probe.config.vocab_size <= MOST_TOKENS
-    names = [name for name in present if small or name != "dact/logits"]
-    if not names:
+    if not present:
         raise InputError(
             f"{dump.path} has nothing to compare: it must hold a loss, gradients or activations"
         )
-    task = Task(probe, tuple(names), masks_of(match.tensors, probe), arithmetic)
+    task = Task(probe, tuple(present), masks_of(match.tensors, probe), arithmetic)
     labs = [] if labs is None else labs
     lab = next((one for one in labs if one.computes(task)), None)
     if lab is None:
@@ -123,12 +120,12 @@ def diagnose(
     findings += compare(lab.run(()), own, match.names)
     found = Diagnosis(
         findings=tuple(findings), arithmetic=arithmetic, notes=notes_of(match, probe),
-        unused=tuple(match.unused), not_dumped=not_dumped(names),
+        unused=tuple(match.unused), not_dumped=not_dumped(present),
     )  # fmt: skip
     if found.agrees:
         return found
     parameters = tuple(one.name for one in found.findings if kind_of(one.name) == "param")
-    loaded = Task(given, (*parameters, *names), task.masks, arithmetic)
+    loaded = Task(given, (*parameters, *present), task.masks, arithmetic)
     return explain(found, lab, own, Lab(loaded))
 
 
@@ -191,7 +188,7 @@ def explain(found: Diagnosis, lab: Lab, own: causes.Own, loaded: Lab) -> Diagnos
         found,
         causes=tuple(chains),
         right_cache=right_cache,
-        within="" if chains or not may_be_coarser(found) else coarser(lab.task, own),
+        within="" if chains or not may_be_coarser(found) else coarser(lab.task, own, first.name),
         tell_apart=causes.tell_apart(source, chains) if len(chains) > 1 else "",
         wrong_ops=tuple(op_by_op.wrong_ops(lab.task.probe, own, found.arithmetic)),
         between=(last_before(first.name, before, lab.task.probe.config), first.name),
@@ -224,14 +221,17 @@ def may_be_coarser(found: Diagnosis) -> bool:
     return computed and found.arithmetic == "float32"
 
 
-def coarser(task: Task, own: causes.Own) -> str:
+def coarser(task: Task, own: causes.Own, first: str) -> str:
     """Return the 16 bits whose rounding explains every tensor, "" if neither does.
 
-    The bits of sums do not tell which operands were rounded.
+    The bits of sums do not tell which operands were rounded. `first`: the first wrong tensor.
     """
     for kind in ("float16", "bfloat16"):  # the finer one first
-        run = Run(RIGHT, replace(task, arithmetic=kind))
-        if all(run.factor(name, own[name]) <= 1 for name in task.names):
+        for names in ((first,), task.names):  # most fail the first wrong one, which is cheap
+            run = Run(RIGHT, replace(task, names=names, arithmetic=kind))
+            if any(run.factor(name, own[name]) > 1 for name in names):
+                break
+        else:
             return kind
     return ""
 

@@ -85,6 +85,7 @@ class Preview:
         try:
             with np.errstate(all="ignore"):
                 watch_passes(port, self.task.probe, watch, backwards=backwards,
+                             with_logits="dact/logits" in self.indices,
                              masks=self.task.masks)  # fmt: skip
         except Enough:
             pass
@@ -98,6 +99,8 @@ class Preview:
         """Return the functions of a right head, without the gradient of its weight."""
 
         def forward(x: Array, weight: Array, targets: Array, **options: Any) -> Any:
+            if options.get("frozen"):  # for the gradient of the logits
+                return linear_cross_entropy.forward(x, weight, targets, **options)
             if not backwards:
                 return linear_cross_entropy.evaluate(x, weight, targets), None
             if self.head and weight.ctypes.data == self.head[1]:

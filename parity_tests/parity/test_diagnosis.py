@@ -124,6 +124,20 @@ def test_the_report_of_loss_and_gradients(tiny):
                          "cached logits (not dumped)")  # fmt: skip
 
 
+def test_the_gradient_of_the_logits_of_a_large_vocabulary(tiny):
+    """It is compared, without the square of the vocabulary in memory."""
+    model = GPT(replace(tiny.config, vocab_size=1500), seed=1)
+    large = probe.of_model(model).with_batch(tiny.tokens, tiny.targets)
+    tensors = numbers(RIGHT, large, PASSES)
+    gradient = tensors["dact/logits"]
+    counts = tiny.targets >= 0
+    assert gradient.shape == (*tiny.tokens.shape, 1500) and not gradient[~counts].any()
+    of_targets = gradient[counts, tiny.targets[counts]] * np.count_nonzero(counts)
+    assert ((-1 < of_targets) & (of_targets < -0.9)).all()
+    found = diagnose(large, tensors)
+    assert found.agrees and "dact/logits" in {one.name for one in found.findings}
+
+
 def test_an_unknown_mistake_is_located(tiny):
     port = RIGHT.edit("npgpt.ops.gelu:forward", "0.5 * x * (1 + t)", "0.5 * x * (1.1 + t)")
     text = report.text(diagnose(tiny, numbers(port, tiny, PASSES)))

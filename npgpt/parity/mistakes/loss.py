@@ -148,7 +148,8 @@ wrong(
         f"""{SOME}
         share = x.dtype.type(counts.mean())
         value *= share
-        cache = Cache(cache.dx * share, np.multiply(cache.dweight, share, out=cache.dweight))""",
+        for grad in cache[: 2 - frozen]:
+            grad *= share""",
     ),
     seen=("tracel-ai/burn#5568",),
 )
@@ -166,17 +167,20 @@ wrong(
         FORWARD,
         "x_rows, targets = rows(x)",
         """if x.ndim == 3 and len(x) > 1:
-        found = [forward(a[None], weight, b[None]) for a, b in zip(x, targets, strict=True)]
+        found = [forward(a[None], weight, b[None], frozen=frozen) for a, b in zip(x, targets)]
         value = x.dtype.type(np.mean([loss for loss, _ in found]))
         dx = np.concatenate([cache.dx for _, cache in found]) / len(x)
+        if frozen:
+            return value, Cache(dx, None)
         return value, Cache(dx, into(dweight, sum(cache.dweight for _, cache in found) / len(x)))
     x_rows, targets = rows(x)""",
     ),
 )
 SCALED = """if x.ndim == 3:
-        value, cache = forward(rows(x), weight, targets.ravel(), dweight=dweight)
+        some = rows(x), weight, targets.ravel()
+        value, cache = forward(*some, dweight=dweight, frozen=frozen)
         scale = x.dtype.type(np.count_nonzero(targets != IGNORED) / {})
-        dw = np.multiply(cache.dweight, {}, out=cache.dweight)
+        dw = None if frozen else np.multiply(cache.dweight, {}, out=cache.dweight)
         return value{}, Cache(cache.dx.reshape(x.shape) * {}, dw)
     x_rows, targets = rows(x)"""
 SIZES = (("b", "the batch size", "len(x)"), ("t", "the number of positions", "x.shape[1]"))
@@ -270,7 +274,8 @@ wrong(
         SOME,
         f"""{SOME}
         share = x.dtype.type(counts.mean())
-        cache = Cache(cache.dx * share, np.multiply(cache.dweight, share, out=cache.dweight))""",
+        for grad in cache[: 2 - frozen]:
+            grad *= share""",
     ),
 )
 for size, says, number in SIZES:
@@ -291,7 +296,8 @@ wrong(
         _, dlogits = losses(x_rows[~counts], weight, targets[~counts] * 0)
         dlogits[:, 0] -= 1
         dx[~counts] = dlogits @ weight / np.count_nonzero(counts)
-        cache.dweight[:] += dlogits.T @ x_rows[~counts] / np.count_nonzero(counts)""",
+        if not frozen:
+            cache.dweight[:] += dlogits.T @ x_rows[~counts] / np.count_nonzero(counts)""",
     ),
 )
 wrong(
@@ -304,7 +310,8 @@ wrong(
         """dx[counts] = cache.dx
         _, probs = losses(x_rows[~counts], weight, targets[~counts] * 0)
         dx[~counts] = probs @ weight / np.count_nonzero(counts)
-        cache.dweight[:] += probs.T @ x_rows[~counts] / np.count_nonzero(counts)""",
+        if not frozen:
+            cache.dweight[:] += probs.T @ x_rows[~counts] / np.count_nonzero(counts)""",
     ),
     seen=("PaddlePaddle/Paddle#28622",),
 )

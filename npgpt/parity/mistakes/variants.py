@@ -143,8 +143,10 @@ OTHERS: tuple[tuple[Any, ...], ...] = (
             loss.FORWARD,
             "x_rows, targets = rows(x)",
             """if x.ndim == 3 and len(x) > 1:
-        found = [forward(a[None], weight, b[None])[0] for a, b in zip(x, targets, strict=True)]
-        _, cache = forward(rows(x), weight, targets.ravel(), dweight=dweight)
+        parts = zip(x, targets, strict=True)
+        found = [forward(a[None], weight, b[None], frozen=True)[0] for a, b in parts]
+        some = rows(x), weight, targets.ravel()
+        _, cache = forward(*some, dweight=dweight, frozen=frozen)
         return x.dtype.type(np.mean(found)), cache._replace(dx=cache.dx.reshape(x.shape))
     x_rows, targets = rows(x)""",
         ),
