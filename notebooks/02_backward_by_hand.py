@@ -82,8 +82,9 @@ sigma = np.sqrt(x.var(-1, keepdims=True) + 1e-5)
 xhat = (x - x.mean(-1, keepdims=True)) / sigma
 
 dxhat = dh * model.params.ln_f.weight
-mean = lambda a: a.mean(-1, keepdims=True)  # noqa: E731
-dx = (dxhat - mean(dxhat) - xhat * mean(dxhat * xhat)) / sigma
+via_mean = dxhat.mean(-1, keepdims=True)
+via_sigma = xhat * (dxhat * xhat).mean(-1, keepdims=True)
+dx = (dxhat - via_mean - via_sigma) / sigma
 
 norms = np.linalg.norm(dx, axis=-1)
 assert np.allclose(norms, found.stream.norms[-1], rtol=1e-4)

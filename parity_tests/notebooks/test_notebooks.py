@@ -54,5 +54,5 @@ def test_a_notebook_asserts_and_explains(path):
 
 
 def test_there_is_no_ipynb_without_a_source():
-    assert SOURCES
+    assert len(SOURCES) == 7
     assert sorted(notebooks.FOLDER.glob("*.ipynb")) == [p.with_suffix(".ipynb") for p in SOURCES]
