@@ -34,26 +34,34 @@ def table(page, title):
 
 
 def test_a_run_starts_and_stops(page, served, small):
-    show(page, served, "training?steps=2000&optimizer=sgd&lr=0.02&seed=5")
+    show(page, served, "training?steps=60&optimizer=sgd&lr=1000&seed=5")
+    told = "document.querySelector('.training [role=status].small-text').textContent"
     go = page.get_by_role("button", name="Start a run")
+    go.click()
+    until(page, f"{told}.startsWith('The run ended early')")
+    assert "became" in page.text_content(".alert")
+    page.goto(f"{served.url}#/training?steps=2000&optimizer=sgd&lr=0.02&seed=5")
+    until(page, "document.querySelector('.training input[max=\"2000\"]').value === '2000'")
     go.focus()
     page.keyboard.press("Enter")
     until(page, "document.querySelectorAll('.samples pre').length === 1")
     page.get_by_role("button", name="Stop").click()
-    told = "document.querySelector('.training [role=status].small-text').textContent"
     until(page, f"{told}.startsWith('The run was stopped after')")
+    assert page.text_content(".alert") == ""
     page.get_by_role("spinbutton", name="Steps").fill("7")
     page.get_by_role("combobox", name="Optimizer").select_option("adamw")
     go.click()
     until(page, f"{told}.startsWith('The run has ended after 7 steps')")
     rows = table(page, "Loss")
-    labels = ['"SGD, 0.02, seed 5"', '"AdamW, 0.02, seed 5"']  # the first stays in the picture
+    labels = [f'"{run}, seed 5"' for run in ("SGD, 1000", "SGD, 0.02", "AdamW, 0.02")]
     assert list(dict.fromkeys(row["run"] for row in rows)) == labels
     body = {"optimizer": "adamw", "lr": 0.02, "steps": 7, "seed": 5}
     points = [event for event in events(served, body) if isinstance(event, live.Point)]
-    own = [row for row in rows if row["run"] == labels[1]]
+    own = [row for row in rows if row["run"] == labels[2]]
     assert [float(row["loss"]) for row in own] == [one.loss for one in points]
     assert [row["step"] for row in own if row["validation_loss"]] == ["0", "5"]
+    ticks = page.locator(".axis-left .tick text").all_text_contents()
+    assert max(map(float, ticks)) < 15  # the run that has diverged does not set the scale
     sizes = table(page, "Every parameter's gradient: root mean square")
     assert [row["step"] for row in sizes] == ["0", "5"]
     assert float(sizes[0]["lm_head.weight"]) == np.float32(points[0].sizes[-1])

@@ -7,7 +7,6 @@ import { debounce, el, fill } from "../dom.js";
 
 const NEAR = [0.7, 1.2]; // where five steps lead
 const ZERO = 1e-6; // of the largest: float32's rounding
-const LOW = 1e-4; // end of the logarithmic axis
 const MOST = 200; // lines that are drawn
 
 export const muonSteps = {
@@ -73,9 +72,9 @@ function render(root, page) {
     if (!found) return;
     const log = state.scale === "log";
     const x = d3.scaleLinear([0, 5], [56, width - 20]);
-    const y = log ? d3.scaleLog([LOW, 2], [tall - 50, 10]).clamp(true) : d3.scaleLinear([0, Math.max(1.25, d3.max(found))], [tall - 50, 10]);
+    const y = log ? d3.scaleLog([d3.min(kept(0)) / 1.5, 2], [tall - 50, 10]) : d3.scaleLinear([0, Math.max(1.25, d3.max(found))], [tall - 50, 10]);
     layer(svg, "near").selectAll("rect").data([0]).join("rect").attr("class", "soft").attr("fill-opacity", 0.55).attr("x", 56).attr("width", width - 76).attr("y", y(NEAR[1])).attr("height", y(NEAR[0]) - y(NEAR[1]));
-    axis(svg, "left", y, { x: 56, label: "singular value", length: tall - 40, ...(log ? { values: [1e-4, 1e-3, 1e-2, 0.1, 1], format: (v) => String(v) } : { ticks: 6 }) });
+    axis(svg, "left", y, { x: 56, label: "singular value", length: tall - 40, ...(log ? { values: d3.range(-8, 1).map((k) => 10 ** k).filter((v) => v >= y.domain()[0]), format: short } : { ticks: 6 }) });
     axis(svg, "bottom", x, { y: tall - 50, label: "steps", length: width + 36, ticks: 5, format: "d" });
     layer(svg, "one").selectAll("path").data([0]).join("path").attr("class", "line backward dashed").attr("d", `M56,${y(1)}H${width - 20}`);
     const every = Math.max(1, Math.ceil(rank() / MOST));

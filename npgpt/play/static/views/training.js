@@ -103,6 +103,7 @@ function render(root, page) {
     fill(go.element, "Stop");
     fill(says, `The run begins: ${label}.`);
     fill(samples);
+    fill(page.alert); // of the run before
     const result = await page.call("train", { optimizer: rule, lr, seed: first, steps: length }, { onEvent: add });
     running = false;
     fill(go.element, "Start a run");
@@ -144,9 +145,11 @@ function render(root, page) {
   }
 
   function drawLoss(svg, width) {
-    const all = [...runs, { points }].flatMap((run) => run.points.map((one) => one.loss)).concat(losses.flatMap((one) => [one.train, one.val]));
+    const shown = [...runs, { points }].filter((run) => run.points.length);
+    const all = shown.flatMap((run) => run.points.map((one) => one.loss)).concat(losses.flatMap((one) => [one.train, one.val]));
+    const most = 2 * d3.max(shown, (run) => run.points[0].loss); // a run that diverges leaves the others visible
     const x = d3.scaleLinear([0, last()], [56, width - 14]);
-    const y = d3.scaleLinear(all.length ? [d3.min(all) * 0.95, d3.max(all) * 1.02] : [0, 6], [TALL - 50, 10]).nice();
+    const y = d3.scaleLinear(all.length ? [d3.min(all) * 0.95, Math.min(d3.max(all) * 1.02, most)] : [0, 6], [TALL - 50, 10]).nice().clamp(true);
     axis(svg, "left", y, { x: 56, label: "loss (nats a token)", length: TALL - 40, ticks: 5 });
     axis(svg, "bottom", x, { y: TALL - 50, label: "step", length: width + 42, ticks: 6, format: "d" });
     const path = (rows, key) => (rows.length ? `M${rows.map((one) => `${x(one.step).toFixed(1)},${y(one[key]).toFixed(1)}`).join("L")}` : "");
