@@ -3,9 +3,11 @@
     python -m parity_tests.support.alone                          # all files, two at a time
     python -m parity_tests.support.alone parity_tests/cli/*.py    # these
 
-No file may need another one to have run before it. A file whose tests start processes or look at
-the cache begins without compiled kernels, because compilation takes part of their time, memory and
-disk. The others share what has been compiled. What a file prints is shown if it fails.
+No file may need another one to have run before it. Slow tests are left out, unless a file has no
+others: most start processes of their own, and the two whole suites of CI run them in two orders. A
+file whose tests start processes or look at the cache begins without compiled kernels, because
+compilation takes part of their time, memory and disk. The others share what has been compiled.
+What a file prints is shown if it fails.
 """
 
 import itertools
@@ -20,6 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 AT_ONCE = 2
+NO_TESTS = 5  # pytest's exit code if none was selected
 FROM_COLD = re.compile(
     r"subprocess|multiprocessing|NUMBA|numba|support\.(processes|ranks|memory_limits|library_process)"
 )
@@ -31,10 +34,13 @@ def run(path: Path, shared: str) -> tuple[Path, int, str, float]:
     with tempfile.TemporaryDirectory() as own:
         cache = own if FROM_COLD.search(path.read_text()) else shared
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n0", str(path)]
-        done = subprocess.run(
-            command, cwd=ROOT, env=os.environ | {"NUMBA_CACHE_DIR": cache},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+        for selection in ["-m", "not slow"], []:
+            done = subprocess.run(
+                [*command, *selection], cwd=ROOT, env=os.environ | {"NUMBA_CACHE_DIR": cache},
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            )  # fmt: skip
+            if done.returncode != NO_TESTS:
+                break
     return path, done.returncode, done.stdout, time.monotonic() - started
 
 
