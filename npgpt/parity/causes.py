@@ -28,6 +28,7 @@ LONGEST = 3  # mistakes of a chain
 WIDTH = 4  # chains of each length that are continued: those that explain most
 # How many budgets of the right port's a mistake may be off before its own budgets are measured
 LOOSE, LOOSEST, LOOSE_16 = 20, 1000, 8  # LOOSEST: mistakes that round; LOOSE_16: ports in 16 bits
+DECODED = "cached_logits"
 KEPT = 1 << 20  # parameters of a model whose runs are kept
 
 
@@ -71,9 +72,15 @@ class Lab:
         """
         run, names = self.run(chain), self.task.names
         loose = LOOSE if all(one.smooth for one in chain) else LOOSEST
+
+        def cut(name: str, x: Array) -> Layouts:
+            """Return the port's tensor, of cached logits the first tokens that `x` has."""
+            found = own[name]
+            return tuple(one[:, : x.shape[1]] for one in found) if name == DECODED else found
+
         if beyond >= 0 and size(self.task.probe.config) > KEPT:
             early = self.preview.rejects(
-                chain, beyond, own, lambda name, x: self.is_near(name, x, own[name], loose)
+                chain, beyond, own, lambda name, x: self.is_near(name, x, cut(name, x), loose)
             )
             if early is not None:
                 return early
@@ -146,8 +153,11 @@ def candidates(
     """
     name, right = task.names[start], task.names[:start]
     config = task.probe.config
+    whole = () if size(config) <= KEPT else ("cache",)  # stages whose variants take too long
     known = [one for one in right if len(own[one]) == 1]  # and not one of two layouts
     stages = STAGES[first_stage(known, config) : STAGES.index(stage_of(name)) + 1]
+    if name == DECODED:  # which no loss, backward or step changes
+        stages = tuple(one for one in stages if one in ("forward", "cache"))
     ops = set(OPS)
     if kind_of(name) in ("act", "dact", "grad") and has_inputs(name, right, config):
         ops = {*ops_of(name), "dropout"}
@@ -157,6 +167,7 @@ def candidates(
         for one in mistakes
         if one.stage in stages
         and one not in chain
+        and not (one.stage in whole and mistakes is VARIANTS)
         and any(edit.module not in others for edit in one.edits)
     ]
 

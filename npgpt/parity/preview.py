@@ -13,13 +13,14 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.ops import linear_cross_entropy
 from npgpt.parity.budget import Task
-from npgpt.parity.compute import watch_passes
+from npgpt.parity.compute import compute, watch_passes
 from npgpt.parity.mistakes import Mistake
 from npgpt.parity.mistakes.variants import is_of_backward
 from npgpt.parity.order import kind_of, stage_of
 from npgpt.parity.port import RIGHT, Edit, Port
 
 HEAD = "npgpt.ops.linear_cross_entropy"
+FEW = 4  # tokens that are fed one by one
 Near = Callable[[str, Array], bool]
 
 
@@ -48,6 +49,8 @@ class Preview:
         name = self.task.names[beyond]
         if own is not self.own:
             self.own, self.known = own, {}
+        if name == "cached_logits":
+            return self.decode(chain, beyond, near)
         if kind_of(name) not in ("act", "loss", "dact", "grad"):
             return None
         backwards = stage_of(name) == "backward"
@@ -60,6 +63,20 @@ class Preview:
             port = Port(tuple(edit for one in chain for edit in one.edits))
             self.known[key] = self.compute(port, beyond, near, alone=len(chain) == 1)
         return self.known[key]
+
+    def decode(self, chain: tuple[Mistake, ...], beyond: int, near: Near) -> int | None:
+        """Return `beyond` if the logits of the first tokens, one by one, are far away."""
+        probe = self.task.probe
+        short = probe.with_batch(probe.tokens[:, :FEW], probe.targets[:, :FEW])
+        port = Port(tuple(edit for one in chain for edit in one.edits))
+        try:
+            with np.errstate(all="ignore"):
+                found = compute(port, short, {"cached_logits"}, dtype=np.float32)["cached_logits"]
+        except MemoryError:  # is no property of the mistake
+            raise
+        except Exception:
+            return -1
+        return None if near("cached_logits", found) else beyond
 
     def compute(self, port: Port, beyond: int, near: Near, *, alone: bool = False) -> int | None:
         """Run a port up to a tensor, and return the index of the first one that is far away."""

@@ -83,6 +83,16 @@ def test_early_rejections_of_a_large_model_change_nothing(bench, monkeypatch, na
     assert bench.causes(kinds, port_of(name)) == expected == [{name}]
 
 
+def test_first_tokens_reject_mistakes_of_a_large_model_in_decoding(bench, monkeypatch):
+    """Only one mistake runs as a whole: that of the port. Variants in decoding are not tried."""
+    monkeypatch.setattr(causes, "KEPT", 0)
+    runs = []
+    monkeypatch.setattr(Run, "try_stream", lambda run: runs.append(run) or run.stream())
+    name = "cache-position-one-ahead"
+    assert bench.causes((*SHORT, "cached_logits"), port_of(name)) == [{name}]
+    assert len(runs) <= 2  # and the right port
+
+
 def test_every_wrong_op_is_found(bench):
     """On the port's own inputs, an error is not carried to the ops after it."""
     port = RIGHT.edit("npgpt.ops.attention:forward", "scores = q @ k.mT", "scores = 2 * q @ k.mT")
