@@ -357,8 +357,9 @@ def test_the_end_of_the_server_ends_all_texts_without_a_word(caplog, monkeypatch
             join(batch)
 
         monkeypatch.setattr(service.engine, "_join", join_until_the_end)
-        reader = raw_request(port, dict(prompt="b", max_tokens=40, stream=True))
-        slow = raw_request(port, dict(prompt=["a"] * 32, max_tokens=40, stream=True), buffer=4096)
+        fields = dict(max_tokens=40, stream=True, logit_bias={256: -100})  # no text ends by itself
+        reader = raw_request(port, fields | dict(prompt="b"))
+        slow = raw_request(port, fields | dict(prompt=["a"] * 32), buffer=4096)
         wait_until(lambda: service.engine.load == 33 and not steps._value)
     with reader, slow:
         assert "the server is ending" in reader.makefile().read()
