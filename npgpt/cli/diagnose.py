@@ -1,13 +1,17 @@
 """npgpt diagnose."""
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Annotated
 
 import tyro
 
 from npgpt.errors import InputError, show
+
+MIN_WIDTH = 40  # characters of a terminal
 
 
 @dataclass(kw_only=True)
@@ -49,7 +53,8 @@ class Diagnose:
         if self.json:
             print(json.dumps(report.as_json(found), indent=2).replace("\x7f", "\\u007f"))
         else:
-            print(report.text(found))
+            width = max(MIN_WIDTH, get_terminal_size().columns) if sys.stdout.isatty() else None
+            print(report.text(found, width))
         return 0 if found.agrees else 1
 
 

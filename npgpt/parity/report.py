@@ -1,6 +1,7 @@
 """The report of a diagnosis, as text for a terminal and as JSON."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
@@ -21,11 +22,21 @@ KINDS = {  # in the plural
 }  # fmt: skip
 
 
-def text(diagnosis: Diagnosis) -> str:
-    """Return the report in lines, without control characters."""
+def text(diagnosis: Diagnosis, width: int | None = None) -> str:
+    """Return the report in lines, without control characters.
+
+    `width`: in characters, at which lines end. None: they end nowhere.
+    """
     lines = [*diagnosis.notes, *arithmetic(diagnosis), *verdict(diagnosis), *causes(diagnosis)]
     lines += [*ops(diagnosis), *not_checked(diagnosis)]
-    return "\n".join(printable_line(line) for line in lines)
+    lines = [printable_line(line) for line in lines]
+    return "\n".join(lines if width is None else (wrap(line, width) for line in lines))
+
+
+def wrap(line: str, width: int) -> str:
+    """Return a line in lines of a width, the later ones indented as the report's columns are."""
+    return textwrap.fill(line, width, subsequent_indent=INDENT,
+                         break_long_words=False, break_on_hyphens=False)  # fmt: skip
 
 
 def arithmetic(diagnosis: Diagnosis) -> list[str]:

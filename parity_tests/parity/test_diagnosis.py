@@ -115,6 +115,12 @@ def test_the_report_of_a_known_mistake(unscaled):
     assert "        attention: h.0.attn.probs, h.1.attn.probs" in lines
 
 
+def test_the_report_is_as_wide_as_a_terminal(unscaled):
+    whole, narrow = report.text(unscaled), report.text(unscaled, 60)
+    assert max(map(len, whole.splitlines())) > 60 >= max(map(len, narrow.splitlines()))
+    assert narrow.split() == whole.split()
+
+
 def test_the_report_of_loss_and_gradients(tiny):
     found = diagnose(tiny, numbers(UNSCALED, tiny, ("loss", "grad")))
     lines = report.text(found).splitlines()
