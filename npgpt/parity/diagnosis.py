@@ -161,7 +161,20 @@ def notes_of(match: matching.Match, probe: Probe) -> tuple[str, ...]:
     phrases = [note for note in match.notes if ":" not in note]
     line = f"matched {len(present.intersection(names))} of {len(names)} parameters"
     layout = f" ({'; '.join(phrases)})" if phrases else ""
-    return (line + layout, *(note for note in match.notes if ":" in note))
+    return (line + layout, *shared_blocks(match), *(note for note in match.notes if ":" in note))
+
+
+def shared_blocks(match: matching.Match) -> list[str]:
+    """Return a line for each set of blocks that have the very same gradients."""
+    blocks: dict[str, list[int]] = {}  # hashes of the gradients, in the order of their names
+    for name, grad in sorted(match.tensors.items()):
+        if name.startswith("grad/h.") and grad.any():
+            blocks.setdefault(name.split(".")[1], []).append(hash(grad.tobytes()))
+    equal: dict[tuple[int, ...], list[str]] = {}
+    for block, hashes in blocks.items():
+        equal.setdefault(tuple(hashes), []).append(f"h.{block}")
+    return [f"{', '.join(names)}: the very same gradients, as of one module that the port shares"
+            for names in equal.values() if len(names) > 1]  # fmt: skip
 
 
 def explain(found: Diagnosis, lab: Lab, own: causes.Own, loaded: Lab) -> Diagnosis:

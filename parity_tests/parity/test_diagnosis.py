@@ -13,7 +13,7 @@ import pytest
 
 from npgpt import GPT
 from npgpt.model.params import named
-from npgpt.parity import diagnosis, dump, order, probe, report, rounding
+from npgpt.parity import diagnosis, dump, matching, order, probe, report, rounding
 from npgpt.parity.compute import compute
 from npgpt.parity.port import RIGHT
 from npgpt.testing import assert_parity, pytest_plugin
@@ -113,6 +113,14 @@ def test_the_report_of_a_known_mistake(unscaled):
     assert "scores = q @ k.mT * D**-0.5" in Path(file).read_text().splitlines()[int(line) - 1]
     assert where[1] == "docs/backprop/attention.md"
     assert "        attention: h.0.attn.probs, h.1.attn.probs" in lines
+
+
+def test_the_report_names_blocks_that_are_one_module(tiny):
+    tensors = numbers(RIGHT, tiny, ("loss", "grad"))
+    assert diagnosis.shared_blocks(matching.match(dump.make(tensors), tiny)) == []
+    shared = {name: tensors[name.replace("h.1", "h.0")] for name in tensors}
+    found = diagnosis.shared_blocks(matching.match(dump.make(shared), tiny))
+    assert found == ["h.0, h.1: the very same gradients, as of one module that the port shares"]
 
 
 def test_the_report_is_as_wide_as_a_terminal(unscaled):
