@@ -18,16 +18,20 @@ class Readout(NamedTuple):
     entropy: Array  # (N,), of the whole distribution, in nats
     surprise: Array  # (N,), -log of the probability of the row's target, in nats; nan without one
     rank: Array  # (N,) int64, how many tokens are more likely than the target; -1 without one
+    answer: Array  # (N,), the probability of the row's answer; by default of its likeliest token
 
 
 @finite.ignore_overflow()
-def read(model: GPT, x: Array, *, count: int, targets: Array) -> Readout:
+def read(
+    model: GPT, x: Array, *, count: int, targets: Array, answers: Array | None = None
+) -> Readout:
     """(N, C), (N,) -> Readout. A row of the stream is normalized, and multiplied with the head.
 
-    `targets` are token ids, or -1 for a row without one. Raises RunError if a logit is nan.
+    `targets` are token ids, or -1 for a row without one; `answers` are token ids. Raises RunError
+    if a logit is nan.
     """
     parts = [
-        read_part(model, x[rows], count, targets[rows])
+        read_part(model, x[rows], count, targets[rows], None if answers is None else answers[rows])
         for rows in slices(len(x), MOST_LOGITS // model.config.vocab_size)
     ]
     return Readout(*(np.concatenate(one) for one in zip(*parts, strict=True)))
@@ -39,7 +43,7 @@ def slices(N: int, size: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, N, size)]
 
 
-def read_part(model: GPT, x: Array, count: int, targets: Array) -> Readout:
+def read_part(model: GPT, x: Array, count: int, targets: Array, answers: Array | None) -> Readout:
     """(N, C), (N,) -> Readout, with all (N, V) logits at once."""
     x, _ = model.ops.layernorm.forward(np.ascontiguousarray(x), model.params.ln_f)
     probs = distribution(model, transformer.scores(model.params, x, ops=model.ops))
@@ -53,6 +57,7 @@ def read_part(model: GPT, x: Array, count: int, targets: Array) -> Readout:
         -(probs * logs).sum(-1),
         np.where(targeted, -np.log(found), np.nan),
         np.where(targeted, (probs > found[:, None]).sum(-1), -1),
+        probs[rows, ids[:, 0] if answers is None else answers],
     )
 
 

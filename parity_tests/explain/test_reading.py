@@ -1,5 +1,7 @@
 """Readings of a text by forward passes: next token, surprise, attention, logit lens."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,15 @@ def test_the_last_row_of_the_lens_is_the_model(model):
     np.testing.assert_array_equal(lens.ids[-1], read.ids[1:])
     np.testing.assert_array_equal(lens.surprise[-1, :-1], read.surprise[1:])
     assert np.isnan(lens.surprise[:, -1]).all()
+
+
+def test_every_layer_has_the_probability_of_the_answer():
+    """Also where the answer is not among the first."""
+    model = npgpt.GPT(replace(CONFIG, tied=False), ops=ops, seed=4)
+    lens, whole = (logit_lens.lens(model, TOKENS, count=n) for n in (1, CONFIG.vocab_size))
+    assert (lens.ids[0] != lens.ids[-1]).any()
+    expected = np.where(whole.ids == lens.ids[-1], whole.probs, 0).sum(-1)
+    np.testing.assert_array_equal(lens.answer, expected)
 
 
 def test_a_row_of_the_lens_leaves_out_the_blocks_above(model):

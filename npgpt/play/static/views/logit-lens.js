@@ -125,12 +125,9 @@ function render(root, page) {
     svg.style("cursor", "pointer");
   }
 
-  /** Return the probability of the output's likeliest token in a layer; 0 if it is not among its first. */
+  /** Return the probability of the output's likeliest token in a layer. */
   function share(l) {
-    const [answer] = top(rows() - 1, position());
-    const n = found.ids.shape[2];
-    for (let j = 0; j < n; j++) if (top(l, position(), j)[0] === answer) return top(l, position(), j)[1];
-    return 0;
+    return found.answer[at(l, position())];
   }
 
   function drawPath(svg, width, tall) {
