@@ -12,6 +12,8 @@ import pytest
 
 import npgpt
 from npgpt.inference import sampling
+from npgpt.play.api import FUNCTIONS
+from npgpt.play.computation import Reply
 from parity_tests.support.play_client import IMAGE, SCRIPT, WORDS
 
 pytestmark = pytest.mark.slow  # a browser
@@ -130,6 +132,24 @@ def test_writing_continues_the_stream_of_generate(page, served):
     assert list(map(int, written)) == list(
         npgpt.generate(served.model, prompt, 3, temperature=1.5, rng=rng)
     )
+
+
+def test_a_new_prompt_ends_what_is_being_written(page, served, monkeypatch):
+    def write(body, session, job):
+        job.emit({"token": 20})
+        job.cancelled.wait(2)
+        job.emit({"token": 21})
+        return Reply({})
+
+    monkeypatch.setitem(FUNCTIONS, "write", write)
+    show(page, served, "writing?prompt=ab")
+    page.get_by_role("button", name="Write 40").click()
+    until(page, "document.querySelectorAll('.chip-token').length === 3")
+    page.get_by_label("Prompt").fill("baab")
+    until(page, "location.hash.includes('prompt=baab')")
+    until(page, "document.querySelectorAll('.chip-token').length === 4")
+    page.wait_for_timeout(200)  # the address changes late
+    assert "written" not in page.url
 
 
 def test_an_alternative_is_another_way_by_keys_alone(page, served):

@@ -30,10 +30,17 @@ function render(root, page) {
   const T = () => prompt.length + written.length;
   const keep = () => page.set({ written: written.join(",") });
 
+  /** Set another continuation. One that is being written ends. */
+  function replace(tokens) {
+    page.calls.get("write")?.abort();
+    written = tokens;
+    keep();
+  }
+
   const text = chips({ label: "The text, token by token", kind: "backward", onChoose: (i) => { place = i; alternatives.redraw(); } });
   const promptBox = textarea({
     label: "Prompt", value: state.prompt,
-    onInput: debounce((value) => { page.set({ prompt: value, written: "", chosen: 0 }); written = []; encode(); }, 350),
+    onInput: debounce((value) => { replace([]); page.set({ prompt: value, chosen: 0 }); encode(); }, 350),
   });
   const t = slider({
     label: "Temperature", value: state.temperature, text: (value) => (value ? String(value) : "0 (greedy)"),
@@ -149,16 +156,17 @@ function render(root, page) {
     if (busy || !prompt.length) return;
     busy = true;
     text.select(-1);
-    const fresh = [];
+    const mine = written;
+    const before = mine.length;
     try {
       await page.call("write", {
         tokens: ids(), count: n, temperature: state.temperature, top_k: state.top_k || null,
         top_p: state.top_p < 1 ? state.top_p : null, seed: state.seed, drawn: written.length - state.chosen,
-      }, { onEvent: ({ token }) => { fresh.push(token); written.push(token); showText(); } });
+      }, { onEvent: ({ token }) => { mine.push(token); if (written === mine) showText(); } });
     } finally {
       busy = false;
     }
-    if (!fresh.length) return;
+    if (written !== mine || mine.length === before) return; // another one took its place
     keep();
     place = T();
     await read();
@@ -168,9 +176,8 @@ function render(root, page) {
   function choose(id) {
     const start = place - prompt.length;
     if (start < 0) return page.note("This token belongs to the prompt: edit the prompt above to change it.");
-    written = [...written.slice(0, start), id];
+    replace([...written.slice(0, start), id]);
     page.set({ chosen: written.length });
-    keep();
     place = T();
     text.select(-1);
     return read();
@@ -178,9 +185,8 @@ function render(root, page) {
 
   function cut(length) {
     if (busy || length < prompt.length) return;
-    written = written.slice(0, length - prompt.length);
+    replace(written.slice(0, length - prompt.length));
     page.set({ chosen: Math.min(state.chosen, written.length) });
-    keep();
     place = null;
     text.select(-1);
     read();
@@ -237,8 +243,8 @@ function render(root, page) {
     const bits = (v) => (Number.isNaN(v) ? 0 : Math.min(1e3, v * BITS));
     const most = Math.max(MOST, d3.max(reading.surprise, bits));
     const x = d3.scaleLinear([0, n], [52, width - 8]);
-    const y = d3.scaleLinear([0, most], [tall - 52, 8]).nice();
-    axis(svg, "left", y, { x: 52, label: "bits", length: tall - 44, ticks: 4 });
+    const y = d3.scaleLinear([0, most], [tall - 52, 44]).nice(); // the legend is above
+    axis(svg, "left", y, { x: 52, label: "bits", length: tall - 8, ticks: 4 });
     axis(svg, "bottom", d3.scaleLinear([reading.unread, reading.unread + n], x.range()), { y: tall - 52, label: "position", length: width + 44, ticks: Math.min(n, 8), format: "d" });
     layer(svg, "hover");
     layer(svg, "bars").selectAll("rect").data(d3.range(n)).join("rect").attr("class", "backward")
@@ -262,7 +268,7 @@ function render(root, page) {
     k.set(now.top_k);
     p.set(now.top_p);
     seed.set(now.seed);
-    written = parse();
+    if (now.written !== written.join(",")) replace(parse());
     encode();
   };
 }
