@@ -22,6 +22,7 @@ from npgpt.system import memory
 
 MAX_UNSENT = 64  # frames: a view that is faster than its reader waits
 INTERVAL = 0.05  # seconds between two reports of progress
+WAITING = "Waiting for another computation, perhaps of another page"
 TO_END = 5.0  # seconds: a training run saves its state
 
 
@@ -122,16 +123,21 @@ class Runner:
         """
         loop, unsent = asyncio.get_running_loop(), asyncio.Queue[bytes | None]()
         job = Job(lambda frame: tell(loop, unsent, frame))
+        waits = bool(self.jobs) and not watches
         self.jobs.add(job)
         headers = [(b"content-type", b"application/octet-stream")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
 
         def run() -> None:
             try:
+                if waits:
+                    job.send("progress", {"done": 0, "total": 0, "text": "Computing"})
                 run_job(compute, job)
             finally:
                 tell(loop, unsent, None)
 
+        if waits:
+            job.send("progress", {"done": 0, "total": 0, "text": WAITING})
         if watches:
             threading.Thread(target=run, daemon=True).start()
         else:
