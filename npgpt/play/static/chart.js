@@ -43,6 +43,7 @@ export function figure({ name, title, describe, height, wide, draw, csv, cursor 
     const full = wide ? wide(width) : width;
     svg.attr("width", full).attr("height", tall).attr("viewBox", `0 0 ${full} ${tall}`);
     draw(svg, full, tall);
+    for (const one of tools.children) one.disabled = !node.childElementCount; // nothing to save yet
     svg.attr("aria-label", typeof describe === "function" ? describe() : describe);
   }
 

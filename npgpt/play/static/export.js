@@ -38,8 +38,9 @@ export function saveSvg(svg, name) {
 export async function savePng(svg, name, scale = 2) {
   const { width, height } = svg.getBoundingClientRect();
   const image = new Image();
+  const loaded = new Promise((resolve, reject) => Object.assign(image, { onload: resolve, onerror: reject }));
   image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(svgText(svg))}`;
-  await image.decode();
+  await loaded; // decode() waits for the page's next frames
   const canvas = document.createElement("canvas");
   canvas.width = Math.round(width * scale);
   canvas.height = Math.round(height * scale);
