@@ -37,7 +37,10 @@ def parameter(body: Body, session: Session, job: Job) -> Reply:
     counts = (ROWS, COLUMNS) if len(values) > 1 else (1, ROWS * COLUMNS)
     part = tuple(slice(start, start + count) for start, count in zip(starts, counts, strict=True))
     shape = find(session.model.params, name).shape
-    data = {"unread": unread, "shape": shape, "start": starts, "loss": found.loss}
+    data = {
+        "unread": unread, "read": len(found.targets) + 1, "shape": shape, "start": starts,
+        "loss": found.loss,
+    }  # fmt: skip
     return Reply(data, {"values": as_float(values[part]), "gradient": as_float(gradient[part])})
 
 

@@ -18,7 +18,7 @@ export const nudge = {
 /** Return a number with three digits. */
 function brief(x) {
   if (x === 0) return "0";
-  return Math.abs(x) >= 1e-3 && Math.abs(x) < 1e4 ? String(Number(x.toPrecision(3))) : x.toExponential(1);
+  return Math.abs(x) >= 1e-2 && Math.abs(x) < 1e4 ? String(Number(x.toPrecision(3))) : x.toExponential(1);
 }
 
 function render(root, page) {
@@ -87,6 +87,7 @@ function render(root, page) {
     const result = await page.call("parameter", { prompt: state.prompt, parameter: state.parameter, row: r, column: c });
     if (!result) return;
     part = result;
+    page.note(part.unread ? `The text is long: its last ${count(part.read)} tokens are read.` : "");
     drawTable(focus);
   }
 

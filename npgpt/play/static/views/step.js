@@ -191,7 +191,7 @@ function render(root, page) {
     const x = d3.scaleLinear([-1.05 * reach(found.gradient), 1.05 * reach(found.gradient)], [76, width - 14]);
     const y = d3.scaleLinear([-1.1 * reach(found.update), 1.1 * reach(found.update)], [tall - 50, 10]);
     axis(svg, "bottom", x, { y: tall - 50, label: "gradient", length: width + 60, ticks: Math.max(2, width / 110), format: "~g" });
-    const left = layer(svg, "axis-left").attr("transform", "translate(76,0)").call(d3.axisLeft(y).ticks(5, "~e").tickSizeOuter(0));
+    const left = layer(svg, "axis-left").attr("transform", "translate(76,0)").call(d3.axisLeft(y).ticks(5).tickFormat((v) => (v ? d3.format("~e")(v) : "0")).tickSizeOuter(0));
     left.selectAll("text.axis-label").data(["update"]).join("text").attr("class", "axis-label").attr("fill", "currentColor").attr("transform", "rotate(-90)").attr("x", -(tall - 40) / 2).attr("y", -62).attr("text-anchor", "middle").text((d) => d);
     layer(svg, "zero").selectAll("path").data([`M76,${y(0)}H${width - 14}M${x(0)},10V${tall - 50}`]).join("path").attr("class", "rule").attr("d", (d) => d);
     layer(svg, "points").selectAll("circle").data(d3.range(found.gradient.length)).join("circle").attr("class", "backward").attr("fill-opacity", 0.5).attr("r", 2.2)
@@ -223,7 +223,7 @@ function render(root, page) {
     }
     const bottom = layer(svg, "axis-bottom").attr("transform", `translate(0,${tall - 40})`).call(d3.axisBottom(x).ticks(Math.max(3, width / 130), "~g").tickSizeOuter(0));
     bottom.selectAll("text.axis-label").data(["root mean square"]).join("text").attr("class", "axis-label").attr("fill", "currentColor").attr("text-anchor", "middle").attr("x", d3.mean(x.range())).attr("y", 34).text((d) => d);
-    layer(svg, "legend").selectAll("text").data(marks).join("text").attr("class", (d) => (d[1] === "forward" || d[1] === "backward" ? d[1] : "strong")).attr("x", (_, i) => (width > 620 ? left + 8 + i * 92 : 4 + i * (width / marks.length))).attr("y", 20).text((d) => d[3]);
+    layer(svg, "legend").selectAll("text").data(marks).join("text").attr("class", (d) => (d[1] === "forward" || d[1] === "backward" ? d[1] : "strong")).attr("x", (_, i) => (width > 620 ? left + 8 + i * 92 : 4 + d3.sum(marks.slice(0, i), (d) => 12 + 6.4 * d[3].length))).attr("y", 20).text((d) => d[3]);
     svg.style("cursor", "pointer");
   }
 
