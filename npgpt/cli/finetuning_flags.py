@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from npgpt.cli.common import ModelPath, OptionalTokenizer, default, model_path
 from npgpt.cli.train_flags import Targets
-from npgpt.errors import RunError
+from npgpt.errors import InputError, RunError
 from npgpt.system.console import make_bar
 from npgpt.system.terminal import MAX_ERROR, printable_line
 
@@ -100,6 +100,8 @@ class FineTuning:
         """Return the flags as the `Settings` of a run."""
         from npgpt.finetuning.loop import Settings
 
+        if self.lora_rank is None and (self.lora_alpha, self.lora_targets) != (None, ("c_attn",)):
+            raise InputError("--lora-alpha and --lora-targets are for --lora-rank: give it, too")
         names = {field.name for field in dataclasses.fields(Settings)}
         return Settings(**{k: v for k, v in (vars(self) | others).items() if k in names})
 

@@ -81,7 +81,7 @@ class Generate:
         Print a JSON object per continuation: text, token ids, their log-probabilities, and why it
         ended.
     log_probs
-        Number of most likely tokens in each object of --jsonl.
+        Number of most likely tokens in each object of --jsonl. Beam search has none.
     """
 
     prompt: Annotated[Optional[str], default("required without --prompts", "TEXT")] = None  # noqa: UP045
@@ -112,6 +112,10 @@ class Generate:
             raise InputError("generate continues one --prompt TEXT, or --prompts FILE: give one")
         if self.beams is not None and (self.top_k, self.top_p, self.min_p) != (None, None, None):
             raise InputError("--beams does not sample: leave out --top-k, --top-p and --min-p")
+        if self.beams is not None and self.temperature != Generate.temperature:
+            raise InputError("--beams does not sample: leave out --temperature")
+        if self.log_probs and (not self.jsonl or self.beams is not None):
+            raise InputError("--log-probs is for --jsonl without --beams")
         if self.prompts is None and not self.jsonl and self.beams is None:
             return self.run_prompt()
         from npgpt.cli.generate_prompts import run

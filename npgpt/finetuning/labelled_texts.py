@@ -66,6 +66,10 @@ def read(path: str | Path) -> LabelledTexts:
             f"{path} has {len(names):,} labels, at most {MAX_LABELS:,} are supported: "
             "the label comes first, then the text"
         )
+    if len(names) == len(records) > 2:
+        raise InputError(
+            f"in {path}, every text has a label of its own: the label comes first, then the text"
+        )
     if len(names) < 2:
         raise InputError(f"{path} has one label, {show(names[0])}, but there must be two or more")
     numbers = {name: number for number, name in enumerate(names)}

@@ -97,8 +97,12 @@ def read_rows(text: str, path: Path, delimiter: str) -> Iterator[tuple[str, list
                 raise InputError(f"{where}: a quotation mark is opened, but never closed")
             if row:
                 yield where, row
-    except csv.Error as error:  # a value of more than 131,072 characters
-        raise InputError(f"{path}, line {first}: {error}") from None
+    except csv.Error:
+        limit = csv.field_size_limit()
+        raise InputError(
+            f"{path}, line {first}: a value has more than {limit:,} characters. A quotation mark "
+            "may be opened there and closed much later"
+        ) from None
 
 
 def read_json(text: str, path: Path) -> Iterator[tuple[str, Any]]:

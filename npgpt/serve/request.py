@@ -143,7 +143,9 @@ def parse_prompts(prompt: Any, model: GPT, tokenizer: Tokenizer) -> list[list[in
     if isinstance(prompt, str):
         prompts: list[Any] = [prompt]
     elif not isinstance(prompt, list) or not prompt:
-        raise InputError(f"prompt is {show(prompt)}, but must be a text or a list")
+        raise InputError(
+            f"prompt is {show(prompt)}, but must be a text or a list that is not empty"
+        )
     elif all(isinstance(item, (str, list)) for item in prompt):
         prompts = prompt
     else:
@@ -198,7 +200,7 @@ def parse_stops(stop: Any) -> list[str]:
     """Return the stop strings: of a text or of a list of texts."""
     stops = [] if stop is None else [stop] if isinstance(stop, str) else stop
     if not isinstance(stops, list) or not all(isinstance(one, str) and one for one in stops):
-        raise InputError(f"stop is {show(stop)}, but must be a text or a list of texts")
+        raise InputError(f"stop is {show(stop)}, but must be a text or a list of texts, none empty")
     if len(stops) > MAX_STOPS or any(len(one) > MAX_STOP for one in stops):
         raise InputError(f"stop may have {MAX_STOPS} texts of {MAX_STOP:,} characters")
     return stops

@@ -98,6 +98,12 @@ def test_beams(npgpt_, run, prompts):
 def test_beams_that_make_no_sense(refused, run):
     flags = "generate --model run --prompt Lamp --beams"
     refused(f"{flags} 2 --top-k 3", says="--beams does not sample: leave out --top-k")
+    refused(f"{flags} 2 --temperature 0.5", says="--beams does not sample: leave out --temperature")
+    refused(f"{flags} 2 --jsonl --log-probs 3", says="--log-probs is for --jsonl without --beams")
+    refused(
+        "generate --model run --prompt Lamp --log-probs 3",
+        says="--log-probs is for --jsonl without",
+    )
     refused(f"{flags} 2 --num-samples 3", says="2 beams have no 3 continuations")
     refused(f"{flags} 0", says="0 beams have no 1 continuations")
     refused(f"{flags} 200", says="beams is 200, but must be 1 to 128: half of the vocabulary")

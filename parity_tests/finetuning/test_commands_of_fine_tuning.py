@@ -96,6 +96,7 @@ Next: npgpt generate --model tuned --prompt .*
 @pytest.mark.parametrize(
     "line, says",
     [
+        ("classify --data ham.tsv --lora-alpha 3", "--lora-alpha and --lora-targets are for"),
         ("classify", "give --data to train a classifier, or --predict TEXT to use one"),
         (
             "classify --data texts.tsv --predict x",

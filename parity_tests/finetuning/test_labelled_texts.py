@@ -57,6 +57,13 @@ def test_balance_and_splits_are_those_of_pandas(tmp_path):
     assert balanced.labels == ("ham", "spam") and balanced.counts() == [19, 19]
 
 
+def test_columns_in_the_wrong_order_are_an_error(tmp_path):
+    path = tmp_path / "texts.csv"
+    path.write_text("".join(f"message {i},{'ham' if i % 3 else 'spam'}\n" for i in range(20)))
+    with pytest.raises(InputError, match="every text has a label of its own: the label comes"):
+        labelled_texts.read(path)
+
+
 def test_the_spam_collection(data):
     path = Path(data) / COLLECTION
     if not path.exists():

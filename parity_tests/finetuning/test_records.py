@@ -58,7 +58,7 @@ def test_one_set_of_records_in_five_forms(tmp_path, name, content):
         ("x.tsv", "a\tone\nb\t  \n", "line 2: the text is empty"),
         ("x.tsv", "\tone\n", "line 1: the label is empty"),
         ("x.csv", "label,text,n\na,b\n", "line 2: it has 2 columns, but must have 3"),
-        ("x.tsv", "a\t" + "y" * 200_000, "line 1: field larger than field limit"),
+        ("x.tsv", "a\t" + "y" * 200_000, "line 1: a value has more than 131,072 characters"),
         ("x.tsv", b"a\tx\n\xff", "is not UTF-8: byte 4 is 0xff"),
         ("x.tsv", b"a\t\0\n", "is not text: byte 2 is zero"),
         ("x.tsv", "a\tb\n".encode("utf-16"), "is UTF-16, not UTF-8"),
