@@ -252,7 +252,7 @@ class Protocol(H11Protocol):
         self.cut = self.loop.call_later(self.send_time, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Go on, as the client has read."""
+        """Cancel the end of the connection: the client has read."""
         super().resume_writing()
         if self.cut is not None:  # uvicorn resumes at the end of every connection
             self.cut.cancel()
