@@ -8,7 +8,7 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.errors import InputError
-from npgpt.model.params import named
+from npgpt.model.params import named, size
 from npgpt.parity import causes, graph, matching, op_by_op, order, pairing, rounding
 from npgpt.parity.budget import Layouts, Run, Task, closest, excess, largest_of
 from npgpt.parity.causes import Lab
@@ -22,6 +22,7 @@ from npgpt.parity.rounding import EPS
 
 PARAMETERS = ("param", "grad")
 NO_GRADIENT = "not in the dump"
+STEPPED = 1 << 24  # parameters of a model whose steps are compared, at most
 IN_EVALUATION = next(one for one in MISTAKES if one.name == "dropout-in-evaluation")
 KINDS = ("act", "loss", "grad", "dact", "after", "cached_logits")  # kinds that are missed
 
@@ -103,6 +104,7 @@ def diagnose(
     if (logits := match.tensors.pop("act/logits", None)) is not None:  # a module's output
         match.tensors.setdefault("logits", logits)
     fill_gradients(match, probe)
+    leave_steps_out(match, probe)
     own = {name: (x, *match.alternatives.get(name, ())) for name, x in match.tensors.items()}
     present = [name for name in order.sort(own, probe.config) if kind_of(name) not in INPUTS]
     arithmetic = rounding.recognize(match.tensors, probe.params)
@@ -146,6 +148,21 @@ def fill_gradients(match: matching.Match, probe: Probe) -> None:
         steps = [one for one in match.tensors if step_of(one)]
         for after in [one for one in steps if step_of(one) > 1 or one.endswith(f"/{name}")]:
             del match.tensors[after]
+
+
+def leave_steps_out(match: matching.Match, probe: Probe) -> None:
+    """Leave out the parameters after a large model's steps, with a note.
+
+    Each mistake of an optimizer is a training step in float64: 24 GB of memory for 124M parameters.
+    """
+    steps = [name for name in match.tensors if step_of(name)]
+    if steps and (count := size(probe.config)) > STEPPED:
+        for name in steps:
+            del match.tensors[name]
+        match.notes.append(
+            f"steps: not compared, as the model has {count:,} parameters, more than {STEPPED:,}. "
+            "Dump those of the tiny probe: they show the same mistakes"
+        )
 
 
 def is_partial(name: str, match: matching.Match) -> bool:

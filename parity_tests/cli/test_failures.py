@@ -147,7 +147,7 @@ def test_a_reader_that_has_seen_enough(run):
 def test_text_that_the_terminal_cannot_show(run):
     """A prompt that is no Unicode, and an output that knows ASCII only."""
     ascii = os.environ | {"PYTHONIOENCODING": "ascii"}
-    with started(*GENERATE, b"\xff\xc3\xa9", env=ascii) as process:
+    with started(*GENERATE, b"\xff\xc3\xa9", "--max-new-tokens", "9", env=ascii) as process:
         out, err = process.communicate(timeout=LONG)
     assert process.returncode == 0, err
     assert out.startswith(b"??")

@@ -21,7 +21,7 @@ TRAIN = (
     "train --data text.txt --out {run} --steps 2 --n-layer 1 --n-embd 16 --n-head 2 "
     "--context-length 16 --batch-size 4 --stride 16 --sample-tokens 3 --warmup-steps 1"
 )
-GENERATE = "generate --model {run} --prompt The --max-new-tokens 20 --num-samples 3"
+GENERATE = "generate --model {run} --prompt The --max-new-tokens 13 --num-samples 3"
 TEXT = "The lamp is lit at dusk, and the keeper writes the hour in the book. " * 12
 
 

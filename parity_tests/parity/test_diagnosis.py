@@ -152,6 +152,17 @@ def test_the_gradient_of_the_logits_of_a_large_vocabulary(tiny):
     assert found.agrees and "dact/logits" in {one.name for one in found.findings}
 
 
+def test_the_steps_of_a_large_model_are_left_out_with_a_note(tiny, monkeypatch):
+    tensors = numbers(RIGHT, tiny, ("loss", "grad", "after"))
+    tensors["after1/wte.weight"] = tensors["after1/wte.weight"] + 1
+    assert not diagnose(tiny, tensors).agrees
+    monkeypatch.setattr(diagnosis, "STEPPED", 1000)
+    found = diagnose(tiny, tensors)
+    assert found.agrees and "after" in found.not_dumped
+    (line,) = [one for one in report.text(found).splitlines() if one.startswith("steps:")]
+    assert "more than 1,000. Dump those of the tiny probe" in line
+
+
 def test_an_unknown_mistake_is_located(tiny):
     port = RIGHT.edit("npgpt.ops.gelu:forward", "0.5 * x * (1 + t)", "0.5 * x * (1.1 + t)")
     text = report.text(diagnose(tiny, numbers(port, tiny, PASSES)))

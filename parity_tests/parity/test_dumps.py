@@ -172,7 +172,8 @@ def of_another_size(found):
 BAD = {
     "no loss and no gradients": (without("loss", "grad"), "has neither loss nor gradients"),
     "nan": (changed("grad/wpe.weight", at((3, 2), np.nan)), r"grad/wpe.weight has 1 of 110 numbers "
-            r"that are nan or infinite, the first at \(3, 2\)$"),
+            r"that are nan or infinite, the first at \(3, 2\); all numbers of param, logits, "
+            "loss are finite$"),
     "nan and inf": (
         lambda f: changed("grad/ln_f.bias", at(slice(2, 4), np.inf))(
             changed("loss", lambda _: np.nan)(f)),
