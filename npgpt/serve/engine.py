@@ -136,7 +136,16 @@ class Engine:
         self.thread.join()
 
     def _run(self) -> None:
-        """Continue until the engine is closed."""
+        """Run the thread. However it ends, no client waits for it."""
+        try:
+            self._continue()
+        finally:
+            with self.changed:
+                self.closed = True
+            self._fail(ENDING)
+
+    def _continue(self) -> None:
+        """Continue all choices until the engine is closed."""
         batch = Batch(self.model)
         while True:
             with self.changed:
@@ -146,7 +155,7 @@ class Engine:
                 left, self.left = self.left, set()
                 self.waiting = deque(one for one in self.waiting if one not in left)
                 if self.closed:
-                    break
+                    return
             for one in left.intersection(self.running.values()):
                 batch.remove(self._row(one))
                 del self.running[self._row(one)]
@@ -160,7 +169,6 @@ class Engine:
             except (RunError, MemoryError) as error:
                 batch = Batch(self.model)
                 self._fail(str(error) or "the memory is exhausted")
-        self._fail(ENDING)
 
     def _row(self, one: Choice) -> int:
         assert one.row is not None

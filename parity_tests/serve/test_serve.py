@@ -344,6 +344,22 @@ def test_ending_the_server_ends_its_texts():
     assert service.engine.load == 0
 
 
+def test_a_thread_that_fails_leaves_no_client_waiting(monkeypatch):
+    told = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: told.append(args.exc_type))
+    with running() as (service, port):
+
+        def fails(batch):
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(service.engine, "_join", fails)
+        url = f"http://127.0.0.1:{port}/v1/completions"
+        for _ in range(2):
+            answer = httpx.post(url, json={"prompt": "a"}, timeout=30)
+            assert answer.status_code == 500
+    assert told == [ZeroDivisionError]
+
+
 def test_tokens_that_are_no_text():
     tokenizer = npgpt.tokenizer("byte")
     assert response.token_text(tokenizer, 0xE2) == "bytes:\\xe2"
