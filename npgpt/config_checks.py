@@ -78,9 +78,12 @@ def check_data(config: Any) -> None:
 def check_trainable(config: Any) -> None:
     """Make tuples of the patterns in a frozen TrainingConfig; None if all parameters are trained.
 
-    LoRA's adapters are always trained. Raises ConfigError unless all patterns are strings.
+    LoRA's adapters are always trained. Raises ConfigError unless all patterns are strings, and for
+    a `lora_alpha` without a rank.
     """
     patterns = strings(config, "trainable")
+    if config.lora_rank is None and config.lora_alpha is not None:
+        raise ConfigError(f"lora_alpha is {show(config.lora_alpha)}, but there is no lora_rank")
     if config.lora_rank is not None:
         patterns = (ADAPTERS, *(one for one in patterns if one != ADAPTERS))
     everything = not patterns or "*" in patterns

@@ -270,6 +270,8 @@ def test_mistakes_are_one_line():
         GPT.from_params(CONFIG, model.params._replace(h=(*others, broken)))
     with pytest.raises(ConfigError, match="lora_rank is 0"):
         TrainingConfig(lora_rank=0)
+    with pytest.raises(ConfigError, match=r"lora_alpha is 2\.0, but there is no lora_rank"):
+        TrainingConfig(lora_alpha=2.0)
     with pytest.raises(ConfigError, match="lora_targets is 3"):
         TrainingConfig(lora_rank=1, lora_targets=3)
     assert TrainingConfig(lora_rank=1, trainable="ln_f").trainable == ("h.*.lora_?", "ln_f")
