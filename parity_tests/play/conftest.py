@@ -1,4 +1,4 @@
-"""One server for all tests of the page, and one browser for each module."""
+"""One server and one browser for all tests of a module."""
 
 import shutil
 import threading
@@ -15,7 +15,7 @@ FLAGS = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # tests of other modules set the clock, by which its loop sleeps
 def served():
     """The page of a small model, on the NumPy backend, whose tokens spell odd things."""
     from npgpt.play import server
