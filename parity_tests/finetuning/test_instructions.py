@@ -113,7 +113,7 @@ def test_the_log_is_the_references(patterns, max_length):
 def test_the_batches_of_the_book(data, bpe):
     path = Path(data) / DATA
     if not path.exists():
-        pytest.skip(f"NPGPT_DATA has no {DATA}")
+        pytest.skip(f"the folder of data has no {DATA}")
     train, val, test = instructions.split(instructions.read(path))
     assert [len(train), len(val), len(test)] == [935, 55, 110]
     rows = instructions.encode(train, bpe)

@@ -67,7 +67,7 @@ def test_columns_in_the_wrong_order_are_an_error(tmp_path):
 def test_the_spam_collection(data):
     path = Path(data) / COLLECTION
     if not path.exists():
-        pytest.skip(f"NPGPT_DATA has no {COLLECTION}")
+        pytest.skip(f"the folder of data has no {COLLECTION}")
     texts = labelled_texts.read(path)
     assert texts.labels == ("ham", "spam") and texts.counts() == [4825, 747]
     require_equal(path, path)

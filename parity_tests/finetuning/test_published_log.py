@@ -53,7 +53,7 @@ def test_the_log_of_chapter_6(data, bpe):
     if not name:
         pytest.skip("NPGPT_GPT2 does not name GPT-2's weights, for example gpt2-small")
     if not (data / "SMSSpamCollection").exists():
-        pytest.skip("NPGPT_DATA has no SMSSpamCollection")
+        pytest.skip("the folder of data has no SMSSpamCollection")
     inside = Path(name) / "124M"
     model = npgpt.load(inside if inside.is_dir() else name)
     model = npgpt.GPT.from_params(npgpt.Config(), model.params, tokenizer="gpt2")  # no dropout
