@@ -135,7 +135,7 @@ class GPT(Forward):
         return make, (self.config, self.params), {"trainable": self.trainable}
 
     def __repr__(self) -> str:
-        c, stored = self.config, getattr(self.params.wte.weight, "kind", self.dtype.name)
+        c, stored = self.config, quantize.kind_of(self.params)
         return (
             f"GPT({self.size:,} parameters, V={c.vocab_size} T_max={c.context_length} "
             f"L={c.n_layer} H={c.n_head} C={c.n_embd} {'tied' if c.tied else 'untied'}, "

@@ -80,6 +80,19 @@ def load(
     return model, tokenizer_of(model)
 
 
+@contextmanager
+def needs_extra(name: str) -> Iterator[None]:
+    """Raise InputError if the server of a command, which the block imports, lacks a package."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in ("starlette", "uvicorn", "anyio"):
+            raise
+        extra = f"pip install 'npgpt[{name}]'"
+        raise InputError(f"npgpt {name} needs the package {package}: {extra}") from None
+
+
 def say(line: str) -> None:
     """Print a line about the data on standard error."""
     print(printable_line(line), file=sys.stderr, flush=True)

@@ -141,11 +141,11 @@ class Generate:
 
     def load(self) -> tuple["GPT", "Tokenizer"]:
         """Return the model and its tokenizer, with kernels that are being compiled."""
+        from npgpt.model import quantize
         from npgpt.performance import precompile
 
         model, tokenizer = load(self.model, self.weights, self.tokenizer)
-        kind = getattr(model.params.wte.weight, "kind", model.dtype.name)  # of a QuantizedMatrix
-        precompile.compile_kernels("generate", kind)
+        precompile.compile_kernels("generate", quantize.kind_of(model.params))
         return model, tokenizer
 
     def run_prompt(self) -> int:

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from npgpt.cli.common import ModelPath, OptionalTokenizer, announce_compilation, load
+from npgpt.cli.common import (
+    ModelPath,
+    OptionalTokenizer,
+    announce_compilation,
+    load,
+    needs_extra,
+)
 from npgpt.cli.train import Train
 from npgpt.cli.train_flags import RunFlags
 from npgpt.errors import InputError, RunError
@@ -20,9 +26,8 @@ if TYPE_CHECKING:
     from npgpt.data.tokenizer import Tokenizer
     from npgpt.gpt import GPT
 
-Report = Callable[[int, int, str], None]  # done, total, text; an exception ends the computation
+Report = Callable[[int, int, str], None]  # done, total, text; raises Cancelled to end it
 
-EXTRA = "pip install 'npgpt[play]'"
 COMPILING = "Loading kernels; the first time, they are compiled for this CPU in about a minute"
 
 
@@ -56,13 +61,8 @@ class Play:
 
     def run(self) -> int:
         """Serve the page until Ctrl-C; return the exit status."""
-        try:
+        with needs_extra("play"):
             from npgpt.play import server
-        except ModuleNotFoundError as error:
-            package = (error.name or "").partition(".")[0]
-            if package not in ("starlette", "uvicorn", "anyio"):
-                raise
-            raise InputError(f"npgpt play needs the package {package}: {EXTRA}") from None
 
         found = self.find()
         listening = server.bind(self.host, self.port)
@@ -124,7 +124,7 @@ def train_tiny(report: Report) -> Path:
 class TrainAndReport(Train):
     """npgpt train, whose steps are reported to the page too.
 
-    `report`: an exception that it raises asks the run to save its state and stop.
+    `report`: Cancelled, if it raises that, asks the run to save its state and stop.
     """
 
     report: Report
@@ -146,6 +146,7 @@ class ReportingBar:
 
     def show(self, event: Any) -> None:
         """Show an event."""
+        from npgpt.play.computation import Cancelled
         from npgpt.training.events import Step
 
         self.bar.show(event)
@@ -153,17 +154,17 @@ class ReportingBar:
             text = f"Training a small model first: loss {event.loss:.2f}"
             try:
                 self.report(event.step + 1, self.bar.total_steps, text)
-            except Exception:
+            except Cancelled:
                 self.stop.number = signal.SIGINT  # as Ctrl-C: the state is saved
 
 
 def compile_for(model: "GPT") -> None:
     """Compile the kernels that the views need, and load them: the first view does not wait."""
     from npgpt.model.finite import ignore_overflow
-    from npgpt.model.quantize import is_quantized
+    from npgpt.model.quantize import is_quantized, kind_of
     from npgpt.performance import precompile
 
-    kind = getattr(model.params.wte.weight, "kind", model.dtype.name)
+    kind = kind_of(model.params)
     precompile.compile_kernels("generate", kind)
     if not is_quantized(model.params):
         precompile.compile_kernels("train", kind)

@@ -14,11 +14,11 @@ from npgpt.cli.common import (
     default,
     load,
     model_path,
+    needs_extra,
 )
 from npgpt.errors import InputError
 from npgpt.system.terminal import printable_line
 
-EXTRA = "pip install 'npgpt[serve]'"
 KEY = "NPGPT_API_KEY"
 
 
@@ -58,12 +58,9 @@ class Serve:
 
     def run(self) -> int:
         """Serve until Ctrl-C; return the exit status."""
-        try:
+        with needs_extra("serve"):
             from npgpt.serve import server
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn", "anyio"):
-                raise
-            raise InputError(f"npgpt serve needs the package {error.name}: {EXTRA}") from None
+        from npgpt.model import quantize
         from npgpt.performance import precompile
 
         if self.batch_size < 1:
@@ -72,8 +69,7 @@ class Serve:
         model, tokenizer = load(path, self.weights, self.tokenizer)
         listening = server.bind(self.host, self.port)
         with announce_compilation():
-            kind = getattr(model.params.wte.weight, "kind", model.dtype.name)
-            precompile.compile_kernels("generate", kind)
+            precompile.compile_kernels("generate", quantize.kind_of(model.params))
             local = self.host in server.LOOPBACK
             key = os.environ.get(KEY) or None
             name = self.name or (path.parent if path.name == "checkpoint.h5" else path).name

@@ -44,6 +44,12 @@ def is_quantized(tree: Params) -> bool:
     return isinstance(tree.wte.weight, QuantizedMatrix)
 
 
+def kind_of(tree: Params) -> str:
+    """Return how the matrices are stored: "bfloat16" or "int8", or the name of their dtype."""
+    weight = tree.wte.weight
+    return weight.kind if isinstance(weight, QuantizedMatrix) else weight.dtype.name
+
+
 def require_float(tree: Params) -> None:
     """Raise InputError if a parameter is quantized: the steps of training are finer than int8's."""
     for name, leaf in named(tree):

@@ -14,6 +14,7 @@ from npgpt.errors import InputError, RunError
 from npgpt.explain import next_token
 from npgpt.explain.backward import Backward
 from npgpt.gpt import GPT
+from npgpt.model import quantize
 from npgpt.play.computation import Cancelled, Job, Reply, describe
 
 Report = Callable[[int, int, str], None]  # done, total, text; raises Cancelled
@@ -74,7 +75,7 @@ class Session:
             "tokenizer": str(self.tokenizer),
             "end_of_text": self.tokenizer.eot_token,
             "parameters": model.size,
-            "dtype": getattr(model.params.wte.weight, "kind", model.dtype.name),
+            "dtype": quantize.kind_of(model.params),
             "config": asdict(model.config),
         }
         return Reply(
