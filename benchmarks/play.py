@@ -1,4 +1,4 @@
-"""How large is the page of npgpt play, when is it usable, and how fast does a slider move it?
+"""Measure the size of the page of npgpt play, the time until it is usable, and a slider.
 
     python -m benchmarks.play [--rounds 5] [--steps 200]
 

@@ -1,4 +1,4 @@
-"""How many tokens per second do the clients of npgpt serve get, beside the same batch by hand?
+"""Measure the tokens per second of the clients of npgpt serve, beside the same batch by hand.
 
     python -m benchmarks.serving [--rounds 5] [--clients 32] [--new 48]
 
