@@ -57,7 +57,8 @@ class Session:
             raise Cancelled
 
     def require(self) -> GPT:
-        """Return the model. Raise RunError if it could not be loaded."""
+        """Wait for the model, and return it. Raise RunError if it could not be loaded."""
+        self.ready.wait()
         if self.error is not None:
             raise RunError(self.error)
         return self.model

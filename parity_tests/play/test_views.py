@@ -1,11 +1,14 @@
 """Views 2 to 4 of npgpt play: writing, attention and the logit lens."""
 
+from threading import Thread
+
 import numpy as np
 import pytest
 
 import npgpt
 from npgpt.explain import attention, logit_lens, writing
 from npgpt.play.api.attention import SMALL, shrink
+from npgpt.play.session import Session
 from parity_tests.support.play_client import Client, decode
 
 TEXT = "The sea, a rock"
@@ -107,3 +110,14 @@ INVALID = {
 def test_invalid_fields(client, name, fields, says):
     said = client.call(name, prompt="a", **fields)
     assert (said["kind"], said["message"]) == ("error", says)
+
+
+def test_a_question_waits_for_the_model(client):
+    """One that arrives while the model is being loaded."""
+    here, asked = client.session, []
+    session = Session(lambda report: (here.model, here.tokenizer, "late"))
+    question = Thread(target=lambda: asked.append(session.encode(TEXT)))
+    question.start()
+    session.load()
+    question.join()
+    assert asked == [list(TEXT.encode())]
