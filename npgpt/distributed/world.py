@@ -63,9 +63,10 @@ def open_world(launcher: Launcher | None = None) -> World:
     if world.size != (launcher.size or max(world.size, launcher.rank + 1)):
         vendor, version = MPI.get_vendor()
         library = f"{vendor} {'.'.join(map(str, version))}"
+        advice = "start them with srun --mpi=pmix, " if launcher.name == "srun" else ""
         raise InputError(
-            f"{started}, but {library} connects {world.size} of them: use the launcher of that "
-            "MPI, or name the launcher's library in MPI4PY_LIBMPI"
+            f"{started}, but {library} connects {world.size} of them: {advice}use the launcher of "
+            "that MPI, or name the launcher's library in MPI4PY_LIBMPI"
         )
     local = comm.Split_type(MPI.COMM_TYPE_SHARED)
     world = world._replace(local_size=local.Get_size())
