@@ -71,6 +71,7 @@ def forward_with(matrix, x: Array, blocks, n_head: int, past, out: Array | None)
         raise ValueError("there are no blocks")
     addresses = addresses_of(matrix, blocks, past, x.dtype)
     caches, starts, capacities = reserve(past, x.dtype)
+    texts = first_rows(past[0], B)
     out, threads = np.empty_like(x) if out is None else out, num_threads()
     stream, qkv, h, added = (
         np.empty(shape, x.dtype) for shape in
@@ -78,7 +79,7 @@ def forward_with(matrix, x: Array, blocks, n_head: int, past, out: Array | None)
     )  # fmt: skip
     stream[0] = rows(x)
     counters = np.zeros((len(STAGES) * L * (threads + 1), LINE // 8), np.int64)
-    _forward(addresses.matrices, addresses.norms, addresses.kind, caches, n_head, capacities,
+    _forward(addresses.matrices, addresses.norms, addresses.kind, caches, n_head, texts, capacities,
              starts, number((C // n_head) ** -0.5), number(EPS), number(SCALE),
              number(CUBIC), threads, counters, stream, qkv, h, added, rows(out))  # fmt: skip
     return out
@@ -103,6 +104,12 @@ def reserve(past, dtype) -> tuple[Array, Array, Array]:
             f"{sorted(set(starts.ravel().tolist()))}"
         )
     return caches, starts[0], capacities
+
+
+def first_rows(past, B: int) -> Array:
+    """Return the first row of each text, and B. A text of several rows has one cache for all."""
+    rows = getattr(past, "rows", None)
+    return np.array([b for b in range(B) if not (b and rows and rows[b] is rows[b - 1])] + [B])
 
 
 def row_addresses(row, dtype) -> tuple[int, int]:
@@ -141,21 +148,22 @@ def collect_addresses(matrix, blocks, dtype) -> Addresses:
 
 @njit
 def _forward(
-    matrices, norms, kind, caches, n_head, capacities, starts, scale, eps, gelu_scale, cubic,
-    threads, counters, stream, qkv, h, added, out,
+    matrices, norms, kind, caches, n_head, texts, capacities, starts, scale, eps, gelu_scale,
+    cubic, threads, counters, stream, qkv, h, added, out,
 ):  # fmt: skip
     attended = np.empty_like(out)
     in_parallel(threads, _stages,
-                (matrices, norms, kind, caches, n_head, capacities, starts, scale, eps, gelu_scale,
-                 cubic, threads, counters, stream, qkv, attended, h, added))  # fmt: skip
+                (matrices, norms, kind, caches, n_head, texts, capacities, starts, scale,
+                 eps, gelu_scale, cubic, threads, counters, stream, qkv, attended, h,
+                 added))  # fmt: skip
     C = out.shape[1]
     _total(stream[-1], added[1], matrices[-1, MLP_PROJ], 0, C, out)
 
 
 @inner
 def _stages(
-    thread, matrices, norms, kind, caches, n_head, capacities, starts, scale, eps, gelu_scale,
-    cubic, threads, counters, stream, qkv, attended, h, added,
+    thread, matrices, norms, kind, caches, n_head, texts, capacities, starts, scale, eps,
+    gelu_scale, cubic, threads, counters, stream, qkv, attended, h, added,
 ):  # fmt: skip
     """Run one thread through all stages of all blocks."""
     _, B, C = stream.shape
@@ -189,11 +197,13 @@ def _stages(
         while part >= 0:
             first, last = part * I // PARTS, (part + 1) * I // PARTS
             if stage == ATTENTION:
-                for head in range(part * B * n_head // PARTS, (part + 1) * B * n_head // PARTS):
-                    b = head // n_head
-                    _attend(qkv, matrices[layer, C_ATTN], b, head % n_head, n_head,
-                            caches[layer, b], capacities[b], starts[b], scale,
-                            attended)  # fmt: skip
+                heads = (len(texts) - 1) * n_head
+                for head in range(part * heads // PARTS, (part + 1) * heads // PARTS):
+                    text = head // n_head
+                    for b in range(texts[text], texts[text + 1]):
+                        _attend(qkv, matrices[layer, C_ATTN], b, head % n_head, n_head,
+                                caches[layer, b], capacities[b], starts[b], scale,
+                                attended)  # fmt: skip
             else:
                 if stage == MLP_PROJ:
                     wide[:, first:last] = 0

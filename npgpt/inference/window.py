@@ -58,7 +58,7 @@ class Reader:
 
     def __init__(self, model: GPT):
         self.model = model
-        self._decoding: tuple[Sequence[Window], list[RowCaches]] = [], []
+        self._decoding = [RowCaches([]) for _ in range(model.config.n_layer)]
 
     def empty_cache(self) -> list[LayerCache]:
         """Return an empty cache of one row: one LayerCache per block."""
@@ -73,6 +73,21 @@ class Reader:
             with finite.ignore_overflow():
                 logits = transformer.scores(model.params, x[start : start + FEW], ops=model.ops)
             yield from logits
+
+    def logits_ahead(self, window: Window, guesses: Sequence[int]) -> Array:
+        """Return the logits after a window, after its first guess, and so on, (1 + guesses, V).
+
+        The window has one unread token. Each row is bit-identical to that of reading one token
+        after the other, with NumPy's BLAS as well: every position is a row of its own. The keys and
+        values of the guesses stay behind the cached ones (`advance`).
+        """
+        tokens = np.array([window.tokens[-1], *guesses])[:, None]
+        model, past = self.model, self._rows([window] * len(tokens))
+        with finite.ignore_overflow():
+            logits = transformer.scores(model.params, self._hidden(tokens, past), ops=model.ops)
+        for layer in window.caches:
+            layer.length = len(window.tokens)
+        return logits[:, 0]
 
     def _last_hidden(self, windows: Sequence[Window]) -> Array:
         """Read what each window has not read. Return the last positions, (n, C)."""
@@ -95,10 +110,15 @@ class Reader:
 
     def _decode(self, windows: Sequence[Window]) -> Array:
         """Read the last token of each window. Return its position (n, C)."""
-        if self._decoding[0] != windows:
-            self._decoding = windows, layers(windows)
         tokens = np.array([window.tokens[-1:] for window in windows])
-        return self._hidden(tokens, self._decoding[1])[:, 0]
+        return self._hidden(tokens, self._rows(windows))[:, 0]
+
+    def _rows(self, windows: Sequence[Window]) -> list[RowCaches]:
+        """Return the caches of some windows, layer by layer, with the backend's state."""
+        rows = (window.caches for window in windows)
+        for layer, caches in zip(self._decoding, zip(*rows, strict=True), strict=True):
+            layer.rows = caches
+        return self._decoding
 
     def _hidden(self, tokens: Array, past: list[RowCaches]) -> Array:
         """(n, T) -> (n, T, C)"""
@@ -110,6 +130,12 @@ def clear(caches: Sequence[LayerCache]) -> None:
     """Forget all cached positions."""
     for layer in caches:
         layer.length = 0
+
+
+def advance(window: Window) -> None:
+    """Take the last token as read: it is the next of the guesses whose keys are in the cache."""
+    for layer in window.caches:
+        layer.length += 1
 
 
 def layers(windows: Sequence[Window], counts: list[int] | None = None) -> list[RowCaches]:

@@ -95,6 +95,7 @@ class RowCaches:
     """Cached keys and values of one layer for rows of unequal length.
 
     Rows are read together and keep their own caches, so that they can leave and others can join.
+    Several rows in succession may have one cache: they are its next positions, in this order.
 
     Parameters
     ----------
@@ -114,8 +115,11 @@ class RowCaches:
 
     @property
     def length(self) -> Any:
-        """The number of cached positions of each row, (B,) int64. 0 if all are empty."""
+        """The number of positions before each row, (B,) int64; or 0 if there are none."""
         lengths = np.array([row.length for row in self.rows])
+        for i in range(1, len(lengths)):
+            if self.rows[i] is self.rows[i - 1]:
+                lengths[i] = lengths[i - 1] + 1
         return lengths if lengths.any() else 0
 
     def append(self, k: Array, v: Array) -> tuple[Array, Array]:
