@@ -13,6 +13,7 @@ from npgpt.data.tokenizer import Tokenizer
 from npgpt.errors import InputError, RunError
 from npgpt.explain import next_token
 from npgpt.explain.backward import Backward
+from npgpt.explain.passes import Passes
 from npgpt.gpt import GPT
 from npgpt.model import quantize
 from npgpt.play.computation import Cancelled, Job, Reply, describe
@@ -38,6 +39,7 @@ class Session:
         self.ready, self.stopped = threading.Event(), threading.Event()
         self.last: tuple[tuple[int, ...], Array] | None = None  # a prompt and its logits
         self.backward: tuple[tuple[int, ...], Backward] | None = None  # of the last text
+        self.passes: tuple[tuple[int, ...], Passes] | None = None  # the same
 
     def load(self) -> None:
         """Load the model. An error is kept for the page."""

@@ -10,6 +10,8 @@ from npgpt import ops
 from npgpt.config import TrainingConfig
 from npgpt.errors import InputError, RunError
 from npgpt.explain import nudge, precision, step
+from npgpt.explain import passes as passes_module
+from npgpt.explain.passes import Passes
 from npgpt.model.params import copy, leaves
 from npgpt.training import optim
 
@@ -143,6 +145,57 @@ def test_the_measured_slope_is_the_gradient(dtype):
             assert found.value == dict(npgpt.named(model.params))[name][index]
 
 
+def test_a_tied_matrix_is_moved_in_both_of_its_places():
+    """A token of the text, and one that only the head has."""
+    config = npgpt.Config(vocab_size=31, context_length=12, n_layer=2, n_head=2, n_embd=16)
+    model = npgpt.GPT(config, seed=5, scheme="book", dtype="float64", ops=ops)
+    loss, cache = model.loss([TEXT[:-1]], [TEXT[1:]])
+    gradient = model.backward(cache).wte.weight
+    passes = Passes(model, TEXT)
+    for index in ((5, 3), (30, 3)):
+        found = nudge.measure_in(passes, "wte.weight", index, reach=0.5, points=3)
+        assert found.gradient == gradient[index]
+        assert found.slope == pytest.approx(gradient[index], rel=1e-5)
+        model.params.wte.weight[index] += 0.5
+        assert found.losses[2] == pytest.approx(model.evaluate([TEXT[:-1]], [TEXT[1:]]), rel=1e-12)
+        model.params.wte.weight[index] -= 0.5
+        assert found.losses[1] == pytest.approx(loss, rel=1e-12)
+
+
+def test_layers_below_a_number_are_not_computed_again(monkeypatch):
+    """The number of layers is told beforehand, and a computation that was ended is made anew."""
+    monkeypatch.setattr(nudge, "MOST", nudge.AT_ONCE)  # or a slope may need a second round
+    passes, told = Passes(model_of(), TEXT), []
+
+    def count(name):
+        told.clear()
+        nudge.measure_in(
+            passes, name, (3,), points=3, progress=lambda done, total: told.append((done, total))
+        )
+        assert told == [(i, len(told)) for i in range(1, len(told) + 1)]
+        return len(told)
+
+    def leave(done, total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        nudge.measure_in(passes, "ln_f.bias", (3,), progress=leave)
+    # 5 layers to the loss; the gradient of the number; its layer, and those above it
+    assert count("ln_f.bias") == 5 + 1 + 2
+    assert count("h.0.ln_1.bias") == 2 + 1 + 4  # the backward pass of two layers is new
+    assert count("h.0.ln_1.bias") == 1 + 4
+    assert count("h.1.ln_2.bias") == 1 + 3
+
+
+def test_long_texts_are_moved_in_parts(monkeypatch):
+    found = nudge.measure(model_of(), TEXT, "h.1.ln_2.bias", (3,))
+    monkeypatch.setattr(passes_module, "ROWS", 30)  # two texts at once
+    again = nudge.measure(model_of(), TEXT, "h.1.ln_2.bias", (3,))
+    np.testing.assert_allclose(again.losses, found.losses, rtol=1e-14)
+    assert again.slope == pytest.approx(found.slope, rel=1e-8)
+
+
 def test_a_wrong_gradient_does_not_agree():
     found = nudge.measure(model_of(), TEXT, "h.0.mlp.c_fc.weight", (1, 2))
     assert found.agrees
@@ -159,9 +212,10 @@ def test_the_losses_around_a_number():
 
 
 def test_the_slope_of_a_function_that_is_known():
-    slope, error, _ = nudge.ridders(lambda x: np.exp(2 * x) - 1, 0.1)
+    slope, error, h = nudge.ridders(lambda x: np.exp(2 * x) - 1, 0.1)
     assert slope == pytest.approx(2, rel=1e-9)
     assert abs(slope - 2) < 2 * error + 1e-12
+    assert nudge.ridders(lambda x: np.exp(2 * x) - 1, 0.1, noise=1e-6)[2] > h  # enough for it
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,11 @@ def test_a_number_is_nudged(client):
     assert (said["slope"], said["gradient"]) == (found.slope, found.gradient)
     assert said["slope"] == pytest.approx(said["gradient"], rel=1e-5)
     np.testing.assert_array_equal(said["losses"], found.losses)
+    kept = client.session.passes[1]
+    client.call("nudge", prompt=TEXT, parameter="ln_f.bias", index=[0])
+    assert client.session.passes[1] is kept
+    other = client.call("nudge", prompt="Another text", parameter="ln_f.bias", index=[0])
+    assert other["loss"] != said["loss"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 
 from npgpt import ops
 from npgpt.explain import nudge as explained
+from npgpt.explain.passes import Passes
 from npgpt.explain.step import check_index, find
 from npgpt.play.api import backward
 from npgpt.play.api.body import Body
@@ -50,9 +51,12 @@ def measure(body: Body, session: Session, job: Job) -> Reply:
     tokens, _ = backward.read_targeted(body, session)
     name = body.text("parameter", 100)
     index = check_index(name, body.get("index"), find(model.params, name).shape)
-    found = explained.measure(
-        model, tokens, name, index, ops=ops, points=17 if model.size < backward.SMALL else 5,
-        progress=lambda done, total: job.report(done, total, "Measuring the loss"),
+    key = tuple(tokens)
+    if session.passes is None or session.passes[0] != key:
+        session.passes = key, Passes(model, tokens, ops=ops)
+    found = explained.measure_in(
+        session.passes[1], name, index, points=17 if model.size < backward.SMALL else 5,
+        progress=lambda done, total: job.report(done, total, "Measuring the loss, layer by layer"),
     )  # fmt: skip
     arrays = {"offsets": found.offsets, "losses": found.losses}
     data: dict[str, Any] = found._asdict() | {"agrees": found.agrees}
