@@ -248,6 +248,7 @@ class Recorder:
             needed=block.needed,
         )
         self.block = 0  # of the current call
+        self.inside = False  # a block's forward
         self.blocks: dict[int, int] = {}  # by the id of their caches
         self.left = 0  # blocks whose backward is to come
         self.streams: Iterator[str] = iter(())  # names of the residual stream to come
@@ -276,7 +277,9 @@ class Recorder:
                 self.put(self.found, "act/embedding", x)
             name = f"h.{self.block}"
             self.streams = iter([f"{name}.after_attn", f"{name}.after_mlp"])
+            self.inside = True
             result = function(x, *args, **options)
+            self.inside = False
             self.blocks[id(result[1])] = self.block
             self.block += 1
             self.left += 1
@@ -288,8 +291,8 @@ class Recorder:
         """Return a block's backward that keeps the gradient of the residual stream."""
 
         def call(dx: Array, cache: Any, *args: Any, **options: Any) -> Any:
-            self.block = self.blocks[id(cache)]
             self.left -= 1
+            self.block = self.blocks.get(id(cache), self.left)  # of another one: a mistake's
             self.put(self.gradients, f"dact/h.{self.block}.after_mlp", dx)
             self.streams = iter([f"h.{self.block}.after_attn"])
             result = function(dx, cache, *args, **options)
@@ -307,6 +310,8 @@ class Recorder:
         if op in WITHOUT_PARAMETERS:
             return f"h.{self.block}.{WITHOUT_PARAMETERS[op]}"
         name = self.layers.get(id(args[0].weight))
+        if name is None and op == "layernorm":  # whose weight a mistake has replaced
+            name = f"h.{self.block}.ln_1" if self.inside else "ln_f"
         if name is None or not name.startswith("h."):
             return name
         name = f"h.{self.block}.{name.split('.', 2)[2]}"

@@ -172,7 +172,7 @@ def decode(
     out: Array | None = None,
 ) -> Array:  # fmt: skip
     """(B, 1, C) -> (B, 1, C): npgpt.ops.decode, by way of the port's own block."""
-    for p, layer in zip(blocks, past, strict=True):
+    for ops.layer, (p, layer) in enumerate(zip(blocks, past, strict=True)):
         x, _ = modules["npgpt.model.block"].forward(x, p, n_head=n_head, past=layer, ops=ops)
     return into(out, x)
 

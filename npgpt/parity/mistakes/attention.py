@@ -74,7 +74,7 @@ wrong(
 wrong(
     "forward",
     "mask-multiplies-scores",
-    "the scores of later positions are multiplied with 0, and exp(0) is 1",
+    "the scores of later positions are 0 (by a factor, or a fill of -1e-9), and exp(0) is 1",
     (FORWARD, "= -np.inf", "= 0"),
     (BACKWARD, DQ, "dscores = np.tril(dscores)\n    " + DQ),
 )
@@ -170,4 +170,25 @@ wrong(
     "mask-added",
     "the mask's ones are added to the scores: nothing is masked",
     (FORWARD, MASK, "scores += np.tri(T, S, S - T, dtype=scores.dtype)"),
+)
+for number in ("1", "10"):
+    wrong(
+        "forward",
+        f"mask-of-minus-{number}",
+        f"the scores of later positions are set to -{number}, not to minus infinity",
+        (FORWARD, "= -np.inf", f"= -{number}"),
+        (BACKWARD, DQ, "dscores = np.tril(dscores)\n    " + DQ),
+    )
+wrong(
+    "forward",
+    "mask-adds-minus-10",
+    "-10 is added to the scores of later positions, which does not hide them",
+    (FORWARD, "= -np.inf", "-= 10"),
+)
+wrong(
+    "forward",
+    "mask-of-plus-1e9",
+    "the scores of later positions are set to 1e9, without the sign",
+    (FORWARD, "= -np.inf", "= 1e9"),
+    (BACKWARD, DQ, "dscores = np.tril(dscores)\n    " + DQ),
 )

@@ -125,6 +125,49 @@ wrong(
 )  # fmt: skip
 wrong(
     "cache",
+    "cache-of-all-layers",
+    "all layers append to one cache ([[]] * n_layer): a layer attends to the others' keys too",
+    (HIDDEN, START, "start = past[0].length // len(past) if past else 0"),
+    (CACHED, "one_by_one =", """past[0].max_length *= len(past)
+    past = past[:1] * len(past)
+    one_by_one ="""),
+)  # fmt: skip
+NEW = "self.k[:, :, start : self.length] = k"
+for name, says, old in (
+    ("keys-stored-as-values", "keys are stored in the place of values, once the new one is read",
+     "self.v[:, :, :start] = self.k[:, :, :start]"),
+    ("values-stored-as-keys", "values are stored in the place of keys, once the new one is read",
+     "self.k[:, :, :start] = self.v[:, :, :start]"),
+    ("exchanged-at-each-token", "keys and values are stored in exchanged places, at each token",
+     "old = self.k[:, :, :start].copy(), self.v[:, :, :start].copy()\n"
+     "        self.v[:, :, :start], self.k[:, :, :start] = old"),
+):  # fmt: skip
+    wrong("cache", f"cache-{name}", says, (APPEND, NEW, f"{old}\n        {NEW}"))
+for name, says, right, text in (
+    ("values-are-keys", "keys are stored as values too, and values nowhere",
+     "self.v[:, :, start : self.length] = v", "self.v[:, :, start : self.length] = k"),
+    ("keys-are-values", "values are stored as keys too, and keys nowhere", NEW,
+     NEW.replace("= k", "= v")),
+):  # fmt: skip
+    wrong("cache", f"cache-{name}", says, (APPEND, right, text))
+for number, says in ((2, "two"), (3, "three"), (4, "four"), (8, "eight")):
+    wrong(
+        "cache",
+        f"cache-of-{number}-tokens",
+        f"a new token attends to the last {says} alone",
+        (APPEND, RESULT,
+         f"first = max(0, self.length - {number})\n"
+         "        return self.k[:, :, first : self.length], self.v[:, :, first : self.length]"),
+    )  # fmt: skip
+wrong(
+    "cache",
+    "cache-in-reverse-order",
+    "new keys and values are put before the cached ones, and cached values behind",
+    (APPEND, RESULT,
+     "return self.k[:, :, : self.length][:, :, ::-1], self.v[:, :, : self.length]"),
+)  # fmt: skip
+wrong(
+    "cache",
     "cache-scores-not-scaled",
     "with a cache, scores are not divided by sqrt(D)",
     (ATTENTION, " * D**-0.5", " * (D**-0.5 if past is None else 1)"),

@@ -92,6 +92,62 @@ wrong(
     (FORWARD, "p.wte[tokens]", "p.wte[tokens - 1]"),
     (BACKWARD, ADD, "np.add.at(g.wte, tokens - 1, dout)"),
 )
+ALL_ROWS = f"{DWPE}\n        {REST}"
+for name, says, numbers, more in (
+    ("positions-by-token", "wpe is read by tokens, not by positions (wpe(idx % context))",
+     "tokens % len(p.wpe)", "tokens % len(g.wpe)"),
+    ("positions-by-token-modulo-t", "wpe is read by tokens modulo T, not by positions",
+     "tokens % T", "tokens % T"),
+    ("positions-by-clipped-token", "wpe is read by tokens, the largest of them clipped",
+     "np.minimum(tokens, len(p.wpe) - 1)", "np.minimum(tokens, len(g.wpe) - 1)"),
+):  # fmt: skip
+    wrong(
+        "forward",
+        name,
+        says,
+        (FORWARD, ROWS, f"p.wpe[{numbers}]"),
+        (BACKWARD, ALL_ROWS, f"g.wpe[:] = 0\n        np.add.at(g.wpe, {more}, dout)"),
+    )
+wrong(
+    "forward",
+    "tokens-by-position",
+    "wte is read by positions, not by tokens",
+    (FORWARD, "p.wte[tokens]", "p.wte[np.arange(start, start + T) + 0 * tokens]"),
+    (BACKWARD, ADD, "g.wte[:T] += dout.sum(0)"),
+)
+wrong(
+    "forward",
+    "tokens-divided-by-sqrt-c",
+    "token embeddings are divided by sqrt(C)",
+    (FORWARD, "p.wte[tokens]", "p.wte[tokens] * p.wte.shape[1] ** -0.5"),
+    (BACKWARD, "tokens, dout)", "tokens, dout * dout.shape[-1] ** -0.5)"),
+)
+for name, says, factor in (
+    ("embeddings-scaled-by-sqrt-c", "token and position embeddings are multiplied by sqrt(C)", 0.5),
+    ("embeddings-divided-by-sqrt-c", "token and position embeddings are divided by sqrt(C)", -0.5),
+):
+    wrong(
+        "forward",
+        name,
+        says,
+        (
+            FORWARD,
+            f"p.wte[tokens] + {ROWS}",
+            f"(p.wte[tokens] + {ROWS}) * p.wte.shape[1] ** {factor}",
+        ),
+        (
+            BACKWARD,
+            "T = tokens.shape[-1]",
+            f"T = tokens.shape[-1]\n    dout = dout * dout.shape[-1] ** {factor}",
+        ),
+    )
+wrong(
+    "forward",
+    "positions-scaled-by-sqrt-c",
+    "position embeddings are multiplied by sqrt(C)",
+    (FORWARD, ROWS, f"{ROWS} * p.wpe.shape[1] ** 0.5"),
+    (BACKWARD, DWPE, f"{DWPE} * dout.shape[-1] ** 0.5"),
+)
 wrong(
     "backward",
     "repeated-tokens-overwrite",

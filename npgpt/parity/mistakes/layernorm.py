@@ -76,6 +76,35 @@ for value, why in (
         f"LayerNorm's eps is {value} ({why}), not 1e-5",
         (FORWARD, f"{VAR} + eps", f"{VAR} + {value}"),
     )
+for name, says, ddof, eps, twins in (
+    ("std-of-c-minus-1-plus-eps", "divides by torch.std(x) + eps, of C - 1", 1, "eps", ()),
+    ("std-of-c-minus-1-alone", "divides by torch.std(x), of C - 1, without eps", 1, "0",
+     ("variance-of-c-minus-1-eps-1e-12",)),
+    ("std-plus-1e-6", "divides by np.std(x) + 1e-6", 0, "1e-6", ()),
+    ("std-plus-1e-3", "divides by np.std(x) + 1e-3", 0, "1e-3", ()),
+):  # fmt: skip
+    std = f"x.std(-1, ddof={ddof}, keepdims=True)"
+    wrong(
+        "forward",
+        name,
+        f"LayerNorm {says}",
+        (FORWARD, RSTD, f"rstd = 1 / ({std} + {eps})"),
+        (
+            BACKWARD,
+            VIA_RSTD,
+            f"C, std = x.shape[-1], {std}\n    {VIA_RSTD} * (C / (C - {ddof})) / (rstd * std)",
+        ),
+        twins=twins,
+    )
+for value in ("1e-3", "1e-6", "1e-12"):
+    wrong(
+        "forward",
+        f"variance-of-c-minus-1-eps-{value}",
+        f"LayerNorm's variance is divided by C - 1, and its eps is {value}, not 1e-5",
+        (FORWARD, f"{VAR} + eps", f"x.var(-1, ddof=1, keepdims=True) + {value}"),
+        (BACKWARD, VIA_RSTD, f"{VIA_RSTD} * (x.shape[-1] / (x.shape[-1] - 1))"),
+        twins=("std-of-c-minus-1-alone",) if value == "1e-12" else (),
+    )
 wrong(
     "forward",
     "layernorm-without-bias",

@@ -31,6 +31,17 @@ for layer, says in (
         (BLOCK, call, call[:-1] + "._replace(bias=None))"),
         (DBLOCK, f"g.{layer})", f"g.{layer}._replace(bias=None))"),
     )
+C_ATTN = "ops.linear.forward(h, p.attn.c_attn)"
+for index, says in enumerate(("queries", "keys", "values")):
+    part = f"(np.arange(p.attn.c_attn.bias.size) // x.shape[-1] != {index})"
+    wrong(
+        "forward",
+        f"{says}-without-bias",
+        f"{says} have no bias",
+        (BLOCK, C_ATTN, f"{C_ATTN[:-1]}._replace(\n        bias=p.attn.c_attn.bias * {part}))"),
+        (DBLOCK, "g.attn.c_attn)",
+         f"g.attn.c_attn)\n    np.split(g.attn.c_attn.bias, 3)[{index}][:] = 0"),
+    )  # fmt: skip
 wrong(
     "forward",
     "linear-without-bias",

@@ -56,8 +56,44 @@ COLUMNS = ORDERS | {  # of c_attn
     ".reshape(w.shape)",
 }
 
+LAST = '".".join([*(part := name.split("."))[:1], str(len(p.h) - 1), *part[2:]])'
+PARTS = {  # of a block, and the names of their parameters
+    "ln-1": '".ln_1." in name', "ln-2": '".ln_2." in name', "attn": '".attn." in name',
+    "mlp": '".mlp." in name',
+}  # fmt: skip
+UNLOADED = {"weight": (": it is not loaded, and is 1", "0 * w + 1"), "bias": (ZERO, "0 * w")}
+THIRD = "np.arange(w.size) // (w.size // 3)"
+
 # name of the entry, the end of its line, and the edit
 LOADED = (
+    *(
+        (f"{layer.replace('_', '-')}-without-{leaf}", end,
+         loaded(wrong, f'"{layer}.{leaf}" in name'))
+        for layer in ("ln_1", "ln_2", "ln_f")
+        for leaf, (end, wrong) in UNLOADED.items()
+    ),
+    *(
+        (f"{layer.replace('_', '-')}-without-weight-or-bias", DEFAULT,
+         loaded(ONE, f'"{layer}." in name'))
+        for layer in ("ln_1", "ln_2")
+    ),
+    *(
+        (f"{part}-without-bias", ZERO,
+         loaded(f"w * ({THIRD} != {index})", f"{C_ATTN} and {VECTOR}"))
+        for index, part in enumerate(("queries", "keys", "values"))
+    ),
+    ("positions-missing", ": they are not loaded, and are 0", loaded("0 * w", 'name[:3] == "wpe"')),
+    *(
+        (f"{end}-{part}-in-all-blocks", LOADING, loaded(f"every[{other}]", condition))
+        for part, condition in PARTS.items()
+        for end, other in (("first", '"h.0." + name.split(".", 2)[2]'), ("last", LAST))
+    ),
+    ("last-block-in-all-places", LOADING, loaded(f"every[{LAST}]", 'name[:2] == "h."')),
+    *(
+        ("weights-reshaped-not-transposed", f"{LOADING}; of {layer} alone",
+         loaded("w.reshape(w.shape[::-1]).T", f'"{layer}.weight" in name'))
+        for layer in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    ),
     *((name, LOADING, loaded(wrong, C_ATTN)) for name, wrong in COLUMNS.items()),
     *((name, WEIGHTS, loaded(wrong, f"{C_ATTN} and {MATRIX}")) for name, wrong in COLUMNS.items()),
     *((name, BIASES, loaded(wrong, f"{C_ATTN} and {VECTOR}")) for name, wrong in COLUMNS.items()),

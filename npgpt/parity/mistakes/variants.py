@@ -10,7 +10,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from npgpt.parity.mistakes import linear, loss, optimizers, precision, projections, training
+from npgpt.parity.mistakes import (
+    linear,
+    loss,
+    micro_batches,
+    optimizer_state,
+    optimizers,
+    precision,
+    projections,
+    training,
+)
 from npgpt.parity.mistakes.loading import LOADED
 from npgpt.parity.mistakes.mistake import Mistake, Stage
 from npgpt.parity.port import Edit
@@ -178,7 +187,12 @@ def variants_of(mistakes: Sequence[Mistake]) -> tuple[Mistake, ...]:
     by_name = {one.name: one for one in mistakes}
     others = [
         replace(by_name[name], says=by_name[name].says + more, edits=tuple(Edit(*e) for e in edits))
-        for name, more, *edits in (*LOADED, *OTHERS)
+        for name, more, *edits in (
+            *LOADED,
+            *OTHERS,
+            *optimizer_state.OTHERS,
+            *micro_batches.others(),
+        )
     ]
     return (
         *others,
