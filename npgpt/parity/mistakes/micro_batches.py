@@ -5,6 +5,7 @@ have one row in each. Those of several rows, and other combinations, are `OTHERS
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from npgpt.parity.mistakes import embedding, layernorm, linear, training
 from npgpt.parity.mistakes.loss import FORWARD
@@ -59,7 +60,7 @@ def accumulated(value: str, grad: str, kept: str = "", n: str = ROWS) -> list[tu
 
 
 def alone(of: str) -> list[tuple[str, str, str]]:
-    """Return the edits by which parameters have the gradient of some rows alone, as "-1:"."""
+    """Return the edits by which parameters have the gradient of a slice of the rows alone."""
     return [
         (linear.BACKWARD, "(rows(x).T, rows(dout),", f"(rows(x[{of}]).T, rows(dout[{of}]),"),
         (linear.BACKWARD, "np.sum(rows(dout), 0", f"np.sum(rows(dout[{of}]), 0"),
@@ -70,10 +71,17 @@ def alone(of: str) -> list[tuple[str, str, str]]:
     ]
 
 
-ALONE = {"last": ("-1:", "a micro-batch's gradients replace those before"),
-         "first": (":1", "the first micro-batch's gradients alone are kept")}  # fmt: skip
-SHARES = {"": (RIGHT, "its share"), "-own-mean": ("1.0", "its own mean"),
-          "-divided": ("1 / n", "its own mean, divided")}  # fmt: skip
+ALONE = {  # factors with which a micro-batch's gradients replace those before
+    "of-last-share": ("last", RIGHT), "of-last": ("last", "1.0"),
+    "of-last-divided": ("last", "1 / n"),
+    "of-first-share": ("first", RIGHT), "of-first": ("first", "1.0"),
+    "of-first-divided": ("first", "1 / n"),
+}  # fmt: skip
+HALVES, TWO = "2", ", with two micro-batches"
+SLICES = {  # of the rows of a micro-batch
+    ("last", ROWS): "-1:", ("first", ROWS): ":1",
+    ("last", HALVES): "-(len(dout) // 2) :", ("first", HALVES): ": (len(dout) + 1) // 2",
+}  # fmt: skip
 
 for name, (factor, says) in FACTORS.items():
     if name != "averaged":  # which is loss-mean-of-rows
@@ -86,19 +94,9 @@ for name, (factor, says) in FACTORS.items():
     wrong(
         "backward",
         f"accumulated-gradient-{name}",
-        f"the gradients {says}; the loss is right",
+        f"the gradients {says}",
         *accumulated(RIGHT, factor),
     )
-for which, (of, says) in ALONE.items():
-    for name, (factor, share) in SHARES.items():
-        wrong(
-            "backward",
-            f"accumulated-gradient-replaced-by-{which}{name}",
-            f"{says} ({share}); activations have all",
-            *accumulated(RIGHT, factor, f"{which} * {factor}"),
-            *alone(of),
-        )
-
 LOSSES = {
     "summed": "the loss is a sum of means",
     "averaged": "the loss is the mean of means",
@@ -107,37 +105,34 @@ LOSSES = {
     "of-last-share": "the loss is the last micro-batch's share",
     "of-last-divided": "the loss is the last micro-batch's, divided by their number",
 }
-HALVES = "2"
-END = ", with two micro-batches"
 
 
-def others() -> Iterator[tuple[object, ...]]:
+def others() -> Iterator[tuple[Any, ...]]:
     """Yield name, end of the line and edits of other combinations: see variants.OTHERS."""
-    for n, end in ((ROWS, ""), (HALVES, END)):
-        for name, says in LOSSES.items():
-            value = FACTORS[name][0]
-            if not (name == "averaged" and n == ROWS):
+    for n, end in ((ROWS, ""), (HALVES, TWO)):
+        for name, (factor, _) in FACTORS.items():
+            entry = f"accumulated-gradient-{name}"
+            if n == HALVES:
+                yield entry, end, *accumulated(RIGHT, factor, n=n)
+                both = "loss-mean-of-rows" if name == "averaged" else f"accumulated-loss-{name}"
+                yield both, end, *accumulated(factor, factor, n=n)
+            for loss, says in LOSSES.items():
+                if loss != name:
+                    value = FACTORS[loss][0]
+                    yield entry, f", and {says}{end}", *accumulated(value, factor, n=n)
+        for name, (which, factor) in ALONE.items():
+            for loss, says in (("", ""), *LOSSES.items()):
+                value = FACTORS[loss][0] if loss else RIGHT
                 yield (
                     f"accumulated-gradient-{name}",
-                    (f": so are they of the loss alone, and the gradients are right ({says}){end}"),
-                    *accumulated(value, RIGHT, n=n),
+                    f"; those of activations are of all{says and ', and '}{says}{end}",
+                    *accumulated(value, factor, f"{which} * {factor}", n),
+                    *alone(SLICES[which, n]),
                 )
-            for other, (factor, _) in FACTORS.items():
-                if other != name:
-                    yield (
-                        f"accumulated-gradient-{other}",
-                        f", but {says}{end}",
-                        *accumulated(value, factor, n=n),
-                    )
-            for which, (of, _) in ALONE.items():
-                for share, (factor, _) in SHARES.items():
-                    yield (
-                        f"accumulated-gradient-replaced-by-{which}{share}",
-                        (f", and {says}{end}"),
-                        *accumulated(value, factor, f"{which} * {factor}", n),
-                        *alone(of),
-                    )
-    for name, (factor, _) in FACTORS.items():
-        if name != "averaged":
-            yield f"accumulated-loss-{name}", END, *accumulated(factor, factor, n=HALVES)
-        yield f"accumulated-gradient-{name}", END, *accumulated(RIGHT, factor, n=HALVES)
+        for loss in LOSSES:
+            if loss != "averaged":
+                yield (
+                    f"accumulated-loss-{loss}",
+                    f": the loss alone, and the gradients are right{end}",
+                    *accumulated(FACTORS[loss][0], RIGHT, n=n),
+                )

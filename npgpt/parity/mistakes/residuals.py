@@ -37,19 +37,19 @@ LAYER = (  # and which one they are, from 0; in decoding, npgpt.parity.port tell
 )  # fmt: skip
 BRANCHES = {  # edits that multiply a branch with a factor, in forward and in backward
     "attention": ((FORWARD, ATTN_PROJ, ATTN_PROJ + "\n    h *= {0}"),
-                  (BACKWARD, DATTN_PROJ, "dh = dh * {1}\n    " + DATTN_PROJ)),
+                  (BACKWARD, DATTN_PROJ, "dh = dh * {0}\n    " + DATTN_PROJ)),
     "mlp": ((FORWARD, MLP_PROJ, MLP_PROJ + "\n    h *= {0}"),
-            (BACKWARD, DMLP_PROJ, "dh = dh * {1}\n    " + DMLP_PROJ)),
+            (BACKWARD, DMLP_PROJ, "dh = dh * {0}\n    " + DMLP_PROJ)),
 }  # fmt: skip
 
 
-def scaled(places: tuple[str, ...], factor: str, own: str) -> list[tuple[str, str, str]]:
-    """Return the edits that multiply branches with a factor, in backward written as `own`."""
-    edits = [edit for place in places for edit in BRANCHES[place]]
-    return [(where, right, text.format(factor, own)) for where, right, text in edits]
+def scaled(branches: tuple[str, ...], factor: str) -> list[tuple[str, str, str]]:
+    """Return the edits that multiply branches with a factor."""
+    edits = [edit for branch in branches for edit in BRANCHES[branch]]
+    return [(where, right, text.format(factor)) for where, right, text in edits]
 
 
-for name, says, places in (
+for name, says, branches in (
     ("branches", "attention's and the MLP's results are", ("attention", "mlp")),
     ("attention", "attention's result is", ("attention",)),
     ("mlp", "the MLP's result is", ("mlp",)),
@@ -65,7 +65,7 @@ for name, says, places in (
             f"{name}-divided-by-{size}",
             f"{says} divided by {number}{end}",
             *N_LAYER,
-            *scaled(places, factor, factor),
+            *scaled(branches, factor),
         )
 for name, number, factor in (("sqrt-2", "sqrt(2)", "2**-0.5"), ("2", "2", "0.5")):
     wrong(
@@ -79,50 +79,45 @@ for name, number, factor in (("sqrt-2", "sqrt(2)", "2**-0.5"), ("2", "2", "0.5")
         (BACKWARD, DATTN_DROP, DATTN_DROP.replace("(dx,", f"(dx * {factor},")),
         (BACKWARD, DATTN_ADD, f"return dx * {factor} + dh"),
     )
-LAYER_NUMBER = (  # the number of a layer, from 1, is kept for backward with attention's cache
-    (FORWARD, "c_attn, attn, attn_proj", "c_attn, (attn, ops.layer + 1), attn_proj"),
-    (BACKWARD, "(dh, c.attn)", "(dh, c.attn[0])"),
-)
-QUERIES = "[..., : {0}.shape[-1] // 3]"
+LAST_LINE = (BACKWARD, DATTN_ADD, f"ops.layer -= 1\n    {DATTN_ADD}")  # the next is the one before
+QUERIES = "[..., : {0}.shape[-1] // 3] /= ops.layer + 1"
 wrong(
     "forward",
     "scores-divided-by-layer",
     "scores are divided by the layer's number too (scale_attn_by_inverse_layer_idx)",
     *LAYER,
-    (FORWARD, C_ATTN, f"{C_ATTN}\n    h{QUERIES.format('h')} /= ops.layer + 1"),
-    LAYER_NUMBER[0],
-    (BACKWARD, "dh = ops.attention.backward(dh, c.attn)",
-     "dh = ops.attention.backward(dh, c.attn[0])\n"
-     f"    dh{QUERIES.format('dh')} /= c.attn[1]"),
-)  # fmt: skip
+    (FORWARD, C_ATTN, f"{C_ATTN}\n    h{QUERIES.format('h')}"),
+    (BACKWARD, DC_ATTN, f"dh{QUERIES.format('dh')}\n    {DC_ATTN}"),
+    LAST_LINE,
+)
 for name, number, power in (("", "number", ""), ("sqrt-", "number's root", "**0.5")):
+    factor = f"(1 / (ops.layer + 1){power})"
     wrong(
         "forward",
         f"branches-divided-by-{name}layer",
         f"attention's and the MLP's results are divided by the layer's {number}",
         *LAYER,
-        *LAYER_NUMBER,
-        *scaled(("attention", "mlp"), f"1 / (ops.layer + 1){power}", f"(1 / c.attn[1]{power})"),
+        *scaled(("attention", "mlp"), factor),
+        LAST_LINE,
     )
+AGAIN = []  # the bias is added again, after the layer, and the edits: see variants.OTHERS
 for layer, says, line, back in (
     ("attn.c_attn", "the bias of queries, keys and values", C_ATTN, DC_ATTN),
     ("attn.c_proj", "the bias of attention's output projection", ATTN_PROJ, DATTN_PROJ),
     ("mlp.c_fc", "the bias of the MLP's first layer", C_FC, DC_FC),
     ("mlp.c_proj", "the bias of the MLP's second layer", MLP_PROJ, DMLP_PROJ),
 ):
+    name = f"{layer.replace('.', '-').replace('_', '-')}-bias-twice"
     double = (BACKWARD, back, f"{back}\n    g.{layer}.bias[:] *= 2")
-    name = layer.replace(".", "-").replace("_", "-")
     wrong(
         "forward",
-        f"{name}-bias-twice",
-        f"{says} is added twice, by the layer",
+        name,
+        f"{says} is added twice",
         (FORWARD, line, f"{line[:-1]}._replace(bias=2 * p.{layer}.bias))"),
         double,
     )
-    wrong(
-        "forward",
-        f"{name}-bias-again",
-        f"{says} is added again, after the layer",
-        (FORWARD, line, f"{line}\n    h += p.{layer}.bias"),
-        double,
-    )
+    again = (FORWARD, line, f"{line}\n    h += p.{layer}.bias")
+    AGAIN += [
+        (name, ", the second time after the layer", again, double),
+        (name, ", the second time after the layer, and its gradient is right", again),
+    ]

@@ -18,6 +18,7 @@ from npgpt.parity.mistakes import (
     optimizers,
     precision,
     projections,
+    residuals,
     training,
 )
 from npgpt.parity.mistakes.loading import LOADED
@@ -190,6 +191,7 @@ def variants_of(mistakes: Sequence[Mistake]) -> tuple[Mistake, ...]:
         for name, more, *edits in (
             *LOADED,
             *OTHERS,
+            *residuals.AGAIN,
             *optimizer_state.OTHERS,
             *micro_batches.others(),
         )
