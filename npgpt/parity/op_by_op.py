@@ -266,6 +266,15 @@ def wrong_ops(probe: Probe, tensors: Mapping[str, Layouts], arithmetic: str) -> 
     ] + wrong_step(probe, own)
 
 
+def activations(probe: Probe, tensors: Mapping[str, Layouts]) -> dict[str, Array]:
+    """Return what the right ops make of the port's own inputs, by the names of activations."""
+    own = {name: found[0] for name, found in tensors.items() if len(found) == 1}
+    if not any(name.startswith("act/") for name in own):
+        return {}
+    wide = replace(probe, params=cast(probe.params, np.float64))
+    return {one.name: one.computed for one in run(wide, own) if one.name.startswith("act/")}
+
+
 def is_read(name: str) -> bool:
     """Return True for a tensor that an op reads as a float."""
     return name.startswith(("act/", "dact/", "logits"))

@@ -6,15 +6,20 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from npgpt.parity.diagnosis import Diagnosis, Finding
+from npgpt.parity.diagnosis import Diagnosis
+from npgpt.parity.findings import Finding
 from npgpt.parity.mistakes import Mistake
 from npgpt.parity.order import kind_of, step_of
+from npgpt.parity.where import describe
 from npgpt.system.terminal import number_of, printable_line
 
 INDENT = " " * 8
-MAX_NAMES = 8  # listed one by one; more are counted
+MAX_NAMES = 8  # right ones listed one by one; more are counted
 FEW = 4  # gradients listed one by one
+SHOWN = 3  # wrong, unused or loaded ones listed; more are counted
 MAX_NAME = 80  # characters of a name of the port
+DROPOUT = "docs/backprop/dropout.md"
+LOADS = "npgpt.parity.steps:tie"  # where mistakes of loading are edits
 KINDS = {  # in the plural
     "param": "parameters", "act": "activations", "dact": "gradients of activations",
     "grad": "gradients", "logits": "logits", "logits_again": "the same forward again",
@@ -47,26 +52,50 @@ def arithmetic(diagnosis: Diagnosis) -> list[str]:
 
 
 def verdict(diagnosis: Diagnosis) -> list[str]:
-    """Return the lines of the right tensors before the first wrong one, and of the wrong ones."""
-    first = diagnosis.first_wrong
-    if first is None:
-        count = number_of(len(diagnosis.findings), "tensor")
-        return [f"right   {summary(diagnosis.findings, diagnosis.findings)}",
+    """Return the lines of the right tensors before the first wrong one, and of the wrong ones.
+
+    Wrong parameters have lines of their own: all else is compared as the port has loaded them.
+    """
+    findings = diagnosis.findings
+    if diagnosis.agrees:
+        count = number_of(len(findings), "tensor")
+        return [f"right   {summary(findings, findings)}",
                 f"The port agrees: {count} within the rounding budget."]  # fmt: skip
-    start = diagnosis.findings.index(first)
-    before, after = diagnosis.findings[:start], diagnosis.findings[start + 1 :]
-    lines = []
-    if before:
-        lines.append(f"right   {summary(before, diagnosis.findings)}")
+    if all(one.is_right for one in diagnosis.parameters):
+        return lines_of(findings)
+    lines = lines_of(diagnosis.parameters) + loaded(diagnosis)
+    if diagnosis.first_computed_wrongly is None:
+        count = number_of(len(diagnosis.computed), "other tensor")
+        whose = "the probe's" if diagnosis.is_overwritten else "the port's own"
+        return [*lines, f"right   {count}, given {whose} parameters"]
+    return [*lines, "given the port's own parameters:", *lines_of(diagnosis.computed)]
+
+
+def lines_of(findings: Sequence[Finding]) -> list[str]:
+    """Return the lines of some tensors, of which one at least is wrong."""
+    start = next(i for i, one in enumerate(findings) if not one.is_right)
+    first, before, after = findings[start], findings[:start], findings[start + 1 :]
+    lines = [f"right   {summary(before, findings)}"] if before else []
     also = [one for one in after if not one.is_right]
-    more = f"; also {summary(also, also)}" if also else ""
+    more = f"; also {few(parts_of(also, also))}" if also else ""
     lines.append(f"WRONG   {describe(first.name)}{theirs(first)}    {size_of(first)}{more}")
     lines.append(INDENT + element(first))
-    later = len(after) - len(also)
-    if later:
-        given = ", given the port's own parameters" if kind_of(first.name) == "param" else ""
-        lines.append(f"right   {number_of(later, 'tensor')} after it{given}")
+    if later := len(after) - len(also):
+        kind = "parameter" if kind_of(first.name) == "param" else "tensor"
+        lines.append(f"right   {number_of(later, kind)} after it")
     return lines
+
+
+def loaded(diagnosis: Diagnosis) -> list[str]:
+    """Return a line for each way in which parameters were loaded wrongly."""
+    return [f"loaded  {few([(name, 1) for name in one.names])}: {one.says}"
+            for one in diagnosis.loaded]  # fmt: skip
+
+
+def few(parts: Sequence[tuple[str, int]]) -> str:
+    """Return the first parts of a list, and how many tensors the rest has. Each has a number."""
+    rest = sum(count for _, count in parts[SHOWN:])
+    return ", ".join(text for text, _ in parts[:SHOWN]) + (f" and {rest} more" if rest else "")
 
 
 def theirs(finding: Finding) -> str:
@@ -90,39 +119,39 @@ def element(finding: Finding) -> str:
     return f"{index}{finding.found:.7g}, expected {finding.expected:.7g}"
 
 
-def describe(name: str) -> str:
-    """Return a canonical name in words: "gradient of ln_f.bias" for "grad/ln_f.bias"."""
-    kind, _, rest = name.partition("/")
-    match kind:
-        case "act":
-            return rest
-        case "param":
-            return f"parameter {rest}"
-        case "grad":
-            return f"gradient of {rest}"
-        case "dact":
-            return f"gradient of activation {rest}"
-    if step_of(name):
-        return f"{rest} after {number_of(step_of(name), 'step')}"
-    return kind.replace("_", " ")
-
-
 def summary(findings: Sequence[Finding], among: Sequence[Finding]) -> str:
     """Return the names of tensors by kind. A block is one name if all of `among`'s are in it."""
+    return ", ".join(text for text, _ in parts_of(findings, among))
+
+
+def parts_of(findings: Sequence[Finding], among: Sequence[Finding]) -> list[tuple[str, int]]:
+    """Return the parts of a summary, each with its number of tensors."""
     parts = []
     for kind, names in by_kind(findings).items():
         short = collapse(names, by_kind(among)[kind])
         if kind == "act" and len(short) <= MAX_NAMES:
-            parts.append(", ".join(short))
-        elif kind in ("grad", "dact") and len(short) <= FEW:
-            parts.append(f"{KINDS[kind]} ({', '.join(short)})")
+            inside = [sum(is_in(name, one) for name in names) for one in short]
+            parts += list(zip(short, inside, strict=True))
+            continue
+        if kind in ("grad", "dact") and len(short) <= FEW:
+            text = f"{KINDS[kind]} ({', '.join(short)})"
         elif kind in KINDS and len(names) > 1:
-            parts.append(f"{len(names)} {KINDS[kind]}")
+            text = f"{len(names)} {KINDS[kind]}"
         elif k := step_of(kind):
-            parts.append(f"{number_of(len(names), 'parameter')} after {number_of(k, 'step')}")
+            text = f"{number_of(len(names), 'parameter')} after {number_of(k, 'step')}"
         else:
-            parts.append(describe(f"{kind}/{names[0]}" if names[0] else kind))
-    return ", ".join(parts)
+            text = describe(f"{kind}/{names[0]}" if names[0] else kind)
+        parts.append((text, len(names)))
+    return parts
+
+
+def is_in(name: str, part: str) -> bool:
+    """Return True if an activation is a part of a summary: itself, or one of "h.0 to h.2"."""
+    block, bounds = block_of(name), [part] if " to " not in part else part.split(" to ")
+    if block is None or name == part:
+        return name == part
+    numbers = [int(one[2:]) for one in bounds if one[2:].isdecimal()]
+    return bool(numbers) and numbers[0] <= block <= numbers[-1]
 
 
 def by_kind(findings: Sequence[Finding]) -> dict[str, list[str]]:
@@ -162,20 +191,18 @@ def block_of(name: str) -> int | None:
 
 def causes(diagnosis: Diagnosis) -> list[str]:
     """Return the lines of the causes, or of where the error is if none is known."""
-    if diagnosis.first_wrong is None:
+    if diagnosis.agrees:
         return []
+    if diagnosis.randomness and (diagnosis.randomness.dropped or not diagnosis.causes):
+        return random(diagnosis)
     if not diagnosis.causes:
-        last, first = diagnosis.between
-        where = f"is between {describe(last)} and" if last else "is at or before"
-        lines = [f"cause   no known mistake reproduces it; the error {where} {describe(first)}"]
-        if diagnosis.within:
-            lines.append(f"{INDENT}products in {diagnosis.within} would explain it: all tensors "
-                         "are within its rounding budget")  # fmt: skip
-        return lines
-    explained = len(diagnosis.findings) - diagnosis.right_cache
+        return unknown(diagnosis)
+    explained = len(diagnosis.findings) - diagnosis.right_cache - diagnosis.randomness.again
     tensors = f"all {number_of(explained, 'tensor')} within rounding"
     if diagnosis.right_cache:
         tensors += " but the cached logits, which are right"
+    if diagnosis.randomness.again:
+        tensors += " but logits again, which differ from the logits"
     lines = []
     if len(diagnosis.causes) > 1:
         apart = f"; {describe(diagnosis.tell_apart)} would" if diagnosis.tell_apart else ""
@@ -192,8 +219,48 @@ def causes(diagnosis: Diagnosis) -> list[str]:
     return lines
 
 
+def unknown(diagnosis: Diagnosis) -> list[str]:
+    """Return the lines of where the error is, if no mistake is known that explains it."""
+    if diagnosis.is_overwritten and diagnosis.loaded:
+        return ["cause   the dump, not the port: all else is computed rightly with the probe's "
+                "parameters. Were they changed later, by a step? Dump copies"]  # fmt: skip
+    if diagnosis.is_overwritten:
+        return ["cause   the dump, not the port: all that is computed from these activations is "
+                "right. Were they overwritten later (x += ...)? Dump copies"]  # fmt: skip
+    if diagnosis.first_computed_wrongly is None:
+        return ["cause   parameters are loaded wrongly, as said above: all else is right with them"]
+    lines = [f"cause   no known mistake reproduces it; {diagnosis.where}"]
+    if diagnosis.loaded:
+        lines = ["cause   parameters are loaded wrongly, as said above, and there is another error",
+                 INDENT + lines[0].removeprefix("cause   ")]  # fmt: skip
+    if diagnosis.within:
+        lines.append(f"{INDENT}products in {diagnosis.within} would explain it: all tensors "
+                     "are within its rounding budget")  # fmt: skip
+    present = {one.name for one in diagnosis.findings}
+    if not present & {"logits_again", "cached_logits"} and diagnosis.is_before_backward:
+        lines.append(f"{INDENT}is dropout on, or anything random? A dump of logits and "
+                     "logits_again, the same forward pass twice, would show it")  # fmt: skip
+    return lines
+
+
+def random(diagnosis: Diagnosis) -> list[str]:
+    """Return the lines of a forward pass that is random."""
+    signs = diagnosis.randomness
+    if signs.dropped:
+        names = few([(name, 1) for name in signs.dropped])
+        text = f"dropout is on: some numbers of {names} are 0, the others scaled by 1 / (1 - rate)"
+        text += f" (rate {signs.rate:.2g})"
+    else:
+        text = "dropout is on, or something else is random"
+    again = "; logits and logits_again, the same forward pass twice, differ" * signs.again
+    return [f"cause   {text}{again}",
+            f"{INDENT}Compute without it: model.eval(), or a rate of 0   {DROPOUT}"]  # fmt: skip
+
+
 def where_of(mistake: Mistake) -> str:
-    """Return the right line of code, and the page about the mistake."""
+    """Return the right line of code, and the page about the mistake. Loading has no line."""
+    if mistake.right.where == LOADS:
+        return mistake.page
     return f"{line_of(mistake)}   {mistake.page}"
 
 
@@ -211,9 +278,7 @@ def ops(diagnosis: Diagnosis) -> list[str]:
     for one in diagnosis.wrong_ops:
         by_op.setdefault(one.op, []).append(one.name)
     for op, names in by_op.items():
-        shown = ", ".join(map(describe, names[:MAX_NAMES]))
-        more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-        lines.append(f"{INDENT}{op}: {shown}{more}")
+        lines.append(f"{INDENT}{op}: {few([(describe(name), 1) for name in names])}")
     return lines
 
 
@@ -224,11 +289,8 @@ def not_checked(diagnosis: Diagnosis) -> list[str]:
         kinds = ", ".join(KINDS[kind] for kind in diagnosis.not_dumped)
         lines.append(f"not checked: {kinds} (not dumped)")
     if diagnosis.unused:
-        names = [printable_line(name, MAX_NAME) for name in diagnosis.unused[:MAX_NAMES]]
-        more = f" and {len(diagnosis.unused) - MAX_NAMES} more" * (
-            len(diagnosis.unused) > MAX_NAMES
-        )
-        lines.append(f"not used: {', '.join(names)}{more} (no tensor of GPT-2 by value or name)")
+        names = [(printable_line(name, MAX_NAME), 1) for name in diagnosis.unused]
+        lines.append(f"not used: {few(names)} (no tensor of GPT-2 by value or name)")
     return lines
 
 
@@ -242,6 +304,11 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
         "within_arithmetic": diagnosis.within or None,
         "first_wrong": None if first is None else first.name,
         "between": list(diagnosis.between),
+        "where": diagnosis.where,
+        "loaded": [{"parameters": list(one.names), "says": one.says} for one in diagnosis.loaded],
+        "dropped": list(diagnosis.randomness.dropped),
+        "logits_differ_again": diagnosis.randomness.again,
+        "is_overwritten": diagnosis.is_overwritten,
         "tensors": [finding_json(one) for one in diagnosis.findings],
         "causes": [[mistake_json(one) for one in chain] for chain in diagnosis.causes],
         "tell_apart": diagnosis.tell_apart,

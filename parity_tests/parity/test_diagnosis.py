@@ -13,7 +13,7 @@ import pytest
 
 from npgpt import GPT
 from npgpt.model.params import named
-from npgpt.parity import diagnosis, dump, matching, order, probe, report, rounding
+from npgpt.parity import diagnosis, dump, matching, order, probe, reading, report, rounding
 from npgpt.parity.compute import compute
 from npgpt.parity.port import RIGHT
 from npgpt.testing import assert_parity, pytest_plugin
@@ -104,7 +104,7 @@ def test_the_report_of_a_known_mistake(unscaled):
         "right   embedding, h.0.ln_1, h.0.attn.c_attn",
     ]
     assert lines[2].startswith("WRONG   h.0.attn.probs    ")
-    assert " x the rounding budget; also h.0 to h.1, ln_f, logits, " in lines[2]
+    assert " x the rounding budget; also h.0 to h.1, ln_f, logits and 140 more" in lines[2]
     assert lines[3].startswith("        at [0, 0, 1, 0]: ") and ", expected " in lines[3]
     said = "cause   scores are not divided by sqrt(D): reproduces all 165 tensors within rounding"
     assert said in lines
@@ -117,9 +117,9 @@ def test_the_report_of_a_known_mistake(unscaled):
 
 def test_the_report_names_blocks_that_are_one_module(tiny):
     tensors = numbers(RIGHT, tiny, ("loss", "grad"))
-    assert diagnosis.shared_blocks(matching.match(dump.make(tensors), tiny)) == []
+    assert reading.shared_blocks(matching.match(dump.make(tensors), tiny)) == []
     shared = {name: tensors[name.replace("h.1", "h.0")] for name in tensors}
-    found = diagnosis.shared_blocks(matching.match(dump.make(shared), tiny))
+    found = reading.shared_blocks(matching.match(dump.make(shared), tiny))
     assert found == ["h.0, h.1: the very same gradients, as of one module that the port shares"]
 
 
@@ -156,7 +156,7 @@ def test_the_steps_of_a_large_model_are_left_out_with_a_note(tiny, monkeypatch):
     tensors = numbers(RIGHT, tiny, ("loss", "grad", "after"))
     tensors["after1/wte.weight"] = tensors["after1/wte.weight"] + 1
     assert not diagnose(tiny, tensors).agrees
-    monkeypatch.setattr(diagnosis, "STEPPED", 1000)
+    monkeypatch.setattr(reading, "STEPPED", 1000)
     found = diagnose(tiny, tensors)
     assert found.agrees and "after" in found.not_dumped
     (line,) = [one for one in report.text(found).splitlines() if one.startswith("steps:")]
@@ -185,23 +185,31 @@ def test_json_has_all_of_it(unscaled):
     assert {one["op"] for one in found["wrong_ops"]} >= {"attention", "attention backward"}
 
 
-def test_a_wrong_parameter_comes_first(tiny):
-    """A port that loads its weights wrongly is told so, and the rest is compared as it computes."""
+def test_parameters_that_were_changed_before_they_were_dumped(tiny):
     tensors = numbers(RIGHT, tiny, (*PASSES, "param"))
     tensors["param/h.0.ln_1.weight"] = tensors["param/h.0.ln_1.weight"] * 1.5
     found = diagnose(tiny, tensors)
-    assert found.first_wrong.name == "param/h.0.ln_1.weight"
+    assert found.first_wrong.name == "param/h.0.ln_1.weight" and found.causes == ()
     text = report.text(found)
-    assert "WRONG   parameter h.0.ln_1.weight" in text
-    assert "after it, given the port's own parameters" in text
+    assert "loaded  h.0.ln_1.weight: the right numbers times 1.5" in text
+    count = len(found.computed)
+    assert f"right   {count} other tensors, given the probe's parameters" in text
+    assert "cause   the dump, not the port: all else is computed rightly" in text
 
 
 def test_a_parameter_without_a_gradient_has_one_of_0(tiny):
     """PyTorch's `grad` is None where no gradient arrives, and such a parameter is not decayed."""
-    tensors = numbers(RIGHT, tiny)
+    tensors = numbers(RIGHT, tiny, ("loss", "grad", "after2"))
     del tensors["grad/wpe.weight"]
-    found = diagnose(tiny, tensors)
-    assert (found.first_wrong.name, found.first_wrong.stage) == ("grad/wpe.weight", "backward")
+    found = reading.read(dump.make(tensors), tiny, {})
+    assert not found.own["grad/wpe.weight"][0].any()
+    steps = {name for name in found.own if name.startswith("after")}
+    assert steps == {name for name in tensors if "after1/" in name} - {"after1/wpe.weight"}
+    (note,) = (note for note in found.notes if note.startswith("no gradient: wpe.weight. "))
+    assert note.endswith("is not compared after a step, and no parameter after the second step")
+    short = {name: x for name, x in tensors.items() if "after" not in name}
+    said = diagnose(tiny, short)
+    assert (said.first_wrong.name, said.first_wrong.stage) == ("grad/wpe.weight", "backward")
 
 
 # the command

@@ -37,6 +37,7 @@ class Chooser:
     sizes: Mapping[str, int]
     values: Values
     renames: list[map_option.Rename]
+    by_names: bool = False  # a name with one meaning counts more than values
     convention: str = ""
     chosen: dict[str, Choice] = field(default_factory=dict)
     open: dict[str, list[Choice]] = field(default_factory=dict)
@@ -79,7 +80,8 @@ class Chooser:
         if any(one.slot is None for one in meanings):
             self.left_out.append(name)
             return
-        found = self.by_value(name, array, meanings) if kind == "param" else []
+        by_value = kind == "param" and not (self.by_names and len(meanings) == 1)
+        found = self.by_value(name, array, meanings) if by_value else []
         found = found or self.by_name(array, meanings)
         if not found and meanings:
             self.refuse_another_model(f"{kind}/{name}", array, meanings)

@@ -30,7 +30,7 @@ SCORES = "logits", "logits_again", "cached_logits"
 MOST = 1000  # names of a dump, and more for each layer and head
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Match:
     """The tensors of a dump by npgpt's names, in npgpt's layout.
 
@@ -48,6 +48,8 @@ class Match:
         The other layouts that a tensor may have, by the names of `tensors`. A square gradient has
         one if neither values nor siblings tell whether it is (in, out) or (out, in). The tensor is
         right if any of them is.
+    is_untied : bool
+        True if the port has another matrix in its output head than wte, which the probe ties to it.
     """
 
     tensors: dict[str, Array]
@@ -55,9 +57,16 @@ class Match:
     notes: list[str]
     unused: list[str]
     alternatives: dict[str, tuple[Array, ...]] = field(default_factory=dict)
+    is_untied: bool = False
 
 
-def match(dump: Dump, probe: Probe, renames: Mapping[str, str] | None = None) -> Match:
+def match(
+    dump: Dump,
+    probe: Probe,
+    renames: Mapping[str, str] | None = None,
+    *,
+    by_names: bool = False,
+) -> Match:
     """Return the tensors of a port's dump by npgpt's names, in npgpt's layout.
 
     Parameters
@@ -68,6 +77,9 @@ def match(dump: Dump, probe: Probe, renames: Mapping[str, str] | None = None) ->
     renames : mapping of str to str or None, default None
         The port's names and npgpt's, of tensors or layers, for those that are not found:
         {"blocks.{i}.foo": "h.{i}.attn.c_proj"}. An empty name leaves a tensor out.
+    by_names : bool, default False
+        Believe a name that has one meaning against the values of its parameter, which a port may
+        have loaded wrongly.
 
     Returns
     -------
@@ -79,14 +91,16 @@ def match(dump: Dump, probe: Probe, renames: Mapping[str, str] | None = None) ->
         If a tensor could be several of npgpt's, if the dump is of another model or batch, or if a
         name in `renames` is in neither.
     """
-    return Matcher(dump, probe, renames or {}).run()
+    return Matcher(dump, probe, renames or {}, by_names=by_names).run()
 
 
 class Matcher:
     """The tensors of a dump by kind, and what is found of them so far."""
 
-    def __init__(self, dump: Dump, probe: Probe, renames: Mapping[str, str]):
-        self.dump, self.probe = dump, probe
+    def __init__(
+        self, dump: Dump, probe: Probe, renames: Mapping[str, str], *, by_names: bool = False
+    ):
+        self.dump, self.probe, self.by_names = dump, probe, by_names
         self.sizes = axes.sizes_of(probe.config, probe.tokens)
         self.renames = map_option.parse(renames)
         self.kinds: dict[str, dict[str, Array]] = {}
@@ -160,7 +174,9 @@ class Matcher:
         for kind in kinds:
             self.kinds[kind] = {aliases[name]: a for name, a in self.kinds[kind].items()}
         values = Values(self.probe.params, self.sizes)
-        chooser = Chooser(self.probe.config, self.sizes, values, self.renames)
+        chooser = Chooser(
+            self.probe.config, self.sizes, values, self.renames, by_names=self.by_names
+        )
         chooser.run(arrays)
         return chooser
 
@@ -196,11 +212,17 @@ class Matcher:
         self.add_halves_of_tied(kind, pieces)
 
     def add_halves_of_tied(self, kind: str, pieces: list[Piece]) -> None:
-        """Consider the sum of two gradients of one matrix, which a port may add in its step."""
+        """Consider the sum of two gradients of one matrix, which a port may add in its step.
+
+        Two different parameters are no tied head.
+        """
         halves = [
             arranged(piece, self.sizes) for piece in pieces if piece.slot == Slot("wte.weight")
         ]
-        if kind == "grad" and len(halves) == 2 and not are_equal(*halves):
+        if len(halves) != 2 or are_equal(*halves):
+            return
+        self.found.is_untied |= kind == "param"
+        if kind == "grad":
             name = "grad/wte.weight"
             others = self.found.alternatives.get(name, ())
             self.found.alternatives[name] = (*others, halves[0] + halves[1])

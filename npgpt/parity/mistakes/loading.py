@@ -8,7 +8,7 @@ from itertools import permutations
 
 TIE = "npgpt.parity.steps:tie"
 
-LOADING = ", where the weights are loaded: the model computes rightly with them"
+LOADING = ", where the weights are loaded (the model computes rightly with them)"
 WEIGHTS = ", where the weights are loaded; biases are right"
 BIASES = ", where the biases are loaded; weights are right"
 ZERO = ": it is not loaded, and is 0"
