@@ -5,12 +5,13 @@
     loss   = mean(logsumexp(logits) - logits[label])
 
 Attention is causal: only the last positions have read all of a text. The position "last" is T - 1,
-padding or not, as in chapter 6 of the book. "last-token" is the last one that is no padding.
+padding or not, as in chapter 6 of the book. "last-token" is the last one that is no padding. In the
+last block, the other positions have keys and values only.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -21,8 +22,9 @@ from npgpt.data.tokenizer_choice import choose
 from npgpt.errors import InputError
 from npgpt.finetuning.labelled_texts import pad
 from npgpt.gpt import GPT
-from npgpt.model import finite, initializers, quantize, transformer
+from npgpt.model import finite, initializers, quantize, trainable, transformer
 from npgpt.model.backend import Random
+from npgpt.model.block import spread
 from npgpt.model.params import Params
 from npgpt.ops.linear import Params as Linear
 from npgpt.rng import Generator
@@ -30,6 +32,12 @@ from npgpt.weights import classifier_file
 from npgpt.weights.classifier_file import Head, HeadSettings
 
 BATCH = 8  # texts
+
+
+class Cache(NamedTuple):
+    hidden: Any
+    head: Any
+    cut: tuple[Any, tuple[int, ...]] | None  # with masks: the positions, and the shape of x
 
 
 class Classifier:
@@ -46,6 +54,7 @@ class Classifier:
         self.model, self.settings = model, head.settings
         layer: Any = Linear(head.weight, head.bias)  # with a bias, unlike an output head
         self.params: Params = model.params._replace(lm_head=layer)
+        self.frozen = trainable.select(self.params, frozenset())  # no gradients, so no caches
 
     @classmethod
     def start(cls, model: GPT, settings: HeadSettings, rng: Generator) -> Self:
@@ -77,12 +86,20 @@ class Classifier:
 
     def logits(self, tokens: Array, lengths: Array) -> Array:
         """(B, T), (B,) -> (B, n)"""
-        model, rows = self.model, np.arange(len(tokens))
-        x = transformer.hidden(self.params, tokens, model.config, ops=model.ops)
-        out, _ = model.ops.linear.forward(
-            x[rows, self.positions(tokens, lengths)], self.params.lm_head
+        return self.forward(tokens, lengths, self.frozen)[0]
+
+    def forward(
+        self, tokens: Array, lengths: Array, g: Params, rng: Random | None = None
+    ) -> tuple[Array, Cache]:
+        """(B, T), (B,) -> (B, n), Cache. `g`: the gradients of `backward`, None if frozen."""
+        model, ops = self.model, self.model.ops
+        at = np.arange(len(tokens)), self.positions(tokens, lengths)
+        masks = rng is not None and model.config.dropout > 0  # drawn for all positions
+        x, hidden = transformer.hidden_forward(
+            self.params, tokens, model.config, rng=rng, g=g, at=None if masks else at, ops=ops
         )
-        return out
+        out, head = ops.linear.forward(x[at] if masks else x, self.params.lm_head)
+        return out, Cache(hidden, head, (at, x.shape) if masks else None)
 
     def loss(self, tokens: Array, lengths: Array, labels: Array) -> float:
         """(B, T), (B,), (B,) -> scalar: the mean cross-entropy, without dropout."""
@@ -92,19 +109,14 @@ class Classifier:
         self, tokens: Array, lengths: Array, labels: Array, g: Params, rng: Random | None = None
     ) -> float:
         """Return the loss, and write its gradients into `g`, whose frozen parameters are None."""
-        model, ops, rows = self.model, self.model.ops, np.arange(len(tokens))
-        positions = self.positions(tokens, lengths)
-        x, hidden = transformer.hidden_forward(
-            self.params, tokens, model.config, rng=rng, g=g, ops=ops
-        )
-        logits, head = ops.linear.forward(x[rows, positions], self.params.lm_head)
+        logits, cache = self.forward(tokens, lengths, g, rng)
         loss, dlogits = cross_entropy(logits, labels)
-
-        dx = np.zeros_like(x)
-        dx[rows, positions] = ops.linear.backward(dlogits, head, g.lm_head)
+        dx = self.model.ops.linear.backward(dlogits, cache.head, g.lm_head)
+        if cache.cut is not None:
+            dx = spread(dx, *cache.cut)
         if g.wte.weight is not None:
             g.wte.weight.fill(0)  # to which the embedding adds
-        transformer.hidden_backward(dx, hidden, g, ops=ops)
+        transformer.hidden_backward(dx, cache.hidden, g, ops=self.model.ops)
         return loss
 
     def classify(self, texts: Sequence[str]) -> list[tuple[str, float]]:

@@ -25,6 +25,7 @@ class Cache(NamedTuple):
     gelu: Any
     mlp_proj: Any
     mlp_drop: Any
+    cut: tuple[Any, tuple[int, ...]] | None  # `at`, and the shape of x
 
 
 def forward(
@@ -35,12 +36,19 @@ def forward(
     past: Past | None = None,
     rate: float = 0.0,
     rng: Random | None = None,
+    at: tuple[Array, Array] | None = None,
     ops: Backend,
 ) -> tuple[Array, Cache]:
-    """(B, T, C) -> (B, T, C). `past`: this block's key/value cache, extended by these positions."""
+    """(B, T, C) -> (B, T, C). `past`: this block's key/value cache, extended by these positions.
+
+    `at`: rows and positions, (N,) each. Only their output is computed, (N, C).
+    """
     h, ln_1 = ops.layernorm.forward(x, p.ln_1)
     h, c_attn = ops.linear.forward(h, p.attn.c_attn)
     h, attn = ops.attention.forward(h, n_head=n_head, past=past, rate=rate, rng=rng)
+    cut = None
+    if at is not None:  # the other positions were needed for their keys and values
+        cut, x, h = (at, x.shape), x[at], h[at]
     h, attn_proj = ops.linear.forward(h, p.attn.c_proj)
     h, attn_drop = ops.dropout.forward(h, rate=rate, rng=rng)
     x = np.add(x, h, out=h)  # h has no other reference
@@ -51,11 +59,13 @@ def forward(
     h, mlp_proj = ops.linear.forward(h, p.mlp.c_proj)
     h, mlp_drop = ops.dropout.forward(h, rate=rate, rng=rng)
     x = np.add(x, h, out=h)
-    return x, Cache(ln_1, c_attn, attn, attn_proj, attn_drop, ln_2, c_fc, gelu, mlp_proj, mlp_drop)
+    return x, Cache(
+        ln_1, c_attn, attn, attn_proj, attn_drop, ln_2, c_fc, gelu, mlp_proj, mlp_drop, cut
+    )
 
 
 def backward(dx: Array, c: Cache, g: params.Block, *, ops: Backend) -> Array:
-    """(B, T, C) -> (B, T, C)"""
+    """(B, T, C) -> (B, T, C). With `at`: (N, C) -> (B, T, C)."""
     dh = ops.dropout.backward(dx, c.mlp_drop)
     dh = ops.linear.backward(dh, c.mlp_proj, g.mlp.c_proj)
     dh = ops.gelu.backward(dh, c.gelu, dx=dh)
@@ -67,10 +77,19 @@ def backward(dx: Array, c: Cache, g: params.Block, *, ops: Backend) -> Array:
 
     dh = ops.dropout.backward(dx, c.attn_drop)
     dh = ops.linear.backward(dh, c.attn_proj, g.attn.c_proj)
+    if c.cut is not None:
+        dx, dh = spread(dx, *c.cut), spread(dh, *c.cut)
     dh = ops.attention.backward(dh, c.attn)
     dh = ops.linear.backward(dh, c.c_attn, g.attn.c_attn)
     dh = ops.layernorm.backward(dh, c.ln_1, g.ln_1, dx=dh)
     return np.add(dx, dh, out=dh)  # and into attention and around it
+
+
+def spread(dx: Array, at: Any, shape: tuple[int, ...]) -> Array:
+    """(N, C) -> (B, T, C), which is zero at all positions but these."""
+    out = np.zeros(shape, dx.dtype)
+    out[at] = dx
+    return out
 
 
 def needed(c: Cache, g: params.Params, index: int) -> Cache | None:

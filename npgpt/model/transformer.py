@@ -70,22 +70,32 @@ def hidden_forward(
     *,
     rng: Random | None = None,
     g: Params | None = None,
+    at: tuple[Array, Array] | None = None,
     ops: Backend,
 ) -> tuple[Array, HiddenCache]:
-    """(B, T) -> (B, T, C), the input of the output head, and the Cache of `hidden_backward`."""
+    """(B, T) -> (B, T, C), the input of the output head, and the Cache of `hidden_backward`.
+
+    `at`: rows and positions, (N,) each. Only these leave the last block: (N, C).
+    """
     rate = config.dropout
     x, embedding = ops.embedding.forward(tokens, Embedding(p.wte.weight, p.wpe.weight))
     x, drop = ops.dropout.forward(x, rate=rate, rng=rng)
     h: list[Any] = []
     for p_block in p.h:
-        x, cache = block.forward(x, p_block, n_head=config.n_head, rate=rate, rng=rng, ops=ops)
+        x, cache = block.forward(
+            x, p_block, n_head=config.n_head, rate=rate, rng=rng,
+            at=at if p_block is p.h[-1] else None, ops=ops,
+        )  # fmt: skip
         h.append(cache if g is None else block.needed(cache, g, len(h)))
     x, ln_f = ops.layernorm.forward(x, p.ln_f)
     return x, HiddenCache(embedding, drop, h, ln_f)
 
 
 def hidden_backward(dx: Array, c: HiddenCache, g: Params, *, ops: Backend) -> None:
-    """(B, T, C) -> None. Write the gradients of all but the output head, and *add* to `g.wte`."""
+    """(B, T, C) -> None. Write the gradients of all but the output head, and *add* to `g.wte`.
+
+    With `at` in forward, `dx` is (N, C).
+    """
     dx = ops.layernorm.backward(dx, c.ln_f, g.ln_f)
     for cache, g_block in zip(reversed(c.h), reversed(g.h), strict=True):
         if cache is None:  # nothing below is trained

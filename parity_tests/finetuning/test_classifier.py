@@ -1,6 +1,6 @@
 """Chapter 6 with random weights: the reference's program prints the same losses and accuracies."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from npgpt.finetuning.classification import Accuracy, Classification, last_block
 from npgpt.finetuning.classifier import Classifier, cross_entropy
 from npgpt.finetuning.labelled_texts import Example, LabelledTexts, encode_splits, split
 from npgpt.finetuning.loop import Evaluation, Settings
-from npgpt.model import lora, params, trainable
+from npgpt.model import lora, params, trainable, transformer
 from npgpt.weights import classifier_file
 from parity_tests.support.harness import parameters
 from reference import finetuning, gpt2
@@ -140,6 +140,35 @@ def test_a_position_that_is_no_padding_does_not_depend_on_it(model):
     ]
     for (label, chance), (other, again) in zip(*found, strict=True):
         assert label == other and abs(chance - again) < 1e-6
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("patterns", [("*",), ("h.1.mlp",), ("h.1", "ln_f")])
+def test_the_last_block_computes_the_classified_positions_alone(model, dropout, patterns):
+    """Loss and gradients are those of all positions, with the same masks."""
+    config = replace(CONFIG, dropout=dropout)
+    model = npgpt.GPT.from_params(config, params.map_leaves(model.params, np.float64), ops=ops)
+    settings = classifier_file.HeadSettings(("a", "b"), "last-token", 6, 256)
+    classifier = Classifier.start(model, settings, npgpt.Generator(1, ops=ops))
+    tree = classifier.params
+    names = trainable.names_of(tree, [*patterns, "lm_head"])
+    g, expected = (trainable.select(params.zeros_like(tree), names) for _ in range(2))
+    tokens = np.arange(18).reshape(3, 6)
+    lengths, labels, rows = np.array([2, 6, 4]), np.array([0, 1, 1]), np.arange(3)
+    draw = npgpt.Generator(5, ops=ops)
+    loss = classifier.loss_and_gradients(tokens, lengths, labels, g, draw.copy())
+
+    x, cache = transformer.hidden_forward(tree, tokens, config, rng=draw, g=expected, ops=ops)
+    logits, head = ops.linear.forward(x[rows, lengths - 1], tree.lm_head)
+    right, dlogits = cross_entropy(logits, labels)
+    dx = np.zeros_like(x)
+    dx[rows, lengths - 1] = ops.linear.backward(dlogits, head, expected.lm_head)
+    transformer.hidden_backward(dx, cache, expected, ops=ops)
+    assert loss == pytest.approx(right, rel=1e-12)
+    for (name, one), (_, other) in zip(npgpt.named(g), npgpt.named(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12, err_msg=name)
+    _, cache = classifier.forward(tokens, lengths, g)
+    assert cache.hidden.h[1].c_fc.x.shape == (3, 16), "activations of three positions are kept"
 
 
 def test_cross_entropy_of_large_logits():
