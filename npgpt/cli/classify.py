@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from npgpt.cli.common import announce_compilation, default
-from npgpt.cli.finetuning_flags import FineTuning, plot, print_files, show
+from npgpt.cli.finetuning_flags import FineTuning, plot, print_files, say_cropped, show
 from npgpt.errors import InputError
 from npgpt.system.shell import npgpt_command
 from npgpt.system.terminal import printable_line
@@ -77,7 +77,10 @@ class Classify(FineTuning):
         if self.model is None:
             raise InputError("give --model, the directory of a classifier")
         path = self.model / CLASSIFIER if self.model.is_dir() else self.model
-        found = Classifier.load(path, ops=self.ops).classify(self.predict)
+        classifier = Classifier.load(path, ops=self.ops)
+        found, length = classifier.classify(self.predict), classifier.settings.max_length
+        longer = sum(len(row) > length for row in classifier.encode(self.predict))
+        say_cropped(longer, "text", length)
         for text, (label, chance) in zip(self.predict, found, strict=True):
             print(printable_line(f"{label}  {chance:.2%}  {text}"))
         return 0
@@ -94,6 +97,7 @@ class Classify(FineTuning):
         task = Classification(model, texts, self.settings(trainable=trainable), self.position)
         sizes = [f"{one.count:,} {name}" for one, name in zip(task.batches, SPLITS, strict=True)]
         print(f"{', '.join(sizes)} texts of at most {task.length} tokens")
+        say_cropped(task.cropped, "text", task.length)
         output = Output(self.out, "classify")
         name = printable_line(str(output.path))
         print(f"{task.trained:,} of {task.size:,} parameters are trained; output in {name}")

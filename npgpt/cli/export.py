@@ -50,6 +50,7 @@ class Export:
         from npgpt.data.tokenizer import check_size, tokenizer
         from npgpt.data.tokenizer_choice import KINDS, choose
         from npgpt.export import gguf_file, huggingface
+        from npgpt.export.read_back import require_written
         from npgpt.weights import checkpoint, formats, llmc
 
         if self.dtype == "int8" and self.to != "gguf":
@@ -72,11 +73,18 @@ class Export:
                 raise ConfigError(f"a GGUF file has a tokenizer: give --tokenizer {KINDS}")
             gguf_file.write(self.out, config, source.params("float32"), found, dtype=self.dtype)
         elif self.to == "llm.c":
-            llmc.write_llmc(self.out, config, source.params("float32"), dtype=self.dtype)
+            tree = source.params("float32")
+            llmc.write_llmc(
+                self.out, config, tree, dtype=self.dtype,
+                check=lambda written: require_written(written, config, tree),
+            )  # fmt: skip
         elif self.dtype != "float32":
             raise ConfigError(f"a checkpoint of npgpt holds float32, not {self.dtype}")
         else:
             contents = checkpoint.Contents(config, source.params("float32"), name)
-            checkpoint.write(self.out, contents)
+            checkpoint.write(
+                self.out, contents,
+                check=lambda written: require_written(written, config, contents.params),
+            )  # fmt: skip
         print(printable_line(str(self.out)))
         return 0

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from npgpt.cli.common import ModelPath, OptionalTokenizer, default, model_path
+from npgpt.cli.common import ModelPath, OptionalTokenizer, default, model_path, say
 from npgpt.cli.train_flags import Targets
 from npgpt.errors import InputError, RunError
 from npgpt.system.console import make_bar
-from npgpt.system.terminal import MAX_ERROR, printable_line
+from npgpt.system.terminal import MAX_ERROR, number_of, printable_line
 
 if TYPE_CHECKING:
     from npgpt.gpt import GPT
@@ -122,6 +122,12 @@ def show(events: Iterable[Event], total: int) -> Iterator[Event]:
                     flush=True,
                 )
             yield event
+
+
+def say_cropped(count: int, what: str, length: int) -> None:
+    """Say how many texts have lost their ends, if any."""
+    if count:
+        say(f"Cropped after {number_of(length, 'token')}: {number_of(count, what)}")
 
 
 def plot(path: Path, *curves: Any) -> None:

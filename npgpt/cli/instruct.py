@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from npgpt.cli.common import announce_compilation, default
-from npgpt.cli.finetuning_flags import FineTuning, plot, print_files, show
+from npgpt.cli.common import announce_compilation, default, say
+from npgpt.cli.finetuning_flags import FineTuning, plot, print_files, say_cropped, show
 from npgpt.system.console import track_progress
 from npgpt.system.shell import npgpt_command
-from npgpt.system.terminal import printable_line
+from npgpt.system.terminal import number_of, printable_line
 
 if TYPE_CHECKING:
     from npgpt.finetuning.instruction_tuning import InstructionTuning
@@ -75,6 +75,7 @@ class Instruct(FineTuning):
         name = printable_line(str(output.path))
         sizes = (f"{len(part):,}" for part in entries)
         print("{} training, {} validation, {} test entries;".format(*sizes), "output in", name)
+        say_cropped(task.cropped, "text", task.length)
         losses = task.measure()
         print(f"Before training: loss {losses[0]:.3f} training, {losses[1]:.3f} validation")
         self.follow(task, output, entries.val[0])
@@ -108,8 +109,12 @@ class Instruct(FineTuning):
         """Write the test entries with an answer each."""
         from npgpt.data.tokenizer import tokenizer_of
         from npgpt.finetuning.instruction_tuning import answers
+        from npgpt.finetuning.instructions import format_prompt
 
-        tokenizer = tokenizer_of(task.model)
+        tokenizer, most = tokenizer_of(task.model), task.model.config.context_length
+        longer = sum(len(tokenizer.encode(format_prompt(entry))) > most for entry in test)
+        if longer:
+            say(f"Cropped at the start, to {most:,} tokens: {number_of(longer, 'test prompt')}")
         texts = answers(task.model, tokenizer, test, self.max_new_tokens)
         found = [
             entry | {"model_response": text}

@@ -1,5 +1,6 @@
 """Read prompts from a file, one per line, without holding the file in memory."""
 
+import codecs
 import hashlib
 import json
 from collections.abc import Iterator
@@ -35,6 +36,8 @@ def read_prompts(source: Source) -> Iterator[Prompt]:
     with open_source(source) as file:
         for number, line in enumerate(_lines(file, source.name), 1):
             origin = f"{source.name}, line {number:,}"
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)  # which some editors write
             yield Prompt(_prompt(line, source.kind == "jsonl", origin), origin)
 
 

@@ -50,6 +50,8 @@ class Classification:
         Of the three splits.
     length : int
         The number of tokens to which a text is padded.
+    cropped : int
+        The number of texts that are longer.
     trained, size : int
         The number of parameters that are trained, and of all.
     """
@@ -62,6 +64,7 @@ class Classification:
         pad_id, longest = pad_token(tokenizer), settings.longest(model.config)
         encoded = labelled_texts.encode_splits(splits, tokenizer, pad_id=pad_id, max_length=longest)
         self.length = encoded[0].tokens.shape[1]
+        self.cropped = sum(one.cropped for one in encoded)
         self.batches = [
             make_batches(one, settings.batch_size, training=i == 0) for i, one in enumerate(encoded)
         ]

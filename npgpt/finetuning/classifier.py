@@ -119,16 +119,23 @@ class Classifier:
         transformer.hidden_backward(dx, cache.hidden, g, ops=self.model.ops)
         return loss
 
-    def classify(self, texts: Sequence[str]) -> list[tuple[str, float]]:
-        """Return the label of each text, and its probability.
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each text. `classify` reads the first `settings.max_length`.
 
-        Raises RunError if a probability is not finite.
+        Raises InputError if a text is empty.
         """
         tokenizer = tokenizer_of(self.model)
         encoded = [tokenizer.encode(text) for text in texts]
         if not all(encoded):
             raise InputError("a text is empty: give at least one character")
-        found = []
+        return encoded
+
+    def classify(self, texts: Sequence[str]) -> list[tuple[str, float]]:
+        """Return the label of each text, and its probability.
+
+        Raises RunError if a probability is not finite.
+        """
+        encoded, found = self.encode(texts), []
         for start in range(0, len(encoded), BATCH):
             rows = encoded[start : start + BATCH]
             with finite.ignore_overflow():

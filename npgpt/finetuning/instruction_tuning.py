@@ -34,18 +34,20 @@ class InstructionTuning:
     ----------
     batches : list of Batches
         Of the training and the validation split.
+    length, cropped : int
+        The largest number of tokens of an entry, and the number of entries that are longer.
     """
 
     def __init__(self, model: GPT, entries: Splits, settings: Settings):
         self.model, self.settings, tokenizer = model, settings, tokenizer_of(model)
         pad_id, longest = pad_token(tokenizer), settings.longest(model.config)
+        rows = [instructions.encode(part, tokenizer) for part in (entries.train, entries.val)]
+        self.length = longest
+        self.cropped = sum(len(row) > longest for part in rows for row in part)
         self.batches = [
-            make_batches(
-                instructions.encode(part, tokenizer), pad_id, longest, settings.batch_size,
-                training=i == 0,
-            )
-            for i, part in enumerate((entries.train, entries.val))
-        ]  # fmt: skip
+            make_batches(part, pad_id, longest, settings.batch_size, training=i == 0)
+            for i, part in enumerate(rows)
+        ]
         model.set_trainable(*settings.trainable)
         self.optimizer = AdamW(
             model.params, settings.lr, weight_decay=settings.weight_decay, ops=model.ops

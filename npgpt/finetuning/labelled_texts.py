@@ -52,6 +52,7 @@ class Encoded(NamedTuple):
     tokens: Array  # (n, T) int64
     lengths: Array  # (n,) int64, without the padding
     labels: Array  # (n,) int64
+    cropped: int  # texts that are longer than T
 
 
 def read(path: str | Path) -> LabelledTexts:
@@ -139,7 +140,10 @@ def encode_splits(
     encoded = [encode(part, tokenizer) for part in splits]
     length = min(max_length, max(map(len, encoded[0])))
     train, val, test = (
-        Encoded(*pad(rows, length, pad_id), np.array([one.label for one in part], np.int64))
+        Encoded(
+            *pad(rows, length, pad_id), np.array([one.label for one in part], np.int64),
+            sum(len(row) > length for row in rows),
+        )
         for rows, part in zip(encoded, splits, strict=True)
-    )
+    )  # fmt: skip
     return train, val, test

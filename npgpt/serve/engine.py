@@ -5,6 +5,7 @@ model is used by this thread alone.
 """
 
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -142,7 +143,7 @@ class Engine:
         finally:
             with self.changed:
                 self.closed = True
-            self._fail(ENDING)
+            self._fail(ENDING, waiting=True)
 
     def _continue(self) -> None:
         """Continue all choices until the engine is closed."""
@@ -169,15 +170,22 @@ class Engine:
             except (RunError, MemoryError) as error:
                 batch = Batch(self.model)
                 self._fail(str(error) or "the memory is exhausted")
+            except Exception as error:  # a mistake in the program: the operator sees where
+                traceback.print_exc()
+                batch = Batch(self.model)
+                self._fail(f"the server has failed: {type(error).__name__}", waiting=True)
 
     def _row(self, one: Choice) -> int:
         assert one.row is not None
         return one.row
 
-    def _fail(self, error: str) -> None:
-        """End all choices that are running or waiting, with an error."""
-        failed = [*self.running.values(), *(self.waiting if self.closed else ())]
-        self.running = {}
+    def _fail(self, error: str, *, waiting: bool = False) -> None:
+        """End all choices that are running, or `waiting` too, with an error."""
+        with self.changed:
+            failed, self.running = [*self.running.values()], {}
+            if waiting:
+                failed += self.waiting
+                self.waiting.clear()
         for one in failed:
             one.deliver(Piece(one.index, "", [], error=error))
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -77,8 +78,11 @@ class TrainingState:
     moments: dict[str, Params]  # of the optimizer, by MOMENTS; empty arrays are not stored
 
 
-def write(path: str | Path, model: Model, training: TrainingState | None = None) -> None:
-    """Write a checkpoint atomically.
+def write(
+    path: str | Path, model: Model, training: TrainingState | None = None, *,
+    check: Callable[[Path], None] | None = None,
+) -> None:  # fmt: skip
+    """Write a checkpoint atomically. `check` reads the file before it gets its name.
 
     Raises RunError if the disk is full or the file cannot be written; an existing file is then
     unchanged.
@@ -87,7 +91,7 @@ def write(path: str | Path, model: Model, training: TrainingState | None = None)
 
     trees = [model.params, *(training.moments.values() if training else ())]
     size = sum(array.nbytes for tree in trees for _, array in params.named(tree))
-    hdf5_writer.write(path, lambda file: fill(file, model, training), size=size)
+    hdf5_writer.write(path, lambda file: fill(file, model, training), size=size, check=check)
 
 
 def fill(file: h5py.File, model: Model, training: TrainingState | None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from npgpt.errors import IgnoredTensorsWarning, InputError, WeightFileError, show
 from npgpt.system.files import os_error
+from npgpt.system.shell import npgpt_command
 from npgpt.weights import checkpoint, huggingface, llmc, openai, quantized_file
 from npgpt.weights.checksum import MAGIC as HDF5
 from npgpt.weights.leveldb import MAGIC as LEVELDB
@@ -21,6 +22,7 @@ FORMATS = (
 )
 CHECKSUMMED = ("npgpt", "openai")  # the formats whose numbers have checksums
 CHECKPOINT = "checkpoint.h5"  # the name of npgpt's checkpoint in the directory of a run
+CLASSIFIER = "classifier.h5"  # of npgpt classify: a checkpoint with a head
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -107,6 +109,12 @@ def open_directory(directory: Path, *, verify: bool) -> WeightFile:
     for pattern in PICKLES:
         for path in filter(Path.is_file, sorted(directory.glob(pattern))):
             refuse_pickle(MappedFile(path))
+    if CLASSIFIER in names:
+        raise WeightFileError(
+            f"the directory {directory} has a classifier: use it with "
+            f"{npgpt_command('classify', model=directory, predict='TEXT')}. "
+            f"For the model in it, without its head, name {directory / CLASSIFIER}"
+        )
     raise WeightFileError(f"the directory {directory} has no model; {FORMATS}")
 
 

@@ -23,12 +23,15 @@ from npgpt.weights.hdf5 import read_structure
 from npgpt.weights.mapped import MappedFile
 
 
-def write(path: str | Path, fill: Callable[[h5py.File], None], *, size: int) -> None:
+def write(
+    path: str | Path, fill: Callable[[h5py.File], None], *, size: int,
+    check: Callable[[Path], None] | None = None,
+) -> None:  # fmt: skip
     """Write an HDF5 file atomically: `fill` writes its contents into an empty file beside `path`.
 
-    A kill leaves either the old file or the new one. `size`: its approximate size in bytes. Raises
-    RunError if the disk is full, if the file cannot be written, or if it would be too large to read
-    again; an existing file is then unchanged.
+    A kill leaves either the old file or the new one. `size`: its approximate size in bytes. `check`
+    reads the file before it gets its name. Raises RunError if the disk is full, if the file cannot
+    be written, or if it would be too large to read again; an existing file is then unchanged.
     """
     with atomic_write(path) as file, library_errors():
         require_space(Path(path).parent, size)
@@ -37,6 +40,9 @@ def write(path: str | Path, fill: Callable[[h5py.File], None], *, size: int) -> 
                 fill(contents)
             raw.raise_error()
         append_footer(file)
+        if check is not None:
+            file.flush()
+            check(Path(file.name))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ https://github.com/karpathy/llm.c, train_gpt2.py: write_model
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -129,10 +129,14 @@ def split_layers(tensors: dict[str, MappedTensor], config: Config) -> dict[str, 
     return found
 
 
-def write_llmc(path: str | Path, config: Config, tree: Params, *, dtype: str) -> None:
+def write_llmc(
+    path: str | Path, config: Config, tree: Params, *, dtype: str,
+    check: Callable[[Path], None] | None = None,
+) -> None:  # fmt: skip
     """Write the file atomically. `dtype`: "float32" or "bfloat16".
 
-    Raises InputError if the format cannot represent the model, RunError if writing fails.
+    `check` reads the file before it gets its name. Raises InputError if the format cannot represent
+    the model, RunError if writing fails.
     """
     if not config.tied:
         raise InputError(
@@ -149,6 +153,9 @@ def write_llmc(path: str | Path, config: Config, tree: Params, *, dtype: str) ->
     with atomic_write(path) as file:
         file.write(header.data)
         write_stacked(file, config, dict(params.named(tree)), dtype)
+        file.flush()
+        if check is not None:
+            check(Path(file.name))
 
 
 def padded_rows(config: Config) -> int:

@@ -1,5 +1,6 @@
 """npgpt generate --prompts, --jsonl, and flags that a single prompt has too."""
 
+import codecs
 import gzip
 import io
 import json
@@ -41,6 +42,15 @@ def test_each_prompt_has_the_text_of_its_own_run(npgpt_, run, prompts):
     assert json.loads(single)["text"] == objects[0]["text"]
     samples = npgpt_(f"generate {FLAGS} --prompts p.txt --num-samples 2").out
     assert samples.startswith(f"--- prompt 1, sample 1 of 2\n{alone[0]}--- prompt 1, sample 2")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_prompt(npgpt_, run):
+    found = []
+    for start in (b"", codecs.BOM_UTF8):
+        Path("p.txt").write_bytes(start + b"Lamp\nsea\n")
+        Path("p.jsonl").write_bytes(start + b'{"prompt": "Lamp"}\n')
+        found.append([npgpt_(f"generate {FLAGS} --prompts {p}").out for p in ("p.txt", "p.jsonl")])
+    assert found[0] == found[1]
 
 
 def test_prompts_of_standard_input(npgpt_, run, monkeypatch):

@@ -1,6 +1,7 @@
 """npgpt inspect, export, evaluate --stride and --init-from, on small models."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from npgpt.inference.evaluate import Batches
 from npgpt.model.params import named
 from npgpt.system.shell import npgpt_command
 from npgpt.weights import formats, huggingface, safetensors
+from npgpt.weights.mapped import MappedTensor
 from npgpt.weights.safetensors import TensorStream
 from npgpt.weights.statistics import statistics
 from parity_tests.support.bundles import write_gpt2
@@ -114,6 +116,19 @@ def test_what_is_exported_is_the_same_model(npgpt_, model, to):
         np.testing.assert_array_equal(a, b, err_msg=name)
     said = npgpt_(f"export --model a.h5 --to {to} --out there", code=2).err
     assert said == "npgpt: there already exists: choose another --out\n"
+
+
+@pytest.mark.parametrize("options", ["--to npgpt", "--to llm.c", "--to llm.c --dtype bfloat16"])
+def test_what_is_read_back_otherwise_is_not_written(npgpt_, model, monkeypatch, options):
+    chunks = MappedTensor.chunks
+
+    def flipped(tensor):
+        return (chunk + 1 for chunk in chunks(tensor))
+
+    monkeypatch.setattr(MappedTensor, "chunks", flipped)
+    said = npgpt_(f"export --model a.h5 {options} --out there", code=1).err
+    assert said == "npgpt: wte.weight was read back with other numbers than were written\n"
+    assert sorted(os.listdir()) == ["a.h5", "text.txt"]
 
 
 def test_a_model_of_its_own_head_and_no_bias(npgpt_):

@@ -62,6 +62,8 @@ Next: npgpt classify --model runs/classify-1 --predict '.*'
             "see you\x1b 8",
         ).out  # fmt: skip
         assert re.fullmatch(r"spam  \d\d.\d\d%  WIN 7 NOW\nham  \d\d.\d\d%  see you\\x1b 8\n", said)
+    said = npgpt_("generate --model runs/classify-1 --prompt a", code=2).err
+    assert "npgpt classify --model runs/classify-1 --predict TEXT" in said
     assert "npgpt, 13,904 parameters" in npgpt_("inspect", str(run / "classifier.h5")).out
     config = checkpoint.read_checkpoint(run / "classifier.h5").config
     assert config.dropout == 0 and config.context_length == 200
@@ -133,18 +135,24 @@ def test_a_run_that_fails_is_reported(npgpt_):
 def test_adapters_alone_are_trained_and_are_merged_when_the_file_is_read(npgpt_):
     adapters = "--lora-rank 2 --lora-alpha 8 --lora-targets c_attn --lora-targets mlp"
     more = "--trainable ln_f --trainable h.0.ln_1 --epochs 3"
-    said = npgpt_(f"classify --data texts.tsv {TRAIN} --out run {adapters} {more}").out
+    told = npgpt_(f"classify --data texts.tsv {TRAIN} --out run {adapters} {more} --max-length 10")
+    said = told.out
+    assert re.search(r"^Cropped after 10 tokens: \d+ texts$", told.err, re.MULTILINE)
     # the head, two LayerNorms, and two of (16 + 48), (16 + 64) and (64 + 16) times the rank
     assert f"{34 + 64 + 2 * 2 * (64 + 80 + 80):,} of 14,834 parameters are trained" in said
     right = float(re.search(r"After training.* ([\d.]+)% test", said)[1])
     lines = TEXTS.splitlines()[::4]
     options = [part for line in lines for part in ("--predict", line.split("\t")[1])]
-    found = npgpt_("classify --ops numpy --model run", *options).out.splitlines()
+    predicted = npgpt_("classify --ops numpy --model run", *options)
+    found, longer = predicted.out.splitlines(), sum(len(one) > 10 for one in options[1::2])
+    assert f"Cropped after 10 tokens: {longer} texts\n" in predicted.err
     hits = [a.split()[0] == b.split()[0] for a, b in zip(found, lines, strict=True)]
     assert sum(hits) / len(hits) > 0.8 and right > 80
-    npgpt_(
+    said = npgpt_(
         f"instruct --data entries.json --max-new-tokens 2 --out tuned {TRAIN} {adapters} --epochs 1"
-    )
+        " --max-length 160"
+    ).err
+    assert re.search(r"^Cropped after 160 tokens: \d+ texts$", said, re.MULTILINE)
     before, after = (
         dict(npgpt.named(npgpt.load(p, ops=ops).params)) for p in ("model.h5", "tuned")
     )

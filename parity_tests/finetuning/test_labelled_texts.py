@@ -100,6 +100,7 @@ def test_texts_are_padded_to_the_longest_for_training(lengths, longest):
     )
     assert train.lengths.tolist() == [min(n, longest) for n in lengths]
     assert train.labels.tolist() == [0, 1, 2]
+    assert [part.cropped for part in (train, val, test)] == [int(max(lengths) > longest), 1, 0]
     for part, length in ((train, longest), (val, longest), (test, longest)):
         assert part.tokens.shape[1] == length and part.tokens.dtype == np.int64
     assert val.tokens.tolist() == [[ord("y")] * longest]

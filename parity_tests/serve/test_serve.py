@@ -344,20 +344,36 @@ def test_ending_the_server_ends_its_texts():
     assert service.engine.load == 0
 
 
-def test_a_thread_that_fails_leaves_no_client_waiting(monkeypatch):
-    told = []
-    monkeypatch.setattr(threading, "excepthook", lambda args: told.append(args.exc_type))
+def test_a_mistake_in_the_engine_ends_the_waiting_clients_and_not_the_server(monkeypatch, capsys):
     with running() as (service, port):
 
         def fails(batch):
             raise ZeroDivisionError
 
-        monkeypatch.setattr(service.engine, "_join", fails)
+        url, body = f"http://127.0.0.1:{port}/v1/completions", {"prompt": "a", "max_tokens": 1}
+        with monkeypatch.context() as patch:
+            patch.setattr(service.engine, "_join", fails)
+            for _ in range(2):
+                answer = httpx.post(url, json=body, timeout=30)
+                assert answer.status_code == 500
+                assert "the server has failed: ZeroDivisionError" in answer.text
+        assert httpx.post(url, json=body, timeout=30).status_code == 200
+    assert capsys.readouterr().err.count("Traceback") >= 2
+
+
+def test_a_thread_that_ends_leaves_no_client_waiting(monkeypatch):
+    told = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: told.append(args.exc_type))
+    with running() as (service, port):
+
+        def ends(batch):
+            raise SystemExit
+
+        monkeypatch.setattr(service.engine, "_join", ends)
         url = f"http://127.0.0.1:{port}/v1/completions"
         for _ in range(2):
-            answer = httpx.post(url, json={"prompt": "a"}, timeout=30)
-            assert answer.status_code == 500
-    assert told == [ZeroDivisionError]
+            assert httpx.post(url, json={"prompt": "a"}, timeout=30).status_code == 500
+    assert told == [SystemExit]
 
 
 def test_tokens_that_are_no_text():
