@@ -57,7 +57,8 @@ class Diagnosis:
     )
     not_dumped: tuple[str, ...] = ()  # kinds
     notes: tuple[str, ...] = ()  # of the matching
-    unused: tuple[str, ...] = ()  # tensors of the dump that match none of GPT-2
+    unused: tuple[str, ...] = ()  # tensors of the dump that are not compared
+    unknown: tuple[str, ...] = ()  # those of them that match none of GPT-2
 
     @property
     def first_wrong(self) -> Finding | None:
@@ -152,7 +153,7 @@ class Case:
         self.found = Diagnosis(
             findings=(*dump.parameters, *computed),
             arithmetic=dump.task.arithmetic, notes=dump.notes, unused=dump.unused,
-            not_dumped=dump.not_dumped,
+            unknown=dump.unknown, not_dumped=dump.not_dumped,
         )  # fmt: skip
 
     def wrong_ops(self) -> tuple[WrongOp, ...]:
@@ -180,14 +181,15 @@ class Case:
         found = replace(
             found,
             between=(where.last_before(first.name, right, config), first.name),
-            where=where.sentence(first.name, first.at, right, config),
+            where=where.sentence(first.name, first.at, first.found, right, config),
             is_overwritten=is_overwritten(found),
         )
         if found.is_overwritten:
             return found
-        found = replace(found, wrong_ops=self.wrong_ops(), randomness=self.randomness(found))
-        if found.randomness.dropped:
+        found = replace(found, randomness=self.randomness(found))
+        if found.randomness.dropped:  # and most ops seem to be wrong
             return replace(found, causes=((IN_EVALUATION,),))
+        found = replace(found, wrong_ops=self.wrong_ops())
         found = self.with_causes(found)
         if mistake:
             found = replace(found, causes=tuple((mistake, *chain) for chain in found.causes))
@@ -227,7 +229,8 @@ class Case:
         computed = op_by_op.activations(self.task.probe, self.own)
         run, wrong = self.lab.run(()), {one.name for one in found.computed if not one.is_right}
         budget = run.budgets["logits"] if "logits" in wrong else None
-        return randomness.find(self.own, computed, self.task.probe.config, budget)
+        config, dropped = self.task.probe.config, self.reading.dropped
+        return randomness.find(self.own, computed, dropped, config, budget)
 
 
 def all_right(findings: Sequence[Finding]) -> bool:

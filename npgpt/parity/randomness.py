@@ -7,10 +7,8 @@ import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.config import Config
-from npgpt.parity.budget import Layouts, largest_of
-
-CLOSE = 1e-4  # relative: how well the numbers that are kept have one factor
-LEAST = 1.0 + 1e-6  # the factor of a dropout rate above 0
+from npgpt.parity.budget import Layouts
+from npgpt.parity.matching.dropped import factor_of
 
 
 @dataclass(frozen=True)
@@ -34,10 +32,15 @@ NOT_RANDOM = Randomness()
 
 
 def find(
-    own: Mapping[str, Layouts], computed: Mapping[str, Array], config: Config, budget: Array | None
+    own: Mapping[str, Layouts],
+    computed: Mapping[str, Array],
+    dropped: Mapping[str, float],
+    config: Config,
+    budget: Array | None,
 ) -> Randomness:
     """Return the signs of randomness in a port's tensors.
 
+    dropped : activations of which the dump has both, before and after dropout, and their factors
     computed : what the right ops make of the port's own inputs
     budget : of the logits, None if they are not dumped
     """
@@ -46,11 +49,10 @@ def find(
         and "logits_again" in own
         and bool((np.abs(own["logits"][0] - own["logits_again"][0]) > budget).any())
     )
-    factors = {}
+    factors = dict(dropped)
     for name, before, after in branches(own, computed, config):
-        factor = factor_of(before, after)
-        if factor is not None and factor > LEAST:
-            factors[name] = factor
+        if factor := factor_of(before, after):
+            factors.setdefault(name, factor)
     rate = 1 - 1 / max(factors.values(), default=1.0)
     return Randomness(tuple(factors), rate, again)
 
@@ -73,21 +75,3 @@ def branches(
             if all(name in plain for name in names):
                 yield f"h.{i}.{stream}", plain[names[1]], plain[names[2]] - plain[before]
             before = names[2]
-
-
-def factor_of(before: Array, after: Array) -> float | None:
-    """Return the factor of the numbers that dropout has kept, None if it has set none to 0.
-
-    `after` may be a difference, which has the rounding of larger numbers.
-    """
-    if before.shape != after.shape:
-        return None
-    small = CLOSE * largest_of(before)
-    lost = (np.abs(after) <= small) & (np.abs(before) > 10 * small)
-    kept = np.abs(before) > 10 * small
-    kept &= ~lost
-    if not lost.any() or not kept.any():
-        return None
-    factor = float(np.median(after[kept] / before[kept]))
-    close = np.abs(after[kept] - factor * before[kept]) <= small * max(1.0, abs(factor))
-    return factor if close.all() else None

@@ -42,6 +42,8 @@ class Reading:
     parameters: tuple[Finding, ...]
     notes: tuple[str, ...]
     unused: tuple[str, ...]
+    unknown: tuple[str, ...]
+    dropped: Mapping[str, float]
     not_dumped: tuple[str, ...]  # kinds
 
     def equals(self, other: "Reading") -> bool:
@@ -86,7 +88,8 @@ def read(
         task=Task(used, tuple(present), masks_of(match.tensors, probe), arithmetic),
         parameters=tuple(findings.compare_parameters(own, probe, match.names, arithmetic)),
         notes=(*notes, *shared_blocks(match), *sentences(match.notes)),
-        unused=tuple(match.unused), not_dumped=not_dumped(present),
+        unused=tuple(match.unused), unknown=tuple(match.unknown), dropped=match.dropped,
+        not_dumped=not_dumped(present),
     )  # fmt: skip
 
 
@@ -167,7 +170,7 @@ def sentences(notes: Sequence[str]) -> list[str]:
     sorts: dict[tuple[str, ...], list[str]] = {}
     for note in notes:
         if ":" in note:
-            words = tuple(word for word in note.split() if "." not in word and not word.isdecimal())
+            words = tuple(word for word in note.split()[1:] if "." not in word)  # without the kind
             sorts.setdefault(words, []).append(note)
     found = []
     for same in sorts.values():

@@ -80,9 +80,11 @@ def lines_of(findings: Sequence[Finding]) -> list[str]:
     more = f"; also {few(parts_of(also, also))}" if also else ""
     lines.append(f"WRONG   {describe(first.name)}{theirs(first)}    {size_of(first)}{more}")
     lines.append(INDENT + element(first))
-    if later := len(after) - len(also):
+    if later := [one for one in after if one.is_right]:
         kind = "parameter" if kind_of(first.name) == "param" else "tensor"
-        lines.append(f"right   {number_of(later, kind)} after it")
+        names = ", ".join(describe(one.name) for one in later)
+        shown = names if len(later) <= SHOWN else number_of(len(later), kind)
+        lines.append(f"right   {shown} after it")
     return lines
 
 
@@ -288,9 +290,9 @@ def not_checked(diagnosis: Diagnosis) -> list[str]:
     if diagnosis.not_dumped:
         kinds = ", ".join(KINDS[kind] for kind in diagnosis.not_dumped)
         lines.append(f"not checked: {kinds} (not dumped)")
-    if diagnosis.unused:
-        names = [(printable_line(name, MAX_NAME), 1) for name in diagnosis.unused]
-        lines.append(f"not used: {few(names)} (no tensor of GPT-2 by value or name)")
+    if diagnosis.unknown:
+        names = [(printable_line(name, MAX_NAME), 1) for name in diagnosis.unknown]
+        lines.append(f"not used: {few(names)} (no tensor of GPT-2 by value or name: see --map)")
     return lines
 
 

@@ -1,5 +1,6 @@
 """The place of an error that no known mistake explains: a sentence for each stage."""
 
+import math
 from collections.abc import Sequence
 
 from npgpt.config import Config
@@ -25,10 +26,12 @@ def describe(name: str) -> str:
     return kind.replace("_", " ")
 
 
-def sentence(name: str, at: Sequence[int], right: Sequence[str], config: Config) -> str:
+def sentence(
+    name: str, at: Sequence[int], number: float, right: Sequence[str], config: Config
+) -> str:
     """Return where the error of the first wrong tensor is.
 
-    at : the first wrong element
+    at, number : the first wrong element
     right : tensors before it, in the order of computation
     """
     kind, wrong = kind_of(name), describe(name)
@@ -39,7 +42,8 @@ def sentence(name: str, at: Sequence[int], right: Sequence[str], config: Config)
                     f"feeds tokens through the cache{position}")  # fmt: skip
         return f"the error is in the forward pass or in its loop through the cache{position}"
     if step_of(name):
-        return of_step(name, right, config)
+        roots = "" if math.isfinite(number) else ": a root of a negative number, or 0 / 0?"
+        return of_step(name, right, config) + roots
     if name == "logits_again":
         return ("the first forward pass is right, a second one of the same tokens is not: one has "
                 "changed the parameters, or keeps a state")  # fmt: skip

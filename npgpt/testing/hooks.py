@@ -74,7 +74,8 @@ class Recorder:
     def __init__(self, found: dict[str, Any]):
         self.found = found
         self.called: set[str] = set()
-        self.seen: dict[int, Any] = {}  # tensors by id: kept, so that no id is reused
+        # tensors and their versions by id: kept, so that no id is reused
+        self.seen: dict[int, tuple[Any, int]] = {}
 
     def hook(self, name: str) -> Any:
         """Return the forward hook of the module `name`; the root's is ""."""
@@ -85,7 +86,8 @@ class Recorder:
             self.called.add(name)
             if name:
                 for tensor in tensors_in(args):
-                    self.keep(f"{name}.in", tensor)
+                    if not self.is_seen(tensor):  # the output of another module, as it is
+                        self.keep(f"{name}.in", tensor)
                 for tensor in tensors_in(output):
                     self.keep(name, tensor)
             else:
@@ -94,11 +96,16 @@ class Recorder:
 
         return call
 
+    def is_seen(self, tensor: Any) -> bool:
+        """Return True if a tensor is recorded, and was not changed in place since."""
+        kept = self.seen.get(id(tensor))
+        return kept is not None and kept[1] == version_of(tensor)
+
     def keep(self, name: str, tensor: Any) -> None:
         """Record a tensor of floats, and its gradient once that is computed."""
-        if id(tensor) in self.seen or f"act/{name}" in self.found or not is_float(tensor):
+        if f"act/{name}" in self.found or not is_float(tensor):
             return
-        self.seen[id(tensor)] = tensor
+        self.seen[id(tensor)] = tensor, version_of(tensor)
         self.found[f"act/{name}"] = from_tensor(tensor)
         if tensor.requires_grad:
             tensor.register_hook(lambda gradient: self.keep_gradient(name, gradient))
@@ -119,6 +126,11 @@ class Recorder:
             name = {0: "loss", 3: "logits"}.get(len(tensor.shape))
             if name and name not in self.found:
                 self.found[name] = from_tensor(tensor)
+
+
+def version_of(tensor: Any) -> int:
+    """Return the number of changes in place of a tensor, 0 if it does not count them."""
+    return getattr(tensor, "_version", 0)
 
 
 def tensors_in(value: Any) -> Iterator[Any]:

@@ -211,3 +211,30 @@ def test_the_names_of_the_package():
         assert callable(getattr(testing, name))
     with pytest.raises(AttributeError, match="no attribute 'captur'"):
         testing.captur  # noqa: B018
+
+
+class Nested(nn.Module):
+    """A module that returns the very tensor of its last layer, and one that adds in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        self.last = nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = self.block(x)
+        x += 1.0
+        return self.last(x)
+
+
+def test_a_tensor_that_two_modules_return_has_both_names():
+    """And one that was changed in place since is another one."""
+    torch.manual_seed(0)
+    module = Nested()
+    with testing.capture(module) as dump:
+        module(torch.ones(2, 4)).sum().backward()
+    found = dump.tensors
+    np.testing.assert_array_equal(found["act/block"], found["act/block.1"])
+    np.testing.assert_array_equal(found["act/last.in"], found["act/block"] + 1)
+    np.testing.assert_array_equal(found["dact/block"], found["dact/last.in"])
+    assert "act/block.1.in" not in found  # the output of block.0, as it is

@@ -10,6 +10,7 @@ from npgpt.arrays import Array
 from npgpt.errors import InputError, show
 from npgpt.parity.matching import axes
 from npgpt.parity.matching.axes import AXES, Slot
+from npgpt.parity.matching.dropped import factor_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,7 @@ class Assembled:
     unused: list[str]
     remarks: list[str]
     repeated: list[tuple[Piece, Piece]]  # equal arrays of one tensor
+    dropped: dict[str, float]  # names of which one array is the other after dropout, and its factor
 
 
 def assemble(
@@ -43,7 +45,7 @@ def assemble(
     `strict`: two different arrays of one tensor are an InputError. Else the first one counts.
     `zeros`: if queries, keys or values are missing beside others, they are 0.
     """
-    found = Assembled({}, {}, {}, [], [], [])
+    found = Assembled({}, {}, {}, [], [], [], {})
     groups: dict[tuple[str, int | None], list[Piece]] = {}
     for piece in pieces:
         groups.setdefault((piece.slot.family, piece.slot.layer), []).append(piece)
@@ -100,8 +102,12 @@ def distinct(
         if first is piece:
             continue
         found.unused.append(piece.name)
-        if are_equal(arranged(first, sizes), arranged(piece, sizes)):
+        one, other = arranged(first, sizes), arranged(piece, sizes)
+        if are_equal(one, other):
             found.repeated.append((first, piece))
+            continue
+        if not strict and (factor := factor_of(one, other) or factor_of(other, one)):
+            found.dropped[str(piece.slot)] = factor
             continue
         if strict and piece.slot.family != "wte.weight":
             refuse_both(first, piece)

@@ -42,6 +42,7 @@ class Chooser:
     chosen: dict[str, Choice] = field(default_factory=dict)
     open: dict[str, list[Choice]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    known: set[str] = field(default_factory=set)  # of those that are left out: no parameters
     used: set[str] = field(default_factory=set)  # renames
     remarks: list[str] = field(default_factory=list)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -73,12 +74,14 @@ class Chooser:
             slot = rename.slot(kind, name, self.sizes)
             if slot is None:
                 self.left_out.append(name)
+                self.known.add(name)
             else:
                 self.chosen[name] = self.mapped(self.own(slot), kind, array, name, rename.text)
             return
         meanings = self.meanings(name)
         if any(one.slot is None for one in meanings):
             self.left_out.append(name)
+            self.known.add(name)
             return
         by_value = kind == "param" and not (self.by_names and len(meanings) == 1)
         found = self.by_value(name, array, meanings) if by_value else []

@@ -198,7 +198,7 @@ ACTIVATIONS_OF_LAYER = (
     (r"^(mlp|ffn?|ffwd|feed ?forward)( net| layers)? in(put)?$", "h.{i}.ln_2"),
     (r"\b(gelu|act|activation|act fn|nonlinearity|(mlp|ffn?|net|layers) 1) in(put)?$",
      "h.{i}.mlp.c_fc"),
-    (r"^in(put)?$|^resid pre$", PREVIOUS),
+    (r"^in(put)?$|^resid(ual)? ?(pre|0)$", PREVIOUS),
     (r"^(mlp|ffn?) pre$", "h.{i}.mlp.c_fc"),
     (r"^(mlp|ffn?) post$", "h.{i}.mlp.gelu"),
     (r"^(after attn|resid(ual)? ?(1|mid)|x ?1|(x )?mid|h mid)$", "h.{i}.after_attn"),

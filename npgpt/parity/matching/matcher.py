@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from npgpt.arrays import Array
-from npgpt.errors import InputError, show
+from npgpt.errors import InputError
 from npgpt.parity.dump import Dump
 from npgpt.parity.matching import axes, layouts, map_option, names
 from npgpt.parity.matching.assemble import (
@@ -44,6 +44,10 @@ class Match:
         Phrases about the layout ("weights are (out, in)"), and sentences about exceptions.
     unused : list of str
         Names in the dump of the tensors that are not compared.
+    unknown : list of str
+        Those of them that are no tensor of GPT-2 by value or name.
+    dropped : dict of str to float
+        Activations of which the dump has both, before and after dropout, and its factor.
     alternatives : dict of str to tuple of array
         The other layouts that a tensor may have, by the names of `tensors`. A square gradient has
         one if neither values nor siblings tell whether it is (in, out) or (out, in). The tensor is
@@ -58,6 +62,8 @@ class Match:
     unused: list[str]
     alternatives: dict[str, tuple[Array, ...]] = field(default_factory=dict)
     is_untied: bool = False
+    unknown: list[str] = field(default_factory=list)
+    dropped: dict[str, float] = field(default_factory=dict)
 
 
 def match(
@@ -116,6 +122,7 @@ class Matcher:
                 self.kinds.setdefault(kind, {})[own] = array
             elif name not in ("tokens", "targets", "loss", *SCORES):
                 self.found.unused.append(name)
+                self.found.unknown.append(name)
 
     def run(self) -> Match:
         """Return the match."""
@@ -192,6 +199,8 @@ class Matcher:
         for name, array in arrays.items():
             if name not in chooser.chosen:
                 self.found.unused.append(f"{kind}/{name}")
+                if name not in chooser.known:
+                    self.found.unknown.append(f"{kind}/{name}")
                 continue
             choice = chooser.chosen[name]
             fitting = chooser.fit(choice.slot, array)
@@ -241,7 +250,7 @@ class Matcher:
             for name, choice in chooser.chosen.items()
             if choice.slot.family == "h.#.attn.c_attn.weight"
         }
-        pieces, unknown, modules = [], [], chooser.modules
+        pieces, modules = [], chooser.modules
         for name, array in self.kinds[kind].items():
             slot, rank, order = None, 0, ""
             if rename := map_option.find(self.renames, kind, name):
@@ -252,8 +261,10 @@ class Matcher:
             elif meaning := names.activation(name, chooser.convention, modules, self.sizes):
                 slot, rank = meaning.slot, meaning.rank
                 order = meaning.order or orders.get(slot.layer if slot else None, "")
-            elif not any(other.startswith(f"{name}.") for other in self.kinds[kind]):
-                unknown.append(name)  # and no module that contains others
+            elif name not in modules and not any(
+                other.startswith(f"{name}.") for other in self.kinds[kind]
+            ):
+                self.found.unknown.append(f"{kind}/{name}")  # and no module that contains others
             if slot and kind == "mask":
                 slot = replace(slot, family=DROPPED.get(slot.family, slot.family))
             piece = slot and self.activation_piece(name, array, slot, order, rank)
@@ -262,9 +273,6 @@ class Matcher:
             else:
                 self.found.unused.append(f"{kind}/{name}")
         self.add(kind, assemble(pieces, self.sizes, strict=False))
-        if unknown:
-            shown = ", ".join(show(name) for name in unknown[:3]) + " ..." * (len(unknown) > 3)
-            self.found.notes.append(f"{kind}: {len(unknown)} of unknown names ({shown}): see --map")
 
     def is_tied_head(self, module: Slot | None, array: Array) -> bool:
         """Return True for the output of the layer that has wte's numbers and is the head."""
@@ -301,6 +309,8 @@ class Matcher:
         self.found.alternatives.update(others)
         self.found.unused.extend(f"{kind}/{name}" for name in found.unused)
         self.found.notes.extend(f"{kind}: {remark}" for remark in found.remarks)
+        if kind == "act":
+            self.found.dropped.update(found.dropped)
 
 
 def precedence(kind: str) -> tuple[bool, bool, int]:
