@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import npgpt.ops
-from npgpt.arrays import Array
+from npgpt.arrays import Array, flat
 from npgpt.config import TrainingConfig
 from npgpt.errors import InputError
 from npgpt.explain import op_source, threads
@@ -22,11 +22,12 @@ from npgpt.explain.readout import distribution
 from npgpt.explain.stream import check_text
 from npgpt.gpt import GPT
 from npgpt.model import finite, inputs, transformer
-from npgpt.model.params import Params, copy, leaves, named, zeros_like
+from npgpt.model.params import Params, copy, head, leaves, named, zeros_like
 from npgpt.training import optim, schedule
 
 FRACTIONS = tuple(i / 4 for i in range(9))  # of the update, at which the loss is measured
 MOST_EARLIER = 1000
+PART = 1 << 16  # numbers
 
 
 class Rule(NamedTuple):
@@ -72,7 +73,7 @@ class OneStep(NamedTuple):
     targets: Array  # (T,) int64
     before: Array  # (T, V), the probabilities of the next token
     after: Array  # (T, V)
-    parameters: Params  # before the step
+    parameters: Params  # before the step: the model's own, if there was no earlier one
     gradients: Params
     moments: dict[str, Params]  # after the step
     update: Params
@@ -84,11 +85,13 @@ def take(
     training: TrainingConfig,
     *,
     earlier: int = 0,
+    fractions: tuple[float, ...] = FRACTIONS,
     progress: Callable[[int, int], Any] | None = None,
 ) -> OneStep:
     """(T + 1,) -> OneStep, of the optimizer in `training` and its learning rate, without dropout.
 
     The model is not changed. `earlier` steps on the same text come first: they fill the moments.
+    `fractions` of the update, at which the loss is measured, are in ascending order from 0. One is 1.
     `progress` is called with the number of passes done, and of all passes.
     Raises RunError if the loss before or after the step is not finite.
     """
@@ -96,7 +99,7 @@ def take(
     if inputs.check_integer("earlier", earlier, least=0) > MOST_EARLIER:
         raise InputError(f"earlier is {earlier}, but must be at most {MOST_EARLIER}")
     with finite.ignore_overflow(), threads.limit(model):
-        return take_last(model, ids, training, earlier, progress)
+        return take_last(model, ids, training, earlier, fractions, progress)
 
 
 def take_last(
@@ -104,32 +107,35 @@ def take_last(
     ids: Array,
     training: TrainingConfig,
     earlier: int,
+    fractions: tuple[float, ...],
     progress: Callable[[int, int], Any] | None,
 ) -> OneStep:
     """Return the last of `earlier` + 1 steps on a copy of the model."""
     config, ops, texts, targets = model.config, model.ops, ids[None, :-1], ids[None, 1:]
-    passes = earlier + 3 + len(FRACTIONS)
+    passes = earlier + 1 + len(fractions)
     done = iter(range(1, passes + 1))
 
     def count() -> None:
         if progress is not None:
             progress(next(done), passes)
 
-    def evaluate(p: Params) -> float:
+    def evaluate(p: Params) -> tuple[float, Array]:
+        """Return the loss, and the input of the output head (1, T, C)."""
         count()
-        return float(transformer.evaluate(p, texts, targets, config, ops=ops))
+        x = transformer.hidden(p, texts, config, ops=ops)
+        return float(ops.linear_cross_entropy.evaluate(x, head(p), targets)), x
 
-    def predict(p: Params) -> Array:
-        count()
-        hidden = transformer.hidden(p, texts, config, ops=ops)[0]
-        return distribution(model, transformer.scores(p, hidden, ops=ops))
+    def predict(p: Params, x: Array) -> Array:
+        return distribution(model, transformer.scores(p, x[0], ops=ops))
 
     p, g = copy(model.params), zeros_like(model.params)
     optimizer = optim.make(p, training, ops=ops)
     scale = 1.0
     for step in range(earlier + 1):
         if step == earlier:
-            start, before = copy(p), predict(p)
+            start = copy(p) if earlier else model.params
+            loss, x = evaluate(p)
+            before = predict(p, x)
         value, cache = transformer.loss(p, texts, targets, config, g=g, ops=ops)
         if not np.isfinite(value):
             raise finite.error(f"the loss is {value}", p, model.path if not step else None)
@@ -138,23 +144,34 @@ def take_last(
             scale = schedule.clip_scale(schedule.global_norm(g, ops=ops), training.grad_clip)
         optimizer.step(g, scale=scale)
         count()
-    after = predict(p)
+    whole, x = evaluate(p)
+    after = predict(p, x)
     update = zeros_like(p)
     for delta, new, old in zip(leaves(update), leaves(p), leaves(start), strict=True):
         np.subtract(new, old, out=delta)
-    losses = []
-    for fraction in FRACTIONS:
-        for leaf, old, delta in zip(leaves(p), leaves(start), leaves(update), strict=True):
-            np.multiply(delta, fraction, out=leaf)
-            leaf += old
-        losses.append(evaluate(p))
+    known, losses = {0.0: loss, 1.0: whole}, []
+    for fraction in fractions:
+        if fraction not in known:
+            move(p, start, update, fraction)
+            known[fraction] = evaluate(p)[0]
+        losses.append(known[fraction])
     changes = list(measure(start, g, optimizer.moments, update))
     return OneStep(
-        repr(optimizer), optimizer.steps, scale, rules(training.optimizer), losses[0],
-        sum(change.predicted for change in changes), losses[FRACTIONS.index(1)] - losses[0],
-        changes, np.array(FRACTIONS), np.array(losses), ids[1:], before, after,
+        repr(optimizer), optimizer.steps, scale, rules(training.optimizer), loss,
+        sum(change.predicted for change in changes), whole - loss,
+        changes, np.array(fractions), np.array(losses), ids[1:], before, after,
         start, g, optimizer.moments, update,
     )  # fmt: skip
+
+
+def move(p: Params, start: Params, update: Params, fraction: float) -> None:
+    """Write start + fraction * update into `p`, in parts that fit into the cache."""
+    for trio in zip(leaves(p), leaves(start), leaves(update), strict=True):
+        vectors = [flat(leaf) for leaf in trio]
+        for first in range(0, len(vectors[0]), PART):
+            out, old, delta = (vector[first : first + PART] for vector in vectors)
+            np.multiply(delta, fraction, out=out)
+            out += old
 
 
 def rules(optimizer: str) -> tuple[Rule, ...]:

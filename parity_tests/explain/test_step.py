@@ -81,6 +81,24 @@ def test_errors_along_the_update():
     assert 3.7 < errors[2] / errors[1] < 4.3
 
 
+@pytest.mark.parametrize("earlier", [0, 2])
+def test_the_losses_along_the_update(earlier, monkeypatch):
+    """At fewer fractions they are the same, and those of parameters that are moved at once."""
+    model, training = model_of(), TrainingConfig(lr=1e-2)
+    all_of_them = step.take(model, TEXT, training, earlier=earlier)
+    monkeypatch.setattr(step, "PART", 7)
+    found = step.take(model, TEXT, training, earlier=earlier, fractions=step.FRACTIONS[::2])
+    assert found.fractions.tolist() == [0, 0.5, 1, 1.5, 2]
+    np.testing.assert_array_equal(found.losses, all_of_them.losses[::2])
+    assert found.losses[2] - found.loss == found.measured
+    moved = model_of()
+    trees = (moved.params, found.parameters, found.update)
+    for leaf, old, delta in zip(*map(leaves, trees), strict=True):
+        leaf[...] = old + 1.5 * delta
+    loss = moved.evaluate([TEXT[:-1]], [TEXT[1:]])
+    assert found.losses[3] == pytest.approx(loss, rel=1e-12)
+
+
 def test_sizes_and_single_numbers():
     found = step.take(model_of(), TEXT, TrainingConfig(optimizer="muon", lr=1e-3), earlier=1)
     changes = {change.name: change for change in found.changes}

@@ -10,6 +10,7 @@ from npgpt import ops
 from npgpt.config import TrainingConfig
 from npgpt.explain import gradients, nudge, precision, step
 from npgpt.play.api import backward as api
+from npgpt.play.api import step as step_api
 from parity_tests.support.play_client import Client, decode
 
 TEXT = "The sea, a rock!"
@@ -122,6 +123,14 @@ def test_one_step(client, optimizer):
     assert abs(found.gradients.ln_f.bias[index]) == np.abs(found.gradients.ln_f.bias).max()
     assert said["entry"]["update"] == found.update.ln_f.bias[index]
     np.testing.assert_array_equal(said["errors"], step.errors(found))
+
+
+def test_a_step_of_a_large_model_has_fewer_points(client, monkeypatch):
+    """The error of half the step is among them."""
+    monkeypatch.setattr(step_api, "SMALL", 0)
+    said = client.call("step", prompt=TEXT, **STEP)
+    assert said["dtype"] == "float32" and said["fractions"].tolist() == [0, 0.5, 1, 1.5, 2]
+    assert len(said["losses"]) == len(said["errors"]) == 5
 
 
 def test_a_number_is_nudged(client):

@@ -43,6 +43,7 @@ def take(body: Body, session: Session, job: Job) -> Reply:
     found = explained.take(
         widen(session.model), tokens, training,
         earlier=body.integer("earlier", 0, MOST_EARLIER),
+        fractions=explained.FRACTIONS[:: 1 if session.model.size < SMALL else 2],
         progress=lambda done, total: job.report(done, total, "Forward and backward"),
     )  # fmt: skip
     rows = np.arange(len(found.targets))
