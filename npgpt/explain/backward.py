@@ -51,6 +51,7 @@ class Backward(NamedTuple):
     targets: Array  # (T,) int64, the token that follows each
     loss: float  # mean cross-entropy, in nats per token
     losses: Array  # (T,), of each target
+    probs: Array  # (T, V), of the next token
     steps: list[Step]  # in the order of computation: from the loss to the embeddings
     stream: Stream
     gradients: Params  # of the loss, those of `model.backward`
@@ -84,7 +85,7 @@ def run(
     probs = distribution(model, transformer.scores(p, recorder.found["ln_f"][0], ops=ops))
     stream = Stream(recorder.streamed[::-1], np.stack(recorder.lengths[::-1]))
     return Backward(
-        tokens, targets, float(loss), -np.log(probs[np.arange(len(targets)), targets]),
+        tokens, targets, float(loss), -np.log(probs[np.arange(len(targets)), targets]), probs,
         recorder.steps, stream, g, recorder.found,
         {name.removesuffix(".grad"): array for name, array in recorder.gradients.items()},
         recorder.inputs,

@@ -91,7 +91,7 @@ def take(
     """(T + 1,) -> OneStep, of the optimizer in `training` and its learning rate, without dropout.
 
     The model is not changed. `earlier` steps on the same text come first: they fill the moments.
-    `fractions` of the update, at which the loss is measured, are in ascending order from 0. One is 1.
+    `fractions` of the update, at which the loss is measured, are in ascending order from 0.
     `progress` is called with the number of passes done, and of all passes.
     Raises RunError if the loss before or after the step is not finite.
     """

@@ -101,7 +101,8 @@ def outer(model: GPT, tokens: Any, name: str = "h.0.mlp.c_fc.weight") -> Picture
         A text, which the model's tokenizer encodes, or token ids. Each token but the last predicts
         the next one.
     name : str, default "h.0.mlp.c_fc.weight"
-        A matrix of a block.
+        A matrix. The gradient of wte.weight in a tied model has two products per token: one of the
+        output head, and one of the embedding.
 
     Returns
     -------
@@ -111,32 +112,33 @@ def outer(model: GPT, tokens: Any, name: str = "h.0.mlp.c_fc.weight") -> Picture
     """
     ids = canvas.read_tokens(model, tokens, least=2, targeted=True)
     found = parameters.outer(steps.run(model, ids), name)
-    names = canvas.labels(model, ids[:-1])
+    T, words = len(ids) - 1, canvas.labels(model, ids[:-1])
+    names = words * len(found.parts)
     first, second = np.argsort(-found.shares)[[0, min(1, len(found.shares) - 1)]]
     figure = canvas.make(11, 6.2)
     halves: Any = figure.subfigures(2, 1, height_ratios=[1, 1.7])
     above, below = halves
     bars = above.subplots()
+    title = name if len(found.parts) == 1 else f"{name}: {', then '.join(found.parts)}"
     with canvas.plain_grid(bars):
         colors = [canvas.ORANGE if t in (first, second) else canvas.BLUE for t in range(len(names))]
         bars.bar(range(len(names)), found.shares, color=colors)
         bars.axhline(0, color=canvas.GREY, linewidth=0.8)
-        bars.set(ylabel="share of the gradient", title=name)
+        bars.set(ylabel="share of the gradient", title=title)
         canvas.label_tokens(bars, names)
-    parts = {
-        f"token {first}: {names[first]}": np.outer(found.x[first], found.dy[first]),
-        f"token {second}: {names[second]}": np.outer(found.x[second], found.dy[second]),
-        f"gradient: sum of {len(names)}": found.gradient,
-    }
+    parts = [
+        (f"token {n % T}: {names[n]}", np.outer(found.x[n], found.dy[n])) for n in (first, second)
+    ]
+    parts.append((f"gradient: sum of {len(names)}", found.gradient))
     norm, image = canvas.symmetric(blocks.means(found.gradient, 96, 128)), None
     panels = below.subplots(1, 3, sharey=True)
     I, O = found.gradient.shape
-    for axes, (title, values) in zip(panels, parts.items(), strict=True):
+    for axes, (title, values) in zip(panels, parts, strict=True):
         image = canvas.heat(axes, blocks.means(values, 96, 128), cmap=canvas.DIVERGING, norm=norm)
         image.set_extent((0, O, I, 0))
         axes.set_title(title, fontsize=10)
-        axes.set_xlabel("output channel")
-    panels[0].set_ylabel("input channel")
+        axes.set_xlabel(found.axes[1])
+    panels[0].set_ylabel(found.axes[0])
     below.colorbar(image, ax=panels, label="gradient", extend="both")
     return figure
 

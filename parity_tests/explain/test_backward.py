@@ -11,6 +11,7 @@ import npgpt
 from npgpt import ops
 from npgpt.errors import InputError, RunError
 from npgpt.explain import backward, blocks, gradients, op_source
+from npgpt.model.params import leaves
 
 CONFIG = npgpt.Config(
     vocab_size=31, context_length=12, n_layer=3, n_head=2, n_embd=16, dropout=0.1, tied=False
@@ -104,12 +105,19 @@ def test_losses_are_those_of_the_tokens(found):
     np.testing.assert_allclose(found.losses, -log_probs[np.arange(12), TEXT[1:]], rtol=1e-5)
 
 
-def test_the_sum_of_outer_products_is_the_gradient():
-    found = backward.run(model_of(dtype="float64"), TEXT)
-    names = gradients.matrices(found)
-    assert len(names) == 4 * 3
+@pytest.mark.parametrize("config", [CONFIG, TIED], ids=["untied", "tied"])
+def test_the_sum_of_outer_products_is_the_gradient(config):
+    """Of every matrix: of those of the blocks, of both embeddings, and of the output head."""
+    found = backward.run(model_of(config, dtype="float64"), TEXT)
+    names = gradients.sums(found)
+    assert names == gradients.matrices(found) + ["wte.weight", "wpe.weight"] + (
+        [] if config.tied else ["lm_head.weight"]
+    )
+    assert len(names) == len([one for one in leaves(found.gradients) if one.ndim == 2])
     for name in names:
-        x, dy, gradient, shares = gradients.outer(found, name)[1:]
+        x, dy, gradient, shares, parts, _ = gradients.outer(found, name)[1:]
+        assert len(x) == len(dy) == 12 * len(parts)
+        assert len(parts) == (2 if config.tied and name == "wte.weight" else 1)
         total = sum(np.outer(x[t], dy[t]) for t in range(len(x)))
         assert np.linalg.norm(total - gradient) < 1e-5 * np.linalg.norm(gradient)
         assert shares.sum() == pytest.approx(1)
@@ -119,7 +127,7 @@ def test_the_sum_of_outer_products_is_the_gradient():
 
 def test_a_matrix_that_is_none(found):
     with pytest.raises(
-        InputError, match=r"name is 'ln_f\.weight', but must be a matrix of a block"
+        InputError, match=r"name is 'ln_f\.weight', but must be a matrix, such as h\.0\.attn"
     ):
         gradients.outer(found, "ln_f.weight")
 

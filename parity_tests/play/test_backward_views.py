@@ -91,6 +91,17 @@ def test_a_matrix_as_a_sum_over_tokens(client):
     assert (said["rows"], said["columns"]) == (8, 32)
 
 
+def test_a_tied_matrix_is_a_sum_of_two_parts(client):
+    """Its gradient as the output head, and as the embedding: two products per token."""
+    said = client.call("backward-outer", prompt=TEXT, parameter="wte.weight")
+    assert said["parts"] == ["outer(dlogits, x)", "outer(onehot(token), dx)"]
+    assert said["axes"] == ["token of the vocabulary", "channel"]
+    assert len(said["x"]) == len(said["dy"]) == len(said["shares"]) == 2 * (len(TEXT) - 1)
+    assert said["error"] < 1e-6 and said["shares"].sum() == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(said["x"].T @ said["dy"], said["gradient"], atol=1e-7)
+    assert "wte.weight" in client.call("backward", prompt=TEXT)["matrices"]
+
+
 def test_a_large_model_keeps_its_backend(client, monkeypatch):
     assert api.backend(client.session) is ops
     monkeypatch.setattr(api, "SMALL", 0)
@@ -170,7 +181,7 @@ def test_a_part_of_a_parameter(client, name, row, column, start, shape):
     ("name", "fields", "says"),
     [("backward", {"prompt": "a"}, "at least two tokens"),
      ("backward-numbers", {"step": 23}, "step is 23, but must be from 0 to 22"),
-     ("backward-outer", {"parameter": "wte.weight"}, "must be a matrix of a block"),
+     ("backward-outer", {"parameter": "ln_f.bias"}, "must be a matrix, such as"),
      ("parameter", {"parameter": "wte", "row": 0, "column": 0}, "must be a parameter"),
      ("parameter", {"parameter": "ln_f.bias", "row": 1, "column": 0}, "row is 1"),
      ("nudge", {"parameter": "ln_f.bias", "index": "0"}, "is not one of ln_f.bias"),

@@ -7,7 +7,16 @@ from matplotlib.figure import Figure
 import npgpt
 from npgpt import ops, show
 from npgpt.errors import InputError
-from npgpt.explain import attention, backward, logit_lens, muon_steps, ravine, step, writing
+from npgpt.explain import (
+    attention,
+    backward,
+    gradients,
+    logit_lens,
+    muon_steps,
+    ravine,
+    step,
+    writing,
+)
 from npgpt.show import canvas
 from parity_tests.docs.test_docstrings import faults
 
@@ -41,6 +50,17 @@ PICTURES = {
     "step": lambda model: show.step(model, TEXT, TRAINING),
     "surprise": lambda model: show.surprise(model, TEXT),
 }
+
+
+def test_a_tied_matrix_has_two_products_per_token():
+    config = npgpt.Config(vocab_size=257, context_length=24, n_layer=1, n_head=2, n_embd=8)
+    model = npgpt.GPT(config, seed=5, ops=ops, tokenizer="byte")
+    figure = show.outer(model, TEXT, "wte.weight")
+    bars, panel, *_ = panels(figure)
+    assert bars.get_title() == "wte.weight: outer(dlogits, x), then outer(onehot(token), dx)"
+    found = gradients.outer(backward.run(model, canvas.read_tokens(model, TEXT)), "wte.weight")
+    assert [bar.get_height() for bar in bars.patches] == found.shares.tolist()
+    assert (panel.get_xlabel(), panel.get_ylabel()) == ("channel", "token of the vocabulary")
 
 
 def panels(figure: Figure) -> list:

@@ -40,7 +40,7 @@ def steps(body: Body, session: Session, job: Job) -> Reply:
     ]
     data = {
         "unread": unread, "loss": found.loss, "steps": listed, "sources": texts, "sizes": sizes,
-        "stream": found.stream.names, "matrices": gradients.matrices(found),
+        "stream": found.stream.names, "matrices": gradients.sums(found),
         "backend": name_of(backend(session)),
     }  # fmt: skip
     arrays = {
@@ -76,13 +76,15 @@ def outer(body: Body, session: Session, job: Job) -> Reply:
     one = gradients.outer(found, body.text("parameter", 100))
     total = one.x.astype(np.float64).T @ one.dy
     error = np.linalg.norm(total - one.gradient) / (np.linalg.norm(one.gradient) or 1)
-    T, (I, O) = len(one.x), one.gradient.shape
+    N, (I, O) = len(one.x), one.gradient.shape
     arrays = {
-        "x": blocks.means(one.x, T, ROWS), "dy": blocks.means(one.dy, T, COLUMNS),
+        "x": blocks.means(one.x, N, ROWS), "dy": blocks.means(one.dy, N, COLUMNS),
         "gradient": blocks.means(one.gradient, ROWS, COLUMNS), "shares": one.shares,
     }  # fmt: skip
-    shape = {"rows": I, "columns": O, "error": float(error)}
-    return Reply(shape, {name: np.asarray(array, np.float32) for name, array in arrays.items()})
+    data = {
+        "rows": I, "columns": O, "error": float(error), "parts": one.parts, "axes": one.axes,
+    }  # fmt: skip
+    return Reply(data, {name: np.asarray(array, np.float32) for name, array in arrays.items()})
 
 
 def run(body: Body, session: Session, job: Job) -> tuple[explained.Backward, int]:
