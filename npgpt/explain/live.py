@@ -1,12 +1,14 @@
 """A training run as it happens: the events of the trainer, with sizes of gradients and samples."""
 
+from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from npgpt.arrays import Array
-from npgpt.config import RunConfig
+from npgpt.config import RunConfig, TrainingConfig
 from npgpt.data.dataset import read_tokens
 from npgpt.explain.gradients import root_mean_square
 from npgpt.model.params import named
@@ -41,7 +43,14 @@ class Text(NamedTuple):
     text: str
 
 
-Event = Point | Losses | Text
+class Rate(NamedTuple):
+    """A new learning rate, the largest of the curve."""
+
+    step: int  # the first one that has it
+    lr: float
+
+
+Event = Point | Losses | Text | Rate
 
 
 class Live:
@@ -58,6 +67,7 @@ class Live:
         self.names = [name for name, _ in named(self.model.params)]
         self.total = self.trainer.total_steps
         self.sizes_every, self.sample_every = sizes_every, sample_every
+        self.changed = deque[TrainingConfig](maxlen=1)  # the last one counts
 
     def events(self) -> Iterator[Event]:
         """Train to the last step. After any event the caller may stop; a new call continues."""
@@ -73,6 +83,16 @@ class Live:
             if event.step % self.sample_every == 0 or event.step == self.total - 1:
                 tokens = self.trainer.sample()
                 yield Text(event.step, self.tokenizer.decode(tokens, unknown="\ufffd"))
+            if self.changed and event.step < self.total - 1:
+                self.trainer.training = self.changed.popleft()
+                yield Rate(event.step + 1, self.trainer.training.lr)
+
+    def change(self, **settings: Any) -> None:
+        """Change settings of the learning rate while another thread iterates over `events`.
+
+        They hold from the next step on, which an event tells.
+        """
+        self.changed.append(replace(self.trainer.training, **settings))
 
     def point(self, event: Step) -> Point:
         """Return the numbers of a step, with the sizes of its gradients every few steps."""

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from npgpt.errors import InputError
 from npgpt.play import static_files
-from npgpt.play.api import FUNCTIONS
+from npgpt.play.api import FUNCTIONS, IMMEDIATE
 from npgpt.play.api.body import Body
 from npgpt.play.computation import TO_END, Job, Reply, Runner
 from npgpt.play.security import App, Guard
@@ -56,7 +56,9 @@ def make_app(session: Session, runner: Runner, token: str | None = None) -> App:
             return Answer(runner, session.wait, watches=True)
         if name not in FUNCTIONS:
             return PlainTextResponse("not found\n", 404)
-        return Answer(runner, lambda job: FUNCTIONS[name](body, session, job), watches=False)
+        return Answer(
+            runner, lambda job: FUNCTIONS[name](body, session, job), watches=name in IMMEDIATE
+        )
 
     routes = [
         Route("/api/{name}", call, methods=["POST"]),

@@ -1,5 +1,6 @@
 """The model that the page shows, and how far it is on its way."""
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from npgpt.data.tokenizer import Tokenizer
 from npgpt.errors import InputError, RunError
 from npgpt.explain import next_token
 from npgpt.explain.backward import Backward
+from npgpt.explain.live import Live
 from npgpt.explain.passes import Passes
 from npgpt.gpt import GPT
 from npgpt.model import quantize
@@ -40,6 +42,8 @@ class Session:
         self.last: tuple[tuple[int, ...], Array] | None = None  # a prompt and its logits
         self.backward: tuple[tuple[int, ...], Backward] | None = None  # of the last text
         self.passes: tuple[tuple[int, ...], Passes] | None = None  # the same
+        self.live: tuple[int, Live] | None = None  # the run that is under way
+        self.run_numbers = itertools.count()
 
     def load(self) -> None:
         """Load the model. An error is kept for the page."""

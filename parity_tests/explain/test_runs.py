@@ -7,7 +7,7 @@ import npgpt
 from npgpt import ops
 from npgpt.config import RunConfig, TrainingConfig
 from npgpt.data.dataset import read_tokens
-from npgpt.errors import InputError
+from npgpt.errors import ConfigError, InputError
 from npgpt.explain import live, muon_steps, ravine
 from npgpt.ops import muon
 from npgpt.training import run
@@ -48,6 +48,26 @@ def test_a_live_run_stops_and_continues():
         if next(parts.events(), None) is None:  # abandoned after every event
             break
     assert np.array_equal(whole.model.params.wte.weight, parts.model.params.wte.weight)
+
+
+def test_a_rate_that_changes_on_the_way():
+    """The last one counts, and its run differs from then on."""
+    run_with = {}
+    for changes in (False, True):
+        here, found = live.Live(SETTINGS), []
+        for event in here.events():
+            found.append(event)
+            if changes and isinstance(event, live.Point) and event.step == 3:
+                here.change(lr=1e-3)
+                here.change(lr=0.02)
+        run_with[changes] = [event for event in found if isinstance(event, live.Point)]
+        told = [event for event in found if isinstance(event, live.Rate)]
+        assert told == ([live.Rate(4, 0.02)] if changes else [])
+    pairs = list(zip(*run_with.values(), strict=True))
+    assert [one.lr == other.lr for one, other in pairs] == [True] * 4 + [False] * 3
+    assert [one.loss == other.loss for one, other in pairs] == [True] * 5 + [False] * 2
+    with pytest.raises(ConfigError, match="lr"):
+        here.change(lr=-1.0)
 
 
 @pytest.mark.parametrize(

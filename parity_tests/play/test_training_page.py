@@ -75,6 +75,25 @@ def test_a_run_starts_and_stops(page, served, small):
     assert page.said == []
 
 
+def test_the_learning_rate_of_a_run_that_is_under_way(page, served, small):
+    show(page, served, "training?steps=2000&optimizer=sgd&lr=0.02&seed=5")
+    told = "document.querySelector('.training [role=status].small-text').textContent"
+    page.get_by_role("button", name="Start a run").click()
+    until(page, "document.querySelectorAll('.samples pre').length >= 1")
+    page.get_by_role("slider", name="Learning rate").press("Home")
+    until(page, f"{told}.startsWith('The learning rate is 1.00e-5 from step')")
+    step = int(re.search(r"from step ([\d,]+)", page.evaluate(told))[1].replace(",", ""))
+    made = "document.querySelector('.training [role=status] + .small-text').textContent"
+    until(page, f"Number({made}.match(/Step ([\\d,]+)/)[1].replace(',', '')) > {step}")
+    page.get_by_role("button", name="Stop").click()
+    until(page, f"{told}.startsWith('The run was stopped after')")
+    assert "SGD, 0.02 to 1.00e-5, seed 5" in page.evaluate(told)
+    rates = [float(row["learning_rate"]) for row in table(page, "Loss")]
+    assert rates[step] <= 1e-5 < rates[step - 1]
+    assert page.locator(".changes path").count() == 1
+    assert page.said == []
+
+
 def events(served, body):
     from npgpt.play.api.body import Body
 

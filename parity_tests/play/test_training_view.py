@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+import threading
 
 import numpy as np
 import pytest
 
 import npgpt
-from npgpt.explain import muon_steps, ravine
+from npgpt.explain import live, muon_steps, ravine
 from npgpt.play.api import training as api
+from npgpt.play.api.body import Body
+from npgpt.training import schedule
 from parity_tests.support.play_client import Client, decode, given
 
 RUN = {"optimizer": "adamw", "lr": 5e-3, "seed": 7, "steps": 2}
@@ -49,6 +52,44 @@ def test_a_run_is_live(client):
     assert other != again
 
 
+def test_the_rate_of_a_run_that_is_under_way(client, monkeypatch):
+    """It changes from the next step on, and the request does not wait until the run has ended."""
+    changed, point = threading.Event(), live.Live.point
+
+    def wait(self, event):
+        if event.step == 2:
+            assert changed.wait(20)
+        return point(self, event)
+
+    monkeypatch.setattr(live.Live, "point", wait)
+
+    def post(name, fields):
+        return client.answer("POST", f"/api/{name}", json.dumps(fields).encode(), given({}))
+
+    async def both():
+        run = asyncio.ensure_future(post("train", RUN | {"steps": 6}))
+        while client.session.live is None or client.session.live[1].trainer.progress.step < 3:
+            await asyncio.sleep(0.001)
+        number = client.session.live[0]
+        other = await post("train-rate", {"run": number + 1, "lr": 1})
+        said = await post("train-rate", {"run": number, "lr": 0.02})
+        changed.set()
+        return [decode(answer.body) for answer in (await run, said, other)]
+
+    events, said, other = asyncio.run(both())
+    assert (said[-1]["running"], other[-1]["running"]) == (True, False)
+    [told] = [event for event in events if event.get("kind_of") == "rate"]
+    assert (told["step"], told["lr"]) == (3, 0.02)
+    rates = [event["lr"] for event in events if event.get("kind_of") == "point"]
+    old, new = (
+        api.settings(Body(RUN | {"steps": 6, "lr": lr}), client.session).training
+        for lr in (RUN["lr"], 0.02)
+    )
+    assert rates == [schedule.rate_of_step(old if i < 3 else new, i, 6) for i in range(6)]
+    assert client.session.live is None
+    assert client.call("train-rate", run=0, lr=1)["running"] is False
+
+
 def test_a_run_ends_when_its_client_leaves(client):
     async def leave():
         gone = asyncio.Event()
@@ -87,6 +128,7 @@ def test_muons_steps_of_a_gradient(client):
     [("train", RUN | {"steps": 0}, "steps is 0"), ("train", RUN | {"optimizer": "lion"}, "lion"),
      ("train", RUN | {"lr": -1}, "lr is -1"), ("train", RUN | {"seed": 1.5}, "seed"),
      ("train", RUN | {"optimizer": "sgd", "lr": 1e3, "steps": 60}, "loss became|norm became"),
+     ("train-rate", {"run": 0, "lr": -1}, "lr is -1"), ("train-rate", {"lr": 1}, "run is missing"),
      ("ravine", {"factor": 0}, "factor is 0"),
      ("muon", {"prompt": "ab", "parameter": "ln_f.bias"}, "the matrix must be")],
 )  # fmt: skip

@@ -37,6 +37,10 @@ FUNCTIONS: dict[str, Callable[[Body, Session, Job], Reply]] = {
     "parameter": nudge.parameter,
     "nudge": nudge.measure,
     "train": training.train,
+    "train-rate": training.change_rate,
     "ravine": ravine.race,
     "muon": muon.steps,
 }
+
+# These compute nothing, and need not wait for the computation that is under way
+IMMEDIATE = frozenset({"train-rate"})

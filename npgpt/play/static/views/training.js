@@ -3,7 +3,7 @@
 import { axis, count, d3, figure, layer, sequential } from "../chart.js";
 import { short } from "../code.js";
 import { button, number, select, slider } from "../controls.js";
-import { el, fill } from "../dom.js";
+import { debounce, el, fill } from "../dom.js";
 import { COLORS, legend, legendHeight } from "../parts/legend.js";
 import { picture } from "../pixels.js";
 
@@ -21,7 +21,7 @@ export const training = {
   name: "training",
   title: "Training, live",
   short: "Training",
-  sentence: "A small model is trained while one watches: step after step, a batch of text, a gradient, an update. The loss falls, the gradients change, and the samples begin to look like words. Change the optimizer, the learning rate or the seed, and start again: earlier runs stay in the picture of the loss.",
+  sentence: "A small model is trained while one watches: step after step, a batch of text, a gradient, an update. The loss falls, the gradients change, and the samples begin to look like words. Move the learning rate while it runs, or change the optimizer or the seed and start again: earlier runs stay in the picture of the loss.",
   doc: "training",
   defaults: { optimizer: "adamw", lr: 0.005, seed: 123, steps: 400 },
   render,
@@ -34,7 +34,9 @@ function render(root, page) {
   let sizes = []; // of all gradients, every few steps
   let names = [];
   let total = 0;
-  let label = ""; // of the run
+  let run = null; // its number at the server
+  let rates = []; // of the run: {step, lr}, the first as it began
+  let label = () => ""; // of the run
   let runs = []; // earlier ones: {label, points, losses}
   let running = false;
   let stopped = false;
@@ -45,7 +47,7 @@ function render(root, page) {
   const rate = slider({
     label: "Learning rate", value: state.lr, text: short,
     toValue: (x) => Number(scale.invert(x).toPrecision(2)), toPosition: (value) => Math.max(0, Math.min(1000, scale(value || 1e-5))),
-    onInput: (value) => page.set({ lr: value }),
+    onInput: (value) => { page.set({ lr: value }); if (running) change(); },
   });
   const seed = number({ label: "Seed", value: state.seed, min: 0, max: Number.MAX_SAFE_INTEGER, onInput: (value) => page.set({ seed: value }) });
   const steps = number({ label: "Steps", value: state.steps, min: 1, max: 2000, onInput: (value) => page.set({ steps: value }) });
@@ -58,7 +60,7 @@ function render(root, page) {
     name: "training-loss", title: "Loss",
     describe: () => (points.length ? `${count(points.length)} steps; the last loss is ${points.at(-1).loss.toFixed(3)} nats a token.` : "The loss of a run."),
     height: (width) => TALL + legendHeight(width, 3 + runs.length, WIDE), draw: drawLoss,
-    csv: () => [["run", "step", "loss", "learning_rate", "gradient_norm", "training_loss", "validation_loss"], ...[...runs, { label, points, losses }].flatMap(rowsOf)],
+    csv: () => [["run", "step", "loss", "learning_rate", "gradient_norm", "training_loss", "validation_loss"], ...[...runs, { label: label(), points, losses }].flatMap(rowsOf)],
     cursor: {
       columns: () => points.length,
       at: (x, y, width) => [Math.round(((x - 56) / (width - 70)) * last()), 0],
@@ -94,23 +96,30 @@ function render(root, page) {
   heat.element.hidden = true;
 
   async function start() {
-    if (points.length) runs = [...runs, { label, points, losses }].slice(-EARLIER.length);
+    if (points.length) runs = [...runs, { label: label(), points, losses }].slice(-EARLIER.length);
     [points, losses, sizes] = [[], [], []];
-    [running, stopped] = [true, false];
+    [running, stopped, run] = [true, false, null];
     const { optimizer: rule, lr, seed: first, steps: length } = state;
     total = length;
-    label = `${new Map(OPTIMIZERS).get(rule) ?? rule}, ${short(lr)}, seed ${first}`;
+    rates = [{ step: 0, lr }];
+    label = () => `${new Map(OPTIMIZERS).get(rule) ?? rule}, ${rates.length > 1 ? `${short(lr)} to ${short(rates.at(-1).lr)}` : short(lr)}, seed ${first}`;
     fill(go.element, "Stop");
-    fill(says, `The run begins: ${label}.`);
+    fill(says, `The run begins: ${label()}.`);
     fill(samples);
     fill(page.alert); // of the run before
     const result = await page.call("train", { optimizer: rule, lr, seed: first, steps: length }, { onEvent: add });
     running = false;
+    change.cancel();
     fill(go.element, "Start a run");
     redraw();
     const end = result ? "has ended" : stopped ? "was stopped" : "ended early";
-    fill(says, `The run ${end} after ${count(points.length)} steps${points.length ? `, with a loss of ${points.at(-1).loss.toFixed(3)}` : ""}: ${label}.`);
+    fill(says, `The run ${end} after ${count(points.length)} steps${points.length ? `, with a loss of ${points.at(-1).loss.toFixed(3)}` : ""}: ${label()}.`);
   }
+
+  const change = debounce(() => {
+    if (run === null) change(); // it has yet to begin
+    else page.call("train-rate", { run, lr: state.lr });
+  }, 150);
 
   function stop() {
     stopped = true;
@@ -118,10 +127,13 @@ function render(root, page) {
   }
 
   function add(event) {
-    if (event.kind_of === "start") ({ names, total } = event);
+    if (event.kind_of === "start") ({ names, total, run } = event);
     else if (event.kind_of === "losses") losses.push(event);
     else if (event.kind_of === "text") samples.prepend(el("p", { class: "small-text" }, `After step ${count(event.step)}`), el("pre", {}, event.text));
-    else {
+    else if (event.kind_of === "rate") {
+      rates.push(event);
+      fill(says, `The learning rate is ${short(event.lr)} from step ${count(event.step)} on, at most.`);
+    } else {
       points.push(event);
       if (event.sizes) sizes.push([event.step, event.sizes]);
     }
@@ -160,6 +172,7 @@ function render(root, page) {
       own.selectAll("path").data([path(losses, key)]).join("path").attr("class", `line ${kind}`).attr("d", (d) => d);
       own.selectAll("circle").data(losses).join("circle").attr("class", kind).attr("r", 2.6).attr("cx", (one) => x(one.step)).attr("cy", (one) => y(one[key]));
     }
+    layer(svg, "changes").selectAll("path").data(rates.slice(1)).join("path").attr("class", "rule").attr("d", ({ step }) => `M${x(step).toFixed(1)},10V${TALL - 50}`);
     layer(svg, "hover");
     legend(svg, width, TALL, [
       { text: "each step", class: "line before" }, { text: "training text", class: "line forward" }, { text: "validation text", class: "line backward" },
@@ -192,6 +205,6 @@ function render(root, page) {
       steps.set(values.steps);
       redraw();
     },
-    destroy: () => cancelAnimationFrame(waiting),
+    destroy: () => { change.cancel(); cancelAnimationFrame(waiting); },
   };
 }
