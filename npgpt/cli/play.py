@@ -19,7 +19,7 @@ from npgpt.cli.common import (
 )
 from npgpt.cli.train import Train
 from npgpt.cli.train_flags import RunFlags
-from npgpt.errors import InputError, RunError
+from npgpt.errors import RunError, WeightFileError
 from npgpt.system.terminal import printable_line
 
 if TYPE_CHECKING:
@@ -87,11 +87,15 @@ class Play:
         """
         from npgpt.training import run_dir
 
-        path = self.model
-        if path is None:
-            with suppress(InputError):
-                path = run_dir.latest_checkpoint()
-        loaded = None if path is None else load(path, None, self.tokenizer)
+        loaded, path = None, self.model
+        if path is not None:
+            loaded = load(path, None, self.tokenizer)
+        for path in run_dir.latest_checkpoints() if loaded is None else ():
+            try:
+                loaded = load(path, None, self.tokenizer)
+                break
+            except WeightFileError as error:
+                print(f"npgpt: the newest run is passed over: {error}", file=sys.stderr)
 
         def prepare(report: Report) -> "tuple[GPT, Tokenizer, str]":
             if loaded is None:

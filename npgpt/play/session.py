@@ -19,6 +19,7 @@ from npgpt.explain.passes import Passes
 from npgpt.gpt import GPT
 from npgpt.model import quantize
 from npgpt.play.computation import Cancelled, Job, Reply, describe
+from npgpt.training import run_state
 
 Report = Callable[[int, int, str], None]  # done, total, text; raises Cancelled
 Prepare = Callable[[Report], tuple[GPT, Tokenizer, str]]
@@ -83,6 +84,7 @@ class Session:
             "end_of_text": self.tokenizer.eot_token,
             "parameters": model.size,
             "dtype": quantize.kind_of(model.params),
+            "run": None if model.path is None else run_state.read_position(model.path),
             "config": asdict(model.config),
         }
         return Reply(

@@ -270,15 +270,21 @@ def create_numbered(parent: Path, preset: str) -> Path:
 
 def latest_checkpoint(parent: Path = Path("runs")) -> Path:
     """Return the newest checkpoint under `parent`. Raise InputError if it has none."""
-    found = []
-    for path in parent.glob(f"*/{CHECKPOINT}"):
-        with suppress(FileNotFoundError):  # deleted meanwhile, or a link to no file
-            found.append((path.stat().st_mtime, path))
+    found = latest_checkpoints(parent)
     if not found:
         raise InputError(
             "./runs has no checkpoint: train a model with npgpt train, or name one with --model"
         )
-    return max(found)[1]
+    return found[0]
+
+
+def latest_checkpoints(parent: Path = Path("runs")) -> list[Path]:
+    """Return the checkpoints of all runs under `parent`, the newest first."""
+    found = []
+    for path in parent.glob(f"*/{CHECKPOINT}"):
+        with suppress(FileNotFoundError):  # deleted meanwhile, or a link to no file
+            found.append((path.stat().st_mtime, path))
+    return [path for _, path in sorted(found, reverse=True)]
 
 
 def run_dir_of(path: Path) -> Path | None:

@@ -7,6 +7,7 @@ directory    absolute path of the run, for its data to be found if both were mov
 """
 
 import os
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,6 +120,21 @@ def read_settings(path: Path) -> RunConfig:
             "resume the run that the model came from"
         )
     return from_json(checkpoint.read_state(path), path)
+
+
+def read_position(path: Path) -> tuple[int, int | None] | None:
+    """Return the number of steps that the run in a checkpoint has made, and of how many.
+
+    None: it holds no run. The second is None if the config.json of the run is not beside it.
+    """
+    try:
+        step = checkpoint.read_state(path)["progress"]["step"]
+    except (InputError, KeyError, TypeError):
+        return None
+    with suppress(InputError):
+        total = read_json_object(path.parent / CONFIG).get("total_steps")
+        return step, total if is_count(total) else None
+    return step, None
 
 
 def read_config(file: Path) -> RunConfig:

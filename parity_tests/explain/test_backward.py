@@ -107,7 +107,7 @@ def test_losses_are_those_of_the_tokens(found):
 
 @pytest.mark.parametrize("config", [CONFIG, TIED], ids=["untied", "tied"])
 def test_the_sum_of_outer_products_is_the_gradient(config):
-    """Of every matrix: of those of the blocks, of both embeddings, and of the output head."""
+    """Matrices are those of the blocks, of both embeddings, and of the output head."""
     found = backward.run(model_of(config, dtype="float64"), TEXT)
     names = gradients.sums(found)
     assert names == gradients.matrices(found) + ["wte.weight", "wpe.weight"] + (

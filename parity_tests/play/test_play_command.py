@@ -1,6 +1,7 @@
 """npgpt play: its model, its port, and one line for what is wrong."""
 
 import dataclasses
+import os
 import socket
 import sys
 import threading
@@ -74,7 +75,32 @@ def test_training_that_is_interrupted_is_saved(npgpt_, served, short):
 
     with pytest.raises(npgpt.RunError, match="ended with status 130"):
         served[0](leave)
-    assert Path("runs/tiny-1/checkpoint.h5").exists()
+    npgpt_("play --no-browser --port 0")  # shows it, and says how far it is
+    client = Client(prepare=served[1])
+    client.session.load()
+    said = client.call("model")
+    assert (said["name"], said["run"]) == ("runs/tiny-1/checkpoint.h5", [2, 3])
+    Path("runs/tiny-1/config.json").unlink()
+    assert client.call("model")["run"] == [2, None]
+    client.close()
+
+
+def test_a_checkpoint_that_is_damaged_is_passed_over(npgpt_, served):
+    for number, length in ((1, None), (2, 5000)):
+        Path(f"runs/tiny-{number}").mkdir(parents=True)
+        path = Path(f"runs/tiny-{number}/checkpoint.h5")
+        byte_model().save(path)
+        path.write_bytes(path.read_bytes()[:length])
+        os.utime(path, (number, number))
+    said = npgpt_("play --no-browser --port 0")
+    assert said.err.startswith("npgpt: the newest run is passed over: runs/tiny-2/checkpoint.h5")
+    assert said.err.count("\n") == 1
+    assert served[0](silent)[2] == "runs/tiny-1/checkpoint.h5"
+    client = Client(prepare=served[0])
+    client.session.load()
+    assert client.call("model")["run"] is None  # a model without a run
+    client.close()
+    npgpt_("play --no-browser --model runs/tiny-2/checkpoint.h5", code=2)
 
 
 def test_the_model_that_is_named(npgpt_, served):

@@ -212,7 +212,9 @@ async function start() {
     return;
   }
   clearTimeout(wait);
-  fill(chip, el("strong", {}, model.name), ` · ${count(model.parameters)} parameters · ${model.config.n_layer} layers · tokenizer ${model.tokenizer}`);
+  const [made, total] = model.run ?? [];
+  const steps = !model.run ? "" : made === total || total === null ? `, ${count(made)} steps` : `, ${count(made)} of ${count(total)} steps`;
+  fill(chip, el("strong", {}, model.name), `${steps} · ${count(model.parameters)} parameters · ${model.config.n_layer} layers · tokenizer ${model.tokenizer}`);
   const vocabulary = new Vocabulary(model.text, model.lengths, model.end_of_text);
   window.addEventListener("hashchange", () => show(model, vocabulary));
   show(model, vocabulary);
