@@ -36,6 +36,7 @@ _MODULES = {
     "RunError": "npgpt.errors",
     "SGD": "npgpt.training.optim",
     "Sampling": "npgpt.inference.sampling",
+    "Speculation": "npgpt.inference.speculation",
     "Trainer": "npgpt.training.trainer",
     "TrainingConfig": "npgpt.config",
     "WeightFileError": "npgpt.errors",

@@ -21,6 +21,7 @@ from npgpt.inference.beams import beam_search as beam_search
 from npgpt.inference.evaluate import evaluate as evaluate
 from npgpt.inference.generate import generate as generate
 from npgpt.inference.sampling import Sampling as Sampling
+from npgpt.inference.speculation import Speculation as Speculation
 from npgpt.loading import load as load
 from npgpt.model.params import named as named
 from npgpt.model.params import zeros_like as zeros_like

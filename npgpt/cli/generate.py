@@ -3,6 +3,7 @@
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 from tyro.conf import UseAppendAction
@@ -18,12 +19,13 @@ from npgpt.cli.common import (
 )
 from npgpt.errors import InputError, RunError, show
 from npgpt.system.console import track_progress
-from npgpt.system.terminal import printable_text
+from npgpt.system.terminal import number_of, printable_text
 
 if TYPE_CHECKING:
     from npgpt.data.tokenizer import Tokenizer
     from npgpt.gpt import GPT
     from npgpt.inference.bulk import Options
+    from npgpt.inference.speculation import Speculation
 
 
 # Optional[X] is X | None, for which tyro would import a type checker: 0.08 s before the first token
@@ -74,6 +76,12 @@ class Generate:
     keep
         When the context is full, keep this number of first tokens and half of the others, and read
         them once. By default the oldest token is dropped, and all others are read for every token.
+    speculate
+        Verify several tokens in one pass: those that followed when the last few tokens occurred
+        before in the text. The text stays the same, and one that repeats itself is faster. For a
+        single continuation.
+    draft
+        Verify instead the tokens that this smaller model proposes. Its tokenizer must be the same.
     batch_size
         Number of prompts of --prompts that are continued together. It affects time and memory, not
         the result.
@@ -101,6 +109,8 @@ class Generate:
     num_samples: int = 1
     beams: Annotated[Optional[int], default("sampling", "INT")] = None  # noqa: UP045
     keep: Annotated[Optional[int], default("the window slides", "INT")] = None  # noqa: UP045
+    speculate: bool = False
+    draft: Annotated[Optional[Path], default("the text itself", "MODEL")] = None  # noqa: UP045
     batch_size: int = 8
     jsonl: bool = False
     log_probs: int = 0
@@ -114,6 +124,8 @@ class Generate:
             raise InputError("--beams does not sample: leave out --top-k, --top-p and --min-p")
         if self.beams is not None and self.temperature != Generate.temperature:
             raise InputError("--beams does not sample: leave out --temperature")
+        if self.beams is not None and (self.speculate or self.draft is not None):
+            raise InputError("--beams does not speculate: leave out --speculate and --draft")
         if self.log_probs and (not self.jsonl or self.beams is not None):
             raise InputError("--log-probs is for --jsonl without --beams")
         if self.prompts is None and not self.jsonl and self.beams is None:
@@ -148,6 +160,18 @@ class Generate:
         precompile.compile_kernels("generate", quantize.kind_of(model.params))
         return model, tokenizer
 
+    def speculation(self, model: "GPT") -> "Speculation | None":
+        """Return what verifies drafts for this model, or None."""
+        if not self.speculate and self.draft is None:
+            return None
+        from npgpt.inference.speculation import Speculation
+        from npgpt.loading import load as load_model
+
+        draft = None if self.draft is None else load_model(self.draft, weights=self.weights)
+        speculation = Speculation(draft)
+        speculation.check(model)
+        return speculation
+
     def run_prompt(self) -> int:
         """Print the continuations of one prompt; return the exit status."""
         import numpy as np
@@ -162,6 +186,7 @@ class Generate:
         options, rng = self.options(), Generator(self.seed)
         model, encoding = self.load()
         options.check(model)
+        speculation = self.speculation(model)
         prompt = encoding.encode(self.prompt)
         limits = ContextNotes(model.config.context_length, self.keep)
         limits.note_prompt(len(prompt), "the prompt")
@@ -173,6 +198,7 @@ class Generate:
             eos_id=encoding.eot_token,
             rng=rng,
             keep=self.keep,
+            speculate=speculation,
         )
         texts = [self.prompt] * self.num_samples
         streams = [StoppableText(encoding, prompt, self.stop) for _ in texts]
@@ -204,8 +230,12 @@ class Generate:
                 print(f"--- sample {number} of {self.num_samples}")
                 print(printable_text(text + tail, sys.stdout))
         if sys.stderr.isatty() and count:
-            rate = count * self.num_samples / (time.perf_counter() - started)
-            print(f"[{count * self.num_samples} tokens, {rate:,.1f} tokens/s]", file=sys.stderr)
+            total = count * self.num_samples
+            line = f"{total} tokens, {total / (time.perf_counter() - started):,.1f} tokens/s"
+            if speculation is not None:
+                accepted, proposed = speculation.accepted, speculation.proposed
+                line += f", {accepted} of {number_of(proposed, 'draft token')} accepted"
+            print(f"[{line}]", file=sys.stderr)
         return 0
 
 

@@ -27,8 +27,9 @@ def run(command: "Generate", here: World) -> int:
     prompts, count, digest = open_prompts(command, here)
     model, tokenizer = command.load()
     options.check(model)
+    speculation = command.speculation(model)
     notes = ContextNotes(model.config.context_length, command.keep)
-    found = continue_prompts(here, model, tokenizer, prompts, options, digest)
+    found = continue_prompts(here, model, tokenizer, prompts, options, digest, speculation)
     total = count * options.num_samples
     for one in track_progress(found, total, quiet=not (here.is_first and total)):
         notes.note_prompt(one.prompt_tokens, f"prompt {one.number + 1:,}")

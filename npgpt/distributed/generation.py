@@ -16,20 +16,21 @@ from npgpt.distributed.world import World, once_per_machine
 from npgpt.gpt import GPT
 from npgpt.inference import bulk
 from npgpt.inference.bulk import Continuation, Options
+from npgpt.inference.speculation import Speculation
 
 ROUND = 8  # batches of a rank between two exchanges: the ranks wait for the last one
 
 
 def continue_prompts(
     world: World, model: GPT, tokenizer: Tokenizer, prompts: Iterable[Prompt], options: Options,
-    digest: Any,
+    digest: Any, speculate: Speculation | None = None,
 ) -> Iterator[Continuation]:  # fmt: skip
     """Yield what `bulk.continue_prompts` yields, on the first rank. The others yield nothing.
 
     Of N ranks, rank r continues the prompts r, r + N, r + 2N, ... `digest`: of all prompts.
     """
     if world.size == 1:
-        yield from bulk.continue_prompts(model, tokenizer, prompts, options)
+        yield from bulk.continue_prompts(model, tokenizer, prompts, options, speculate)
         return
     agreement.require_equal(world, {
         **agreement.settings(model.config, options),
@@ -40,7 +41,8 @@ def continue_prompts(
     once_per_machine(world, lambda: model.next_logits([[0] * min(2, T)]))  # compiles kernels
     start, source = 0, iter(prompts)
     while block := list(islice(source, world.size * options.batch_size * ROUND)):
-        own = bulk.continue_prompts(model, tokenizer, block[world.rank :: world.size], options)
+        mine = block[world.rank :: world.size]
+        own = bulk.continue_prompts(model, tokenizer, mine, options, speculate)
         parts = [decode(part) for part in gather(world, encode(own))]
         for i in range(len(block) if world.is_first else 0):
             for found in parts[i % world.size][i // world.size]:

@@ -6,7 +6,7 @@ row's tokens are those of its own run alone (npgpt/inference/window.py).
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +16,9 @@ from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.errors import InputError, RunError, show
 from npgpt.gpt import GPT
+from npgpt.inference.drafts import Chooser
 from npgpt.inference.sampling import Sampling, choose, log_probabilities
+from npgpt.inference.speculation import Speculation, Speculator
 from npgpt.inference.window import Reader, Window, clear
 from npgpt.model import finite
 from npgpt.model.inputs import check_integer, check_kind, check_sequence, check_vocabulary
@@ -63,6 +65,10 @@ class _Row:
     stop: Callable[[int], bool] | None
     log_probs: int | None
 
+    def chooser(self) -> Chooser:
+        """Return a Chooser of the next tokens, which leaves the row as it is."""
+        return Chooser(self.sampling, self.text, self.rng)
+
 
 class Batch:
     """Rows of any length that are continued together.
@@ -84,20 +90,28 @@ class Batch:
     Parameters
     ----------
     model : GPT
+    speculate : Speculation or None, default None
+        Verify drafts while the batch has a single row: more rows share a pass already. No token
+        changes.
 
     Raises
     ------
     InputError
-        If `model` is not a GPT.
+        If `model` is not a GPT, or the draft model has other tokens.
     """
 
-    def __init__(self, model: GPT):
+    def __init__(self, model: GPT, *, speculate: Speculation | None = None):
         check_kind("model", model, GPT)
         self.model = model
         self._rows: dict[int, _Row] = {}
         self._added = 0
         self._free: list[list[LayerCache]] = []  # of rows that have left
         self._reader = Reader(model)
+        self._speculator: Speculator | None = None
+        if speculate is not None:
+            check_kind("speculate", speculate, Speculation)
+            speculate.check(model)
+            self._speculator = Speculator(self._reader, speculate)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -206,14 +220,23 @@ class Batch:
             If the logits are nan or infinite. The batch cannot be used any more.
         """
         rows, found = list(self._rows.values()), []
-        windows = [row.window for row in rows]
-        for row, logits in zip(rows, self._reader.logits(windows), strict=True):
+        for row, logits in zip(rows, self._logits(rows), strict=True):
             try:
                 token = choose(logits, row.sampling, row.text, row.rng)
             except RunError as error:
                 raise finite.error(str(error), self.model.params, self.model.path) from None
             found.append(self._extend(row, token, logits))
         return found
+
+    def _logits(self, rows: list[_Row]) -> Iterable[Array]:
+        """Return the next token's logits of each row, (V,)."""
+        if self._speculator is None:
+            return self._reader.logits([row.window for row in rows])
+        if len(rows) == 1:
+            (row,) = rows
+            return [self._speculator.next_logits(row.window, row.left - 1, row.chooser)]
+        self._speculator.forget()
+        return self._reader.logits([row.window for row in rows])
 
     def _extend(self, row: _Row, token: int, logits: Array) -> NewToken:
         """Append the chosen token to a row, which may end."""

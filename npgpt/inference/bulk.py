@@ -12,6 +12,7 @@ from npgpt.gpt import GPT
 from npgpt.inference.batch import Batch, NewToken, check_biased, check_keep
 from npgpt.inference.beams import beam_search
 from npgpt.inference.sampling import Sampling
+from npgpt.inference.speculation import Speculation
 from npgpt.inference.stop import StoppableText, check_stops
 from npgpt.model.inputs import check_integer
 from npgpt.rng import Generator
@@ -93,17 +94,20 @@ class _Running:
 
 
 def continue_prompts(
-    model: GPT, tokenizer: Tokenizer, prompts: Iterable[Prompt], options: Options
-) -> Iterator[Continuation]:
+    model: GPT, tokenizer: Tokenizer, prompts: Iterable[Prompt], options: Options,
+    speculate: Speculation | None = None,
+) -> Iterator[Continuation]:  # fmt: skip
     """Yield the continuations of the prompts in their order, each as soon as it is known.
 
     `prompts` is read as rows of the batch become free. Memory does not grow with their number.
+    A batch of a single row may `speculate`.
     """
     options.check(model)
     if options.beams is not None:
         yield from _beams(model, tokenizer, prompts, options)
         return
-    batch, rows, done = Batch(model), dict[int, _Running](), dict[int, Continuation]()
+    batch = Batch(model, speculate=speculate)
+    rows, done = dict[int, _Running](), dict[int, Continuation]()
     waiting, following, more = _samples(tokenizer, prompts, options), 0, True
     while more or batch:
         while more and len(batch) < options.batch_size:

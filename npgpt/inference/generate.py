@@ -15,6 +15,7 @@ from npgpt.errors import InputError, show
 from npgpt.gpt import GPT
 from npgpt.inference.batch import Batch, check_biased, check_keep
 from npgpt.inference.sampling import Sampling
+from npgpt.inference.speculation import Speculation
 from npgpt.model.inputs import check_integer, check_kind, check_tokens
 from npgpt.rng import Generator
 
@@ -27,6 +28,7 @@ def generate(
     top_k: int | None = ..., top_p: float | None = ..., eos_id: int | None = ..., rng: Rngs = ...,
     *, min_p: float | None = ..., repetition_penalty: float = ...,
     logit_bias: Mapping[int, float] | None = ..., keep: int | None = ...,
+    speculate: Speculation | None = ...,
 ) -> Iterator[int]: ...  # fmt: skip
 @overload
 def generate(
@@ -34,7 +36,7 @@ def generate(
     temperature: float = ..., top_k: int | None = ..., top_p: float | None = ...,
     eos_id: int | None = ..., rng: Rngs = ..., *, min_p: float | None = ...,
     repetition_penalty: float = ..., logit_bias: Mapping[int, float] | None = ...,
-    keep: int | None = ...,
+    keep: int | None = ..., speculate: Speculation | None = ...,
 ) -> Iterator[Array]: ...  # fmt: skip
 @overload
 def generate(
@@ -57,6 +59,7 @@ def generate(
     repetition_penalty: float = 1.0,
     logit_bias: Mapping[int, float] | None = None,
     keep: int | None = None,
+    speculate: Speculation | None = None,
 ) -> Iterator[Any]:
     """Yield new tokens after a prompt, one at a time.
 
@@ -87,6 +90,9 @@ def generate(
         When the context is full, this number of first tokens and the last half of the others are
         kept, and read again once. None: the oldest token is dropped, and all others are read again
         for every further token.
+    speculate : Speculation or None, default None
+        Verify several tokens of a single prompt in one pass. The tokens are the same; a text that
+        repeats itself, or a good draft model, makes them faster.
 
     Yields
     ------
@@ -115,7 +121,8 @@ def generate(
         raise InputError(f"rng must be one or more npgpt.Generator, not {show(rng)}")
     if isinstance(rng, (list, tuple)) and len(rng) != len(prompts):
         raise InputError(f"rng has {len(rng)} generators for {len(prompts)} prompts")
-    steps = _steps(model, prompts, max_new_tokens, eos_id, generators, settings, keep)
+    batch = Batch(model, speculate=speculate)
+    steps = _steps(batch, prompts, max_new_tokens, eos_id, generators, settings, keep)
     return (int(new[0]) for new in steps) if single else steps
 
 
@@ -140,7 +147,7 @@ def _prompts(model: GPT, tokens: Any) -> tuple[list[Array], bool]:
 
 
 def _steps(
-    model: GPT,
+    batch: Batch,
     prompts: list[Array],
     count: int,
     eos_id: int | None,
@@ -150,7 +157,7 @@ def _steps(
 ) -> Iterator[Array]:
     """Yield the new tokens (B,) of all prompts, step by step."""
     shared = len(rngs) == 1 and not settings.is_greedy  # it draws for rows that have ended, too
-    batch, tokens = Batch(model), np.zeros(len(prompts), np.int64)
+    tokens = np.zeros(len(prompts), np.int64)
     ended = np.full(len(prompts), count == 0)
     if count:
         for prompt, rng in zip(prompts, rngs * (len(prompts) // len(rngs)), strict=True):

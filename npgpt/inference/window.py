@@ -89,6 +89,13 @@ class Reader:
             layer.length = len(window.tokens)
         return logits[:, 0]
 
+    def catch_up(self, window: Window) -> None:
+        """Read all tokens of a window but the last, a few at a time after the cached ones."""
+        while window.unread > 1:
+            start = window.caches[0].length
+            tokens = np.array(window.tokens[start:-1][:FEW])[:, None]
+            self._hidden(tokens, self._rows([window] * len(tokens)))
+
     def _last_hidden(self, windows: Sequence[Window]) -> Array:
         """Read what each window has not read. Return the last positions, (n, C)."""
         x = np.empty((len(windows), self.model.config.n_embd), self.model.dtype)

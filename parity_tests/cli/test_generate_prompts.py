@@ -4,6 +4,7 @@ import codecs
 import gzip
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import pytest
 
 import npgpt
 from npgpt.data.prompts import MAX_LINE
+from npgpt.weights.huggingface import write_huggingface
 
 PROMPTS = "Lamp", "The keeper of the lighthouse", "sea", 'a "quoted"\\n line'
 FLAGS = "--model run --max-new-tokens 12 --temperature 1"
@@ -91,6 +93,25 @@ def test_filters_reach_the_model(npgpt_, run):
     assert npgpt_(f"{flags} --logit-bias 122=99 --logit-bias 121=9").out == "Lamp" + "z" * 8 + "\n"
     assert len(set(npgpt_(f"{flags} --repetition-penalty 1000000").out[:-1])) == 12
     assert npgpt_(f"{flags} --temperature 1 --min-p 1").out == npgpt_(flags).out
+
+
+def test_speculation_changes_no_text(npgpt_, run, prompts, monkeypatch):
+    expected = npgpt_(f"generate {FLAGS} --prompt Lamp").out
+    monkeypatch.setenv("TERM", "dumb")
+    with monkeypatch.context() as patched:
+        patched.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+        for flags in ("--speculate", "--draft run", "--speculate --draft run"):
+            said = npgpt_(f"generate {FLAGS} --prompt Lamp {flags}")
+            assert said.out == expected
+            assert re.search(r"tokens/s, \d+ of \d+ draft tokens? accepted\]", said.err)
+        assert "accepted" not in npgpt_(f"generate {FLAGS} --prompt Lamp").err
+    many = f"generate {FLAGS} --prompts p.txt --batch-size 1"
+    assert npgpt_(f"{many} --draft run").out == npgpt_(many).out
+    assert "not speculate: leave out" in npgpt_(f"{many} --beams 2 --draft run", status=2).err
+    small = npgpt.GPT(npgpt.Config(vocab_size=99, n_layer=1, n_head=1, n_embd=8))
+    write_huggingface("small", small.config, small.params, None, dtype="float32")
+    said = npgpt_(f"generate {FLAGS} --prompt Lamp --draft small", status=2).err
+    assert "the draft model has 99 tokens, but must have the 257 of the model" in said
 
 
 def test_beams(npgpt_, run, prompts):

@@ -33,9 +33,9 @@ def prompt_of(length):
     return np.random.default_rng(length).integers(0, 17, length)
 
 
-def run(model, rows):
+def run(model, rows, speculate=None):
     """Return what each row of `rows` (number, row) gets, when they join as they say."""
-    batch, found, names = Batch(model), {}, {}
+    batch, found, names = Batch(model, speculate=speculate), {}, {}
     step = 0
     while batch or len(names) < len(rows):
         for number, (length, start, count, sampling) in rows:

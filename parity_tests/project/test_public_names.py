@@ -12,7 +12,7 @@ from parity_tests.support.sources import ROOT, SOURCES, named, parsed
 PUBLIC = {
     "Adam", "AdamW", "Batch", "Config", "ConfigError", "DownloadError", "DropoutWarning", "GPT",
     "Generator", "IgnoredTensorsWarning", "InputError", "KernelCacheWarning", "Loader", "Muon",
-    "Preset", "RMSprop", "RunError", "SGD", "Sampling", "Trainer", "TrainingConfig",
+    "Preset", "RMSprop", "RunError", "SGD", "Sampling", "Speculation", "Trainer", "TrainingConfig",
     "WeightFileError", "WeightFileWarning", "beam_search", "clip_gradients", "evaluate", "generate",
     "global_norm", "learning_rate", "load", "named", "presets", "tokenizer", "zeros_like",
 }  # fmt: skip
