@@ -164,12 +164,12 @@ class Generate:
         """Return what verifies drafts for this model, or None."""
         if not self.speculate and self.draft is None:
             return None
-        from npgpt.inference.speculation import Speculation
+        from npgpt.inference.speculation import Speculation, check_draft
         from npgpt.loading import load as load_model
 
         draft = None if self.draft is None else load_model(self.draft, weights=self.weights)
         speculation = Speculation(draft)
-        speculation.check(model)
+        check_draft(speculation, model)
         return speculation
 
     def run_prompt(self) -> int:

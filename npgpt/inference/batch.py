@@ -18,7 +18,7 @@ from npgpt.errors import InputError, RunError, show
 from npgpt.gpt import GPT
 from npgpt.inference.drafts import Chooser
 from npgpt.inference.sampling import Sampling, choose, log_probabilities
-from npgpt.inference.speculation import Speculation, Speculator
+from npgpt.inference.speculation import Speculation, Speculator, check_draft
 from npgpt.inference.window import Reader, Window, clear
 from npgpt.model import finite
 from npgpt.model.inputs import check_integer, check_kind, check_sequence, check_vocabulary
@@ -110,7 +110,7 @@ class Batch:
         self._speculator: Speculator | None = None
         if speculate is not None:
             check_kind("speculate", speculate, Speculation)
-            speculate.check(model)
+            check_draft(speculate, model)
             self._speculator = Speculator(self._reader, speculate)
 
     def __len__(self) -> int:

@@ -44,6 +44,7 @@ def generate(
     top_k: int | None = ..., top_p: float | None = ..., eos_id: int | None = ..., rng: Rngs = ...,
     *, min_p: float | None = ..., repetition_penalty: float = ...,
     logit_bias: Mapping[int, float] | None = ..., keep: int | None = ...,
+    speculate: Speculation | None = ...,
 ) -> Iterator[Any]: ...  # fmt: skip
 def generate(
     model: GPT,

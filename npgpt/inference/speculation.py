@@ -58,16 +58,17 @@ class Speculation:
         if self.draft is not None:
             check_kind("draft", self.draft, GPT)
 
-    def check(self, model: GPT) -> None:
-        """Raise InputError unless the draft model has the tokens of this model."""
-        if self.draft is None:
-            return
-        theirs, ours = self.draft.config.vocab_size, model.config.vocab_size
-        if theirs != ours:
-            raise InputError(
-                f"the draft model has {theirs:,} tokens, but must have the {ours:,} of the model: "
-                "choose one with the same tokenizer"
-            )
+
+def check_draft(speculation: Speculation, model: GPT) -> None:
+    """Raise InputError unless the draft model has the tokens of this model."""
+    if speculation.draft is None:
+        return
+    theirs, ours = speculation.draft.config.vocab_size, model.config.vocab_size
+    if theirs != ours:
+        raise InputError(
+            f"the draft model has {theirs:,} tokens, but must have the {ours:,} of the model: "
+            "choose one with the same tokenizer"
+        )
 
 
 class Speculator:
@@ -110,8 +111,8 @@ class Speculator:
     def _read(self, window: Window, left: int, follow: Callable[[], Chooser]) -> Array:
         """Read the last token and a draft in one pass."""
         started, tokens = time.perf_counter(), window.tokens
-        room = window.caches[0].max_length - len(tokens)
-        count = min(self.pace.count(), FEW - 1, room, left)
+        unused = window.caches[0].max_length - len(tokens)  # positions of the context
+        count = min(self.pace.count(), FEW - 1, unused, left)
         draft = self.source.propose(tokens, max(count, self.source.least), follow)
         verified = draft[:count]
         if verified:

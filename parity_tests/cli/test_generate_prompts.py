@@ -95,7 +95,7 @@ def test_filters_reach_the_model(npgpt_, run):
     assert npgpt_(f"{flags} --temperature 1 --min-p 1").out == npgpt_(flags).out
 
 
-def test_speculation_changes_no_text(npgpt_, run, prompts, monkeypatch):
+def test_speculation_changes_no_text(npgpt_, refused, run, prompts, monkeypatch):
     expected = npgpt_(f"generate {FLAGS} --prompt Lamp").out
     monkeypatch.setenv("TERM", "dumb")
     with monkeypatch.context() as patched:
@@ -107,11 +107,11 @@ def test_speculation_changes_no_text(npgpt_, run, prompts, monkeypatch):
         assert "accepted" not in npgpt_(f"generate {FLAGS} --prompt Lamp").err
     many = f"generate {FLAGS} --prompts p.txt --batch-size 1"
     assert npgpt_(f"{many} --draft run").out == npgpt_(many).out
-    assert "not speculate: leave out" in npgpt_(f"{many} --beams 2 --draft run", status=2).err
+    refused("generate --model run --prompt a --beams 2 --draft run", says="does not speculate")
     small = npgpt.GPT(npgpt.Config(vocab_size=99, n_layer=1, n_head=1, n_embd=8))
     write_huggingface("small", small.config, small.params, None, dtype="float32")
-    said = npgpt_(f"generate {FLAGS} --prompt Lamp --draft small", status=2).err
-    assert "the draft model has 99 tokens, but must have the 257 of the model" in said
+    says = "the draft model has 99 tokens, but must have the 257 of the model"
+    refused(f"generate {FLAGS} --prompt Lamp --draft small", says=says)
 
 
 def test_beams(npgpt_, run, prompts):
