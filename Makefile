@@ -19,25 +19,22 @@ docs:     ## the site, into site/: strict, and without any network
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
 
 ROUNDS ?= 3
-LLAMA = $(if $(LLAMA_PYTHON),--llama-python $(LLAMA_PYTHON))
 LLMC = $(if $(LLMC_PROGRAM),--llmc $(LLMC_PROGRAM))
 
-bench:    ## how fast, beside PyTorch, transformers and llama.cpp: some ten minutes; writes benchmarks/results/
-	$(PYTHON) -m benchmarks.training_step --rounds $(ROUNDS) --shape 2x256 book
-	$(PYTHON) -m benchmarks.generation --rounds $(ROUNDS) $(LLAMA)
+bench:    ## how fast, beside every program in NPGPT_PEERS: ten to twenty minutes; writes benchmarks/results/
+	$(PYTHON) -m benchmarks.training_step --rounds $(ROUNDS) --shape 2x256 4x64 book $(LLMC)
+	$(PYTHON) -m benchmarks.training_step --rounds $(ROUNDS) --dtype bfloat16 --shape 2x256 4x64
+	$(PYTHON) -m benchmarks.generation --rounds $(ROUNDS) --weights float32 bfloat16 int8
 	$(PYTHON) -m benchmarks.start_up
 
 bench-all: bench ## all shapes and ops, how cost grows, what loading costs: about an hour
-	$(PYTHON) -m benchmarks.training_step --rounds $(ROUNDS) --shape 1x1024 4x64 $(LLMC)
+	$(PYTHON) -m benchmarks.training_step --rounds $(ROUNDS) --shape 1x1024
 	$(PYTHON) -m benchmarks.ops
 	$(PYTHON) -m benchmarks.products
 	$(PYTHON) -m benchmarks.profile
 	$(PYTHON) -m benchmarks.growth
 	$(PYTHON) -m benchmarks.book_run
 	$(PYTHON) -m benchmarks.loading
-	$(PYTHON) -m benchmarks.training_step --dtype bfloat16
-	$(PYTHON) -m benchmarks.generation --weights bfloat16 $(LLAMA)
-	$(PYTHON) -m benchmarks.generation --weights int8 $(LLAMA)
 	$(PYTHON) -m benchmarks.precision xl
 
 figures:  ## README's and docs/' figures, from benchmarks/results/

@@ -1,151 +1,204 @@
-"""How long do generating and reading a prompt take, beside transformers and llama.cpp?
+"""How long do generating and reading a prompt take, beside other programs at their best?
 
-    python -m benchmarks.generation [--rounds 7] [--threads 2] [--llama-python PATH] [--scratch DIR]
-                                    [--weights bfloat16]
+    python -m benchmarks.generation [--weights float32 bfloat16 int8] [--rounds 3] [--threads 2]
+                                    [--works generate read ...] [--programs NAME ...] [--layers 12]
 
-A random model of the 124M shape, float32, greedy: 128 tokens after a prompt of 32, and the first
-token after a prompt of 512. npgpt and transformers (with its cache) read the same folder, llama.cpp
-a GGUF file of the same parameters; its keys and values are float32 too. llama.cpp runs in the
-interpreter --llama-python, which must have llama-cpp-python.
+A random model of the 124M shape, greedy. Works: 128 tokens after a prompt of 32, the first token
+after prompts of 512 and 1,024, batches of 8 and 32 sequences, and 16 tokens after position 1,000.
 
---weights bfloat16 or int8: npgpt with quantized matrices beside npgpt in float32, and beside
-llama.cpp with matrices of as many bits; time and memory.
+Every program reads the folder or the GGUF file that npgpt wrote, and stores the matrices as
+--weights. It runs in an environment of its own (benchmarks/peers.py); one that is not installed is
+skipped. Before anything is timed, logits are compared, and the first tokens of every work. Programs
+that are far behind in the first round of a work are not measured in the others.
 
 Lower bounds: all weights read once for every token, at the rate at which Numba sums an array larger
-than the caches; the matrix products of a prompt, at the rate of NumPy's BLAS.
+than the caches; the matrix products of a prompt, at the rate of NumPy's BLAS in float32.
 """
 
 import argparse
+import statistics
 import sys
 import tempfile
-from functools import partial
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks import harness
-from benchmarks.baselines import llamacpp
-from benchmarks.baselines.huggingface import Transformers
-from benchmarks.baselines.llamacpp import LlamaCpp
-from benchmarks.harness import Runner, alternate, compared, comparison, on_threads, once, serve
+from benchmarks import harness, peers
+from benchmarks.harness import Runner, compared, comparison, on_threads, race, serve
 from npgpt.config import Config
 
+
+class Work(NamedTuple):
+    """`count` tokens after B prompts of T tokens, and the targets beside the best program."""
+
+    name: str
+    B: int
+    T: int
+    count: int
+    at_most: dict[str, float]
+
+
+class Program(NamedTuple):
+    """A class in benchmarks/baselines/, its environment (peers.py), and what it can do.
+
+    tolerance: of float32 logits, relative to the largest. works: None for all.
+    """
+
+    location: str
+    environment: str
+    tolerance: float
+    weights: tuple[str, ...] = ("float32", "bfloat16", "int8")
+    works: tuple[str, ...] | None = None
+
+
 CONFIG = Config()  # the 124M shape
-PROMPT, NEW, LONG, ROWS = 32, 128, 512, 8
+PROMPT, NEW = 32, 128
 FORCED = 8  # tokens read one by one for the comparison
-# relative to the largest logit. llama.cpp looks up GELU in a table of half precision
-TOLERANCES = {"transformers": 1e-5, "llama.cpp": 2e-3}
-COARSE = 0.05  # the same for quantized matrices
-FILES = {
-    "npgpt": "model", "npgpt float32": "model", "transformers": "model", "llama.cpp": "model.gguf"
+COARSE = {"bfloat16": 0.05, "int8": 0.05}  # tolerances of quantized matrices
+WORKS = {
+    "generate": Work(f"{NEW} tokens after a prompt of {PROMPT}", 1, PROMPT, NEW,
+                     {"float32": 0.95, "bfloat16": 0.85, "int8": 0.75}),
+    "read": Work("the first token after a prompt of 512", 1, 512, 1,
+                 {"float32": 0.95, "bfloat16": 0.90, "int8": 0.85}),
+    "read_1024": Work("the first token after a prompt of 1,024", 1, 1024, 1, {}),
+    "batch_8": Work(f"8 times 64 tokens after a prompt of {PROMPT}", 8, PROMPT, 64,
+                    {"float32": 0.85, "bfloat16": 0.85, "int8": 0.85}),
+    "batch_32": Work(f"32 times 48 tokens after a prompt of {PROMPT}", 32, PROMPT, 48,
+                     {"float32": 0.85, "bfloat16": 0.85, "int8": 0.85}),
+    "late": Work("16 tokens after position 1,000", 1, 1000, 17, {}),  # the first is not timed
 }  # fmt: skip
-GENERATING = f"{NEW} tokens after a prompt of {PROMPT}"
-READING = f"the first token after a prompt of {LONG}"
-# target ratios by what is measured: the work, {baseline: target}
-AT_MOST = {
-    "generate": (GENERATING, {"transformers": 0.40, "llama.cpp": 0.85, "bandwidth": 1.20}),
-    "read": (READING, {"transformers": 0.70, "llama.cpp": 1.00, "blas": 1.35}),
+GGUF_GELU = 2e-3  # llama.cpp reads GELU from a table of half precision
+PROGRAMS = {
+    "OpenVINO GenAI": Program("openvino:OpenVino", "openvino", 2e-3),  # cache of half precision
+    "llama.cpp": Program("llamacpp:LlamaCpp", "llamacpp", GGUF_GELU),
+    "ONNX Runtime": Program("onnxruntime:OnnxRuntime", "onnxruntime", 2e-5, ("float32", "int8")),
+    "CTranslate2": Program("ctranslate2:CTranslate2", "ctranslate2", 2e-5, ("float32", "int8")),
+    "PyTorch, compiled": Program(
+        "static_cache:StaticCache", "torch", 2e-5, ("float32", "bfloat16"), ("generate",)
+    ),
+    "transformers": Program(
+        "huggingface:Transformers", "transformers", 2e-5, ("float32", "bfloat16")
+    ),
 }
-NARROW_AT_MOST = {
-    "bfloat16": {
-        "generate": (GENERATING, {"npgpt float32": 0.58, "llama.cpp": 0.85}),
-        "read": (READING, {"npgpt float32": 0.65, "llama.cpp": None}),
-        "bytes": (f"memory of {GENERATING}", {"npgpt float32": None, "llama.cpp": None}),
-    },
-    "int8": {
-        "generate": (GENERATING, {"npgpt float32": 0.38, "llama.cpp": 0.90}),
-        "read": (READING, {"npgpt float32": None, "llama.cpp": None}),
-        "bytes": (f"memory of {GENERATING}", {"npgpt float32": 0.45, "llama.cpp": None}),
-    },
+# npgpt itself and the lower bounds beside it, with targets
+WIDE = "npgpt float32"
+WIDE_WORKS = "generate", "read"
+WIDE_AT_MOST = {
+    "bfloat16": {"generate": 0.58, "read": 0.65},
+    "int8": {"generate": 0.38, "memory": 0.45},
 }
-EIGHT_AT_MOST = 2.0  # time of eight sequences / time of one
-NAMES = {
-    "bandwidth": "lower bound: weights at the rate of reading",
-    "blas": "lower bound: products by BLAS",
+BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}  # of a weight
+BOUNDS = {
+    "lower bound: weights at the rate of reading": ("generate", 1.10),
+    "lower bound: products by BLAS": ("read", 1.35),
 }
 
 
-# Every program has `restart`, `next_logits` and `generate`, as Npgpt here.
+# Every program has `version`, `settings`, `logits` and `generate`, as Npgpt here.
 
 
 class Npgpt:
-    """A weight file's model. `next_logits` continues after the tokens since `restart`."""
+    """The model as npgpt loads it."""
 
-    def __init__(self, path: str, threads: int):
+    def __init__(self, path: Path, threads: int, weights: str):
         from npgpt.system import env_vars
 
         env_vars.set_defaults()
         import npgpt
 
-        self.model, self.version = npgpt.load(path), npgpt.__version__
+        file = path / ("model" if weights == "float32" else f"model.{weights}")
+        self.model, self.version = npgpt.load(file), npgpt.__version__
+        self.settings = "cache float32"
 
-    def restart(self) -> None:
-        """Drop the cached tokens."""
-        from npgpt.model import kv_cache
+    def logits(self, prompt: np.ndarray, forced: np.ndarray) -> np.ndarray:
+        """(T,), (N,) -> (1 + N, V), after the prompt and after each forced token"""
+        past = self.model.kv_cache(1)
+        given = prompt[None], *forced[:, None, None]
+        return np.concatenate([self.model.next_logits(tokens, past=past) for tokens in given])
 
-        self.kv_cache = kv_cache.empty_cache(1, self.model.config)
-
-    def next_logits(self, tokens: np.ndarray) -> np.ndarray:
-        """(1, T) -> the logits (V,) of the next token"""
-        return self.model.next_logits(tokens, past=self.kv_cache)[0]
-
-    def generate(self, tokens: np.ndarray, count: int) -> np.ndarray:
+    def generate(self, tokens: np.ndarray, count: int, after: Callable[[], None]) -> np.ndarray:
         """(B, T) -> `count` new tokens (B, count), greedily"""
         from npgpt.inference.generate import generate
 
-        return np.stack(list(generate(self.model, tokens, count)), axis=1)
-
-
-PROGRAMS = {
-    "npgpt": Npgpt,
-    "npgpt float32": Npgpt,
-    "transformers": Transformers,
-    "llama.cpp": partial(LlamaCpp, config=CONFIG, longest=LONG),
-}
+        made = []
+        for new in generate(self.model, tokens, count):
+            made.append(new)
+            after()
+        return np.stack(made, axis=1)
 
 
 def tokens_of(rows: int, length: int) -> np.ndarray:
     return np.random.default_rng(length).integers(CONFIG.vocab_size, size=(rows, length))
 
 
-def program(name: str, path: str, threads: int) -> None:
-    """Serve a program: its logits, then the seconds and the memory that it takes."""
-    runs = PROGRAMS[name](path, threads)
-    prompt, long = tokens_of(1, PROMPT), tokens_of(1, LONG)
-
-    def read():
-        runs.restart()
-        runs.next_logits(long)
-
-    def measure():
-        found = {"generate": once(lambda: runs.generate(prompt, NEW)), "bytes": peak}
-        found["read"] = once(read)
-        if name == "npgpt":
-            found["eight"] = once(lambda: runs.generate(tokens_of(ROWS, PROMPT), NEW))
-        return found
-
-    made = runs.generate(prompt, NEW).shape[1]
-    peak = harness.peak_memory()  # of loading and generating, before the longer prompt
-    runs.restart()
-    logits = [runs.next_logits(prompt)]
-    logits += [runs.next_logits(long[:, i : i + 1]) for i in range(FORCED)]
-    read()
-    some = np.stack(logits)[:, ::61].tolist()
-    serve({"logits": some, "generated": made, "version": runs.version}, measure)
+def load(name: str, path: Path, options, weights: str):
+    """Return a program with its model."""
+    if name in ("npgpt", WIDE):
+        return Npgpt(path, options.threads, "float32" if name == WIDE else weights)
+    module, function = PROGRAMS[name].location.split(":")
+    found = getattr(import_module(f"benchmarks.baselines.{module}"), function)
+    return found(path, options.threads, weights)
 
 
-def lower_bound(name: str) -> None:
+def run_program(name: str, options, weights: str) -> None:
+    """Serve a program: its logits and first tokens, then the seconds that a work takes."""
+    out = harness.own_stdout()
+    runs = load(name, options.path, options, weights)
+    harness.reset_peak_memory()  # that of converting the model
+    made = runs.generate(tokens_of(1, PROMPT), NEW, lambda: None)
+    peak = harness.peak_memory()  # before longer prompts
+    logits = runs.logits(tokens_of(1, PROMPT)[0], tokens_of(1, 512)[0, :FORCED])
+    works = works_of(name, options.works)
+    first = {work: seconds_of(runs, WORKS[work], shortened=True)[1] for work in works}
+
+    def measure(work):
+        return {"seconds": seconds_of(runs, WORKS[work])[0]}
+
+    about = {"version": runs.version, "settings": runs.settings, "bytes": peak, "works": works}
+    some = logits[:, ::61].tolist()
+    serve(about | {"logits": some, "generated": made.shape[1], "first": first}, measure, out)
+
+
+def works_of(name: str, chosen: list[str]) -> list[str]:
+    """Return the chosen works that a program can do."""
+    only = WIDE_WORKS if name == WIDE else name in PROGRAMS and PROGRAMS[name].works
+    return [work for work in chosen if not only or work in only]
+
+
+def seconds_of(runs, work: Work, *, shortened: bool = False) -> tuple[float, list[int]]:
+    """Return the seconds of a work and the first token of each row.
+
+    shortened: with two tokens, to prepare for its shapes. "late" is timed from its first token on.
+    """
+    stamps = []
+    tokens, count = tokens_of(work.B, work.T), min(work.count, 2) if shortened else work.count
+    started = time.perf_counter()
+    made = runs.generate(tokens, count, lambda: stamps.append(time.perf_counter()))
+    taken = time.perf_counter() - started
+    if work is WORKS["late"]:
+        taken = stamps[-1] - stamps[0]
+    return taken, made[:, 0].tolist()
+
+
+def run_bound(name: str, weights: str) -> None:
     """Serve a lower bound: the seconds that reading or multiplying alone takes."""
     from benchmarks.baselines import lower_bounds
 
-    if name == "bandwidth":
-        what, measure = "generate", lower_bounds.weights_read(CONFIG, NEW)
+    work, _ = BOUNDS[name]
+    if work == "generate":
+        measure = lower_bounds.weights_read(CONFIG, NEW, BYTES[weights])
     else:
-        what, measure = "read", lower_bounds.prompt_products(CONFIG, LONG)
-    serve({what: measure()}, lambda: {what: measure()})
+        measure = lower_bounds.prompt_products(CONFIG, WORKS[work].T)
+    measure()
+    serve({"works": [work]}, lambda _: {"seconds": measure()})
 
 
-def write_models(folder: Path, weights: str) -> None:
+def write_models(folder: Path, config: Config, weights: str) -> None:
     """Write one random model as Hugging Face's folder, as GGUF and as npgpt's quantized file."""
     import npgpt
     from benchmarks.baselines.gguf import write_gguf
@@ -153,93 +206,134 @@ def write_models(folder: Path, weights: str) -> None:
     from npgpt.weights.huggingface import write_huggingface
     from npgpt.weights.quantized_file import write_quantized
 
-    model = npgpt.GPT(CONFIG, seed=1)
-    write_huggingface(folder / "model", CONFIG, model.params, None, dtype="float32")
-    write_gguf(folder / "model.gguf", CONFIG, model.params, weights)
+    model = npgpt.GPT(config, seed=1)
+    write_huggingface(folder / "model", config, model.params, None, dtype="float32")
+    write_gguf(folder / "model.gguf", config, model.params, weights)
     if weights != "float32":
         write_quantized(
             folder / f"model.{weights}", formats.open_weights(folder / "model"), weights
         )
 
 
-def validate(runners: list[Runner], coarse: float | None = None) -> None:
-    """Exit if a program's logits differ from the first program's, or if it stops early."""
-    ours = np.array(runners[0].result["logits"])
+def validate(runners: list[Runner], weights: str) -> None:
+    """Exit if a program's logits differ from the first program's, or if it generates other tokens.
+
+    Where two tokens are nearly as likely, rounding decides: half of the first tokens must agree.
+    """
+    ours = runners[0].result
+    right = np.array(ours["logits"])
     for runner in runners:
-        if runner.result["generated"] != NEW:
-            sys.exit(f"{runner.name} generated {runner.result['generated']} tokens, not {NEW}")
-        apart = np.abs(np.array(runner.result["logits"]) - ours).max() / np.abs(ours).max()
-        allowed = coarse or TOLERANCES.get(runner.name, 0)
+        name, result = runner.name, runner.result
+        if result["generated"] != NEW:
+            sys.exit(f"{name} generated {result['generated']} tokens, not {NEW}")
+        apart = np.abs(np.array(result["logits"]) - right).max() / np.abs(right).max()
+        own = PROGRAMS[name].tolerance if name in PROGRAMS else 0.0
+        allowed = COARSE.get(weights, own)
         if not apart <= allowed:
-            sys.exit(f"{runner.name}: logits {apart:.1e} of the largest apart, above {allowed:.0e}")
-        print(f"{runner.name}: logits within {apart:.1e} of the largest, at most {allowed:.0e}")
+            sys.exit(f"{name}: logits {apart:.1e} of the largest apart, above {allowed:.0e}")
+        equal = [
+            one == other
+            for work, tokens in result["first"].items()
+            for one, other in zip(tokens, ours["first"][work], strict=True)
+        ]
+        if 2 * sum(equal) < len(equal):
+            sys.exit(f"{name}: {sum(equal)} of {len(equal)} first tokens are npgpt's")
+        print(
+            f"{name} {result['version']}, {result['settings']}: logits within {apart:.1e} of the "
+            f"largest, at most {allowed:.0e}; {sum(equal)} of {len(equal)} first tokens equal"
+        )
+
+
+def names(weights: str, programs: list[str]) -> list[str]:
+    """Return npgpt and the programs that are installed; say why others are skipped."""
+    chosen = ["npgpt", *[WIDE] * (weights != "float32")]
+    for name in programs:
+        if weights not in PROGRAMS[name].weights:
+            continue
+        if why := peers.missing(PROGRAMS[name].environment):
+            print(f"{name} is skipped: {why}")
+        else:
+            chosen.append(name)
+    return chosen
+
+
+def run(weights: str, options) -> None:
+    """Compare the programs with one kind of weights; print and write the figures."""
+    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+        write_models(Path(scratch), replace(CONFIG, n_layer=options.layers), weights)
+        given = ["--weights", weights, "--threads", str(options.threads), "--path", scratch]
+        given += ["--works", *options.works]
+        start = dict(environment=on_threads(options.threads))
+        runners = []
+        for name in names(weights, options.programs):
+            own = PROGRAMS[name].environment if name in PROGRAMS else ""
+            python = peers.python_of(own) if own else None
+            runners.append(Runner("benchmarks.generation", name, *given, **start, python=python))
+        validate(runners, weights)
+        results = {runner.name: runner.result for runner in runners}
+        if options.layers == CONFIG.n_layer:
+            bounds = [name for name, (work, _) in BOUNDS.items() if work in options.works]
+            runners += [Runner("benchmarks.generation", name, *given, **start) for name in bounds]
+        always = "npgpt", WIDE, *BOUNDS
+        found = race(runners, options.works, options.rounds, always)
+    comparisons = comparisons_of(found, results, weights)
+    print(f"\n{compared(comparisons)}")
+    if options.layers != CONFIG.n_layer:
+        return print("not written: the model is another one")
+    about = {
+        "rounds": options.rounds,
+        "threads": options.threads,
+        "versions": {name: result["version"] for name, result in results.items()},
+        "settings": {name: result["settings"] for name, result in results.items()},
+    }
+    name = "generation" + (f"_{weights}" if weights != "float32" else "")
+    harness.write(name, about | {"comparisons": comparisons})
+
+
+def comparisons_of(found: dict, results: dict[str, dict], weights: str) -> list[dict]:
+    """Compare npgpt with all others: the time of each work, then memory.
+
+    The target of a work is beside the quickest other program.
+    """
+    suffix = f", {weights} weights" if weights != "float32" else ""
+    made = []
+    for key, seconds in found.items():
+        ours, median = seconds.pop("npgpt"), statistics.median
+        others = [name for name in seconds if name in PROGRAMS]
+        quickest = min(others, key=lambda name: median(seconds[name]), default=None)
+        limits = {quickest: WORKS[key].at_most.get(weights)}
+        limits |= {WIDE: WIDE_AT_MOST.get(weights, {}).get(key)}
+        limits |= {name: limit for name, (work, limit) in BOUNDS.items() if work == key}
+        for name, theirs in seconds.items():
+            work = WORKS[key].name + suffix
+            made.append(comparison(work, name, ours, theirs, limits.get(name)))
+    work = f"memory of {WORKS['generate'].name}{suffix}"
+    limits = {WIDE: WIDE_AT_MOST.get(weights, {}).get("memory")}
+    ours, *others = results
+    for name in others:
+        peaks = [[results[one]["bytes"] / 1e9] for one in (ours, name)]
+        made.append(comparison(work, name, *peaks, limits.get(name), unit="GB"))
+    return made
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--weights", nargs="+", choices=BYTES, default=["float32"])
+    parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
+    parser.add_argument("--programs", nargs="*", choices=PROGRAMS, default=list(PROGRAMS))
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--weights", choices=("float32", *NARROW_AT_MOST), default="float32")
-    parser.add_argument("--llama-python", help="a Python interpreter with llama-cpp-python")
-    parser.add_argument("--scratch", type=Path, help="a directory with 1 GB of free space")
+    parser.add_argument("--layers", type=int, default=CONFIG.n_layer, help="fewer, to try it out")
+    parser.add_argument("--scratch", type=Path, help="a directory with 3 GB of free space")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
-    parser.add_argument("--path", help=argparse.SUPPRESS)
+    parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.serve in PROGRAMS:
-        return program(options.serve, options.path, options.threads)
+    if options.serve in BOUNDS:
+        return run_bound(options.serve, *options.weights)
     if options.serve:
-        return lower_bound(options.serve)
-
-    narrow = options.weights != "float32"
-    names = ["npgpt", "npgpt float32" if narrow else "transformers", "llama.cpp"]
-    if why := llamacpp.missing(options.llama_python):
-        print(f"llama.cpp is skipped: {why}")
-        names.remove("llama.cpp")
-    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
-        write_models(Path(scratch), options.weights)
-        files = FILES | ({"npgpt": f"model.{options.weights}"} if narrow else {})
-        start = dict(environment=on_threads(options.threads))
-        module, threads = "benchmarks.generation", ("--threads", str(options.threads))
-        runners = []
-        for name in names:
-            python = options.llama_python if name == "llama.cpp" else None
-            path = str(Path(scratch) / files[name])
-            runners.append(Runner(module, name, *threads, "--path", path, **start, python=python))
-        validate(runners, COARSE if narrow else None)
-        versions = {runner.name: runner.result["version"] for runner in runners}
-        if not narrow:
-            runners += [Runner(module, name, *threads, **start) for name in NAMES]
-        found = alternate(runners, options.rounds)
-    report(found, versions, options)
-
-
-def report(found: dict[str, list[dict]], versions: dict[str, str], options) -> None:
-    """Print the table and write the figures."""
-    taken = {
-        (who, what): [one[what] for one in measured]
-        for who, measured in found.items()
-        for what in measured[0]
-    }
-    weights = options.weights
-    comparisons = []
-    for what, (work, limits) in NARROW_AT_MOST.get(weights, AT_MOST).items():
-        unit, size = ("GB", 1e9) if what == "bytes" else ("s", 1.0)
-        for who, at_most in limits.items():
-            if who in found:
-                ours, theirs = ([v / size for v in taken[one, what]] for one in ("npgpt", who))
-                beside = NAMES.get(who, who)
-                comparisons.append(comparison(work, beside, ours, theirs, at_most, unit))
-    if weights == "float32":
-        eight, one = taken["npgpt", "eight"], taken["npgpt", "generate"]
-        work = f"{ROWS} times {GENERATING}"
-        comparisons.append(comparison(work, "npgpt, once", eight, one, EIGHT_AT_MOST))
-    else:
-        for made in comparisons:
-            made["work"] += f", {weights} weights"
-    print(f"\n{compared(comparisons)}")
-    about = {"rounds": options.rounds, "threads": options.threads, "versions": versions}
-    name = "generation" + (f"_{weights}" if weights != "float32" else "")
-    harness.write(name, about | {"comparisons": comparisons})
+        return run_program(options.serve, options, *options.weights)
+    for weights in options.weights:
+        run(weights, options)
 
 
 if __name__ == "__main__":

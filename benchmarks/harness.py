@@ -5,6 +5,7 @@ each other. They measure in turn: A, B, A, B. A machine that slows down slows bo
 the median of the pairwise ratios. Before anything is timed, the results are compared.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -12,13 +13,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib import metadata
 from pathlib import Path
+from typing import TextIO
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(os.environ.get("NPGPT_RESULTS", ROOT / "benchmarks" / "results"))
 PAUSE = 0.3  # seconds
+NEAR = 1.25  # of the quickest other program: those are measured in every round
 
 
 class Runner:
@@ -47,9 +50,9 @@ class Runner:
             raise SystemExit(f"benchmark {self.name} died with code {self.process.wait()}")
         return json.loads(line)
 
-    def measure(self) -> dict[str, float]:
-        """Measure once more; return seconds by part."""
-        print(file=self.process.stdin, flush=True)
+    def measure(self, work: str = "") -> dict[str, float]:
+        """Measure once more, all or the named work; return seconds by part."""
+        print(work, file=self.process.stdin, flush=True)
         return self.read()
 
     def close(self) -> None:
@@ -58,11 +61,23 @@ class Runner:
         self.process.wait()
 
 
-def serve(result, measure: Callable[[], dict[str, float]]) -> None:
-    """Serve a Runner: print the result, then measure once for every line of standard input."""
-    print(json.dumps(result), flush=True)
-    for _ in sys.stdin:
-        print(json.dumps(measure()), flush=True)
+def serve(result, measure: Callable[..., dict[str, float]], out: TextIO | None = None) -> None:
+    """Serve a Runner: print the result, then measure once for every line of standard input.
+
+    A line that is not empty names the work to measure. out: `own_stdout()`, if it was called.
+    """
+    print(json.dumps(result), file=out, flush=True)
+    for line in sys.stdin:
+        print(json.dumps(measure(*line.split())), file=out, flush=True)
+    if out:
+        out.close()
+
+
+def own_stdout() -> TextIO:
+    """Return standard output for `serve`; all that libraries print there goes to standard error."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return out
 
 
 def alternate(runners: list[Runner], rounds: int) -> dict[str, list[dict[str, float]]]:
@@ -73,9 +88,39 @@ def alternate(runners: list[Runner], rounds: int) -> dict[str, list[dict[str, fl
     """
     found = {runner.name: [] for runner in runners}
     for i in range(rounds):
-        for runner in runners[i % len(runners) :] + runners[: i % len(runners)]:
+        for runner in rotated(runners, i):
             time.sleep(PAUSE)
             found[runner.name].append(runner.measure())
+    for runner in runners:
+        runner.close()
+    return found
+
+
+def rotated(runners: list[Runner], count: int) -> list[Runner]:
+    """Return the runners from another start: the first one `count` places further back."""
+    start = count % len(runners)
+    return runners[start:] + runners[:start]
+
+
+def race(
+    runners: list[Runner], works: list[str], rounds: int, always: Collection[str]
+) -> dict[str, dict[str, list[float]]]:
+    """Measure each work in turn; return seconds by work and program.
+
+    `runner.result["works"]` names the works that a program can do. After the first round, only the
+    names in `always` and the programs within NEAR of the quickest other one are measured again.
+    """
+    found: dict[str, dict[str, list[float]]] = {}
+    for work in works:
+        taking = [runner for runner in runners if work in runner.result["works"]]
+        found[work] = seconds = {runner.name: [] for runner in taking}
+        for i in range(rounds):
+            for runner in rotated(taking, i):
+                time.sleep(PAUSE)
+                seconds[runner.name].append(runner.measure(work)["seconds"])
+            others = [taken[0] for name, taken in seconds.items() if name not in always]
+            most = NEAR * min(others, default=0.0)
+            taking = [r for r in taking if r.name in always or seconds[r.name][0] <= most]
     for runner in runners:
         runner.close()
     return found
@@ -99,15 +144,17 @@ def comparison(
 ) -> dict:
     """Return npgpt's and the baseline's medians for some work, and the ratio of the pairs.
 
-    at_most: the target of the ratio, if there is one.
+    A baseline that was measured in the first rounds only is paired with those. at_most: the target
+    of the ratio, if there is one.
     """
+    pairs = ratio(ours[: len(theirs)], theirs)
     return {
         "work": work,
         "beside": beside,
         "unit": unit,
         "npgpt": statistics.median(ours),
         "other": statistics.median(theirs),
-        "ratio": ratio(ours, theirs),
+        "ratio": pairs,
         "at_most": at_most,
     }
 
@@ -208,6 +255,12 @@ def commit() -> str | None:
     except OSError:
         return None
     return head + "-dirty" * bool(changed) or None
+
+
+def reset_peak_memory() -> None:
+    """Let `peak_memory` forget the peaks so far (Linux), such as that of a conversion."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory() -> int:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import book_log, precision, scaling
+from benchmarks.generation import WORKS
 from benchmarks.harness import RESULTS, ROOT, compared, row_of, table
 from npgpt.cli import estimate, profile
 from npgpt.config import Config
@@ -28,40 +29,63 @@ COMPARED = (
     "training_step_4x64",
     "generation",
 )
-NARROW = "products", "training_step_2x256_bfloat16", "generation_bfloat16", "generation_int8"
+NARROW_COMPARED = (
+    "training_step_2x256_bfloat16",
+    "training_step_4x64_bfloat16",
+    "generation_bfloat16",
+    "generation_int8",
+)
+WEIGHTS = "float32", "bfloat16", "int8"
+LONG_PROMPT = WORKS["read_1024"].name  # README has a prompt of 512 alone
 TRAINED = {"verdict": "The book's run on The Verdict", "shakespeare": "`tiny` on Shakespeare"}
 
 
 def speed() -> str:
-    """README: time beside the alternatives."""
-    chosen = [c for c in comparisons() if c["at_most"] and is_alternative(c)]
-    head = ["float32, 124M shape", "npgpt", "baseline", "baseline time", "ratio (lower is better)"]
-    rows = [row_of(c)[:5] for c in chosen if c["unit"] == "s"]
-    memory = " ".join(
-        f"{c['work'][0].upper()}{c['work'][1:]}: {c['npgpt']:.2f} GB; {c['beside']}: "
-        f"{c['other']:.2f} GB."
-        for c in chosen
-        if c["unit"] == "GB"
-    )
+    """README: each work beside the best other program, won or lost."""
+    cells: dict[str, dict[str, str]] = {}
+    for c in best(comparisons(), "s") + best(comparisons(names=NARROW_COMPARED), "s"):
+        work, weights = split_weights(c["work"])
+        bold, beside = "**" * is_lost(c), c["beside"].replace(f" {weights}", "")
+        ratio = f"{bold}{c['ratio']['median']:.2f}{bold}"
+        cells.setdefault(work, {})[weights] = f"{c['npgpt']:.2f} s; {ratio} of {beside}"
+    cells.pop(LONG_PROMPT, None)
+    rows = [[work, *(found.get(w, "") for w in WEIGHTS)] for work, found in cells.items()]
+    memory = next(c for c in best(comparisons(), "GB") if "2 x 256" in c["work"])
     start = results("start_up")
     train = start["npgpt train, from cold"]
     return (
-        f"{table([head, *rows])}\n\n{memory}\n"
+        f"{table([['124M shape', *WEIGHTS], *rows])}\n\n"
+        "npgpt's seconds, and their ratio to those of the fastest other program measured; bold: "
+        f"npgpt is slower. {machine(results('training_step_2x256'))}.\n"
+        f"{memory['work'][0].upper()}{memory['work'][1:]}: {memory['npgpt']:.2f} GB; "
+        f"{memory['beside']}: {memory['other']:.2f} GB. "
         f"`npgpt train` with its defaults: {train['seconds']:.0f} s from a cold start, compiling "
         f"included. `import npgpt`: {start['import npgpt']['seconds']:.2f} s. `npgpt --help`: "
         f"{start['npgpt --help']['seconds']:.2f} s.\n"
-        f"{machine(results('training_step_2x256'))}.\n"
     )
 
 
-def limits(folder: str = "") -> str:
-    """docs/performance.md: every comparison, with its target."""
-    first = results(folder + COMPARED[0])
+def limits(folder: str = "", names: tuple[str, ...] = COMPARED) -> str:
+    """docs/performance.md: every comparison in float32, with its target."""
+    first = results(folder + names[0])
     on = machine(first)
-    for name in measured(folder):
+    for name in measured(folder, names):
         if (commit := commit_of(results(name))) != commit_of(first):
             on += f"; {Path(name).name}: commit {commit}"
-    return f"{compared(comparisons(folder))}\n\n{on}.\n"
+    return f"{compared(comparisons(folder, names))}\n\n{on}.\n"
+
+
+def limits_narrow() -> str:
+    """docs/performance.md: every comparison in bfloat16 and int8."""
+    return limits(names=NARROW_COMPARED)
+
+
+def losses() -> str:
+    """docs/performance.md: the works in which another program is ahead."""
+    found = best(comparisons(), "s") + best(comparisons(names=NARROW_COMPARED), "s")
+    rows = [row_of(c)[:5] for c in found if is_lost(c)]
+    head = ["work", "npgpt", "fastest program", "its time", "ratio (lower is better)"]
+    return f"{table([head, *rows])}\n" if rows else "None, in this measurement.\n"
 
 
 def limits_avx2() -> str:
@@ -130,10 +154,11 @@ def drift() -> str:
 
 
 def narrow_ratios() -> str:
-    """docs/precision.md: a bfloat16 step and a quantized token, with their targets."""
-    found = [results(name) for name in NARROW]
-    rows = [comparison for one in found for comparison in one["comparisons"]]
-    return f"{compared(rows)}\n\n{machine(found[0])}.\n"
+    """docs/precision.md: beside float32 and, of the other programs, the best."""
+    rows = results("products")["comparisons"] + comparisons(names=NARROW_COMPARED)
+    chosen = best(rows, "s") + best(rows, "GB")
+    rows = [c for c in rows if c in chosen or "float32" in c["beside"]]
+    return f"{compared(rows)}\n\n{machine(results('products'))}.\n"
 
 
 def narrow_accuracy() -> str:
@@ -212,7 +237,16 @@ PAGES: dict[str, list[Callable[[], str]]] = {
     "README.md": [speed],
     "docs/book.md": [drift],
     "docs/precision.md": [narrow_ratios, narrow_accuracy, narrow_book, narrow_xl],
-    "docs/performance.md": [limits, limits_avx2, step_by_op, token_by_op, growth, how_long],
+    "docs/performance.md": [
+        limits,
+        limits_narrow,
+        losses,
+        limits_avx2,
+        step_by_op,
+        token_by_op,
+        growth,
+        how_long,
+    ],
     "docs/scale.md": [scale],
     "docs/play.md": [page],
 }
@@ -223,15 +257,39 @@ def results(name: str) -> dict:
     return json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
 
 
-def comparisons(folder: str = "") -> list[dict]:
+def comparisons(folder: str = "", names: tuple[str, ...] = COMPARED) -> list[dict]:
     """Return the comparisons of all existing results."""
-    return [one for name in measured(folder) for one in results(name)["comparisons"]]
+    return [one for name in measured(folder, names) for one in results(name)["comparisons"]]
 
 
-def measured(folder: str) -> list[str]:
-    """Return the names in COMPARED that have results."""
-    names = [folder + name for name in COMPARED]
-    return [name for name in names if (RESULTS / f"{name}.json").exists()]
+def measured(folder: str, names: tuple[str, ...]) -> list[str]:
+    """Return the names that have results."""
+    given = [folder + name for name in names]
+    return [name for name in given if (RESULTS / f"{name}.json").exists()]
+
+
+def best(found: list[dict], unit: str) -> list[dict]:
+    """Return, for each work, the comparison with the best other program."""
+    chosen: dict[str, dict] = {}
+    for c in found:
+        if c["unit"] == unit and is_alternative(c):
+            before = chosen.setdefault(c["work"], c)
+            chosen[c["work"]] = min(before, c, key=lambda one: one["other"])
+    return list(chosen.values())
+
+
+def is_lost(comparison: dict) -> bool:
+    """Return True if the other program is ahead, as the table rounds."""
+    return round(comparison["ratio"]["median"], 2) > 1
+
+
+def split_weights(work: str) -> tuple[str, str]:
+    """Return a work without its weights, and the weights."""
+    for weights in WEIGHTS:
+        for end in (f", {weights} weights", f", {weights}"):
+            if work.endswith(end):
+                return work.removesuffix(end), weights
+    return work, "float32"
 
 
 def is_alternative(comparison: dict) -> bool:

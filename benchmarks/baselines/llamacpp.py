@@ -1,68 +1,82 @@
 """llama.cpp, through llama-cpp-python, generating from a GGUF file (written by gguf.py)."""
 
-import subprocess
 import sys
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 
+import llama_cpp as llama
 import numpy as np
 
-from npgpt.config import Config
+from npgpt.weights.huggingface import read_huggingface
+
+UBATCH = 512  # tokens of a prompt that are multiplied at once: llama.cpp's default
 
 
 class LlamaCpp:
-    """A GGUF file's model. `next_logits` continues after the tokens since `restart`.
+    """A GGUF file's model, with llama.cpp's own cache of float16 numbers."""
 
-    Keys and values are float32. longest: the most tokens that one call of `next_logits` reads.
-    """
-
-    def __init__(self, path: str, threads: int, *, config: Config, longest: int):
-        import llama_cpp
-
+    def __init__(self, path: Path, threads: int, weights: str):
         warnings.simplefilter("ignore", ResourceWarning)  # it opens /dev/null and leaves it so
-        self.llama, self.version = llama_cpp, llama_cpp.__version__
-        self.vocab_size = config.vocab_size
-        self.silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
-        llama_cpp.llama_log_set(self.silent, None)
-        llama_cpp.llama_backend_init()
-        settings = llama_cpp.llama_model_default_params()
-        self.model = llama_cpp.llama_model_load_from_file(path.encode(), settings)
+        self.threads, self.version = threads, llama.__version__
+        self.settings = "cache float16, all sequences in one batch"
+        self.config = read_huggingface(path / "model").config
+        self.silent = llama.llama_log_callback(lambda level, text, data: None)
+        llama.llama_log_set(self.silent, None)
+        llama.llama_backend_init()
+        file = path / "model.gguf"
+        self.model = llama.llama_model_load_from_file(
+            str(file).encode(), llama.llama_model_default_params()
+        )
         if not self.model:
-            sys.exit(f"llama.cpp does not read {path}")
-        settings = llama_cpp.llama_context_default_params()
-        settings.n_ctx = config.context_length
-        settings.n_batch = settings.n_ubatch = longest
-        settings.n_threads = settings.n_threads_batch = threads
-        settings.type_k = settings.type_v = llama_cpp.GGML_TYPE_F32
-        self.context = llama_cpp.llama_init_from_model(self.model, settings)
+            sys.exit(f"llama.cpp does not read {file}")
+        self.contexts = {}
 
-    def restart(self) -> None:
-        """Drop the cached tokens."""
-        self.llama.llama_memory_clear(self.llama.llama_get_memory(self.context), True)
+    def start(self, rows: int) -> None:
+        """Take an empty context for `rows` sequences."""
+        if rows not in self.contexts:
+            settings = llama.llama_context_default_params()
+            length = self.config.context_length
+            settings.n_ctx = length if rows == 1 else rows * length // 4
+            settings.n_seq_max, settings.kv_unified = rows, False
+            settings.n_batch, settings.n_ubatch = rows * length, UBATCH
+            settings.n_threads = settings.n_threads_batch = self.threads
+            self.contexts[rows] = llama.llama_init_from_model(self.model, settings)
+            if not self.contexts[rows]:
+                sys.exit(f"llama.cpp makes no context for {rows} sequences")
+        self.context, self.read = self.contexts[rows], 0
+        llama.llama_memory_clear(llama.llama_get_memory(self.context), True)
 
     def next_logits(self, tokens: np.ndarray) -> np.ndarray:
-        """(1, T) -> the logits (V,) of the next token"""
-        ids = (self.llama.llama_token * tokens.size)(*tokens.ravel().tolist())
-        if self.llama.llama_decode(self.context, self.llama.llama_batch_get_one(ids, tokens.size)):
-            sys.exit("llama.cpp did not read the tokens")
-        logits = self.llama.llama_get_logits_ith(self.context, -1)
-        return np.ctypeslib.as_array(logits, (self.vocab_size,)).copy()
+        """(B, T) -> (B, V), of the next token of each sequence"""
+        B, T = tokens.shape
+        batch = llama.llama_batch_init(tokens.size, 0, 1)
+        batch.n_tokens = tokens.size
+        for i, token in enumerate(tokens.ravel().tolist()):
+            row, position = divmod(i, T)
+            batch.token[i], batch.pos[i] = token, self.read + position
+            batch.n_seq_id[i], batch.seq_id[i][0] = 1, row
+            batch.logits[i] = position == T - 1
+        failed = llama.llama_decode(self.context, batch)
+        llama.llama_batch_free(batch)
+        if failed:
+            sys.exit(f"llama.cpp did not read the tokens: {failed}")
+        self.read += T
+        logits = llama.llama_get_logits(self.context)
+        return np.ctypeslib.as_array(logits, (B, self.config.vocab_size))
 
-    def generate(self, tokens: np.ndarray, count: int) -> np.ndarray:
-        """(1, T) -> `count` new tokens (1, count), greedily"""
-        self.restart()
-        new = []
+    def logits(self, prompt: np.ndarray, forced: np.ndarray) -> np.ndarray:
+        """(T,), (N,) -> (1 + N, V), after the prompt and after each forced token"""
+        self.start(1)
+        given = prompt[None], *forced[:, None, None]
+        return np.concatenate([self.next_logits(tokens).copy() for tokens in given])
+
+    def generate(self, tokens: np.ndarray, count: int, after: Callable[[], None]) -> np.ndarray:
+        """(B, T) -> `count` new tokens (B, count), greedily"""
+        self.start(len(tokens))
+        made = []
         for _ in range(count):
-            tokens = self.next_logits(tokens).argmax(keepdims=True)
-            new.append(tokens)
-        return np.stack(new, axis=1)
-
-
-def missing(python: str | None) -> str | None:
-    """Return why llama.cpp is skipped with this interpreter, or None if it has llama-cpp-python."""
-    if python is None:
-        return "--llama-python names no interpreter"
-    try:
-        said = subprocess.run([python, "-c", "import llama_cpp"], capture_output=True, text=True)
-    except OSError as error:
-        return f"{python}: {error.strerror}"
-    return said.stderr.strip().splitlines()[-1] if said.returncode else None
+            tokens = self.next_logits(tokens).argmax(axis=1, keepdims=True)
+            made.append(tokens)
+            after()
+        return np.concatenate(made, axis=1)

@@ -33,14 +33,15 @@ def step_products(config: Config, B: int, T: int) -> Measure:
     return measure
 
 
-def weights_read(config: Config, tokens: int) -> Measure:
+def weights_read(config: Config, tokens: int, itemsize: int = 4) -> Measure:
     """Return a function that measures reading all weights once for every new token.
 
+    itemsize: bytes of a weight.
     It reads for as long as the tokens need: no machine sustains the rate of its best 0.1 s.
     """
     from npgpt.performance import roofline
 
-    wanted = tokens * flops.token_bytes(config)
+    wanted = tokens * flops.token_bytes(config, itemsize)
     size, read = roofline.memory_reader()
     times = round(wanted / size)
     return lambda: once(lambda: [read() for _ in range(times)]) * wanted / (times * size)
