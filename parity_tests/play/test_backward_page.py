@@ -97,6 +97,30 @@ def test_any_number_is_nudged(page, served, found):
     assert slope == pytest.approx(claimed(), rel=1e-5)
 
 
+def test_a_key_that_is_held_passes_every_number(page, served, found):
+    """Beyond the edge of the table too. The last number is measured."""
+    show(page, served, f"nudge?prompt={TEXT}&parameter=h.1.mlp.c_fc.weight&index=3,5")
+    page.locator(".number[aria-pressed=true]").focus()
+    for _ in range(20):
+        page.keyboard.down("ArrowRight")
+    page.keyboard.up("ArrowRight")
+    until(page, "location.hash.includes('index=3%2C25')")
+    until(page, "document.activeElement.title.startsWith('h.1.mlp.c_fc.weight[3, 25]')")
+    until(page, "document.querySelector('.facts').textContent.includes('c_fc.weight[3, 25].')")
+    claimed = float(page.locator(".facts dd").nth(0).text_content())
+    assert claimed == pytest.approx(found.gradients.h[1].mlp.c_fc.weight[3, 25], rel=1e-3)
+    assert page.locator(".number[aria-pressed=true]").count() == 1
+    assert page.said == []
+
+
+def test_the_names_of_parameters_are_not_cut(page, served):
+    for view in ("nudge", "step", "muon", "backwards"):
+        show(page, served, f"{view}?prompt={TEXT}")
+        box = page.get_by_role("combobox").last
+        wide = box.evaluate("(node) => node.clientWidth")
+        assert wide > 7.5 * len("h.11.attn.c_attn.weight") + 30, view
+
+
 def test_one_step_and_its_error(page, served):
     show(page, served, f"step?prompt={TEXT}&optimizer=sgd&lr=0.01")
     facts = page.locator(".facts dd")

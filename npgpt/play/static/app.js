@@ -19,6 +19,8 @@ class Page {
   constructor(view, state, model, vocabulary) {
     Object.assign(this, { view, state, model, vocabulary });
     this.calls = new Map(); // name -> AbortController
+    this.errors = new Map(); // name of a call that has failed -> {message, stale}
+    this.answered = false; // no picture is drawn before the first answer
     this.save = debounce(() => {
       history.replaceState(null, "", format(this.view.name, this.state, this.view.defaults));
     }, 150); // browsers allow a hundred changes in half a minute
@@ -48,10 +50,11 @@ class Page {
           options.onProgress?.(step);
         },
       });
-      fill(this.alert);
+      this.answered = true;
+      this.forgive(name);
       return result;
     } catch (error) {
-      if (error.name !== "AbortError") this.fail(error);
+      if (error.name !== "AbortError") this.fail(name, error, !options.onEvent);
       return null;
     } finally {
       shown.end();
@@ -59,10 +62,24 @@ class Page {
     }
   }
 
-  /** Show one line about an error. */
-  fail(error) {
+  /** Show one line about a call that has failed. `stale`: its pictures stay, and are marked. */
+  fail(name, error, stale) {
     if (!(error instanceof ApiError)) console.error(error);
-    fill(this.alert, el("p", {}, error.message));
+    this.errors.set(name, { message: error.message, stale });
+    this.showErrors();
+  }
+
+  /** Forget that a call has failed. */
+  forgive(name) {
+    if (this.errors.delete(name)) this.showErrors();
+  }
+
+  showErrors() {
+    const all = [...this.errors.values()];
+    const stale = this.answered && all.some((one) => one.stale);
+    this.root.classList.toggle("stale", stale);
+    fill(this.alert, Array.from(new Set(all.map((one) => one.message)), (message) => el("p", {}, message)),
+      stale ? el("p", { class: "stale-note" }, "The pictures below are those of before.") : null);
   }
 
   /** Show one line that is no error, or none. */
@@ -121,6 +138,7 @@ function show(model, vocabulary) {
   page.alert = el("div", { class: "alert", role: "alert" });
   page.notes = el("div", { class: "notes", role: "status" });
   const root = el("div", { class: `view ${view.name}` });
+  page.root = root;
   const link = el("button", { type: "button", class: "small", onclick: () => copyLink(link) }, "Copy link");
   fill(main,
     el("header", { class: "intro" },
@@ -164,8 +182,7 @@ function themeButton() {
   const apply = () => {
     if (now === "auto") delete document.documentElement.dataset.theme;
     else document.documentElement.dataset.theme = now;
-    button.textContent = names[now];
-    current?.update?.(current.page.state);
+    button.textContent = names[now]; // the colours of pictures are those of the style sheet
   };
   const button = el("button", {
     type: "button", class: "small",

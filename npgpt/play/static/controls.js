@@ -60,14 +60,14 @@ export function textarea({ label, value, rows = 2, onInput }) {
   return { element, input, set };
 }
 
-/** One of several values: choices is [[value, text], ...]. */
-export function select({ label, hint, value, choices, onInput }) {
+/** One of several values: choices is [[value, text], ...]. `broad`: the texts are names of parameters. */
+export function select({ label, hint, value, choices, broad, onInput }) {
   const id = unique("select");
   const input = el("select", { id, title: hint, oninput: () => onInput(input.value) },
     choices.map(([choice, text]) => el("option", { value: choice }, text)));
   const set = (now) => { input.value = now; };
   set(value);
-  const element = el("div", { class: "control" }, el("label", { for: id }, label), input);
+  const element = el("div", { class: broad ? "control broad" : "control" }, el("label", { for: id }, label), input);
   return { element, input, set };
 }
 

@@ -19,7 +19,7 @@ export function outerSum(page, found) {
   const share = (t) => d3.sum(products(t), (n) => parts.shares[n]);
   const last = () => (state.token >= 0 && state.token < T() ? state.token : T() - 1);
 
-  const matrix = select({ label: "Matrix", value: state.matrix, choices: [[state.matrix, state.matrix]], onInput: (value) => { page.set({ matrix: value }); load(); } });
+  const matrix = select({ broad: true, label: "Matrix", value: state.matrix, choices: [[state.matrix, state.matrix]], onInput: (value) => { page.set({ matrix: value }); load(); } });
   const play = button({ label: "Add the tokens up", onClick: () => (timer ? stop() : start()) });
   const says = el("p", { class: "scale" });
   const sum = figure({

@@ -29,7 +29,7 @@ function render(root, page) {
   const kept = (s) => after(s).slice(0, rank()); // the others are 0, and stay so
 
   const prompt = textarea({ label: "Text: the gradient of its loss is taken", value: state.prompt, onInput: debounce((value) => { page.set({ prompt: value }); load(); }, 400) });
-  const matrix = select({ label: "The gradient of this matrix", value: state.matrix, choices: [...new Set([muonSteps.defaults.matrix, state.matrix])].map((name) => [name, name]), onInput: (value) => { page.set({ matrix: value }); load(); } });
+  const matrix = select({ broad: true, label: "The gradient of this matrix", value: state.matrix, choices: [...new Set([muonSteps.defaults.matrix, state.matrix])].map((name) => [name, name]), onInput: (value) => { page.set({ matrix: value }); load(); } });
   const scale = segmented({ label: "Axis", value: state.scale, choices: [["linear", "linear"], ["log", "logarithmic"]], onInput: (value) => { page.set({ scale: value }); lines.redraw(); } });
   const says = el("p", { class: "small-text", role: "status" });
   const lines = figure({

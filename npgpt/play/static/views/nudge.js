@@ -21,6 +21,9 @@ function brief(x) {
   return Math.abs(x) >= 1e-2 && Math.abs(x) < 1e4 ? String(Number(x.toPrecision(3))) : x.toExponential(1);
 }
 
+/** Return the name of the number that was measured. */
+const numberOf = ({ name, where }) => `${name}[${where.join(", ")}]`;
+
 function render(root, page) {
   const { state } = page;
   let part = null; // numbers around the chosen one: values and gradient (R, C), start, shape
@@ -32,17 +35,18 @@ function render(root, page) {
 
   const prompt = textarea({ label: "Text: each token predicts the next one", value: state.prompt, onInput: debounce((value) => { page.set({ prompt: value }); load(); }, 400) });
   const parameter = select({
-    label: "Parameter", value: state.parameter, choices: [[state.parameter, state.parameter]],
+    broad: true, label: "Parameter", value: state.parameter, choices: [[state.parameter, state.parameter]],
     onInput: (value) => { page.set({ parameter: value, index: names.find((one) => one.name === value).largest.join(",") }); load(); },
   });
   const row = number({ label: "Row", value: place()[0], min: 0, onInput: debounce((value) => move(value, place()[1]), 250) });
   const column = number({ label: "Column", value: place()[1], min: 0, onInput: debounce((value) => move(place()[0], value), 250) });
 
-  const table = el("div", { class: "numbers" });
+  let cells = []; // buttons of the numbers
+  const legend = el("p", { class: "small-text" });
   const verdict = el("div", { class: "facts", role: "status" });
   const curve = figure({
     name: "nudge", title: "The loss while the number moves",
-    describe: () => (found ? `Loss at ${found.offsets.length} values of ${state.parameter}[${state.index}]; measured slope ${short(found.slope)}, gradient ${short(found.gradient)}.` : "The loss while the number moves."),
+    describe: () => (found ? `Loss at ${found.offsets.length} values of ${numberOf(found)}; measured slope ${short(found.slope)}, gradient ${short(found.gradient)}.` : "The loss while the number moves."),
     height: () => 330, draw,
     csv: () => [["value", "loss", "tangent"], ...Array.from(found.offsets, (d, i) => [found.value + d, found.losses[i], found.loss + d * found.gradient])],
     cursor: {
@@ -55,12 +59,6 @@ function render(root, page) {
       },
     },
   });
-
-  root.append(
-    el("form", { class: "controls", onsubmit: (event) => event.preventDefault() }, prompt.element, parameter.element, row.element, column.element),
-    el("div", { class: "pair" },
-      el("section", { class: "figure" }, el("h3", {}, "The numbers: choose one"), table),
-      el("div", {}, el("section", { class: "figure" }, el("h3", {}, "Slope and gradient"), verdict), curve.element)));
 
   async function load() {
     if (!names.length) {
@@ -99,50 +97,76 @@ function render(root, page) {
     tell();
   }
 
+  const later = debounce(measure, 150); // while a key is held, cells are passed and not measured
+
+  /** Choose a number. One that is in the table is marked at once. */
   async function move(r, c, focus = false) {
+    if (!part) return;
     const { shape } = part;
     const [R, C] = [shape.length > 1 ? shape[0] : 1, shape.at(-1)];
     const next = [Math.max(0, Math.min(R - 1, r)), Math.max(0, Math.min(C - 1, c))];
     page.set({ index: (shape.length > 1 ? next : next.slice(1)).join(",") });
     row.set(next[0]);
     column.set(next[1]);
-    await show(focus);
-    await measure();
+    if (cellAt(...next)) mark(focus);
+    else await show(focus);
+    later();
   }
+
+  /** Return the cell of a number, undefined if it is outside of the table. */
+  function cellAt(r, c) {
+    const [R, C] = part.values.shape;
+    const [i, j] = [r - part.start[0], c - part.start[1]];
+    return i >= 0 && i < R && j >= 0 && j < C ? cells[i * C + j] : undefined;
+  }
+
+  /** Mark the chosen number. */
+  function mark(focus) {
+    const chosen = cellAt(...place());
+    for (const node of cells) {
+      node.tabIndex = node === chosen ? 0 : -1;
+      node.setAttribute("aria-pressed", String(node === chosen));
+    }
+    if (focus) chosen?.focus();
+  }
+
+  const KEYS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+  const grid = el("div", {
+    class: "number-grid", role: "group",
+    onkeydown: (event) => {
+      if (!(event.key in KEYS)) return;
+      event.preventDefault();
+      const [r, c] = place(); // now: an answer may be on its way
+      const [dr, dc] = KEYS[event.key];
+      if (part.shape.length > 1) move(r + dr, c + dc, true);
+      else move(0, c + dc + 8 * dr, true); // it is wrapped into rows
+    },
+  });
 
   function drawTable(focus) {
     const [R, C] = part.values.shape;
     const wrap = R === 1 ? 8 : C; // a vector is wrapped into rows
     const [r0, c0] = part.start;
-    const [r, c] = place();
     const reach = d3.max(part.gradient, Math.abs) || 1;
     const cell = (k) => {
       const [i, j] = [r0 + Math.floor(k / C), c0 + (k % C)];
-      const here = i === r && j === c;
       const node = el("button", {
-        type: "button", class: "number", tabindex: here ? "0" : "-1", ariaPressed: String(here),
+        type: "button", class: "number",
         title: `${state.parameter}[${part.shape.length > 1 ? `${i}, ${j}` : j}], and its gradient`,
         onclick: () => move(i, j, true),
       }, el("span", {}, brief(part.values[k])), el("small", {}, brief(part.gradient[k])));
       node.style.background = diverging(0.5 + (0.27 * part.gradient[k]) / reach); // light: the ink is dark
       return node;
     };
-    const cells = d3.range(R * C).map(cell);
-    const rows = d3.range(0, R * C, wrap).map((k) => el("div", { class: "number-row" }, cells.slice(k, k + wrap)));
-    const keys = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: R === 1 ? [0, -wrap] : [-1, 0], ArrowDown: R === 1 ? [0, wrap] : [1, 0] };
-    const grid = el("div", {
-      class: "number-grid", role: "group", ariaLabel: `Numbers of ${state.parameter}; arrow keys move`,
-      onkeydown: (event) => {
-        if (!(event.key in keys)) return;
-        event.preventDefault();
-        move(r + keys[event.key][0], c + keys[event.key][1], true);
-      },
-    }, rows);
+    const held = focus || grid.contains(document.activeElement);
+    cells = d3.range(R * C).map(cell);
+    grid.setAttribute("aria-label", `Numbers of ${state.parameter}; arrow keys move`);
+    fill(grid, d3.range(0, R * C, wrap).map((k) => el("div", { class: "number-row" }, cells.slice(k, k + wrap))));
+    mark(held);
     const what = part.shape.length > 1
       ? `Rows ${r0} to ${r0 + R - 1} of ${count(part.shape[0])}, columns ${c0} to ${c0 + C - 1} of ${count(part.shape[1])}.`
       : `Numbers ${c0} to ${c0 + C - 1} of ${count(part.shape[0])}.`;
-    fill(table, grid, el("p", { class: "small-text" }, `${what} Large: the number. Small, and the colour: its gradient, orange below 0 and violet above.`));
-    if (focus) grid.querySelector('[aria-pressed="true"]')?.focus();
+    fill(legend, `${what} Large: the number. Small, and the colour: its gradient, orange below 0 and violet above.`);
   }
 
   function tell() {
@@ -160,7 +184,7 @@ function render(root, page) {
         agrees && Math.abs(gradient) <= error ? `Both are 0, but for rounding of ${error.toExponential(1)}.`
           : agrees ? `They agree. The measurement itself is uncertain by ${error.toExponential(1)}.`
             : `They differ by more than the measurement's uncertainty of ${error.toExponential(1)}.`),
-      el("p", { class: "small-text" }, "Both in float64, without dropout."));
+      el("p", { class: "small-text" }, `Of ${numberOf(found)}. Both in float64, without dropout.`));
   }
 
   function scales(width, tall) {
@@ -177,7 +201,7 @@ function render(root, page) {
   function draw(svg, width, tall) {
     if (!found) return;
     const { x, y, tangent } = scales(width, tall);
-    axis(svg, "bottom", x, { y: tall - 50, label: `${state.parameter}[${index().join(", ")}]`, length: width + 60, ticks: Math.max(3, width / 110) });
+    axis(svg, "bottom", x, { y: tall - 50, label: numberOf(found), length: width + 60, ticks: Math.max(3, width / 110) });
     const left = layer(svg, "axis-left").attr("transform", "translate(76,0)").call(d3.axisLeft(y).ticks(5).tickSizeOuter(0));
     left.selectAll("text.axis-label").data(["loss (nats a token)"]).join("text").attr("class", "axis-label").attr("fill", "currentColor").attr("transform", "rotate(-90)").attr("x", -(tall - 40) / 2).attr("y", -64).attr("text-anchor", "middle").text((d) => d);
     const points = Array.from(found.offsets, (d, i) => [x(found.value + d), i]);
@@ -190,9 +214,18 @@ function render(root, page) {
     layer(svg, "legend").selectAll("text").data([["forward", "loss, measured"], ["backward", "the gradient's tangent"]]).join("text").attr("class", (d) => d[0]).attr("x", width / 2 + 48).attr("y", (_, i) => 22 + 16 * i).attr("text-anchor", "middle").text((d) => d[1]);
   }
 
+  root.append(
+    el("form", { class: "controls", onsubmit: (event) => event.preventDefault() }, prompt.element, parameter.element, row.element, column.element),
+    el("div", { class: "pair" },
+      el("section", { class: "figure" }, el("h3", {}, "The numbers: choose one"), grid, legend),
+      el("div", {}, el("section", { class: "figure" }, el("h3", {}, "Slope and gradient"), verdict), curve.element)));
+
   load();
-  return (now) => {
-    prompt.set(now.prompt);
-    load();
+  return {
+    update: (now) => {
+      prompt.set(now.prompt);
+      load();
+    },
+    destroy: () => later.cancel(),
   };
 }

@@ -28,7 +28,7 @@ function render(root, page) {
   const later = debounce(() => load(), 200);
   const change = (name) => (value) => { page.set({ [name]: value }); later(); };
   const prompt = textarea({ label: "Text that the step is made on", value: state.prompt, onInput: change("prompt") });
-  const optimizer = select({ label: "Optimizer", value: state.optimizer, choices: OPTIMIZERS, onInput: change("optimizer") });
+  const optimizer = select({ broad: true, label: "Optimizer", value: state.optimizer, choices: OPTIMIZERS, onInput: change("optimizer") });
   const scale = d3.scaleLog(RATES, [0, 1000]);
   const rate = slider({
     label: "Learning rate", value: state.lr, text: short,
@@ -37,7 +37,7 @@ function render(root, page) {
   });
   const decay = number({ label: "Weight decay, of matrices", value: state.weight_decay, min: 0, max: 10, step: "any", onInput: change("weight_decay") });
   const earlier = number({ label: "Earlier steps on this text", hint: "They fill the moments", value: state.earlier, min: 0, max: 100, onInput: change("earlier") });
-  const parameter = select({ label: "Parameter", value: state.parameter, choices: [[state.parameter, state.parameter]], onInput: change("parameter") });
+  const parameter = select({ broad: true, label: "Parameter", value: state.parameter, choices: [[state.parameter, state.parameter]], onInput: change("parameter") });
 
   const numbers = el("div", { class: "facts" });
   const card = el("div", { class: "step-card" });

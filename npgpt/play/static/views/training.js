@@ -43,7 +43,7 @@ function render(root, page) {
 
   const last = () => Math.max(1, (total || state.steps) - 1, ...runs.map((run) => run.points.at(-1).step));
   const scale = d3.scaleLog([1e-5, 1], [0, 1000]);
-  const optimizer = select({ label: "Optimizer", value: state.optimizer, choices: OPTIMIZERS, onInput: (value) => page.set({ optimizer: value }) });
+  const optimizer = select({ broad: true, label: "Optimizer", value: state.optimizer, choices: OPTIMIZERS, onInput: (value) => page.set({ optimizer: value }) });
   const rate = slider({
     label: "Learning rate", value: state.lr, text: short,
     toValue: (x) => Number(scale.invert(x).toPrecision(2)), toPosition: (value) => Math.max(0, Math.min(1000, scale(value || 1e-5))),
@@ -106,7 +106,7 @@ function render(root, page) {
     fill(go.element, "Stop");
     fill(says, `The run begins: ${label()}.`);
     fill(samples);
-    fill(page.alert); // of the run before
+    page.forgive("train"); // the run before
     const result = await page.call("train", { optimizer: rule, lr, seed: first, steps: length }, { onEvent: add });
     running = false;
     change.cancel();
