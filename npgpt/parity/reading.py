@@ -9,7 +9,7 @@ from npgpt.arrays import Array
 from npgpt.errors import InputError
 from npgpt.model import params
 from npgpt.model.params import named, size
-from npgpt.parity import findings, matching, order, rounding
+from npgpt.parity import findings, matching, order, rounding, sixteen_bits
 from npgpt.parity.budget import Layouts, Task
 from npgpt.parity.dump import Dump
 from npgpt.parity.findings import Finding
@@ -82,10 +82,11 @@ def read(
             f"{dump.path} has nothing to compare: it must hold a loss, gradients or activations"
         )
     arithmetic = rounding.recognize(match.tensors, probe.params)
-    used = with_parameters(probe, match.tensors)
+    used, masks = with_parameters(probe, match.tensors), masks_of(match.tensors, probe)
+    task = sixteen_bits.settle(Task(used, tuple(present), masks, arithmetic), own)
     return Reading(
         names=match.names, own=own, given=probe,
-        task=Task(used, tuple(present), masks_of(match.tensors, probe), arithmetic),
+        task=task,
         parameters=tuple(findings.compare_parameters(own, probe, match.names, arithmetic)),
         notes=(*notes, *shared_blocks(match), *sentences(match.notes)),
         unused=tuple(match.unused), unknown=tuple(match.unknown), dropped=match.dropped,
