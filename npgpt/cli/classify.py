@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from npgpt.cli.common import announce_compilation, default
-from npgpt.cli.finetuning_flags import FineTuning, plot, print_files, say_cropped, show
+from npgpt.cli.finetuning_flags import FineTuning, plot, print_files, say_cropped, show, stopped
+from npgpt.cli.signals import StopRequest
 from npgpt.errors import InputError
 from npgpt.system.shell import npgpt_command
 from npgpt.system.terminal import printable_line
@@ -63,9 +64,11 @@ class Classify(FineTuning):
     epochs: int = 5
     eval_every: int = 50
 
+    file = CLASSIFIER
+
     def run(self) -> int:
         """Train, or print the label of each text; return the exit status."""
-        if (self.data is None) == (not self.predict):
+        if (self.data is None) == (not self.predict) or (self.resume and self.predict):
             raise InputError("give --data to train a classifier, or --predict TEXT to use one")
         with announce_compilation(self.ops):
             return self.classify() if self.predict else self.train()
@@ -87,11 +90,24 @@ class Classify(FineTuning):
 
     def train(self) -> int:
         """Train and write a classifier; print its losses and accuracies as the book does."""
+        self.settings()  # an invalid one is found before the data is read
+        texts = self.read()
+        task, output = self.start(texts) if self.resume is None else self.restart(texts)
+        if signal := self.follow(task, output):
+            return stopped("classify", signal, output.path, task.progress.step - 1)
+        final = [task.accuracy(one, task.rng) for one in task.batches]
+        output.record({"accuracy": dict(zip(SPLITS, final, strict=True))})
+        print(f"After training, on all texts: accuracy {percentages(final)}")
+        print_files(output.path, CONTENTS)
+        example = min((one.text for one in texts.examples), key=len)
+        print("Next:", npgpt_command("classify", model=output.path, predict=example))
+        return 0
+
+    def start(self, texts: "LabelledTexts") -> "tuple[Classification, Output]":
+        """Return a new run and its directory; print accuracies and losses before training."""
         from npgpt.finetuning.classification import Classification, last_block
         from npgpt.finetuning.output import Output
 
-        self.settings()  # an invalid one is found before the data is read
-        texts = self.read()
         model = self.load()
         trainable = self.patterns(model, last_block(model))
         task = Classification(model, texts, self.settings(trainable=trainable), self.position)
@@ -104,14 +120,22 @@ class Classify(FineTuning):
         accuracies, losses = task.measure()
         shown = ", ".join(f"{loss:.3f}" for loss in losses)
         print(f"Before training: accuracy {percentages(accuracies)}; loss {shown}")
-        self.follow(task, output)
-        final = [task.accuracy(one, task.rng) for one in task.batches]
-        output.record({"accuracy": dict(zip(SPLITS, final, strict=True))})
-        print(f"After training, on all texts: accuracy {percentages(final)}")
-        print_files(output.path, CONTENTS)
-        example = min((one.text for one in texts.examples), key=len)
-        print("Next:", npgpt_command("classify", model=output.path, predict=example))
-        return 0
+        return task, output
+
+    def restart(self, texts: "LabelledTexts") -> "tuple[Classification, Output]":
+        """Return the run to resume, and its directory."""
+        from npgpt.finetuning import resume
+        from npgpt.finetuning.classification import Classification
+        from npgpt.finetuning.output import Output
+        from npgpt.weights import classifier_file
+
+        path, model, saved = self.reopen()
+        settings = self.settings(trainable=resume.patterns_of(saved, path))
+        task = Classification(model, texts, settings, self.position)
+        resume.restore(task, saved, path)
+        task.load_head(classifier_file.read(path)[1])
+        print(f"Resuming {printable_line(str(path.parent))} after step {task.progress.step - 1}")
+        return task, Output.resume(path.parent, saved.state["metrics"])
 
     def read(self) -> "LabelledTexts":
         """Return the texts to train on. Print the number of each label."""
@@ -131,26 +155,40 @@ class Classify(FineTuning):
         print(printable_line(f"{', '.join(counts):.200}{used}"))
         return texts
 
-    def follow(self, task: "Classification", output: "Output") -> None:
-        """Train; print and record each event, and write the classifier after each epoch."""
-        from npgpt.finetuning.classification import Accuracy
-        from npgpt.finetuning.loop import EpochEnd, Evaluation
+    def follow(self, task: "Classification", output: "Output") -> int:
+        """Train; print and record each event, and write the classifier after each epoch.
 
-        evaluations, accuracies = list[Evaluation](), list[tuple[float, float]]()
+        Returns the number of the signal that asked to stop, or 0.
+        """
+        from npgpt.finetuning.classification import Accuracy
+        from npgpt.finetuning.loop import EpochEnd, Evaluation, Step
+
         per_epoch = len(task.batches[0])
-        for event in show(task.events(), self.epochs * per_epoch):
-            match event:
-                case Evaluation():
-                    evaluations.append(event)
-                    output.record(vars(event))
-                case Accuracy():
-                    output.record(vars(event))
-                    both = event.train_accuracy, event.val_accuracy
-                    accuracies.append(both)
-                    print(f"Training accuracy: {both[0]:.2%} | Validation accuracy: {both[1]:.2%}")
-                case EpochEnd():
-                    task.classifier.save(output.path / CLASSIFIER)
-        plot(output.path / "loss.png", evaluations, accuracies, per_epoch * self.batch_size)
+        with StopRequest() as stop:
+            for event in show(task.events(), task.progress.step, self.epochs * per_epoch):
+                match event:
+                    case Evaluation():
+                        output.record(vars(event))
+                    case Accuracy():
+                        output.record(vars(event))
+                        print(
+                            f"Training accuracy: {event.train_accuracy:.2%} | "
+                            f"Validation accuracy: {event.val_accuracy:.2%}"
+                        )
+                    case EpochEnd():
+                        self.save(task, output)
+                    case Step() if stop.number:
+                        self.save(task, output)
+                        break
+        plot(output.path / "loss.png", output.metrics, per_epoch * self.batch_size)
+        return stop.number or 0
+
+    def save(self, task: "Classification", output: "Output") -> None:
+        """Write the classifier and the state of its run."""
+        from npgpt.finetuning import resume
+
+        run = resume.capture(task, self.flags(), output.metrics)
+        task.classifier.save(output.path / CLASSIFIER, run)
 
 
 def percentages(values: Sequence[float]) -> str:

@@ -1,22 +1,29 @@
 """The flags of npgpt classify and npgpt instruct, and the output of their runs."""
 
+import argparse
 import dataclasses
+import os
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from npgpt.cli.common import ModelPath, OptionalTokenizer, default, model_path, say
+from npgpt.cli.signals import status_of
 from npgpt.cli.train_flags import Targets
-from npgpt.errors import InputError, RunError
+from npgpt.errors import InputError, RunError, WeightFileError
 from npgpt.system.console import make_bar
+from npgpt.system.shell import npgpt_command
 from npgpt.system.terminal import MAX_ERROR, number_of, printable_line
 
 if TYPE_CHECKING:
     from npgpt.gpt import GPT
+    from npgpt.weights.fine_tuning_state import RunState
 
 Event = TypeVar("Event")
+NOT_STORED = "model", "tokenizer", "out", "resume", "predict"
+CHANGEABLE = "epochs", "data"  # in a run that is resumed; its texts are compared
 
 
 @dataclass(kw_only=True)
@@ -32,6 +39,9 @@ class FineTuning:
         the tokenizer is neither recorded with the model nor beside the weights.
     out
         Directory for the files of the run.
+    resume
+        Resume the run in this directory, bit for bit, with the flags it was started with. Only
+        --epochs may be another.
     eval_batches
         Batches of each split in an evaluation, at most.
     batch_size
@@ -61,6 +71,7 @@ class FineTuning:
     out: Annotated[
         Path | None, default("runs/classify-1 or runs/instruct-1, then -2, ...", "PATH")
     ] = None
+    resume: Annotated[Path | None, default("a new run", "PATH")] = None
     eval_batches: int = 5
     batch_size: int = 8
     lr: float = 5e-5
@@ -74,11 +85,12 @@ class FineTuning:
     trainable: tuple[str, ...] = ()
     ops: Literal["fused", "numpy"] = "fused"
 
+    file = ""  # no field: the name of the model's file in a run, from which it is resumed
+
     def load(self) -> "GPT":
         """Return the model to train, with dropout and adapters. Compile the kernels of training."""
         from npgpt.gpt import GPT
         from npgpt.loading import load
-        from npgpt.performance import precompile
 
         path = model_path(self.model)
         found = load(path, ops=self.ops, tokenizer=self.tokenizer)
@@ -87,9 +99,46 @@ class FineTuning:
         model.path = path
         if self.lora_rank is not None:
             model.add_lora(self.lora_rank, self.lora_alpha, self.lora_targets, seed=self.seed)
+        self.compile(model)
+        return model
+
+    def flags(self) -> dict[str, Any]:
+        """Return the flags that `resume` restores, as JSON values."""
+        found = {name: value for name, value in vars(self).items() if name not in NOT_STORED}
+        data = str(found["data"])
+        return found | {"data": os.path.abspath(data) if os.path.lexists(data) else data}
+
+    def reopen(self) -> "tuple[Path, GPT, RunState]":
+        """Return the file of the run to resume, its model and its state.
+
+        Raises InputError for a flag that is not what the run was started with.
+        """
+        from npgpt.gpt import GPT
+        from npgpt.weights import fine_tuning_state
+
+        assert self.resume is not None
+        path = run_file(self.resume, self.file)
+        contents, saved = fine_tuning_state.read(path)
+        before = restored(type(self), path, saved.state)
+        before |= {name: None for name in ("model", "tokenizer", "out")}
+        for name, value in before.items():
+            if getattr(self, name) != value and name not in CHANGEABLE:
+                raise InputError(
+                    f"--{name.replace('_', '-')} does not fit: the run in {path.parent} has its "
+                    "own. Leave the flag out, or start a new run without --resume"
+                )
+        config, tree, tokenizer = contents
+        model = GPT.from_params(config, tree, ops=self.ops, tokenizer=tokenizer)
+        model.path = path
+        self.compile(model)
+        return path, model, saved
+
+    def compile(self, model: "GPT") -> None:
+        """Compile the kernels of training."""
+        from npgpt.performance import precompile
+
         if self.ops == "fused":
             precompile.compile_kernels("train", model.dtype.name, None, self.dropout, "adamw")
-        return model
 
     def patterns(self, model: "GPT", others: tuple[str, ...]) -> tuple[str, ...]:
         """Return the names to train: those of the flag, and of the adapters. `others`: if none."""
@@ -102,16 +151,51 @@ class FineTuning:
 
         if self.lora_rank is None and (self.lora_alpha, self.lora_targets) != (None, ("c_attn",)):
             raise InputError("--lora-alpha and --lora-targets are for --lora-rank: give it, too")
-        names = {field.name for field in dataclasses.fields(Settings)}
+        names = {field.name for field in fields(Settings)}
         return Settings(**{k: v for k, v in (vars(self) | others).items() if k in names})
 
 
-def show(events: Iterable[Event], total: int) -> Iterator[Event]:
+def run_file(path: Path, name: str) -> Path:
+    """Return the file of the run in a directory. Raises InputError if it has none."""
+    file = path / name if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(
+            f"{path} has no {name}, which is written after an epoch: there is no run to resume"
+        )
+    return file
+
+
+def restored(kind: type[FineTuning], path: Path, state: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags in the state of a run. Raises WeightFileError if they are of no such run."""
+    flags, known = state.get("flags"), {field.name: field.type for field in fields(kind)}
+    if not isinstance(flags, dict) or flags.keys() != known.keys() - {*NOT_STORED}:
+        raise WeightFileError(f"{path} has no run of npgpt {kind.__name__.lower()}")
+    found = {k: tuple(v) if isinstance(v, list) else v for k, v in flags.items()}
+    return {k: Path(str(v)) if known[k] is Path else v for k, v in found.items()}
+
+
+def flags_of_run(kind: type[FineTuning], arguments: Sequence[str]) -> FineTuning | None:
+    """Return the flags of the run to resume, which are the defaults; None without --resume."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--resume", type=Path)
+    try:
+        path = first.parse_known_args(arguments)[0].resume
+    except argparse.ArgumentError:  # the real parser reports the mistake
+        return None
+    if path is None:
+        return None
+    from npgpt.weights import fine_tuning_state
+
+    file = run_file(path, kind.file)
+    return kind(**restored(kind, file, fine_tuning_state.read_state(file)))
+
+
+def show(events: Iterable[Event], done: int, total: int) -> Iterator[Event]:
     """Yield the events; print an evaluation as the book does, and show a bar on a terminal."""
     from npgpt.finetuning.loop import Evaluation, Step
 
     with make_bar(sys.stderr, transient=True) as bar:
-        task = bar.add_task("training", total=total)
+        task = bar.add_task("training", completed=done, total=total)
         for event in events:
             if isinstance(event, Step):
                 bar.advance(task)
@@ -138,6 +222,13 @@ def plot(path: Path, *curves: Any) -> None:
         drawing.plot(path, *curves)
     except RunError as error:
         print(printable_line(f"npgpt: {error}", MAX_ERROR), file=sys.stderr)
+
+
+def stopped(kind: str, signal: int, path: Path, step: int) -> int:
+    """Say how a run that a signal has stopped is resumed; return the exit status."""
+    print(f"Stopped after step {step}; the run is saved in {printable_line(str(path))}")
+    print("Resume with:", npgpt_command(kind, resume=path))
+    return status_of(signal)
 
 
 def print_files(path: Path, contents: dict[str, str]) -> None:

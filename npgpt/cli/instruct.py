@@ -6,20 +6,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from npgpt.cli.common import announce_compilation, default, say
-from npgpt.cli.finetuning_flags import FineTuning, plot, print_files, say_cropped, show
+from npgpt.cli.finetuning_flags import FineTuning, plot, print_files, say_cropped, show, stopped
+from npgpt.cli.signals import StopRequest
 from npgpt.system.console import track_progress
 from npgpt.system.shell import npgpt_command
 from npgpt.system.terminal import number_of, printable_line
 
 if TYPE_CHECKING:
     from npgpt.finetuning.instruction_tuning import InstructionTuning
+    from npgpt.finetuning.instructions import Splits
     from npgpt.finetuning.output import Output
     from npgpt.finetuning.records import Record
 
 ANSWERS = "answers.json"
 SAMPLE = 50  # tokens of the answer that is printed after an epoch
+CHECKPOINT = "checkpoint.h5"
 CONTENTS = {
-    "checkpoint.h5": "the model, to generate with",
+    CHECKPOINT: "the model, to generate with",
     ANSWERS: "the test entries with the model's answers",
     "metrics.jsonl": "losses",
     "loss.png": "plot of the losses",
@@ -53,6 +56,8 @@ class Instruct(FineTuning):
     eval_every: int = 5
     max_new_tokens: int = 256
 
+    file = CHECKPOINT
+
     def run(self) -> int:
         """Train, write the model, and its answers to the test entries; return the exit status."""
         with announce_compilation(self.ops):
@@ -61,13 +66,25 @@ class Instruct(FineTuning):
     def train(self) -> int:
         """Train; print the losses as the book does."""
         from npgpt.finetuning import instructions
-        from npgpt.finetuning.instruction_tuning import InstructionTuning
-        from npgpt.finetuning.output import Output
         from npgpt.model.inputs import check_integer
 
         self.settings()  # an invalid one is found before the data is read
         check_integer("max_new_tokens", self.max_new_tokens, least=1)
         entries = instructions.split(instructions.read(self.data))
+        task, output = self.start(entries) if self.resume is None else self.restart(entries)
+        if signal := self.follow(task, output, entries.val[0]):
+            return stopped("instruct", signal, output.path, task.progress.step - 1)
+        self.answer(task, output, entries.test)
+        print_files(output.path, CONTENTS)
+        prompt = instructions.format_prompt(entries.test[0])
+        print("Next:", npgpt_command("generate", model=output.path, prompt=prompt))
+        return 0
+
+    def start(self, entries: "Splits") -> "tuple[InstructionTuning, Output]":
+        """Return a new run and its directory; print the losses before training."""
+        from npgpt.finetuning.instruction_tuning import InstructionTuning
+        from npgpt.finetuning.output import Output
+
         model = self.load()
         settings = self.settings(trainable=self.patterns(model, ("*",)))
         task = InstructionTuning(model, entries, settings)
@@ -78,32 +95,54 @@ class Instruct(FineTuning):
         say_cropped(task.cropped, "text", task.length)
         losses = task.measure()
         print(f"Before training: loss {losses[0]:.3f} training, {losses[1]:.3f} validation")
-        self.follow(task, output, entries.val[0])
-        self.answer(task, output, entries.test)
-        print_files(output.path, CONTENTS)
-        prompt = instructions.format_prompt(entries.test[0])
-        print("Next:", npgpt_command("generate", model=output.path, prompt=prompt))
-        return 0
+        return task, output
 
-    def follow(self, task: "InstructionTuning", output: "Output", example: "Record") -> None:
-        """Train; print and record each event. After an epoch, answer one entry, and save."""
+    def restart(self, entries: "Splits") -> "tuple[InstructionTuning, Output]":
+        """Return the run to resume, and its directory."""
+        from npgpt.finetuning import resume
+        from npgpt.finetuning.instruction_tuning import InstructionTuning
+        from npgpt.finetuning.output import Output
+
+        path, model, saved = self.reopen()
+        settings = self.settings(trainable=resume.patterns_of(saved, path))
+        task = InstructionTuning(model, entries, settings)
+        resume.restore(task, saved, path)
+        print(f"Resuming {printable_line(str(path.parent))} after step {task.progress.step - 1}")
+        return task, Output.resume(path.parent, saved.state["metrics"])
+
+    def follow(self, task: "InstructionTuning", output: "Output", example: "Record") -> int:
+        """Train; print and record each event. After an epoch, answer one entry, and save.
+
+        Returns the number of the signal that asked to stop, or 0.
+        """
         from npgpt.data.tokenizer import tokenizer_of
         from npgpt.finetuning.instruction_tuning import answers
-        from npgpt.finetuning.loop import EpochEnd, Evaluation
+        from npgpt.finetuning.loop import EpochEnd, Evaluation, Step
 
-        evaluations, tokenizer = list[Evaluation](), tokenizer_of(task.model)
-        per_epoch = len(task.batches[0])
-        for event in show(task.events(), self.epochs * per_epoch):
-            match event:
-                case Evaluation():
-                    evaluations.append(event)
-                    output.record(vars(event))
-                case EpochEnd():
-                    task.model.save(output.path / "checkpoint.h5")
-                    question = f"{example['instruction']} {example['input']}".strip()
-                    (found,) = answers(task.model, tokenizer, [example], SAMPLE)
-                    print(printable_line(f"{question} -> {found}"))
-        plot(output.path / "loss.png", evaluations, [], per_epoch * self.batch_size)
+        tokenizer, per_epoch = tokenizer_of(task.model), len(task.batches[0])
+        with StopRequest() as stop:
+            for event in show(task.events(), task.progress.step, self.epochs * per_epoch):
+                match event:
+                    case Evaluation():
+                        output.record(vars(event))
+                    case EpochEnd():
+                        self.save(task, output)
+                        question = f"{example['instruction']} {example['input']}".strip()
+                        (found,) = answers(task.model, tokenizer, [example], SAMPLE)
+                        print(printable_line(f"{question} -> {found}"))
+                    case Step() if stop.number:
+                        self.save(task, output)
+                        break
+        plot(output.path / "loss.png", output.metrics, per_epoch * self.batch_size)
+        return stop.number or 0
+
+    def save(self, task: "InstructionTuning", output: "Output") -> None:
+        """Write the model and the state of its run."""
+        from npgpt.finetuning import resume
+        from npgpt.weights import fine_tuning_state
+
+        run = resume.capture(task, self.flags(), output.metrics)
+        fine_tuning_state.write(output.path / CHECKPOINT, task.model, run)
 
     def answer(self, task: "InstructionTuning", output: "Output", test: "list[Record]") -> None:
         """Write the test entries with an answer each."""

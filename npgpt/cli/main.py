@@ -18,6 +18,7 @@ from npgpt.cli.download import Download
 from npgpt.cli.estimate import Estimate
 from npgpt.cli.evaluate import Evaluate
 from npgpt.cli.export import Export
+from npgpt.cli.finetuning_flags import FineTuning, flags_of_run
 from npgpt.cli.generate import Generate
 from npgpt.cli.help_output import help_output
 from npgpt.cli.info import Info
@@ -183,6 +184,9 @@ def parse(arguments: Sequence[str]) -> Any:
         default: dict[str, Any] = {}
         if kind is Train:
             default["default"] = Train(flags=train.flags)
+        elif issubclass(kind, FineTuning) and arguments[:1] == [name]:
+            if (run := flags_of_run(kind, arguments[1:])) is not None:
+                default["default"] = run
         kinds.append(Annotated[kind, tyro.conf.subcommand(name, **default)])
     commands: Any = Union[tuple(kinds)]  # noqa: UP007 (made at run time)
     with help_output():

@@ -49,11 +49,19 @@ class Batches:
     def __len__(self) -> int:
         return len(self.loader)
 
+    def order(self, rng: Generator) -> Array:
+        """Draw the order of the examples in one pass."""
+        return self.loader.order(rng)
+
+    def batch(self, order: Array, i: int) -> tuple[Any, ...]:
+        """Return one batch of a pass in this order."""
+        return self.make(self.loader.batch(order, i)[0][:, 0])
+
     def draw(self, rng: Generator, limit: int | None = None) -> Iterator[tuple[Any, ...]]:
         """Yield the batches of one pass, at most `limit`. The order is drawn at its start."""
-        order = self.loader.order(rng)
+        order = self.order(rng)
         for i in range(len(self) if limit is None else min(limit, len(self))):
-            yield self.make(self.loader.batch(order, i)[0][:, 0])
+            yield self.batch(order, i)
 
 
 def pad_token(tokenizer: Tokenizer) -> int:

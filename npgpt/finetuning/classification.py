@@ -2,21 +2,23 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.data.tokenizer import tokenizer_of
-from npgpt.finetuning import labelled_texts, loop
+from npgpt.finetuning import labelled_texts, loop, resume
 from npgpt.finetuning.batches import Batches, pad_token
 from npgpt.finetuning.classifier import Classifier
 from npgpt.finetuning.labelled_texts import Encoded, LabelledTexts
-from npgpt.finetuning.loop import EpochEnd, Event, Settings
+from npgpt.finetuning.loop import EpochEnd, Event, Progress, Settings
 from npgpt.gpt import GPT
 from npgpt.model import finite, params, trainable
 from npgpt.rng import Generator
 from npgpt.training.optim import AdamW
 from npgpt.weights import classifier_file
+from npgpt.weights.classifier_file import Head
 
 
 @dataclass
@@ -52,6 +54,8 @@ class Classification:
         The number of tokens to which a text is padded.
     cropped : int
         The number of texts that are longer.
+    progress : Progress
+        The position of the run.
     trained, size : int
         The number of parameters that are trained, and of all.
     """
@@ -75,7 +79,13 @@ class Classification:
         self.gradients = trainable.select(params.zeros_like(tree), self.names)
         self.optimizer = AdamW(tree, settings.lr, weight_decay=settings.weight_decay, ops=model.ops)
         self.trained, self.size = params.total(self.gradients), params.total(tree)
-        self.rng = self.seeded()
+        self.rng, self.progress = self.seeded(), Progress()
+        self.data_sha256 = resume.digest(texts)
+
+    def load_head(self, head: Head) -> None:
+        """Copy a head of the same labels, to resume a run."""
+        own: Any = self.classifier.params.lm_head
+        own.weight[...], own.bias[...] = head.weight, head.bias
 
     def seeded(self) -> Generator:
         """Return a generator at its start: the book calls manual_seed(123) before each part."""
@@ -84,7 +94,7 @@ class Classification:
     def events(self) -> Iterator[Event | Accuracy]:
         """Train and yield the events of loop.py, and the accuracies after each epoch."""
         train, val, _ = self.batches
-        for event in loop.train(self, train, val, self.rng, self.settings):
+        for event in loop.train(self, train, val, self.rng, self.settings, self.progress):
             yield event
             if isinstance(event, EpochEnd):
                 limit = self.settings.eval_batches

@@ -30,6 +30,7 @@ from npgpt.ops.linear import Params as Linear
 from npgpt.rng import Generator
 from npgpt.weights import classifier_file
 from npgpt.weights.classifier_file import Head, HeadSettings
+from npgpt.weights.fine_tuning_state import RunState
 
 BATCH = 8  # texts
 
@@ -73,10 +74,10 @@ class Classifier:
         model.path = Path(path)
         return cls(model, head)
 
-    def save(self, path: str | Path) -> None:
-        """Write model and head into one file, completely or not at all."""
+    def save(self, path: str | Path, run: RunState | None = None) -> None:
+        """Write model, head and the state of their run into one file, completely or not at all."""
         head: Any = self.params.lm_head
-        classifier_file.write(path, self.model, Head(head.weight, head.bias, self.settings))
+        classifier_file.write(path, self.model, Head(head.weight, head.bias, self.settings), run)
 
     def positions(self, tokens: Array, lengths: Array) -> Array:
         """(B, T), (B,) -> (B,): the position of each text that is classified."""

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from npgpt.finetuning.loop import Evaluation
 from npgpt.training.plot import SPLITS, marker_of, write
 
 if TYPE_CHECKING:
@@ -16,18 +15,24 @@ Point = tuple[float, float, float]  # the epoch, and the values of training and 
 
 def plot(
     path: Path,
-    evaluations: Sequence[Evaluation],
-    accuracies: Sequence[tuple[float, float]],
+    metrics: Sequence[dict[str, Any]],
     examples_per_epoch: int,
 ) -> None:
     """Write a PNG: losses after the examples seen, accuracies after each epoch (none: no panel).
 
-    Raises RunError if it cannot be drawn or written.
+    `metrics`: the lines of metrics.jsonl. Raises RunError if it cannot be drawn or written.
     """
-    losses = [(e.examples_seen / examples_per_epoch, e.train_loss, e.val_loss) for e in evaluations]
-    panels = {"loss (nats)": losses}
-    if accuracies:
-        panels["accuracy"] = [(float(i), *pair) for i, pair in enumerate(accuracies, 1)]
+    losses = [
+        (line["examples_seen"] / examples_per_epoch, line["train_loss"], line["val_loss"])
+        for line in metrics
+        if "train_loss" in line
+    ]
+    accuracies = [
+        (float(line["epoch"]), line["train_accuracy"], line["val_accuracy"])
+        for line in metrics
+        if "train_accuracy" in line
+    ]
+    panels = {"loss (nats)": losses} | ({"accuracy": accuracies} if accuracies else {})
     write(path, lambda: draw(panels))
 
 

@@ -7,14 +7,14 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.data.prompts import Prompt
 from npgpt.data.tokenizer import Tokenizer, tokenizer_of
-from npgpt.finetuning import instructions, loop
+from npgpt.finetuning import instructions, loop, resume
 from npgpt.finetuning.batches import Batches, pad_token
 from npgpt.finetuning.instructions import ANSWER, Splits, collate, format_prompt
-from npgpt.finetuning.loop import Event, Settings
+from npgpt.finetuning.loop import Event, Progress, Settings
 from npgpt.finetuning.records import Record
 from npgpt.gpt import GPT
 from npgpt.inference.bulk import Options, continue_prompts
-from npgpt.model import finite
+from npgpt.model import finite, trainable
 from npgpt.rng import Generator
 from npgpt.training.optim import AdamW
 
@@ -34,6 +34,8 @@ class InstructionTuning:
     ----------
     batches : list of Batches
         Of the training and the validation split.
+    progress : Progress
+        The position of the run.
     length, cropped : int
         The largest number of tokens of an entry, and the number of entries that are longer.
     """
@@ -52,7 +54,9 @@ class InstructionTuning:
         self.optimizer = AdamW(
             model.params, settings.lr, weight_decay=settings.weight_decay, ops=model.ops
         )
-        self.rng = self.seeded()
+        self.names = trainable.names_of(model.params, settings.trainable)
+        self.rng, self.progress = self.seeded(), Progress()
+        self.data_sha256 = resume.digest(entries)
 
     def seeded(self) -> Generator:
         """Return a generator at its start: the book calls manual_seed(123) before each part."""
@@ -61,7 +65,7 @@ class InstructionTuning:
     def events(self) -> Iterator[Event]:
         """Train and yield the events of loop.py."""
         train, val = self.batches
-        return loop.train(self, train, val, self.rng, self.settings)
+        return loop.train(self, train, val, self.rng, self.settings, self.progress)
 
     def measure(self) -> list[float]:
         """Return the losses of the two splits before training, on some batches."""

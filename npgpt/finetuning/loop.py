@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.errors import InputError, RunError, show
 from npgpt.finetuning.batches import Batches
@@ -112,27 +113,44 @@ class EpochEnd:
 Event = Step | Evaluation | EpochEnd
 
 
+@dataclass
+class Progress:
+    """The position of a run, complete at every `Step` and `EpochEnd`.
+
+    At an `EpochEnd` it is still in that epoch: a run that is resumed there yields it again.
+    """
+
+    step: int = 0  # steps made
+    epoch: int = 1
+    batch: int = 0  # batches of this epoch
+    examples_seen: int = 0
+    order: Array | None = None  # of this epoch's examples; None before its first batch
+
+
 def train(
-    task: Task, train: Batches, val: Batches, rng: Generator, settings: Settings
+    task: Task, train: Batches, val: Batches, rng: Generator, settings: Settings, done: Progress
 ) -> Iterator[Event]:
-    """Train and yield events. `rng` draws every order, also those of evaluations.
+    """Train from `done` on, and yield events. `rng` draws every order, also of evaluations.
 
     Raises RunError if a loss is not finite.
     """
-    step = examples = 0
-    for epoch in range(1, settings.epochs + 1):
-        for batch in train.draw(rng):
+    while done.epoch <= settings.epochs:
+        if done.order is None:
+            done.order, done.batch = train.order(rng), 0
+        while done.batch < len(train):
+            batch, step = train.batch(done.order, done.batch), done.step
             loss = task.update(*batch)
             require_finite("loss", loss, step)
-            examples += len(batch[0])
+            done.step, done.batch = step + 1, done.batch + 1
+            done.examples_seen += len(batch[0])
             if step % settings.eval_every == 0:
                 losses = [mean_loss(task, one, rng, settings.eval_batches) for one in (train, val)]
                 require_finite("training loss", losses[0], step)
                 require_finite("validation loss", losses[1], step)
-                yield Evaluation(step, epoch, examples, *losses)
-            yield Step(step, epoch, examples, loss)
-            step += 1
-        yield EpochEnd(step - 1, epoch, examples)
+                yield Evaluation(step, done.epoch, done.examples_seen, *losses)
+            yield Step(step, done.epoch, done.examples_seen, loss)
+        yield EpochEnd(done.step - 1, done.epoch, done.examples_seen)
+        done.epoch, done.order = done.epoch + 1, None
 
 
 def mean_loss(task: Task, batches: Batches, rng: Generator, limit: int | None = None) -> float:

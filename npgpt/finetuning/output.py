@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from npgpt.errors import InputError
 from npgpt.system import atomic
@@ -13,10 +13,11 @@ METRICS = "metrics.jsonl"
 
 
 class Output:
-    """A new directory, and its metrics.jsonl: one JSON object per line."""
+    """A directory, and its metrics.jsonl: one JSON object per line, also in `metrics`."""
 
     def __init__(self, path: Path | None, name: str):
-        """`path`: by default runs/NAME-1, then -2, ... Raises InputError if it holds files."""
+        """Make a directory: by default runs/NAME-1, ... Raises InputError if it holds files."""
+        self.metrics = list[dict[str, Any]]()
         try:
             if path is None:
                 path = create_numbered(Path("runs"), name)
@@ -29,8 +30,17 @@ class Output:
             raise os_error(text, error) from None
         self.path = path
 
+    @classmethod
+    def resume(cls, path: Path, metrics: list[dict[str, Any]]) -> Self:
+        """Return the directory of a run, without the lines that follow these."""
+        self = cls.__new__(cls)
+        self.path, self.metrics = path, metrics
+        self.write(METRICS, "".join(json.dumps(line) + "\n" for line in metrics))
+        return self
+
     def record(self, fields: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
+        self.metrics.append(fields)
         atomic.append(self.path / METRICS, json.dumps(fields) + "\n")
 
     def write(self, name: str, text: str) -> None:

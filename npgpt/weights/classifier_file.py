@@ -18,7 +18,8 @@ from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.errors import WeightFileError, show
 from npgpt.model import params
-from npgpt.weights import checkpoint
+from npgpt.weights import checkpoint, fine_tuning_state
+from npgpt.weights.fine_tuning_state import RunState
 from npgpt.weights.hdf5 import read_hdf5
 from npgpt.weights.strict_json import parse_json_object
 from npgpt.weights.weight_file import WeightFile
@@ -45,8 +46,10 @@ class Head(NamedTuple):
     settings: HeadSettings
 
 
-def write(path: str | Path, model: checkpoint.Model, head: Head) -> None:
-    """Write a model and its head atomically. Raises RunError as `checkpoint.write`."""
+def write(
+    path: str | Path, model: checkpoint.Model, head: Head, run: RunState | None = None
+) -> None:
+    """Write a model, its head, and the state of its run. Raises RunError as `checkpoint.write`."""
     from npgpt.weights import hdf5_writer  # imports the HDF5 library: 13 MB
 
     def fill(file: Any) -> None:
@@ -56,8 +59,11 @@ def write(path: str | Path, model: checkpoint.Model, head: Head) -> None:
         group.create_dataset("settings", data=np.frombuffer(text.encode("ascii"), np.uint8))
         group.create_dataset("weight", data=head.weight)
         group.create_dataset("bias", data=head.bias)
+        if run is not None:
+            fine_tuning_state.fill(file, run)
 
     size = sum(array.nbytes for _, array in params.named(model.params)) + head.weight.nbytes
+    size += 0 if run is None else fine_tuning_state.nbytes(run)
     hdf5_writer.write(path, fill, size=size)
 
 

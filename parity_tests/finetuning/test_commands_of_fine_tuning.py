@@ -1,7 +1,9 @@
 """npgpt classify and npgpt instruct, in this process and on the NumPy backend."""
 
 import json
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 import npgpt
 from npgpt import ops
 from npgpt.finetuning.instructions import format_prompt
+from npgpt.training.optim import AdamW
 from npgpt.weights import checkpoint
 from parity_tests.support.runs import lines, on_disk
 
@@ -93,6 +96,65 @@ Next: npgpt generate --model tuned --prompt .*
         assert answered == entry | {"model_response": text.replace("### Response:", "").strip()}
     losses = [line["train_loss"] for line in lines("tuned/metrics.jsonl")]
     assert len(losses) == 2 and losses[1] < losses[0]
+
+
+RESUMED = {
+    "classify": "classify --data texts.tsv",
+    "classify with adapters": "classify --data texts.tsv --dropout 0.1 --position last-token "
+    "--lora-rank 2 --trainable wpe",
+    "instruct": "instruct --data entries.json --max-new-tokens 2 --trainable h.1 ln_f",
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_run_that_was_stopped_is_resumed_bit_for_bit(npgpt_, monkeypatch, name):
+    command, file = name.split()[0], "checkpoint.h5" if name == "instruct" else "classifier.h5"
+    npgpt_(f"{RESUMED[name]} {TRAIN} --out whole")
+    step, count = AdamW.step, 0
+
+    def stop(optimizer, *args, **options):
+        nonlocal count
+        count += 1
+        step(optimizer, *args, **options)
+        if count == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AdamW, "step", stop)
+        said = npgpt_(f"{RESUMED[name]} {TRAIN} --out run", code=128 + signal.SIGTERM).out
+    assert said.endswith(f"is saved in run\nResume with: npgpt {command} --resume run\n")
+    assert "Stopped after step 5;" in said
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    said = npgpt_(f"{command} --resume ../run").out
+    assert "Resuming ../run after step 5\n" in said and "Before training" not in said
+    for one in (file, "metrics.jsonl", "loss.png", *["answers.json"] * (name == "instruct")):
+        assert Path("../run", one).read_bytes() == Path("../whole", one).read_bytes(), one
+    before = on_disk()
+    for flags, says in (
+        ("--lr 0.1", "--lr does not fit: the run in ../run has its own"),
+        ("--epochs 1", "epochs is 1, but epoch 2 of the run in ../run has started"),
+        ("--model ../model.h5", "--model does not fit"),
+    ):
+        assert says in npgpt_(f"{command} --resume ../run {flags}", code=2).err
+    assert on_disk() == before
+
+
+def test_a_run_that_has_ended_is_made_longer(npgpt_):
+    npgpt_(f"classify --data texts.tsv {TRAIN} --out run")
+    npgpt_(f"classify --data texts.tsv {TRAIN} --out whole --epochs 3")
+    npgpt_("classify --resume run --epochs 3")
+    assert lines("run/metrics.jsonl") == lines("whole/metrics.jsonl")
+    Path("texts.tsv").write_text(TEXTS.replace("NOW", "now"))
+    said = npgpt_("classify --resume run --epochs 4", code=2).err
+    assert "the data is not what the run in run was started with" in said
+    for line, says in (
+        ("classify --resume .", ". has no classifier.h5, which is written after an epoch"),
+        ("instruct --resume run/classifier.h5", "has no run of npgpt instruct"),
+        ("classify --resume model.h5", "model.h5 has no run of npgpt classify or npgpt instruct"),
+        ("train --resume run", "checkpoint.h5"),
+    ):
+        assert says in npgpt_(line, code=2).err
 
 
 @pytest.mark.parametrize(
