@@ -77,13 +77,16 @@ def lines_of(findings: Sequence[Finding]) -> list[str]:
     first, before, after = findings[start], findings[:start], findings[start + 1 :]
     lines = [f"right   {summary(before, findings)}"] if before else []
     also = [one for one in after if not one.is_right]
-    more = f"; also {few(parts_of(also, also))}" if also else ""
+    more = f"; also {few(parts_of(also, after))}" if also else ""
     lines.append(f"WRONG   {describe(first.name)}{theirs(first)}    {size_of(first)}{more}")
     lines.append(INDENT + element(first))
     if later := [one for one in after if one.is_right]:
-        kind = "parameter" if kind_of(first.name) == "param" else "tensor"
-        names = ", ".join(describe(one.name) for one in later)
-        shown = names if len(later) <= SHOWN else number_of(len(later), kind)
+        if kind_of(first.name) == "param":
+            shown = number_of(len(later), "parameter")
+        elif len(later) > SHOWN:
+            shown = number_of(len(later), "tensor")
+        else:
+            shown = ", ".join(describe(one.name) for one in later)
         lines.append(f"right   {shown} after it")
     return lines
 

@@ -93,6 +93,10 @@ CASES = {
         lambda n, w: n == "h.0.attn.c_attn.bias",
         lambda n, w: np.concatenate([w[:C], 0 * w[:C], w[2 * C :]]), 1, "k is 0: not loaded",
     ),
+    "queries": (
+        lambda n, w: n == "h.1.attn.c_attn.weight",
+        lambda n, w: np.concatenate([w[:, :C].T, w[:, C:]], 1), 1, "q is transposed",
+    ),
     "a factor": (
         lambda n, w: n == "wte.weight", lambda n, w: w * 10**0.5, 1,
         "the right numbers times 3.162",
@@ -139,7 +143,7 @@ def test_what_was_loaded(case):
         ("reshaped", "weights-reshaped-not-transposed"),
         ("order of q, k, v", "qkv-order-kqv"),
         ("one block", "first-block-in-all-places"),
-        ("no bias", None),
+        ("drawn", None),
     ],
 )
 def test_the_rest_is_right_with_the_parameters_as_loaded(case, entry):
@@ -165,11 +169,11 @@ def test_another_mistake_is_named_too():
     found = diagnose(PROBE, compute(UNSCALED, made, KINDS, dtype=np.float32))
     names = [[one.name for one in chain] for chain in found.causes]
     assert names == [["first-block-in-all-places", SCORES]]
-    made, _ = load(*CASES["no bias"][:2])
+    made, _ = load(*CASES["drawn"][:2])
     found = diagnose(PROBE, compute(UNSCALED, made, KINDS, dtype=np.float32))
     assert [[one.name for one in chain] for chain in found.causes] == [[SCORES]]
     text = report.text(found)
-    assert "loaded  ln_f.bias: 0 everywhere: not loaded\ngiven the port's own parameters:\n" in text
+    assert ": no numbers of the probe: not loaded?\ngiven the port's own parameters:\n" in text
 
 
 def test_a_head_that_is_neither_tied_nor_loaded():

@@ -1,5 +1,6 @@
 """Tensors of ports matched with npgpt's: by value, by name, in every layout."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -40,6 +41,26 @@ def test_lively_weights_and_their_gradients(convention, grads):
 def test_gradients_alone(convention, grads):
     found = match(dump_of(convention, grad=grads), PROBE)
     check(found, "grad", grads)
+
+
+@pytest.mark.parametrize("kinds", [("param", "grad"), ("grad",)], ids=" and ".join)
+def test_blocks_that_are_counted_from_1(kinds, grads):
+    """Activations too: the residual stream has no parameters that tell its block."""
+    numbers = {"param": PARAMS, "grad": grads}
+    tensors = {f"{kind}/{name}": x for kind in kinds for name, x in numbers[kind].items()}
+    for block in range(2):
+        for layer in ("ln_1", "resid_mid"):
+            value = np.full((*PROBE.tokens.shape, PROBE.config.n_embd), block)
+            tensors[f"act/h.{block}.{layer}"] = value
+    counted = {re.sub(r"h\.(\d)", lambda m: f"block{int(m[1]) + 1}", name): x
+               for name, x in tensors.items()}  # fmt: skip
+    found = match(Dump(counted), PROBE)
+    for kind in kinds:
+        check(found, kind, numbers[kind])
+    for block in range(2):
+        assert (found.tensors[f"act/h.{block}.ln_1"] == block).all()
+        assert (found.tensors[f"act/h.{block}.after_attn"] == block).all()
+    assert not found.unused and "has the numbers" not in "".join(found.notes)
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)

@@ -39,6 +39,7 @@ class Chooser:
     renames: list[map_option.Rename]
     by_names: bool = False  # a name with one meaning counts more than values
     convention: str = ""
+    first: int = 0  # the number of the port's first block
     chosen: dict[str, Choice] = field(default_factory=dict)
     open: dict[str, list[Choice]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
@@ -49,7 +50,9 @@ class Chooser:
 
     def run(self, arrays: Mapping[str, tuple[str, Array]]) -> None:
         """Choose for every name. `arrays`: the kind and the array by which a name is known."""
-        self.convention = names.choose_convention(arrays, self.sizes)
+        self.first = names.first_block(arrays, self.sizes)
+        read = [names.from_zero(name, self.first) for name in arrays]
+        self.convention = names.choose_convention(read, self.sizes)
         for name, (kind, array) in arrays.items():
             self.shapes[name] = array.shape
             self.consider(name, kind, array)
@@ -99,7 +102,7 @@ class Chooser:
     def meanings(self, name: str) -> list[Meaning]:
         """Return the parameters that a name can mean in this model."""
         found = []
-        for one in names.parameters(name, self.convention, self.sizes):
+        for one in names.parameters(name, self.convention, self.sizes, self.first):
             slot = one.slot and self.own(axes.without_single(one.slot, self.sizes))
             if slot is None or slot.family in self.values.leaves:
                 found.append(replace(one, slot=slot))

@@ -258,7 +258,9 @@ class Matcher:
                 slot = rename.slot(kind, name, self.sizes)
             elif self.is_tied_head(modules.get(name), array):
                 slot = Slot("logits")
-            elif meaning := names.activation(name, chooser.convention, modules, self.sizes):
+            elif meaning := names.activation(
+                name, chooser.convention, modules, self.sizes, chooser.first
+            ):
                 slot, rank = meaning.slot, meaning.rank
                 order = meaning.order or orders.get(slot.layer if slot else None, "")
             elif name not in modules and not any(

@@ -1,10 +1,10 @@
 """From a port's name of a tensor to the slots that it can mean, by the tables of conventions.py."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
-from itertools import product
+from itertools import pairwise, product
 
 from npgpt.parity.matching.axes import PARAMETERS, Slot, is_within
 from npgpt.parity.matching.conventions import (
@@ -172,6 +172,29 @@ def layers_of(text: str) -> Iterator[tuple[str | None, str]]:
         yield split[i], " ".join(split[:i] + split[i + 1 :])
 
 
+@lru_cache(maxsize=1 << 16)
+def from_zero(name: str, first: int) -> str:
+    """Return the words of a name with the number of its block counted from 0, not from `first`."""
+    split = words(name).split()
+    at = block_at(split) if first else 0
+    if at:
+        split[at] = str(int(split[at]) - first)
+    return " ".join(split)
+
+
+def first_block(names: Iterable[str], sizes: Mapping[str, int]) -> int:
+    """Return 1 if a port counts its blocks from 1, else 0."""
+    read = [words(name).split() for name in names]
+    numbers = {split[at] for split in read if (at := block_at(split))}
+    return int(numbers == {str(i + 1) for i in range(sizes["L"])} and sizes["L"] > 1)
+
+
+def block_at(split: Sequence[str]) -> int:
+    """Return the position of the number of the block among the words of a name, 0 if none."""
+    found = (i for i, (a, b) in enumerate(pairwise(split), 1) if a in BLOCK and b.isdecimal())
+    return next(found, 0)
+
+
 def choose_convention(names: Iterable[str], sizes: Mapping[str, int]) -> str:
     """Return the convention that reads the largest number of names; "" if none reads any."""
     names = list(names)
@@ -188,8 +211,14 @@ def fits(meaning: Meaning, sizes: Mapping[str, int]) -> bool:
     return meaning.slot is None or is_within(meaning.slot, sizes)
 
 
-def parameters(name: str, convention: str, sizes: Mapping[str, int]) -> list[Meaning]:
-    """Return the parameters that a name can mean: by its convention, by others, by its words."""
+def parameters(
+    name: str, convention: str, sizes: Mapping[str, int], first: int = 0
+) -> list[Meaning]:
+    """Return the parameters that a name can mean: by its convention, by others, by its words.
+
+    `first`: the number of the first block.
+    """
+    name = from_zero(name, first)
     if convention and (found := [m for m in by_convention(name, convention) if fits(m, sizes)]):
         return found
     found = []
@@ -199,13 +228,18 @@ def parameters(name: str, convention: str, sizes: Mapping[str, int]) -> list[Mea
 
 
 def activation(
-    name: str, convention: str, modules: Mapping[str, Slot], sizes: Mapping[str, int]
+    name: str,
+    convention: str,
+    modules: Mapping[str, Slot],
+    sizes: Mapping[str, int],
+    first: int = 0,
 ) -> Meaning | None:
     """Return the activation that a name means, or None.
 
     `modules`: the layers of the port whose parameters are known, as slots whose family is a layer.
+    `first`: the number of the first block.
     """
-    found = read_activation(name, convention, modules)
+    found = read_activation(name, convention, modules, first)
     if found and found.slot and found.slot.family == PREVIOUS:
         layer = sizes["L"] if found.slot.layer is None else found.slot.layer
         before = Slot("h.#.after_mlp", layer - 1) if layer else Slot("embedding")
@@ -213,9 +247,11 @@ def activation(
     return found if found and fits(found, sizes) else None
 
 
-def read_activation(name: str, convention: str, modules: Mapping[str, Slot]) -> Meaning | None:
+def read_activation(
+    name: str, convention: str, modules: Mapping[str, Slot], first: int
+) -> Meaning | None:
     """Return the activation that a name means, before its numbers are compared with the model."""
-    text = words(name)
+    text = from_zero(name, first)
     if name in modules:
         return output_of(Meaning(modules[name]))
     for own, family in LLMC_ACTIVATIONS.items():
@@ -234,8 +270,8 @@ def read_activation(name: str, convention: str, modules: Mapping[str, Slot]) -> 
         if re.search(pattern, rest) and (parsed := parse_target(target, {"i": layer})):
             return Meaning(parsed[1], rank=rank)
     if last in WRAPPED:
-        return read_activation(start, convention, {})
-    for meaning in by_words(name):
+        return read_activation(start, convention, {}, 0)
+    for meaning in by_words(text):
         if meaning.slot is not None and layer is not None:
             slot = meaning.slot
             return output_of(Meaning(Slot(slot.module, slot.layer, slot.part, slot.head)))
