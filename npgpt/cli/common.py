@@ -17,6 +17,7 @@ from npgpt.system.terminal import printable_line
 if TYPE_CHECKING:
     from npgpt.data.tokenizer import Tokenizer
     from npgpt.gpt import GPT
+    from npgpt.inference.speculation import Speculation
 
 COMPILING = "Compiling kernels for this CPU, which takes up to a minute;"
 
@@ -78,6 +79,20 @@ def load(
 
     model = load_model(model_path(path), weights=weights, tokenizer=tokenizer)
     return model, tokenizer_of(model)
+
+
+def load_speculation(
+    speculate: bool, draft: Path | None, model: "GPT", weights: Weights | None
+) -> "Speculation | None":
+    """Return the drafts of --speculate, or those of the model --draft, or None without either."""
+    if not speculate and draft is None:
+        return None
+    from npgpt.inference.speculation import Speculation, check_draft
+    from npgpt.loading import load as load_model
+
+    speculation = Speculation(None if draft is None else load_model(draft, weights=weights))
+    check_draft(speculation, model)
+    return speculation
 
 
 @contextmanager

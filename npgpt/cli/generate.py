@@ -15,6 +15,7 @@ from npgpt.cli.common import (
     announce_compilation,
     default,
     load,
+    load_speculation,
     say,
 )
 from npgpt.errors import InputError, RunError, show
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from npgpt.data.tokenizer import Tokenizer
     from npgpt.gpt import GPT
     from npgpt.inference.bulk import Options
-    from npgpt.inference.speculation import Speculation
 
 
 # Optional[X] is X | None, for which tyro would import a type checker: 0.08 s before the first token
@@ -160,18 +160,6 @@ class Generate:
         precompile.compile_kernels("generate", quantize.kind_of(model.params))
         return model, tokenizer
 
-    def speculation(self, model: "GPT") -> "Speculation | None":
-        """Return what verifies drafts for this model, or None."""
-        if not self.speculate and self.draft is None:
-            return None
-        from npgpt.inference.speculation import Speculation, check_draft
-        from npgpt.loading import load as load_model
-
-        draft = None if self.draft is None else load_model(self.draft, weights=self.weights)
-        speculation = Speculation(draft)
-        check_draft(speculation, model)
-        return speculation
-
     def run_prompt(self) -> int:
         """Print the continuations of one prompt; return the exit status."""
         import numpy as np
@@ -186,7 +174,7 @@ class Generate:
         options, rng = self.options(), Generator(self.seed)
         model, encoding = self.load()
         options.check(model)
-        speculation = self.speculation(model)
+        speculation = load_speculation(self.speculate, self.draft, model, self.weights)
         prompt = encoding.encode(self.prompt)
         limits = ContextNotes(model.config.context_length, self.keep)
         limits.note_prompt(len(prompt), "the prompt")

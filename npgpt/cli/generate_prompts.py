@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from npgpt.cli.common import say
+from npgpt.cli.common import load_speculation, say
 from npgpt.data.prompts import Prompt, count_prompts, find_prompts, read_prompts
 from npgpt.data.sources import STDIN
 from npgpt.distributed.generation import continue_prompts
@@ -27,7 +27,7 @@ def run(command: "Generate", here: World) -> int:
     prompts, count, digest = open_prompts(command, here)
     model, tokenizer = command.load()
     options.check(model)
-    speculation = command.speculation(model)
+    speculation = load_speculation(command.speculate, command.draft, model, command.weights)
     notes = ContextNotes(model.config.context_length, command.keep)
     found = continue_prompts(here, model, tokenizer, prompts, options, digest, speculation)
     total = count * options.num_samples

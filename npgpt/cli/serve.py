@@ -4,6 +4,7 @@ import os
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Optional
 
 from npgpt.cli.common import (
@@ -13,6 +14,7 @@ from npgpt.cli.common import (
     announce_compilation,
     default,
     load,
+    load_speculation,
     model_path,
     needs_extra,
 )
@@ -46,6 +48,11 @@ class Serve:
         Port to listen on.
     batch_size
         Number of texts that are continued together. Further ones wait.
+    speculate
+        While one text is continued alone, verify several tokens in one pass: those that followed
+        when the last few tokens occurred before in it. No text changes.
+    draft
+        Verify instead the tokens that this smaller model proposes. Its tokenizer must be the same.
     """
 
     model: ModelPath = None
@@ -55,6 +62,8 @@ class Serve:
     host: str = "127.0.0.1"
     port: int = 8000
     batch_size: int = 32
+    speculate: bool = False
+    draft: Annotated[Optional[Path], default("the text itself", "MODEL")] = None  # noqa: UP045
 
     def run(self) -> int:
         """Serve until Ctrl-C; return the exit status."""
@@ -67,6 +76,7 @@ class Serve:
             raise InputError(f"batch_size is {self.batch_size}, but must be at least 1")
         path = model_path(self.model)
         model, tokenizer = load(path, self.weights, self.tokenizer)
+        speculation = load_speculation(self.speculate, self.draft, model, self.weights)
         listening = server.bind(self.host, self.port)
         with announce_compilation():
             precompile.compile_kernels("generate", quantize.kind_of(model.params))
@@ -74,8 +84,9 @@ class Serve:
             key = os.environ.get(KEY) or None
             name = self.name or (path.parent if path.name == "checkpoint.h5" else path).name
             service = server.Service(
-                model, tokenizer, name, size=self.batch_size, key=key, local_only=local
-            )
+                model, tokenizer, name, size=self.batch_size, key=key, local_only=local,
+                speculate=speculation,
+            )  # fmt: skip
             if not local and key is None:
                 print(f"Anyone who reaches {self.host} may use the model: set {KEY}",
                       file=sys.stderr)  # fmt: skip

@@ -82,7 +82,7 @@ class DraftModel:
     """Proposes what a smaller model generates."""
 
     least = 0
-    hit_rate, drift = 0.7, 0.003
+    hit_rate, drift = 0.5, 0.003
 
     def __init__(self, model: GPT):
         self.reader = Reader(model)

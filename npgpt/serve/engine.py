@@ -18,6 +18,7 @@ from npgpt.errors import RunError
 from npgpt.gpt import GPT
 from npgpt.inference.batch import Batch, NewToken, most_likely
 from npgpt.inference.sampling import log_probabilities
+from npgpt.inference.speculation import Speculation
 from npgpt.inference.stop import StoppableText
 from npgpt.model import finite, transformer
 from npgpt.rng import Generator
@@ -95,11 +96,15 @@ class Choice:
 class Engine:
     """The thread and its batch.
 
-    `size`: rows that are continued together. The other choices wait.
+    `size`: rows that are continued together. The other choices wait. `speculate`: how a single row
+    is.
     """
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer, size: int):
+    def __init__(
+        self, model: GPT, tokenizer: Tokenizer, size: int, speculate: Speculation | None = None
+    ):
         self.model, self.tokenizer, self.size = model, tokenizer, size
+        self.speculate = speculate
         self.waiting = deque[Choice]()
         self.running = dict[int, Choice]()  # by row
         self.left = set[Choice]()  # whose client has left
@@ -147,7 +152,7 @@ class Engine:
 
     def _continue(self) -> None:
         """Continue all choices until the engine is closed."""
-        batch = Batch(self.model)
+        batch = Batch(self.model, speculate=self.speculate)
         while True:
             with self.changed:
                 while not (self.waiting or self.running or self.closed):
@@ -168,11 +173,11 @@ class Engine:
                     if new.finish_reason:
                         del self.running[new.row]
             except (RunError, MemoryError) as error:
-                batch = Batch(self.model)
+                batch = Batch(self.model, speculate=self.speculate)
                 self._fail(str(error) or "the memory is exhausted")
             except Exception as error:  # a mistake in the program: the operator sees where
                 traceback.print_exc()
-                batch = Batch(self.model)
+                batch = Batch(self.model, speculate=self.speculate)
                 self._fail(f"the server has failed: {type(error).__name__}", waiting=True)
 
     def _row(self, one: Choice) -> int:

@@ -20,6 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from npgpt.data.tokenizer import Tokenizer
 from npgpt.errors import InputError, show
 from npgpt.gpt import GPT
+from npgpt.inference.speculation import Speculation
 from npgpt.serve.engine import Choice, Engine, Piece
 from npgpt.serve.request import CompletionRequest, UnknownModel, parse
 from npgpt.serve.response import LAST_EVENT, error_object, event
@@ -56,10 +57,11 @@ class Service:
     def __init__(
         self, model: GPT, tokenizer: Tokenizer, name: str, *, size: int, key: str | None = None,
         local_only: bool = True, send_time: float = SEND_TIME,
+        speculate: Speculation | None = None,
     ):  # fmt: skip
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.key, self.local_only, self.send_time = key, local_only, send_time
-        self.engine = Engine(model, tokenizer, size)
+        self.engine = Engine(model, tokenizer, size, speculate)
 
     def app(self) -> Starlette:
         """Return the ASGI application."""

@@ -54,7 +54,8 @@ def running(model=None, *, buffer=None, **options):
 
 @pytest.fixture(scope="module")
 def served():
-    with running() as found:
+    """Texts that are alone in the batch are continued by drafts, and no text changes."""
+    with running(model := tiny_model(), speculate=npgpt.Speculation(model)) as found:
         yield found
 
 
@@ -80,6 +81,7 @@ def test_greedy_text_is_that_of_generate(served, client):
     assert choice.text == own(served[0].model, "The light", 12)
     assert made.usage.prompt_tokens == 9 and made.usage.total_tokens == 9 + 12
     assert choice.finish_reason == "length" and choice.logprobs is None
+    assert served[0].engine.speculate.accepted > 0
 
 
 def test_the_same_seed_gives_what_generate_gives(served, client):
