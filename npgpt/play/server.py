@@ -75,7 +75,7 @@ def bind(host: str, port: int) -> socket.socket:
     if host not in LOOPBACK:
         raise InputError(
             f"host is {host!r}, but must be one of {', '.join(LOOPBACK)}: the page is for this "
-            "machine alone. From another one, forward the port: ssh -L 8124:127.0.0.1:8124 ..."
+            f"machine alone. From another one, forward the port: {forward(port)}"
         )
     if not 0 <= port <= 65535:
         raise InputError(f"port is {port}, but must be from 0 (any that is free) to 65535")
@@ -97,6 +97,12 @@ def bind(host: str, port: int) -> socket.socket:
         f"no port from {port} to {last - 1} is free ({reason and reason.strerror}): "
         "choose another --port"
     )
+
+
+def forward(port: int) -> str:
+    """Return the command with which another machine reaches the page."""
+    port = port or 8124
+    return f"ssh -L {port}:127.0.0.1:{port} HOST, and open http://127.0.0.1:{port}/ there"
 
 
 class Server(uvicorn.Server):

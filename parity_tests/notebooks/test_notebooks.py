@@ -33,6 +33,14 @@ def test_a_notebook_runs(path, offline, tmp_path, monkeypatch):
         runpy.run_path(str(path))
 
 
+def test_the_source_is_not_what_is_installed():
+    """A virtual environment may be in the folder of the repository."""
+    root = notebooks.FOLDER.parent
+    notebooks.require_installed(root / ".venv/lib/python3.11/site-packages/npgpt/__init__.py")
+    with pytest.raises(SystemExit, match="was imported from"):
+        notebooks.require_installed(root / "npgpt" / "__init__.py")
+
+
 @names
 def test_the_ipynb_is_made_from_its_source(path):
     written = path.with_suffix(".ipynb").read_text("utf-8")

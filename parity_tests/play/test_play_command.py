@@ -115,6 +115,10 @@ INVALID = {
     "no model": ("--model no.h5", "no.h5"),
     "no weights": ("--model text.txt", "text.txt"),
     "a host": ("--host 0.0.0.0", "host is '0.0.0.0', but must be one of 127.0.0.1, localhost"),
+    "a host, and how to reach the page": (
+        "--host 192.168.1.5 --port 9000",
+        "forward the port: ssh -L 9000:127.0.0.1:9000 HOST, and open http://127.0.0.1:9000/ there",
+    ),
     "a port": ("--port 65536", "port is 65536, but must be from 0"),
     "a tokenizer": ("--model model.h5 --tokenizer gpt2", "--tokenizer gpt2 does not fit"),
 }

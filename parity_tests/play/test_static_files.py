@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from npgpt import show
 from npgpt.play import static_files
 from parity_tests.support.sources import ROOT
 
@@ -57,3 +58,27 @@ def test_every_view_says_what_one_sees():
         for field in ("name", "title", "sentence", "doc", "defaults"):
             assert re.search(rf"(?m)^  {field}: ", text), (view, field)
         assert re.search(r'(?m)^  doc: "(.*)"', text)[1] in anchors
+
+
+HELP = (STATIC / "help.md").read_text("utf-8").split("\n## ")[1:]
+
+
+@pytest.mark.parametrize("section", HELP, ids=lambda text: text.partition("\n")[0])
+def test_what_the_help_names_exists(section):
+    """Its code, its pages of the documentation, and its functions."""
+    paths = re.findall(r"`((?:npgpt|docs)/[\w/.]*)`", section)
+    assert paths
+    for path in paths:
+        assert (ROOT / path).exists(), path
+    for name in re.findall(r"`npgpt\.show\.(\w+)", section):
+        assert name in show.__all__
+
+
+def test_every_view_is_in_the_documentation():
+    """In the table of docs/play.md, with its address; and the link to the help."""
+    page = (ROOT / "docs" / "play.md").read_text("utf-8")
+    views = re.findall(r'(?m)^  name: "(.*)"', "\n".join(p.read_text("utf-8") for p in OWN))
+    assert len(views) == 10
+    assert sorted(re.findall(r"(?m)^\| [\w ]+ \| `#/(.*?)` \|", page)) == sorted(views)
+    for link in re.findall(r"\]\(([^)#]+)\)", page):
+        assert link.startswith("http") or (ROOT / "docs" / link).exists(), link
