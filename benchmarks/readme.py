@@ -230,9 +230,22 @@ def page() -> str:
             f"{1e3 * limits['slider']:.0f} ms",
         ],
     ]
+    names = {"tiny": "the bundled model", "124M": "a 124M"}
+    for call, what in PAGE_CALLS.items():
+        for shape, calls in found.get("answers", {}).items():
+            seconds, limit = calls[call], limits.get(call, {}).get(shape)
+            measured = (
+                f"{statistics.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
+            )
+            rows.append([f"{what}, {names[shape]}", measured, f"{limit:.1f} s" if limit else ""])
     return f"{table(rows)}\n\n{machine(found)}.\n"
 
 
+PAGE_CALLS = {
+    "backward": "backwards, 33 tokens, from the request to the whole answer",
+    "step": "one step of AdamW, the same",
+    "nudge": "the first nudge of a text, the same",
+}
 PAGES: dict[str, list[Callable[[], str]]] = {
     "README.md": [speed],
     "docs/book.md": [drift],
