@@ -45,11 +45,12 @@ class Diagnose:
 
     def run(self) -> int:
         """Print the report; return 0 if the port agrees, else 1."""
-        from npgpt.parity import diagnosis, pairing, report
+        from npgpt.parity import diagnosis, pairing, progress, report
 
         renames = dict(parse_pair(pair) for pair in self.map)
         asked, dump = pairing.read(self.probe, self.dump)
-        found = diagnosis.diagnose(dump, asked, renames)
+        with progress.shown():
+            found = diagnosis.diagnose(dump, asked, renames)
         if self.json:
             print(json.dumps(report.as_json(found), indent=2).replace("\x7f", "\\u007f"))
         else:

@@ -8,15 +8,16 @@ of a single run can be small by chance: several runs prevent it, and errors belo
 largest number count as half an ulp.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from npgpt.arrays import Array
-from npgpt.model.params import map_leaves, named, size
+from npgpt.model.params import Params, map_leaves, named, size
 from npgpt.parity.compute import cast, tensors
 from npgpt.parity.order import kind_of, step_of
 from npgpt.parity.port import Port
@@ -40,10 +41,10 @@ class Task:
     masks: Mapping[str, Array] | None = None
     arithmetic: str = "float32"  # of the products, a key of EPS
 
-    @cached_property
+    @property
     def wide(self) -> Probe:
         """The probe with parameters in float64."""
-        return replace(self.probe, params=cast(self.probe.params, np.float64))
+        return kept(WIDE, self.probe, lambda probe: cast(probe.params, np.float64))
 
     @cached_property
     def kinds(self) -> set[str]:
@@ -167,8 +168,25 @@ def largest_of(x: Array) -> float:
 
 def nudge_parameters(probe: Probe, seed: int) -> Probe:
     """Return the probe with each parameter one ulp of float32 up or down, or unchanged."""
-    rng = np.random.default_rng(seed)
-    return replace(probe, params=map_leaves(probe.params, lambda leaf: nudge(leaf, rng)))
+
+    def nudged(probe: Probe) -> Params:
+        rng = np.random.default_rng(seed)
+        return map_leaves(probe.params, lambda leaf: nudge(leaf, rng))
+
+    return kept(NUDGED[seed], probe, nudged)
+
+
+# The same parameters for all runs of a probe, as long as it exists
+Twins = WeakKeyDictionary[Probe, Probe]
+WIDE: Twins = WeakKeyDictionary()
+NUDGED: tuple[Twins, ...] = tuple(WeakKeyDictionary() for _ in range(RUNS))
+
+
+def kept(twins: Twins, probe: Probe, change: Callable[[Probe], Params]) -> Probe:
+    """Return a probe with other parameters, which is computed once."""
+    if probe not in twins:
+        twins[probe] = replace(probe, params=change(probe))
+    return twins[probe]
 
 
 def nudge(x: Array, rng: np.random.Generator) -> Array:

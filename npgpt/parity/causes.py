@@ -4,6 +4,7 @@ A chain of mistakes is found greedily, in the order of computation: with each mi
 tensor that is not reproduced must come later.
 """
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -14,9 +15,10 @@ from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.model.backend import OPS
 from npgpt.model.params import named, shapes, size
+from npgpt.parity import progress
 from npgpt.parity.budget import MULTIPLE, Layouts, Run, Task, closest, largest_of
 from npgpt.parity.graph import has_inputs, ops_of
-from npgpt.parity.mistakes import MISTAKES, VARIANTS, Mistake
+from npgpt.parity.mistakes import MISTAKES, VARIANTS, Mistake, dropout, micro_batches
 from npgpt.parity.order import INPUTS, STAGES, all_names, kind_of, stage_of
 from npgpt.parity.port import RIGHT
 from npgpt.parity.preview import Preview
@@ -30,6 +32,7 @@ WIDTH = 4  # chains of each length that are continued: those that explain most
 LOOSE, LOOSEST, LOOSE_16 = 20, 1000, 8  # LOOSEST: mistakes that round; LOOSE_16: ports in 16 bits
 DECODED = "cached_logits"
 KEPT = 1 << 20  # parameters of a model whose runs are kept
+PATIENCE = 10.0  # seconds for chains of several mistakes, once each was tried alone
 
 
 class Lab:
@@ -40,6 +43,7 @@ class Lab:
         self.runs: dict[Chain, Run] = {}
         self.indices = {name: i for i, name in enumerate(task.names)}
         self.preview = Preview(task)
+        self.begun: set[Chain] = set()  # chains that are continued
 
     def computes(self, task: Task) -> bool:
         """Return True if a task has the runs of this one."""
@@ -60,7 +64,8 @@ class Lab:
         for mistake in chain:
             port = mistake.change(port)
         run = Run(port, self.task, self.run(()) if chain else None)
-        if not chain or (len(chain) == 1 and size(self.task.probe.config) <= KEPT):
+        small = size(self.task.probe.config) <= KEPT
+        if not chain or chain in self.begun or (len(chain) == 1 and small):
             self.runs[chain] = run
         return run
 
@@ -70,20 +75,21 @@ class Lab:
         The result is exact only if it is above `beyond`: most chains are rejected by a tensor that
         is far away, before their own budgets are measured.
         """
-        run, names = self.run(chain), self.task.names
+        names, whole = self.task.names, size(self.task.probe.config) <= KEPT
         loose = LOOSE if all(one.smooth for one in chain) else LOOSEST
 
-        def cut(name: str, x: Array) -> Layouts:
-            """Return the port's tensor, of cached logits the first tokens that `x` has."""
+        def near(name: str, x: Array, limit: float = loose) -> bool:
+            """Compare a tensor with the port's, cached logits with those of the first tokens."""
             found = own[name]
-            return tuple(one[:, : x.shape[1]] for one in found) if name == DECODED else found
+            if name == DECODED:
+                found = tuple(one[:, : x.shape[1]] for one in found)
+            return self.is_near(name, x, found, limit)
 
-        if beyond >= 0 and size(self.task.probe.config) > KEPT:
-            early = self.preview.rejects(
-                chain, beyond, own, lambda name, x: self.is_near(name, x, cut(name, x), loose)
-            )
+        if beyond >= 0 and not whole:
+            early = self.preview.rejects(chain, beyond, own, near)
             if early is not None:
                 return early
+        run = self.run(chain)
         before = self.run(chain[:-1]).exact
         for name, exact in run.try_stream():
             index = self.indices[name]
@@ -125,21 +131,27 @@ def find(lab: Lab, own: Own) -> list[Chain]:
     """Return the shortest chains that reproduce all tensors, none if there is no such chain."""
     names = lab.task.names
     frontier: list[tuple[Chain, int]] = [((), lab.position((), own))]
-    for _ in range(LONGEST):
+    end = np.inf
+    for length in range(LONGEST):
         partial: dict[frozenset[Mistake], tuple[Chain, int]] = {}
+        lab.begun = {chain for chain, _ in frontier}
         for mistakes in (MISTAKES, VARIANTS):
             found: dict[frozenset[Mistake], Chain] = {}
-            for chain, start in frontier:
-                for mistake in candidates(mistakes, lab.task, own, chain, start):
-                    longer = (*chain, mistake)
-                    position = lab.position(longer, own, start)
-                    if position == len(names):
-                        found.setdefault(frozenset(longer), longer)
-                    elif position > start:
-                        partial.setdefault(frozenset(longer), (longer, position))
+            tried = [((*chain, one), start) for chain, start in frontier
+                     for one in candidates(mistakes, lab.task, own, chain, start)]  # fmt: skip
+            for done, (chain, start) in enumerate(tried):
+                if time.monotonic() > end:
+                    return []
+                progress.tell(done, len(tried), min(PATIENCE, end - time.monotonic()))
+                position = lab.position(chain, own, start)
+                if position == len(names):
+                    found.setdefault(frozenset(chain), chain)
+                elif position > start:
+                    partial.setdefault(frozenset(chain), (chain, position))
             if found:
                 return without_twins(lab.closest(with_fewest_variants(found.values()), own))
         frontier = sorted(partial.values(), key=lambda one: -one[1])[:WIDTH]
+        end = time.monotonic() + PATIENCE if length == 0 else end
     return []
 
 
@@ -154,6 +166,7 @@ def candidates(
     name, right = task.names[start], task.names[:start]
     config = task.probe.config
     whole = () if size(config) <= KEPT else ("cache",)  # stages whose variants take too long
+    idle = () if task.masks else (dropout.page.page,)  # pages whose mistakes change nothing
     known = [one for one in right if len(own[one]) == 1]  # and not one of two layouts
     stages = STAGES[first_stage(known, config) : STAGES.index(stage_of(name)) + 1]
     if name == DECODED:  # which no loss, backward or step changes
@@ -167,6 +180,8 @@ def candidates(
         for one in mistakes
         if one.stage in stages
         and one not in chain
+        and one.page not in idle
+        and not (len(task.probe.tokens) == 1 and one.name.startswith(micro_batches.PREFIX))
         and not (one.stage in whole and mistakes is VARIANTS)
         and any(edit.module not in others for edit in one.edits)
     ]

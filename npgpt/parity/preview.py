@@ -6,22 +6,27 @@ gradient that the right port has computed.
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from npgpt.arrays import Array
+from npgpt.model import transformer
+from npgpt.model.params import head
 from npgpt.ops import linear_cross_entropy
 from npgpt.parity.budget import Task
-from npgpt.parity.compute import compute, watch_passes
+from npgpt.parity.compute import Masks, compute, config_of, watch_passes
 from npgpt.parity.mistakes import Mistake
 from npgpt.parity.mistakes.variants import is_of_backward
 from npgpt.parity.order import kind_of, stage_of
-from npgpt.parity.port import RIGHT, Edit, Port
+from npgpt.parity.port import RIGHT, Edit, Port, backend
 
-HEAD = "npgpt.ops.linear_cross_entropy"
+HEAD, STEPS = "npgpt.ops.linear_cross_entropy", "npgpt.parity.steps"
+TIE = f"{STEPS}:tie"
+CLOSE = 2  # budgets of the right port's: a tensor that a mistake reproduces is within them
 FEW = 4  # tokens that are fed one by one
-Near = Callable[[str, Array], bool]
+Near = Callable[..., bool]  # of a tensor's name and numbers, and a limit in budgets
 
 
 class Enough(Exception):
@@ -59,10 +64,19 @@ class Preview:
         key = edits, beyond  # of a mistake and of its variant, forward is the same
         if key not in self.known:
             if beyond not in self.right:
-                self.compute(RIGHT, beyond, lambda name, x: True)
-            port = Port(tuple(edit for one in chain for edit in one.edits))
-            self.known[key] = self.compute(port, beyond, near, alone=len(chain) == 1)
-        return self.known[key]
+                self.compute(RIGHT, beyond, beyond, lambda *tensor: True)
+            self.known[key] = self.compute(Port(edits), beyond, beyond, near)
+        if (far := self.known[key]) is not None or self.last <= beyond:
+            return far
+        # it is near up to there: does it reproduce what follows?
+        port = Port(tuple(edit for one in chain for edit in one.edits))
+        return self.compute(port, beyond, self.last, near)
+
+    @property
+    def last(self) -> int:
+        """The index of the last tensor of the backward pass."""
+        return max((i for i, name in enumerate(self.task.names) if stage_of(name) == "backward"),
+                   default=-1)  # fmt: skip
 
     def decode(self, chain: tuple[Mistake, ...], beyond: int, near: Near) -> int | None:
         """Return `beyond` if the logits of the first tokens, one by one, are far away."""
@@ -78,28 +92,39 @@ class Preview:
             return -1
         return None if near("cached_logits", found) else beyond
 
-    def compute(self, port: Port, beyond: int, near: Near, *, alone: bool = False) -> int | None:
-        """Run a port up to a tensor, and return the index of the first one that is far away."""
+    def compute(self, port: Port, beyond: int, end: int, near: Near) -> int | None:
+        """Run a port up to the tensor `end`, and return the index of the first one that is far.
+
+        `beyond` if this tensor is that of the right port, or if it is not close, and a later one
+        is far.
+        """
         far: int | None = None
-        is_right = port is RIGHT
-        backwards = stage_of(self.task.names[beyond]) == "backward"
+        is_right, is_close = port is RIGHT, True
+        backwards = stage_of(self.task.names[end]) == "backward"
 
         def watch(name: str, x: Array) -> None:
-            nonlocal far
-            index = self.indices.get(name, beyond + 1)
-            if index > beyond:
+            nonlocal far, is_close
+            index = self.indices.get(name, end + 1)
+            if index > end:
                 return
-            if index == beyond and is_right:
-                self.right[beyond] = x.copy()
-            same = alone and index == beyond and np.array_equal(x, self.right.get(index, np.inf))
-            if same or not near(name, x):
-                far = index
-            if far is not None or index == beyond:
+            if index == beyond:
+                if is_right:
+                    self.right[beyond] = x.copy()
+                elif np.array_equal(x, self.right[beyond]):
+                    far = beyond
+                is_close = near(name, x, CLOSE)
+            if far is None and not near(name, x):
+                far = index if is_close else min(index, beyond)
+            if far is not None or index == end:
                 raise Enough
 
-        if not any(edit.module == HEAD for edit in port.edits):
-            port = port.replace_op("linear_cross_entropy", **self.light_head(is_right, backwards))
         try:
+            if self.task.names[end] == "loss" and port.edits and all(map(is_of_head, port.edits)):
+                watch("loss", np.asarray(self.loss(port)))
+            if not any(edit.module == HEAD for edit in port.edits):
+                port = port.replace_op(
+                    "linear_cross_entropy", **self.light_head(is_right, backwards)
+                )
             with np.errstate(all="ignore"):
                 watch_passes(port, self.task.probe, watch, backwards=backwards,
                              with_logits="dact/logits" in self.indices,
@@ -112,6 +137,20 @@ class Preview:
             return -1
         return far
 
+    @cached_property
+    def hidden(self) -> Array:
+        """The input of the right port's head."""
+        probe, masks = self.task.probe, self.task.masks
+        config = config_of(probe, masks)
+        ops, rng = backend(RIGHT.modules()), Masks(masks, config) if masks else None
+        return transformer.hidden_forward(probe.params, probe.tokens, config, rng=rng, ops=ops)[0]
+
+    def loss(self, port: Port) -> np.floating:
+        """Return the loss of a port that is wrong in its targets or its head alone."""
+        modules, probe = port.modules(), self.task.probe
+        targets = modules[STEPS].labels(probe.tokens, probe.targets)
+        return modules[HEAD].forward(self.hidden, head(probe.params), targets, frozen=True)[0]
+
     def light_head(self, is_right: bool, backwards: bool) -> dict[str, Any]:
         """Return the functions of a right head, without the gradient of its weight."""
 
@@ -123,7 +162,7 @@ class Preview:
             if self.head and weight.ctypes.data == self.head[1]:
                 if np.array_equal(x, self.head[0]):
                     return self.head[2]
-            found = linear_cross_entropy.forward(x, weight, targets)
+            found = linear_cross_entropy.forward(x, weight, targets, frozen=True)
             if is_right:
                 self.head = x.copy(), weight.ctypes.data, found
             return found
@@ -132,3 +171,8 @@ class Preview:
             return cache.dx.copy()
 
         return {"forward": forward, "backward": backward}
+
+
+def is_of_head(edit: Edit) -> bool:
+    """Return True for an edit of the head with the loss, or of the steps around the model."""
+    return edit.module in (HEAD, STEPS) and edit.where != TIE

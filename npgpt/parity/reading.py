@@ -83,7 +83,7 @@ def read(
         )
     arithmetic = rounding.recognize(match.tensors, probe.params)
     used, masks = with_parameters(probe, match.tensors), masks_of(match.tensors, probe)
-    task = sixteen_bits.settle(Task(used, tuple(present), masks, arithmetic), own)
+    task = sixteen_bits.arithmetic_of(Task(used, tuple(present), masks, arithmetic), own)
     return Reading(
         names=match.names, own=own, given=probe,
         task=task,

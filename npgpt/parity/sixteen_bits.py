@@ -11,8 +11,8 @@ PAGE = "docs/backprop/precision.md"
 ARITHMETIC = "matmul-in-"  # entries that are an arithmetic of products
 
 
-def settle(task: Task, own: causes.Own) -> Task:
-    """Return a task whose 16 bits were recognized, in float32 if they are those of a mistake.
+def arithmetic_of(task: Task, own: causes.Own) -> Task:
+    """Return a task whose 16 bits were recognized; in float32 if they are those of a mistake.
 
     From gradients alone, both look the same: but products in 16 bits have errors that are larger
     than those of rounding their results.

@@ -92,7 +92,7 @@ LOADED = (
     *(
         ("weights-reshaped-not-transposed", f"{LOADING}; of {layer} alone",
          loaded("w.reshape(w.shape[::-1]).T", f'"{layer}.weight" in name'))
-        for layer in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+        for layer in ("attn.c_attn", "mlp.c_fc", "mlp.c_proj")
     ),
     *((name, LOADING, loaded(wrong, C_ATTN)) for name, wrong in COLUMNS.items()),
     *((name, WEIGHTS, loaded(wrong, f"{C_ATTN} and {MATRIX}")) for name, wrong in COLUMNS.items()),

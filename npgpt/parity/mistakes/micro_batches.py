@@ -29,6 +29,7 @@ PARTS = """if x.ndim == 3 and len(x) > 1:
     x_rows, targets = rows(x)"""
 ONE = (training.ACCUMULATE, training.PARTS, "[np.arange(len(tokens))]:")  # the steps' loss is this
 
+PREFIX = "accumulated-"  # of the entries' names
 RIGHT = "share"
 FACTORS = {  # of a micro-batch's mean, by the end of a name, with the end of a line
     "summed": ("1.0", "are the sum of the micro-batches' means"),
