@@ -190,6 +190,8 @@ class Case:
         if found.randomness.dropped:  # and most ops seem to be wrong
             return replace(found, causes=((IN_EVALUATION,),))
         found = replace(found, wrong_ops=self.wrong_ops())
+        if not np.isfinite(first.found):  # which no mistake reproduces
+            return found
         found = self.with_causes(found)
         if mistake:
             found = replace(found, causes=tuple((mistake, *chain) for chain in found.causes))

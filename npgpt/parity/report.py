@@ -241,11 +241,22 @@ def unknown(diagnosis: Diagnosis) -> list[str]:
     if diagnosis.within:
         lines.append(f"{INDENT}products in {diagnosis.within} would explain it: all tensors "
                      "are within its rounding budget")  # fmt: skip
-    present = {one.name for one in diagnosis.findings}
-    if not present & {"logits_again", "cached_logits"} and diagnosis.is_before_backward:
-        lines.append(f"{INDENT}is dropout on, or anything random? A dump of logits and "
-                     "logits_again, the same forward pass twice, would show it")  # fmt: skip
+    if diagnosis.is_before_backward and (more := would_show(diagnosis)):
+        lines.append(f"{INDENT}to find it, dump {', '.join(more)}")
     return lines
+
+
+def would_show(diagnosis: Diagnosis) -> list[str]:
+    """Return the tensors that are not in the dump and would tell more of a wrong forward pass."""
+    names = {one.name for one in diagnosis.findings}
+    more = []
+    if not diagnosis.parameters:
+        more.append("param/* (are parameters loaded wrongly?)")
+    if "act" in diagnosis.not_dumped:
+        more.append("act/* (which layer is the first wrong one?)")
+    if not {"logits", "logits_again"} <= names and "cached_logits" not in names:
+        more.append("logits and logits_again (is dropout on?)")
+    return more
 
 
 def random(diagnosis: Diagnosis) -> list[str]:

@@ -42,7 +42,11 @@ def sentence(
                     f"feeds tokens through the cache{position}")  # fmt: skip
         return f"the error is in the forward pass or in its loop through the cache{position}"
     if step_of(name):
-        roots = "" if math.isfinite(number) else ": a root of a negative number, or 0 / 0?"
+        roots = (
+            ""
+            if math.isfinite(number)
+            else ": a root of a negative number, as of moments in one array, or 0 / 0?"
+        )
         return of_step(name, right, config) + roots
     if name == "logits_again":
         return ("the first forward pass is right, a second one of the same tokens is not: one has "

@@ -201,8 +201,8 @@ def test_values_decide_before_names():
     tensors[one], tensors[other] = tensors[other], tensors[one]
     found = match(Dump(tensors), PROBE)
     check(found, "param", PARAMS)
-    assert ("trf_blocks.0.att.W_query.weight has the numbers of h.0.attn.c_attn.k.weight, not of "
-            "h.0.attn.c_attn.q.weight") in found.notes  # fmt: skip
+    assert ("param: trf_blocks.0.att.W_query.weight has the numbers of h.0.attn.c_attn.k.weight, "
+            "not of h.0.attn.c_attn.q.weight") in found.notes  # fmt: skip
 
 
 def test_names_that_say_nothing():

@@ -50,7 +50,7 @@ def test_sentence(case):
 
 
 def test_a_step_without_finite_numbers_is_no_bad_input(monkeypatch):
-    monkeypatch.setattr(causes, "find", lambda lab, own: [])
+    monkeypatch.delattr(causes, "find")  # no mistake would reproduce it
     tensors = compute(RIGHT, PROBE, ("logits", "loss", "grad", "after1"), dtype=np.float32)
     tensors["after1/ln_f.bias"] = tensors["after1/ln_f.bias"] * np.float32("nan")
     text = report.text(diagnosis.diagnose(dump.make(tensors), PROBE))

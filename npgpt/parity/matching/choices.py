@@ -150,7 +150,7 @@ class Chooser:
         slots = list(dict.fromkeys(hit.slot for hit in found))
         agreed = [slot for slot in slots if slot in named]
         if named and len(slots) == 1 and not agreed:
-            self.remarks.append(f"{name} has the numbers of {slots[0]}, not of {named[0]}")
+            self.remarks.append(f"param: {name} has the numbers of {slots[0]}, not of {named[0]}")
         return [
             Choice(slot, tuple(hit.arrangement for hit in found if hit.slot == slot), "value")
             for slot in agreed or slots
