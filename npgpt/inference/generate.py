@@ -11,11 +11,13 @@ from typing import Any, overload
 import numpy as np
 
 from npgpt.arrays import Array, Flat, TokenIds
+from npgpt.data.tokenizer import tokenizer_of
 from npgpt.errors import InputError, show
 from npgpt.gpt import GPT
 from npgpt.inference.batch import Batch, check_biased, check_keep
 from npgpt.inference.sampling import Sampling
 from npgpt.inference.speculation import Speculation
+from npgpt.inference.stop import StoppableText, check_stops
 from npgpt.model.inputs import check_integer, check_kind, check_tokens
 from npgpt.rng import Generator
 
@@ -28,7 +30,7 @@ def generate(
     top_k: int | None = ..., top_p: float | None = ..., eos_id: int | None = ..., rng: Rngs = ...,
     *, min_p: float | None = ..., repetition_penalty: float = ...,
     logit_bias: Mapping[int, float] | None = ..., keep: int | None = ...,
-    speculate: Speculation | None = ...,
+    stop: Sequence[str] = ..., speculate: Speculation | None = ...,
 ) -> Iterator[int]: ...  # fmt: skip
 @overload
 def generate(
@@ -36,7 +38,7 @@ def generate(
     temperature: float = ..., top_k: int | None = ..., top_p: float | None = ...,
     eos_id: int | None = ..., rng: Rngs = ..., *, min_p: float | None = ...,
     repetition_penalty: float = ..., logit_bias: Mapping[int, float] | None = ...,
-    keep: int | None = ..., speculate: Speculation | None = ...,
+    keep: int | None = ..., stop: Sequence[str] = ..., speculate: Speculation | None = ...,
 ) -> Iterator[Array]: ...  # fmt: skip
 @overload
 def generate(
@@ -44,7 +46,7 @@ def generate(
     top_k: int | None = ..., top_p: float | None = ..., eos_id: int | None = ..., rng: Rngs = ...,
     *, min_p: float | None = ..., repetition_penalty: float = ...,
     logit_bias: Mapping[int, float] | None = ..., keep: int | None = ...,
-    speculate: Speculation | None = ...,
+    stop: Sequence[str] = ..., speculate: Speculation | None = ...,
 ) -> Iterator[Any]: ...  # fmt: skip
 def generate(
     model: GPT,
@@ -60,6 +62,7 @@ def generate(
     repetition_penalty: float = 1.0,
     logit_bias: Mapping[int, float] | None = None,
     keep: int | None = None,
+    stop: Sequence[str] = (),
     speculate: Speculation | None = None,
 ) -> Iterator[Any]:
     """Yield new tokens after a prompt, one at a time.
@@ -91,6 +94,9 @@ def generate(
         When the context is full, this number of first tokens and the last half of the others are
         kept, and read again once. None: the oldest token is dropped, and all others are read again
         for every further token.
+    stop : sequence of str, default ()
+        A sequence stops at the token that completes one of these strings, by the model's
+        tokenizer. The token is repeated until all sequences have stopped.
     speculate : Speculation or None, default None
         Verify several tokens of a single prompt in one pass. The tokens are the same; a text that
         repeats itself, or a good draft model, makes them faster.
@@ -123,7 +129,12 @@ def generate(
     if isinstance(rng, (list, tuple)) and len(rng) != len(prompts):
         raise InputError(f"rng has {len(rng)} generators for {len(prompts)} prompts")
     batch = Batch(model, speculate=speculate)
-    steps = _steps(batch, prompts, max_new_tokens, eos_id, generators, settings, keep)
+    check_stops(stop)
+    writers = []
+    if stop:
+        tokenizer = tokenizer_of(model)
+        writers = [StoppableText(tokenizer, prompt.tolist(), stop) for prompt in prompts]
+    steps = _steps(batch, prompts, max_new_tokens, eos_id, generators, settings, keep, writers)
     return (int(new[0]) for new in steps) if single else steps
 
 
@@ -155,8 +166,12 @@ def _steps(
     rngs: list[Generator | None],
     settings: Sampling,
     keep: int | None,
+    writers: list[StoppableText],
 ) -> Iterator[Array]:
-    """Yield the new tokens (B,) of all prompts, step by step."""
+    """Yield the new tokens (B,) of all prompts, step by step.
+
+    `writers`: of each prompt, with stop strings; none without.
+    """
     shared = len(rngs) == 1 and not settings.is_greedy  # it draws for rows that have ended, too
     tokens = np.zeros(len(prompts), np.int64)
     ended = np.full(len(prompts), count == 0)
@@ -168,8 +183,13 @@ def _steps(
             )  # fmt: skip
     while batch and not ended.all():
         for new in batch.step():
+            if ended[new.row]:
+                continue
             tokens[new.row] = new.token
-        if eos_id is not None:
-            tokens[ended] = eos_id
-            ended |= tokens == eos_id
+            ended[new.row] = eos_id is not None and new.token == eos_id
+            if writers and not ended[new.row]:
+                writers[new.row].feed(new.token)
+                ended[new.row] = writers[new.row].has_stopped
+                if ended[new.row] and not shared and not new.finish_reason:
+                    batch.remove(new.row)
         yield tokens.copy()

@@ -255,3 +255,33 @@ def test_what_streams_is_what_decodes(raw):
 def test_what_streams_is_the_text(text):
     byte = npgpt.tokenizer("byte")
     assert "".join(fed(byte, text.encode())) == text
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_stop_strings_end_a_sequence_at_the_token_that_completes_one(shared):
+    config = npgpt.Config(**SHAPE | {"vocab_size": 257, "context_length": 32})
+    model = npgpt.GPT(config, ops=npgpt.ops, tokenizer="byte")
+    letters = dict.fromkeys({*range(257)} - {*range(97, 123)}, -100.0)
+    rngs = [npgpt.Generator(i, ops=npgpt.ops) for i in (1, 2)]
+
+    def run(stop=(), prompts=([97], [98, 99])):
+        rng = rngs[0].copy() if shared or len(prompts) == 1 else [one.copy() for one in rngs]
+        new = generate(model, prompts, 12, temperature=1.0, logit_bias=letters, rng=rng, stop=stop)
+        return np.array(list(new)).T
+
+    free = run()
+    stop = bytes(free[0, 4:7].tolist()).decode()
+    found = run(["never", stop])
+    assert (found[0, :7] == free[0, :7]).all()
+    assert (found[0, 7:] == free[0, 6]).all(), "the last token is repeated"
+    assert (found[1] == free[1]).all(), "the other row is as before"
+    if not shared:
+        assert (run([stop], prompts=([97],)) == free[:1, :7]).all(), "nothing is yielded afterwards"
+
+
+def test_stop_strings_need_a_tokenizer():
+    model = npgpt.GPT(npgpt.Config(**SHAPE), ops=npgpt.ops)
+    with pytest.raises(InputError, match="stop is 'x', but must be strings"):
+        generate(model, [1], 2, stop="x")
+    with pytest.raises(InputError, match="tokenizer"):
+        generate(model, [1], 2, stop=["x"])
