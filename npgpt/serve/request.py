@@ -1,9 +1,8 @@
 """A request for completions, as OpenAI's protocol has it, with every field checked."""
 
-import json
 import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,8 @@ from npgpt.errors import InputError, show
 from npgpt.gpt import GPT
 from npgpt.inference.batch import check_biased
 from npgpt.inference.sampling import Sampling
-from npgpt.model.inputs import check_bool, check_integer, check_number
+from npgpt.model.inputs import check_number
+from npgpt.model.json_fields import Fields
 
 MAX_CHOICES = 128  # of one request: prompts x n
 MAX_STOPS = 16
@@ -54,7 +54,8 @@ def parse(content: bytes, name: str, model: GPT, tokenizer: Tokenizer) -> Comple
     `name`: of the model that is served. Raises UnknownModel for another one, and InputError for
     anything that is invalid.
     """
-    fields = parse_object(content)
+    body = Fields.parse(content)
+    fields = body.fields
     served = fields.get("model", name)
     if served != name:
         raise UnknownModel(f"the model {show(served)} is not served here, but {name!r} is")
@@ -63,7 +64,7 @@ def parse(content: bytes, name: str, model: GPT, tokenizer: Tokenizer) -> Comple
     for key, value in UNSUPPORTED.items():
         if fields.get(key) not in (None, value):
             raise InputError(f"{key} is not supported: leave it out")
-    n = get_integer(fields, "n", 1, MAX_CHOICES, default=1)
+    n = body.integer("n", 1, MAX_CHOICES, default=1)
     if fields.get("best_of") not in (None, n):
         raise InputError(f"best_of is {show(fields['best_of'])}, but must be n, which is {n}")
     prompts = parse_prompts(fields.get("prompt"), model, tokenizer)
@@ -72,65 +73,31 @@ def parse(content: bytes, name: str, model: GPT, tokenizer: Tokenizer) -> Comple
             f"{len(prompts)} prompts with {n} choices each are more than {MAX_CHOICES} choices"
         )
     sampling = Sampling(
-        temperature=get_number(fields, "temperature", 1.0),
-        top_p=get_number(fields, "top_p", 1.0),
+        temperature=body.number("temperature", default=1.0),
+        top_p=body.number("top_p", default=1.0),
         top_k=fields.get("top_k"),
         min_p=fields.get("min_p"),
-        repetition_penalty=get_number(fields, "repetition_penalty", 1.0),
+        repetition_penalty=body.number("repetition_penalty", default=1.0),
         logit_bias=parse_bias(fields.get("logit_bias")),
     )
     check_biased(sampling, model.config)
-    echo = get_bool(fields, "echo")
+    echo = body.flag("echo", default=False)
     options = fields.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise InputError(f"stream_options is {show(options)}, but must be an object")
-    log_probs = fields.get("logprobs")
-    if log_probs is not None:
-        log_probs = get_integer(fields, "logprobs", 0, MAX_LOG_PROBS, default=0)
     least = 0 if echo else 1
     return CompletionRequest(
         prompts=prompts,
         n=n,
         sampling=sampling,
-        max_new_tokens=get_integer(fields, "max_tokens", least, 1 << 30, default=16),
-        seed=get_integer(fields, "seed", 0, MAX_SEED - MAX_CHOICES, default=secrets.randbits(62)),
+        max_new_tokens=body.integer("max_tokens", least, 1 << 30, default=16),
+        seed=body.integer("seed", 0, MAX_SEED - MAX_CHOICES, default=secrets.randbits(62)),
         stops=parse_stops(fields.get("stop")),
-        log_probs=log_probs,
+        log_probs=body.integer("logprobs", 0, MAX_LOG_PROBS, default=None),
         echo=echo,
-        stream=get_bool(fields, "stream"),
-        include_usage=get_bool(options or {}, "include_usage"),
+        stream=body.flag("stream", default=False),
+        include_usage=Fields(options or {}).flag("include_usage", default=False),
     )
-
-
-def parse_object(content: bytes) -> dict[str, Any]:
-    """Return a JSON object. Raise InputError for anything else."""
-    try:
-        fields = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"the request must be JSON: {show(str(error))}") from None
-    if not isinstance(fields, dict):
-        raise InputError(f"the request must be a JSON object, not {show(fields)}")
-    return fields
-
-
-def get_integer(fields: Mapping[str, Any], name: str, least: int, most: int, default: int) -> int:
-    """Return an integer in [least, most]."""
-    if fields.get(name) is None:
-        return default
-    number = check_integer(name, fields[name])
-    if not least <= number <= most:
-        raise InputError(f"{name} is {show(number)}, but must be from {least} to {most}")
-    return number
-
-
-def get_number(fields: Mapping[str, Any], name: str, default: float) -> float:
-    """Return a finite number."""
-    return default if fields.get(name) is None else check_number(name, fields[name])
-
-
-def get_bool(fields: Mapping[str, Any], name: str) -> bool:
-    """Return a bool, False if the field is missing."""
-    return False if fields.get(name) is None else check_bool(name, fields[name])
 
 
 def parse_prompts(prompt: Any, model: GPT, tokenizer: Tokenizer) -> list[list[int]]:
@@ -158,16 +125,10 @@ def parse_prompts(prompt: Any, model: GPT, tokenizer: Tokenizer) -> list[list[in
 def parse_prompt(prompt: Any, model: GPT, tokenizer: Tokenizer) -> list[int]:
     """Return the token ids of one prompt."""
     if isinstance(prompt, str):
-        try:
-            prompt.encode()
-        except UnicodeEncodeError:
-            raise InputError("prompt must be a text of whole characters") from None
-        ids = list(tokenizer.encode(prompt))
+        ids = list(tokenizer.encode(Fields({"prompt": prompt}).text("prompt")))
     else:
         last = model.config.vocab_size - 1
-        ids = [get_integer({"a token": one}, "a token", 0, last, default=-1) for one in prompt]
-        if -1 in ids:
-            raise InputError("a token is None, but must be an integer")
+        ids = [Fields({"a token": one}).integer("a token", 0, last) for one in prompt]
     if not ids:
         if tokenizer.eot_token is None:
             raise InputError("the prompt is empty, and the tokenizer has no end-of-text token")

@@ -16,7 +16,9 @@ MAX_NEW = 500  # tokens of one request
 
 def encode(body: Body, session: Session, job: Job) -> Reply:
     """Return the tokens (T,) of a text."""
-    return Reply({}, {"tokens": np.asarray(session.encode(body.text("prompt")), np.int32)})
+    return Reply(
+        {}, {"tokens": np.asarray(session.encode(body.text("prompt", MAX_TEXT)), np.int32)}
+    )
 
 
 def read(body: Body, session: Session, job: Job) -> Reply:
