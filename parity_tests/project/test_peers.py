@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import npgpt
-from benchmarks import generation, harness, peers, training_step
+from benchmarks import generation, harness, peers, readme, training_step
 from npgpt import ops
 
 ROOT = Path(__file__).parents[2]
@@ -158,3 +159,50 @@ def test_the_target_of_a_work_is_beside_the_quickest_program():
         ("memory of 128 tokens after a prompt of 32, int8 weights", "llama.cpp", None, "GB"),
         ("memory of 128 tokens after a prompt of 32, int8 weights", "transformers", None, "GB"),
     ]
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """A function that writes a benchmark's comparisons: (work, program, its time or memory)."""
+    machine = dict.fromkeys(("cpu", "torch", "numpy", "numba", "commit"), "x") | {"cores": 2}
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    starts = {
+        name: {"seconds": 1.0}
+        for name in ("npgpt train, from cold", "import npgpt", "npgpt --help")
+    }
+    (tmp_path / "start_up.json").write_text(json.dumps({"machine": machine, **starts}))
+
+    def write(name, *rows, unit="s"):
+        made = [harness.comparison(work, who, [2.0], [took], unit=unit) for work, who, took in rows]
+        path = tmp_path / f"{name}.json"
+        found = json.loads(path.read_text())["comparisons"] if path.exists() else []
+        path.write_text(json.dumps({"machine": machine, "comparisons": found + made}))
+
+    return write
+
+
+def test_readme_shows_the_best_program_of_each_work_won_or_lost(results):
+    step = "training step, 2 x 256 tokens"
+    results("training_step_2x256", (step, "PyTorch", 5.0), (step, "JAX", 4.0), (step, "npgpt", 1.0))
+    results("training_step_2x256", (f"memory of a {step}", "JAX", 8.0), unit="GB")
+    results("training_step_2x256_bfloat16", (f"{step}, bfloat16", "PyTorch bfloat16", 4.0))
+    late = "16 tokens after position 1,000"
+    results(
+        "generation_int8", *((f"{late}, int8 weights", *row) for row in (("A", 1.0), ("B", 1.6)))
+    )
+    results("generation", (readme.LONG_PROMPT, "A", 1.0), (late, "lower bound: x", 1.0))
+    head, _, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in readme.speed().split("\n\n")[0].splitlines()
+    ]
+    assert head == ["124M shape", "float32", "bfloat16", "int8"]
+    assert rows == [
+        [step, "2.00 s; 0.50 of JAX", "2.00 s; 0.50 of PyTorch", ""],
+        [late, "", "", "2.00 s; **2.00** of A"],
+    ]
+    lost = readme.losses().splitlines()[2:]
+    assert [line.strip("| ").split("|")[0].strip() for line in lost] == [
+        readme.LONG_PROMPT,
+        f"{late}, int8 weights",
+    ]
+    assert readme.losses().count("2.00") == 4
