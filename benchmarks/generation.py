@@ -244,11 +244,13 @@ def validate(runners: list[Runner], weights: str) -> None:
         )
 
 
-def names(weights: str, programs: list[str]) -> list[str]:
-    """Return npgpt and the programs that are installed; say why others are skipped."""
-    chosen = ["npgpt", *[WIDE] * (weights != "float32")]
+def names(weights: str, programs: list[str], works: list[str]) -> list[str]:
+    """Return npgpt and the installed programs that can do a work; say why others are skipped."""
+    chosen = ["npgpt"]
+    if weights != "float32" and works_of(WIDE, works):
+        chosen.append(WIDE)
     for name in programs:
-        if weights not in PROGRAMS[name].weights:
+        if weights not in PROGRAMS[name].weights or not works_of(name, works):
             continue
         if why := peers.missing(PROGRAMS[name].environment):
             print(f"{name} is skipped: {why}")
@@ -265,7 +267,7 @@ def run(weights: str, options) -> None:
         given += ["--works", *options.works]
         start = dict(environment=on_threads(options.threads))
         runners = []
-        for name in names(weights, options.programs):
+        for name in names(weights, options.programs, options.works):
             own = PROGRAMS[name].environment if name in PROGRAMS else ""
             python = peers.python_of(own) if own else None
             runners.append(Runner("benchmarks.generation", name, *given, **start, python=python))

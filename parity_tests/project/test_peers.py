@@ -143,6 +143,18 @@ def test_another_programs_logits_are_looked_at():
         validate([[1.0, 2.0]], first=(5, 0, 0))
 
 
+def test_programs_that_take_part(monkeypatch, capsys):
+    monkeypatch.setattr(peers, "missing", lambda name: "why" if name == "llamacpp" else None)
+    programs = ["OpenVINO GenAI", "llama.cpp", "CTranslate2", "PyTorch, compiled"]
+    assert generation.names("bfloat16", programs, ["generate", "late"]) == [
+        "npgpt", "npgpt float32", "OpenVINO GenAI", "PyTorch, compiled",
+    ]  # fmt: skip
+    assert generation.names("float32", programs, ["late"]) == [
+        "npgpt", "OpenVINO GenAI", "CTranslate2",
+    ]  # fmt: skip
+    assert capsys.readouterr().out == "llama.cpp is skipped: why\n" * 2
+
+
 def test_the_target_of_a_work_is_beside_the_quickest_program():
     bound = "lower bound: weights at the rate of reading"
     found = {
