@@ -184,9 +184,8 @@ def test_a_head_that_is_neither_tied_nor_loaded():
     assert "loaded  lm_head.weight: no numbers of the probe: not loaded?" in report.text(found)
 
 
-def test_names_that_are_exchanged_alone_are_no_mistake():
-    """Values decide: a port may call its queries keys."""
-    tensors = compute(RIGHT, PROBE, ("loss", "grad", "param"), dtype=np.float32)
+def with_exchanged_names(tensors):
+    """Return the tensors of a port that calls its queries keys, and its keys queries."""
     split = {}
     for name, x in tensors.items():
         if "c_attn" in name:
@@ -194,6 +193,20 @@ def test_names_that_are_exchanged_alone_are_no_mistake():
                 split[name.replace("c_attn", f"{part}_proj")] = piece
         else:
             split[name] = x
-    found = diagnose(PROBE, split)
+    return split
+
+
+def test_names_that_are_exchanged_alone_are_no_mistake():
+    """Values decide."""
+    tensors = compute(RIGHT, PROBE, ("loss", "grad", "param"), dtype=np.float32)
+    found = diagnose(PROBE, with_exchanged_names(tensors))
     (line,) = (one for one in report.text(found).splitlines() if "has the numbers of" in one)
     assert found.agrees and line.endswith(", and 7 more like it")
+
+
+def test_names_that_are_exchanged_are_none_either_beside_another_mistake():
+    """As values say, fewer ops are wrong."""
+    tensors = compute(UNSCALED, PROBE, KINDS, dtype=np.float32)
+    found = diagnose(PROBE, with_exchanged_names(tensors))
+    assert [[one.name for one in chain] for chain in found.causes] == [[SCORES]]
+    assert found.loaded == () and {one.op for one in found.wrong_ops} == {"attention"}
