@@ -113,6 +113,29 @@ def test_a_key_that_is_held_passes_every_number(page, served, found):
     assert page.said == []
 
 
+def test_an_address_of_no_number(page, served):
+    """The first parameter takes its place, or the first number, when the view is open too."""
+    show(page, served, f"nudge?prompt={TEXT}&parameter=ln_f.bias&index=3")
+    for address, parameter, index in (
+        ("parameter=h.9.ln_1.bias&index=3", "wte.weight", None),
+        ("parameter=ln_f.bias&index=99", "ln_f.bias", "0"),
+        ("parameter=ln_f.weight&index=x,y", "ln_f.weight", "0"),
+    ):
+        page.goto(f"{served.url}#/nudge?prompt={TEXT}&{address}")
+        number = f"{parameter}[{'' if index is None else index + ']'}"
+        until(page, f"document.querySelector('.facts').textContent.includes('Of {number}')")
+        assert page.get_by_label("Parameter").input_value() == parameter
+    assert page.said == []
+
+
+def test_an_answer_that_comes_before_the_layout(page, served):
+    """Pictures measure their width themselves, and do not draw into none."""
+    page.add_init_script("window.ResizeObserver = class { observe() {} };")
+    show(page, served, f"attention?prompt={TEXT}")
+    assert page.locator(".attention rect").count() > 0
+    assert page.said == []
+
+
 def test_the_names_of_parameters_are_not_cut(page, served):
     for view in ("nudge", "step", "muon", "backwards"):
         show(page, served, f"{view}?prompt={TEXT}")

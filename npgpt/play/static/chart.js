@@ -38,6 +38,7 @@ export function figure({ name, title, describe, height, wide, draw, csv, cursor 
   let width = 0;
 
   function redraw() {
+    if (!width) width = box.clientWidth; // an answer may come before the observer
     if (!width) return;
     const tall = height(width);
     const full = wide ? wide(width) : width;

@@ -65,9 +65,9 @@ function render(root, page) {
       const result = await page.call("backward", { prompt: state.prompt });
       if (!result) return;
       names = result.sizes;
-      if (!names.some((one) => one.name === state.parameter)) page.set({ parameter: names[0].name, index: names[0].largest.join(",") });
       fill(parameter.input, names.map(({ name }) => el("option", { value: name }, name)));
     }
+    if (!names.some((one) => one.name === state.parameter)) page.set({ parameter: names[0].name, index: names[0].largest.join(",") });
     parameter.set(state.parameter);
     const { shape } = names.find((one) => one.name === state.parameter);
     const fits = index().length === shape.length && index().every((i, axis) => Number.isInteger(i) && i >= 0 && i < shape[axis]);
