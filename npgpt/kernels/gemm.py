@@ -22,9 +22,13 @@ from npgpt.arrays import LINE, Array
 from npgpt.kernels import buffer_pool
 from npgpt.kernels.cpu import BYTES
 from npgpt.kernels.gemm_microkernel import LEFT, MR, VECTORS
-from npgpt.kernels.gemv import multiply_rows, multiply_rows_transposed
+from npgpt.kernels.gemv import PARTS, multiply_rows, multiply_rows_transposed, part_start
+from npgpt.kernels.gemv_batch import multiply_columns, task_columns
+from npgpt.kernels.gemv_microkernel import GROUP as GEMV_ROWS
+from npgpt.kernels.gemv_tile import ROWS
 from npgpt.kernels.jit import inner, njit
 from npgpt.kernels.launch import num_threads
+from npgpt.kernels.operands import empty_operand, operand, pack_panel
 from npgpt.kernels.packing import multiply_panels, pack, right_width, steps_of
 from npgpt.kernels.parallel import in_parallel
 from npgpt.kernels.simd import fence
@@ -35,8 +39,8 @@ RIGHT_PANELS = 6  # of a task: 768 x 6 x 32 float32 are 590 KB
 GROUP = 16  # left panels that one thread packs together, if there are enough
 MC, K_PACKED = 3066, 4 * KC  # of `a`, packed at once: at most 38 MB; 512 x 3072 are 7 MB
 STREAMED = 1 << 21  # bytes of `out`: a smaller one may still be in a cache when it is read
-PARTS = 16  # partial sums of a product with at most FEW rows
-FEW = 15  # rows of `a` for which packing costs more than it saves
+FEW = 32  # rows of `a` for which packing costs more than it saves
+FEW_ROUNDED = 15  # the same where both operands would be rounded to bfloat16
 
 
 def matmul(
@@ -53,10 +57,14 @@ def matmul(
     panels = np.dtype(out.dtype if panels is None else panels)
     a, a_transposed = contiguous(a)
     b, b_transposed = contiguous(b)
-    if M <= FEW:
+    if M <= (FEW_ROUNDED if panels != out.dtype and b.dtype == out.dtype else FEW):
         a = np.ascontiguousarray(a.T) if a_transposed else a
-        parts = buffer_pool.empty((1 if b_transposed else PARTS, *out.shape), out.dtype)
-        _few_rows(a, b, b_transposed, bias, beta, PARTS, parts, out)
+        if b_transposed:
+            _transposed(a, b, bias, beta, out)
+        elif M <= GEMV_ROWS:
+            _few_rows(a, b, bias, beta, buffer_pool.empty((PARTS, *out.shape), out.dtype), out)
+        else:
+            _batch(a, b, bias, beta, num_threads(), np.zeros(1, np.int64), out)
         return out
     pair = 2 if panels == np.uint32 else 1
     threads, left_panels = num_threads(), -(-min(M, MC) // MR)
@@ -158,26 +166,74 @@ def can_stream(out, columns):
     return BYTES == LINE and parts[0] % LINE == 0 and parts[1] % LINE == 0
 
 
-# At most FEW rows (gemv.py). Each task has its own rows of b, and the partial sums are added up.
-# For a transposed b, it has its own columns of the result.
+# At most FEW rows. For a few of them (gemv.py), each task has its own rows of b, and the partial
+# sums are added up. For more (gemv_batch.py) and for a transposed b, it has its own columns.
 
 
 @njit
-def _few_rows(a, b, b_transposed, bias, beta, tasks, parts, out):
-    in_parallel(tasks, _multiply_part, (a, b, b_transposed, bias, beta, tasks, parts, out))
-    if not b_transposed:
-        _add_parts(parts, bias, beta, 0, out.shape[1], out)
+def _few_rows(a, b, bias, beta, parts, out):
+    in_parallel(PARTS, _multiply_part, (a, b, parts))
+    _add_parts(parts, bias, beta, 0, out.shape[1], out)
 
 
 @inner
-def _multiply_part(task, a, b, b_transposed, bias, beta, tasks, parts, out):
+def _multiply_part(task, a, b, parts):
     """Multiply a task's rows of b."""
-    first, last = task * len(b) // tasks, (task + 1) * len(b) // tasks
-    if b_transposed:
-        multiply_rows_transposed(a, b, first, last, parts[0])
-        _add_parts(parts, bias, beta, first, last, out)
-    else:
-        multiply_rows(a, b, first, last, parts[task])
+    K = len(b)
+    multiply_rows(a, b, part_start(task, K, b), part_start(task + 1, K, b), parts[task])
+
+
+@njit
+def _transposed(x, b, bias, beta, out):
+    a = operand(x, 0, x.shape[1], b)
+    product = np.empty((1, *out.shape), out.dtype) if beta else out.reshape((1, *out.shape))
+    in_parallel(PARTS, _multiply_part_transposed, (a, b, bias, beta, product, out))
+
+
+@inner
+def _multiply_part_transposed(task, a, b, bias, beta, product, out):
+    """Multiply a task's rows of b: its columns of the result."""
+    first, last = task * len(b) // PARTS, (task + 1) * len(b) // PARTS
+    multiply_rows_transposed(a, len(out), b, first, last, product[0])
+    if beta or bias.size:
+        _add_parts(product, bias, beta, first, last, out)
+
+
+@njit
+def _batch(x, b, bias, beta, threads, counter, out):
+    (M, K), panels = x.shape, -(-len(x) // ROWS)
+    a = empty_operand(M, K, ROWS, x, b)
+    in_parallel(panels, _pack_rows, (x, a, b))
+    in_parallel(threads, _multiply_batch, (panels, a, b, bias, beta, counter, out))
+
+
+@inner
+def _pack_rows(panel, x, a, b):
+    """Pack a panel of the left operand."""
+    K = x.shape[1]
+    pack_panel(panel, x, 0, K, ROWS, a, 0, K, b)
+
+
+@inner
+def _multiply_batch(thread, panels, a, b, bias, beta, counter, out):
+    """Run one thread: task after task, each a range of columns."""
+    N, width = b.shape[1], task_columns(out)
+    totals = np.empty((panels * ROWS, width), out.dtype)
+    task = take(counter, 0)
+    while task * width < N:
+        first, last = task * width, min(N, (task + 1) * width)
+        multiply_columns(a, b, first, last, b.ctypes.data + last * b.itemsize, totals)
+        for i in range(len(out)):
+            row, total = out[i, first:last], totals[i]
+            if bias.size:
+                for j in range(last - first):
+                    total[j] += bias[first + j]
+            if beta:
+                for j in range(last - first):
+                    total[j] += row[j]
+            for j in range(last - first):
+                row[j] = total[j]
+        task = take(counter, 0)
 
 
 @inner

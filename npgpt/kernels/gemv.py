@@ -1,7 +1,9 @@
-"""Skinny matrix products: at most gemm.FEW rows times a matrix, as in generation.
+"""Skinny matrix products: at most GROUP rows times a matrix, as in generation, and a few more times
+a transposed one. gemv_batch.py multiplies a batch.
 
 They are bound by reading the matrix, which is read once, in the order in which it is stored, and
-not packed. A quantized matrix, bfloat16 (its bits in uint16) or int8, is widened as it is read.
+not packed. A quantized matrix is widened as it is read; bfloat16 (its bits in uint16) is multiplied
+in pairs if the CPU has an instruction for it (operands.py).
 
 Several rows of the matrix are read together, but prefetched one after the other, well ahead:
 hardware prefetchers restart at every page, and memory would be idle meanwhile.
@@ -16,75 +18,113 @@ from npgpt.kernels.gemv_microkernel import (
     DOT_ROWS,
     GROUP,
     K_GROUP,
-    K_GROUPS,
     K_SINGLE,
     add_products,
     dots,
 )
 from npgpt.kernels.jit import inner
+from npgpt.kernels.operands import number_at, operand
+from npgpt.kernels.packing import steps_of
 
 AHEAD = 1 << 13  # bytes between reading and prefetching
+PARTS = 16  # partial sums over k: fixed, so that no bit depends on the threads or the rows
+PAIR = 2  # rows of a bfloat16 matrix that are multiplied together
 
 
 @inner
-def multiply_rows(a, b, first, last, sums):
-    """sums = a[:, first:last] @ b[first:last]: (M, K), (K, N) -> (M, N)"""
+def part_start(part, K, b):
+    """Return the first of K rows of b that belong to a part; those of pairs stay together."""
+    together = PAIR if b.itemsize == 2 else 1
+    return part * (K // together) // PARTS * together if part < PARTS else K
+
+
+@inner
+def multiply_rows(x, b, first, last, sums):
+    """sums = x[:, first:last] @ b[first:last]: (M, K), (K, N) -> (M, N)"""
     row = b.itemsize * b.shape[1]
-    multiply_rows_then(a, b, first, last, sums, last, b.ctypes.data + last * row)
+    multiply_rows_then(x, b, first, last, sums, last, b.ctypes.data + last * row)
 
 
 @inner
-def multiply_rows_then(a, b, first, last, sums, end, next_address):
+def multiply_rows_then(x, b, first, last, sums, end, next_address):
     """Like `multiply_rows`, but prefetch past `last`: rows of `b` up to `end`, then the memory at
     address `next_address`.
 
     Several rows of b are read per iteration, so that a sum is loaded and stored once for them.
     """
-    (M, N), K = sums.shape, a.shape[1]
-    step, row = LINE // b.itemsize, b.itemsize * N
-    lines, k_end = N // step, last - (last - first) % K_SINGLE
-    for i in range(M):
-        out_row = sums[i]
-        for j in range(N):
-            out_row[j] = 0
-    a_flat, b_flat, flat = a.reshape(-1), b.reshape(-1), sums.reshape(-1)
-    k = first
-    while k < k_end:
-        following = k + _rows_per_iteration(M, k_end - k)
-        groups = M // GROUP if following > k + K_SINGLE else 0
-        ahead = _prefetch_address(b.ctypes.data, row, following, end, next_address)
-        if following == k + K_GROUPS:
-            add_products(GROUP, K_GROUPS, groups, a_flat, k, K, b_flat, k * N, N, lines, ahead,
-                         flat, 0, N)  # fmt: skip
-        elif groups:
-            add_products(GROUP, K_GROUP, groups, a_flat, k, K, b_flat, k * N, N, lines, ahead,
-                         flat, 0, N)  # fmt: skip
+    (M, N), a = sums.shape, operand(x, first, last, b)
+    lines, row, steps = N * b.itemsize // LINE, b.itemsize * N, steps_of(last - first, a)
+    groups, columns = M // GROUP, lines * (LINE // b.itemsize)
+    sums[:] = 0
+    b_flat, flat, k = b.reshape(-1), sums.reshape(-1), first
+    while k + K_SINGLE <= last:
+        following = k + (K_GROUP if groups and k + K_GROUP <= last else K_SINGLE)
+        if following > k + K_SINGLE:
+            ahead = _prefetch_address(b.ctypes.data, row, following, end, next_address)
+            add_products(GROUP, K_GROUP, a, steps_of(k - first, a), steps, b_flat, k * N, N, N,
+                         lines, ahead, flat, 0, N)  # fmt: skip
         for k_single in range(k, following, K_SINGLE):
             ahead = _prefetch_address(b.ctypes.data, row, k_single + K_SINGLE, end, next_address)
-            for i in range(groups * GROUP, M):
-                add_products(1, K_SINGLE, 1, a_flat, i * K + k_single, K, b_flat, k_single * N, N,
-                             lines, ahead, flat, i * N, N)  # fmt: skip
-        for i in range(M):
-            for j in range(lines * step, N):
-                total = sums[i, j]
-                for kk in range(k, following):
-                    total += a[i, kk] * widen(b[kk, j])
-                sums[i, j] = total
+            done = GROUP if following > k + K_SINGLE else 0
+            for i in range(done, M):
+                add_products(1, K_SINGLE, a, i * steps + steps_of(k_single - first, a), steps,
+                             b_flat, k_single * N, N, N, lines, ahead, flat, i * N, N)  # fmt: skip
         k = following
-    for k in range(k_end, last):
-        rest = b[k]
-        for i in range(M):
-            out_row = sums[i]
-            for j in range(N):
-                out_row[j] += a[i, k] * widen(rest[j])
+    add_last(a, steps, b, first, k, last, lines, sums)
+    for i in range(M):
+        add_rest(a, i * steps, 1, b, first, last, columns, sums[i, columns:])
+
+
+def add_last(a, steps, b, first, k, last, lines, sums):
+    """Add the products of the last rows of b, fewer than K_SINGLE, in the columns of `lines`."""
+    raise NotImplementedError("only inside a Numba kernel")
+
+
+@overload(add_last)
+def _overload_add_last(a, steps, b, first, k, last, lines, sums):
+    return _add_last_pairs if a.dtype == types.uint32 else _add_last_rows
+
+
+def _add_last_rows(a, steps, b, first, k, last, lines, sums):
+    columns = lines * (LINE // b.itemsize)
+    for kk in range(k, last):
+        row = b[kk]
+        for i in range(len(sums)):
+            out_row, factor = sums[i], a[i * steps + kk - first]
+            for j in range(columns):
+                out_row[j] += factor * widen(row[j])
+
+
+def _add_last_pairs(a, steps, b, first, k, last, lines, sums):
+    b_flat, flat, N = b.reshape(-1), sums.reshape(-1), b.shape[1]
+    zeros = zero_row(b, last)
+    for kk in range(k, last, PAIR):
+        second = N if kk + 1 < last else row_distance(b, kk, zeros)
+        for i in range(len(sums)):
+            add_products(1, PAIR, a, i * steps + (kk - first) // 2, steps, b_flat, kk * N, N,
+                         second, lines, b.ctypes.data, flat, i * N, N)  # fmt: skip
 
 
 @inner
-def _rows_per_iteration(M, left):
-    """Return the number of rows of b to process per iteration, with `left` rows left."""
-    if M >= 2 * GROUP and left >= K_GROUPS:
-        return K_GROUPS
-    return K_GROUP if M >= GROUP and left >= K_GROUP else K_SINGLE
+def zero_row(b, K):
+    """Return a row of zeros that completes the last pair of an odd number of rows; else nothing."""
+    return np.zeros(b.shape[1] if K % 2 else 0, b.dtype)
+
+
+@inner
+def row_distance(b, k, zeros):
+    """Return the distance from row k of b to the row of zeros, in elements."""
+    return (zeros.ctypes.data - b.ctypes.data) // b.itemsize - k * b.shape[1]
+
+
+@inner
+def add_rest(a, start, height, b, first, last, left, sums):
+    """sums += a[start ...] @ b[first:last, left : left + len(sums)], one number after the other:
+    for the columns that fill no vector."""
+    for k in range(first if len(sums) else last, last):
+        row, factor = b[k, left:], number_at(a, start, k - first, height)
+        for j in range(len(sums)):
+            sums[j] += factor * widen(row[j])
 
 
 @inner
@@ -95,37 +135,37 @@ def _prefetch_address(b, row, following, end, next_address):
 
 
 @inner
-def multiply_rows_transposed(a, b, first, last, out):
-    """out[:, first:last] = a @ b[first:last].T: (M, K), (N, K) -> (M, N)
+def multiply_rows_transposed(a, M, b, first, last, out):
+    """out[:, first:last] = a @ b[first:last].T: an operand of M rows, (N, K) -> (M, N)
 
     Four rows of b at a time, and DOT_ROWS rows of a if there are as many. Each time the four are
     read, a part of the next four is prefetched.
     """
-    (M, K), N = a.shape, out.shape[1]
+    K, N, steps = b.shape[1], out.shape[1], len(a) // max(1, M)
     step, row = LINE // b.itemsize, b.itemsize * K
     turns, lines, columns = M // DOT_ROWS, K // step, last - (last - first) % 4
-    a_flat, b_flat, flat = a.reshape(-1), b.reshape(-1), out.reshape(-1)
+    b_flat, flat = b.reshape(-1), out.reshape(-1)
     for j in range(first, columns, 4):
         ahead = b.ctypes.data + (j + 4) * row + AHEAD
         for turn in range(turns):
             i, done = turn * DOT_ROWS, 4 * turn // turns
             count, start = 4 * (turn + 1) // turns - done, ahead + done * lines * LINE
-            dots(DOT_ROWS, a_flat, i * K, K, b_flat, j * K, K, lines, start, count, flat, i * N + j,
-                 N)  # fmt: skip
+            dots(DOT_ROWS, a, i * steps, steps, b_flat, j * K, K, lines, start, count, flat,
+                 i * N + j, N)  # fmt: skip
         for i in range(turns * DOT_ROWS, M):
-            dots(1, a_flat, i * K, K, b_flat, j * K, K, lines, ahead, 4, flat, i * N + j, N)
+            dots(1, a, i * steps, steps, b_flat, j * K, K, lines, ahead, 4, flat, i * N + j, N)
         for i in range(M):
             for column in range(j, j + 4):
                 total = out[i, column]
                 for k in range(lines * step, K):
-                    total += a[i, k] * widen(b[column, k])
+                    total += number_at(a, i * steps, k, 1) * widen(b[column, k])
                 out[i, column] = total
     for j in range(columns, last):
         rest = b[j]
         for i in range(M):
-            line, total = a[i], out.dtype.type(0)
+            total = out.dtype.type(0)
             for k in range(K):
-                total += line[k] * widen(rest[k])
+                total += number_at(a, i * steps, k, 1) * widen(rest[k])
             out[i, j] = total
 
 

@@ -14,6 +14,7 @@ from npgpt.kernels.llvm import (
     index,
     load,
     multiply_add,
+    pairs_in_order,
     pointer_to,
     prefetch_lines,
     store,
@@ -23,80 +24,75 @@ from npgpt.kernels.llvm import (
 
 GROUP = 4  # rows of a that share one read of b, if there are as many
 K_SINGLE, K_GROUP = 4, 8  # rows of b read together, for a single row of a and for a group
-K_GROUPS = 8 if REGISTERS == 32 else 16  # for two groups or more
 COLUMNS = 2  # vectors of b that a group adds up together: 4 x 2 sums fit into 16 registers
 DOT_ROWS = 4 if REGISTERS == 32 else 2  # rows of a in `dots`, with four sums each
 
 
 @intrinsic(prefer_literal=True)
 def add_products(
-    context, rows, K, groups, a, i, a_stride, b, j, b_stride, lines, ahead, out, o, stride
+    context, rows, K, a, i, a_stride, b, j, b_stride, last, lines, ahead, out, o, stride
 ):  # fmt: skip
     """out[o + r stride + n] += sum of k < K of a[i + r a_stride + k] * b[j + k b_stride + n], for
-    r < rows * groups and all n in the first `lines` cache lines of b.
+    r < rows and all n in the first `lines` cache lines of b.
 
-    A line of each row of b is read, and all groups use it before the next line: b arrives from
-    memory evenly, and is multiplied meanwhile. The elements of a single row of a stay in registers.
-    b may be bfloat16 (its bits in uint16) or int8. `rows` and `K` are constants. Arrays are flat.
+    A line of each row of b is read before the next one: b arrives from memory evenly. The elements
+    of a single row of a stay in registers. b may be bfloat16 (its bits in uint16) or int8. If a
+    holds pairs (uint32), they are counted in a, those of k = 2i and 2i + 1 of b; and the last row
+    of b is `last` behind the one before it. `rows` and `K` are constants. Arrays are flat.
 
-    From the address `ahead` on, as many lines are prefetched as are read. With K above K_GROUP, the
-    prefetches come between the products, half in each of two groups: a processor has about twenty
-    lines in flight, and products would wait for the last of them.
+    From the address `ahead` on, as many lines are prefetched as are read.
     """
     signature = types.void(
-        rows, K, types.intp, a, types.intp, types.intp, b, types.intp, types.intp, types.intp,
+        rows, K, a, types.intp, types.intp, b, types.intp, types.intp, types.intp, types.intp,
         types.intp, out, types.intp, types.intp,
     )  # fmt: skip
 
     def generate(context, builder, signature, values):
-        _, _, groups, a, i, a_stride, b, j, b_stride, lines, ahead, out, o, stride = values
-        count, K, _, *kinds = signature.args
-        rows, ks = range(count.literal_value), range(K.literal_value)
-        lanes, line = vector(kinds[8]).count, LINE * 8 // kinds[3].dtype.bitwidth
+        _, _, a, i, a_stride, b, j, b_stride, last, lines, ahead, out, o, stride = values
+        count, K, *kinds = signature.args
+        rows, pairs = range(count.literal_value), kinds[0].dtype == types.uint32
+        ks = range(0, K.literal_value, 2 if pairs else 1)
+        lanes, line = vector(kinds[9]).count, LINE * 8 // kinds[3].dtype.bitwidth
         lefts = range(0, line, COLUMNS * lanes)
-        single, ahead_too = len(rows) == 1, prefetches(len(rows), kinds[3])
-        between = ahead_too and len(ks) > K_GROUP
-        share = len(ks) // len(lefts) // 2  # lines that a group prefetches between its products
 
-        def at(number, array, start, stride, times, more):
+        def at(number, array, start, stride, times, more, lanes=lanes):
             position = builder.add(builder.add(start, builder.mul(times, stride)), more)
             return pointer_to(context, builder, kinds[number], array, position, lanes)
 
-        def factor(r, k):
-            position = builder.add(builder.add(i, builder.mul(r, a_stride)), index(k))
+        def factor(r, step):
+            position = builder.add(builder.add(i, builder.mul(r, a_stride)), index(step))
             return broadcast(context, builder, kinds[0], a, position)
 
-        def due(line, turn, group, k):
-            """Return the number of the line that is prefetched before the product of k."""
-            before = builder.add(builder.mul(line, index(len(lefts))), index(turn))
-            before = builder.add(builder.mul(before, index(2)), group)
-            return builder.add(builder.mul(before, index(share)), index(k * share // len(ks)))
+        def read_pairs(k, n):
+            """Return the pairs of two rows, in two vectors."""
+            first = builder.add(builder.add(j, builder.mul(index(k), b_stride)), n)
+            second = builder.add(first, last if k == ks[-1] else b_stride)
+            both = (pointer_to(context, builder, kinds[3], b, x, 2 * lanes) for x in (first, second))
+            return pairs_in_order(builder, *(load(builder, pointer) for pointer in both))
 
-        held = [factor(index(0), k) for k in ks] if single else None
+        held = [factor(index(0), step) for step in range(len(ks))] if len(rows) == 1 else None
+        numbers = [index(r) for r in rows]
         with cgutils.for_range(builder, lines) as loop:
-            if ahead_too and not between:
-                prefetch_lines(builder, ahead, loop.index, len(ks))
+            if prefetches(len(rows), kinds[3]):
+                prefetch_lines(builder, ahead, loop.index, K.literal_value)
             start = builder.mul(loop.index, index(line))
-            for turn, left in enumerate(lefts):
+            for left in lefts:
                 columns = range(left, min(line, left + COLUMNS * lanes), lanes)
                 columns = [builder.add(start, index(n)) for n in columns]
-                with cgutils.for_range(builder, groups) as group:
-                    first = builder.mul(group.index, index(len(rows)))
-                    numbers = [builder.add(first, index(r)) for r in rows]
-                    pointers = [at(8, out, o, stride, r, n) for r in numbers for n in columns]
-                    sums = [load(builder, pointer) for pointer in pointers]
-                    for k in ks:
-                        if between and k % (len(ks) // share) == 0:
-                            number = due(loop.index, turn, group.index, k)
-                            prefetch_lines(builder, ahead, number, 1)
+                pointers = [at(9, out, o, stride, r, n) for r in numbers for n in columns]
+                sums = [load(builder, pointer) for pointer in pointers]
+                for step, k in enumerate(ks):
+                    if pairs:
+                        read = read_pairs(k, columns[0])
+                    else:
                         read = [load(builder, at(3, b, j, b_stride, index(k), n)) for n in columns]
                         read = [widen(builder, value) for value in read]
-                        for r, row in enumerate(numbers):
-                            times = held[k] if single else factor(row, k)
-                            for n, value in enumerate(read, r * len(columns)):
-                                sums[n] = multiply_add(builder, times, value, sums[n])
-                    for total, pointer in zip(sums, pointers, strict=True):
-                        store(builder, total, pointer)
+                    for r, row in enumerate(numbers):
+                        times = held[step] if held else factor(row, step)
+                        for n, value in enumerate(read, r * len(columns)):
+                            sums[n] = multiply_add(builder, times, value, sums[n])
+                for total, pointer in zip(sums, pointers, strict=True):
+                    store(builder, total, pointer)
         return context.get_dummy_value()
 
     return signature, generate
@@ -105,7 +101,8 @@ def add_products(
 @intrinsic(prefer_literal=True)
 def dots(context, rows, a, i, a_stride, b, j, b_stride, lines, ahead, count, out, o, stride):
     """out[o + r stride + c] = sum of a[i + r a_stride + n] * b[j + c b_stride + n] over `lines`
-    cache lines of b, for r < rows and c < 4: the same for a transposed b.
+    cache lines of b, for r < rows and c < 4: the same for a transposed b. Pairs (uint32) of a are
+    multiplied with pairs of b.
 
     With every line of the four rows, `count` lines are prefetched from the address `ahead` on;
     `count` may be a constant.
@@ -120,10 +117,16 @@ def dots(context, rows, a, i, a_stride, b, j, b_stride, lines, ahead, count, out
         row_count, *kinds = signature.args
         four, rows = range(4), range(row_count.literal_value)
         kind, line = vector(kinds[9]), LINE * 8 // kinds[3].dtype.bitwidth
+        pairs = kinds[0].dtype == types.uint32
+        span = kind.count * (2 if pairs else 1)  # numbers of b in a vector
 
-        def at(number, array, start, stride, times, more):
+        def at(number, array, start, stride, times, more, lanes):
             position = builder.add(builder.add(start, builder.mul(index(times), stride)), more)
-            return pointer_to(context, builder, kinds[number], array, position, kind.count)
+            return pointer_to(context, builder, kinds[number], array, position, lanes)
+
+        def read_b(c, n):
+            value = load(builder, at(3, b, j, b_stride, c, n, span))
+            return builder.bitcast(value, vector(kinds[0])) if pairs else widen(builder, value)
 
         zero = ir.Constant(kind, None)
         sums = [cgutils.alloca_once_value(builder, zero) for _ in (*rows, *rows, *rows, *rows)]
@@ -137,11 +140,12 @@ def dots(context, rows, a, i, a_stride, b, j, b_stride, lines, ahead, count, out
                     done = builder.mul(loop.index, count)
                     with cgutils.for_range(builder, count) as one:
                         prefetch_lines(builder, ahead, builder.add(done, one.index), 1)
-            for lane in range(0, line, kind.count):
+            for lane in range(0, line, span):
                 n = builder.add(builder.mul(loop.index, index(line)), index(lane))
-                factors = [load(builder, at(0, a, i, a_stride, r, n)) for r in rows]
+                step = builder.udiv(n, index(span // kind.count))
+                factors = [load(builder, at(0, a, i, a_stride, r, step, kind.count)) for r in rows]
                 for c in four:
-                    value = widen(builder, load(builder, at(3, b, j, b_stride, c, n)))
+                    value = read_b(c, n)
                     for r in rows:
                         total = sums[4 * r + c]
                         more = multiply_add(builder, factors[r], value, builder.load(total))

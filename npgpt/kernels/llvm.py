@@ -175,6 +175,38 @@ def horizontal_sum(builder, value):
     return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
 
 
+def pairs_in_order(builder, first, second):
+    """Return two vectors of pairs (uint32) of two rows of bfloat16: first[n], second[n]."""
+    count = first.type.count
+    return interleave(builder, first, second, [range(count // 2), range(count // 2, count)])
+
+
+def pairs_in_lanes(builder, first, second):
+    """The same with one cheap instruction each, in the order of `restore_lanes`: of each 8 numbers,
+    4 pairs are in one vector and 4 in the other."""
+    starts = range(0, first.type.count, 8)
+    halves = ([n for start in starts for n in range(start + h, start + h + 4)] for h in (0, 4))
+    return interleave(builder, first, second, halves)
+
+
+def interleave(builder, first, second, halves):
+    """Return a vector of pairs for each of the lists of lanes."""
+    count = first.type.count
+    kind = ir.VectorType(ir.IntType(32), count // 2)
+    orders = [int_vector([i for n in lanes for i in (n, n + count)]) for lanes in halves]
+    mixed = (builder.shuffle_vector(first, second, order) for order in orders)
+    return [builder.bitcast(value, kind) for value in mixed]
+
+
+def restore_lanes(builder, first, second):
+    """Return the sums of `pairs_in_lanes` in the order of the columns, two vectors."""
+    count = first.type.count
+    order = [n for start in range(0, count, 4) for half in (start, start + count)
+             for n in range(half, half + 4)]  # fmt: skip
+    orders = int_vector(order[:count]), int_vector(order[count:])
+    return [builder.shuffle_vector(first, second, part) for part in orders]
+
+
 def broadcast(context, builder, kind, array, i):
     """Return a vector with array[i] in every lane."""
     data = context.make_array(kind)(context, builder, array).data

@@ -1,0 +1,70 @@
+"""Products of a batch with a matrix that is read where it is stored: more than GROUP rows.
+
+A task is a range of columns, WIDTH bytes of float32. The rows of b in that range are read from
+memory once, part after part; each part stays in a cache while every panel of ROWS rows of a meets
+it, tile by tile (gemv_tile.py). The parts of k are those of gemv.py, and so are the bits.
+"""
+
+import numpy as np
+
+from npgpt.arrays import LINE
+from npgpt.kernels.cpu import BYTES
+from npgpt.kernels.gemv import PARTS, add_rest, part_start, row_distance, zero_row
+from npgpt.kernels.gemv_tile import EDGE, ROWS, VECTORS, multiply_tile
+from npgpt.kernels.jit import inner
+from npgpt.kernels.packing import steps_of
+
+WIDTH = 6 * LINE  # bytes of a task's columns in float32: a whole number of tiles
+
+
+@inner
+def task_columns(x):
+    """Return the number of columns of a task."""
+    return WIDTH // x.itemsize
+
+
+@inner
+def multiply_columns(a, b, first, last, next_address, totals):
+    """totals[:, : last - first] = a @ b[:, first:last]
+
+    a: an operand of panels of ROWS rows. totals: (panels * ROWS, task_columns). When b ends, the
+    memory at `next_address` is prefetched as if it were the first part of more rows.
+    """
+    (K, N), width = b.shape, totals.shape[1]
+    panels, steps, vector = len(totals) // ROWS, steps_of(K, a), BYTES // totals.itemsize
+    tile, edge, count = VECTORS * vector, EDGE * vector, last - first
+    tiles = count // tile
+    edges = (count - tiles * tile) // edge
+    calls, lines = panels * (tiles + edges), -(-count * b.itemsize // LINE)
+    b_flat, flat, zeros = b.reshape(-1), totals.reshape(-1), zero_row(b, K)
+    distance = row_distance(b, K - 1, zeros)
+    rest = tiles * tile + edges * edge
+    sums = np.empty(count - rest, totals.dtype)
+    totals[:] = 0
+    for part in range(PARTS):
+        k, end = part_start(part, K, b), part_start(part + 1, K, b)
+        ahead = next_address
+        if part + 1 < PARTS:
+            ahead = b.ctypes.data + (end * N + first) * b.itemsize
+        call = 0
+        for panel in range(panels):
+            p = (panel * steps + steps_of(k, a)) * ROWS
+            for piece in range(tiles + edges):
+                column = min(piece, tiles) * tile + max(0, piece - tiles) * edge
+                done = call * lines // calls  # of the lines that are prefetched per row
+                call += 1
+                more = call * lines // calls - done
+                if piece < tiles:
+                    multiply_tile(VECTORS, a, p, b_flat, k * N + first + column, N, end - k,
+                                  distance, flat, panel * ROWS * width + column, width,
+                                  ahead + done * LINE, more)  # fmt: skip
+                else:
+                    multiply_tile(EDGE, a, p, b_flat, k * N + first + column, N, end - k,
+                                  distance, flat, panel * ROWS * width + column, width,
+                                  ahead + done * LINE, more)  # fmt: skip
+            for r in range(ROWS if len(sums) else 0):
+                sums[:] = 0
+                add_rest(a, p + r, ROWS, b, k, end, first + rest, sums)
+                total = totals[panel * ROWS + r, rest:]
+                for j in range(len(sums)):
+                    total[j] += sums[j]
