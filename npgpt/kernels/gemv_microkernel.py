@@ -67,7 +67,9 @@ def add_products(
             """Return the pairs of two rows, in two vectors."""
             first = builder.add(builder.add(j, builder.mul(index(k), b_stride)), n)
             second = builder.add(first, last if k == ks[-1] else b_stride)
-            both = (pointer_to(context, builder, kinds[3], b, x, 2 * lanes) for x in (first, second))
+            both = (
+                pointer_to(context, builder, kinds[3], b, x, 2 * lanes) for x in (first, second)
+            )
             return pairs_in_order(builder, *(load(builder, pointer) for pointer in both))
 
         held = [factor(index(0), step) for step in range(len(ks))] if len(rows) == 1 else None

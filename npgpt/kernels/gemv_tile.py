@@ -63,7 +63,9 @@ def multiply_tile(context, vectors, a, i, b, j, stride, K, zeros, out, o, width,
         row_bytes = builder.mul(stride, index(itemsize))
 
         def line_of(row, n, lanes):
-            return load(builder, pointer_to(context, builder, kinds[2], b, builder.add(row, n), lanes))
+            return load(
+                builder, pointer_to(context, builder, kinds[2], b, builder.add(row, n), lanes)
+            )
 
         steps = builder.udiv(builder.add(K, index(rows_read - 1)), index(rows_read))
         with cgutils.for_range(builder, steps) as loop:

@@ -1,0 +1,152 @@
+"""One position of many rows through all blocks: the kernel of fused/decode.py for a batch.
+
+Products are bound by multiplying, so a task is a range of a matrix's columns (gemv_batch.py): it
+adds up all of k, and finishes its columns with bias, GELU and residual. There are no partial sums
+of a batch to write and read. The order of sums is that of decode_few.py, and so are the bits.
+"""
+
+import numpy as np
+
+from npgpt.arrays import LINE
+from npgpt.fused.decode_stages import (
+    ATTENTION,
+    ATTN_PROJ,
+    BIAS,
+    C_ATTN,
+    C_FC,
+    FACTOR,
+    MLP_PROJ,
+    STAGES,
+    WEIGHT,
+    attend,
+    copy_rows,
+    counter_of,
+    next_task,
+    normalise,
+    own_tasks,
+    shape_of,
+    wait_and_prefetch,
+)
+from npgpt.kernels.gemv import PARTS
+from npgpt.kernels.gemv_batch import multiply_columns, task_columns
+from npgpt.kernels.gemv_tile import ROWS
+from npgpt.kernels.jit import inner, njit
+from npgpt.kernels.operands import empty_operand, pack_rows
+from npgpt.kernels.parallel import in_parallel
+from npgpt.kernels.pointers import array_at
+from npgpt.kernels.row_ops import gelu_denominator
+from npgpt.kernels.work_queue import take
+
+
+@njit
+def forward(
+    matrices, norms, kind, caches, n_head, texts, capacities, starts, scale, eps, gelu_scale,
+    cubic, threads, x, out,
+):  # fmt: skip
+    """(B, C) -> (B, C)"""
+    (B, C), L = x.shape, len(matrices)
+    stream, qkv = np.empty((2 * L + 1, B, C), x.dtype), np.empty((B, 3 * C), x.dtype)
+    attended, h = np.empty_like(x), empty_operand(B, 4 * C, ROWS, x, kind)
+    counters = np.zeros((len(STAGES) * L * (threads + 1), LINE // 8), np.int64)
+    copy_rows(x, stream[0])
+    in_parallel(threads, _stages,
+                (matrices, norms, kind, caches, n_head, texts, capacities, starts, scale, eps,
+                 gelu_scale, cubic, threads, counters, stream, qkv, attended, h))  # fmt: skip
+    copy_rows(stream[-1], out)
+
+
+@inner
+def _stages(
+    thread, matrices, norms, kind, caches, n_head, texts, capacities, starts, scale, eps,
+    gelu_scale, cubic, threads, counters, stream, qkv, attended, h,
+):  # fmt: skip
+    """Run one thread through all stages of all blocks."""
+    _, B, C = stream.shape
+    normed, width, tasks = np.empty((B, C), stream.dtype), task_columns(stream), 0
+    a = empty_operand(B, C, ROWS, normed, kind)
+    totals = np.empty((-(-B // ROWS) * ROWS, width), stream.dtype)
+    for step in range(len(STAGES) * len(matrices)):
+        layer, stage = step // len(STAGES), STAGES[step % len(STAGES)]
+        matrix = ATTN_PROJ if stage == ATTENTION else stage
+        pointer, (I, O) = matrices[layer, matrix, WEIGHT], shape_of(matrix, C)
+        size, row = width * kind.itemsize, O * kind.itemsize
+        blocks, lines = -(-O // width), -(-size // LINE)
+        own, _ = own_tasks(thread, threads, blocks)
+        wait_and_prefetch(counters, step, threads, tasks, pointer + own * size, lines, row,
+                          I // PARTS)  # fmt: skip
+        tasks = PARTS if stage == ATTENTION else blocks
+        if stage == ATTN_PROJ:
+            pack_rows(attended, 0, C, ROWS, a, 0, C, kind)
+        elif stage in (C_ATTN, C_FC):
+            norm = 0 if stage == C_ATTN else 1
+            normalise(stream[2 * layer + norm], norms[layer, norm], eps, normed)
+            pack_rows(normed, 0, C, ROWS, a, 0, C, kind)
+        weight, left = array_at(pointer, (I, O), kind), h if stage == MLP_PROJ else a
+        task = next_task(counters, step, thread, threads, tasks)
+        while task >= 0:
+            if stage == ATTENTION:
+                heads = (len(texts) - 1) * n_head
+                for head in range(task * heads // tasks, (task + 1) * heads // tasks):
+                    text = head // n_head
+                    for b in range(texts[text], texts[text + 1]):
+                        _attend(qkv[b], head % n_head, n_head, caches[layer, b], capacities[b],
+                                starts[b], scale, attended[b])  # fmt: skip
+            else:
+                first, last = task * width, min(O, (task + 1) * width)
+                multiply_columns(left, weight, first, last, pointer + last * kind.itemsize, totals)
+                product = totals[:B, : last - first]
+                _shift(product, matrices[layer, stage], first, O)
+                if stage == C_ATTN:
+                    copy_rows(product, qkv[:, first:last])
+                elif stage == C_FC:
+                    _gelu(product, gelu_scale, cubic)
+                    pack_rows(product, 0, last - first, ROWS, h, first, O, kind)
+                else:
+                    k = 2 * layer + (stage == MLP_PROJ)
+                    _add(stream[k, :, first:last], product, stream[k + 1, :, first:last])
+            take(counters.reshape(-1), counter_of(counters, step, threads, threads))
+            task = next_task(counters, step, thread, threads, tasks)
+
+
+@inner
+def _shift(product, p, first, O):
+    """product = product * scale + bias, in the columns from `first` on."""
+    bias, scale = array_at(p[BIAS], (O,), product), array_at(p[FACTOR], (O,), product)
+    for n in range(len(product)):
+        row = product[n]
+        if p[FACTOR]:
+            for c in range(len(row)):
+                row[c] *= scale[first + c]
+        if p[BIAS]:
+            for c in range(len(row)):
+                row[c] += bias[first + c]
+
+
+@inner
+def _gelu(x, scale, cubic):
+    """Apply GELU in place."""
+    for n in range(len(x)):
+        row = x[n]
+        for c in range(len(row)):
+            row[c] = row[c] / gelu_denominator(row[c], scale, cubic)
+
+
+@inner
+def _add(x, more, out):
+    """out = x + more"""
+    for n in range(len(x)):
+        before, row, out_row = x[n], more[n], out[n]
+        for c in range(len(row)):
+            out_row[c] = before[c] + row[c]
+
+
+@inner
+def _attend(qkv, h, H, cache, capacity, start, scale, out):
+    """Attend with the query, key and value of a head of one row."""
+    C = len(out)
+    D = C // H
+    new = np.empty((3, D), out.dtype)
+    for i in range(3):
+        for d in range(D):
+            new[i, d] = qkv[i * C + h * D + d]
+    attend(new, cache, capacity, start, h, scale, out[h * D : (h + 1) * D])
