@@ -1,4 +1,4 @@
-"""What the two decode kernels share: the stages of a block, and the queue of their tasks.
+"""The stages of a block and the queue of their tasks, for both decode kernels.
 
 A stage needs all tasks of the one before it. A thread takes its own tasks first, then those of
 others (kernels/work_queue.py), and spins until a stage is complete.

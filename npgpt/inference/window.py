@@ -17,7 +17,7 @@ from npgpt.gpt import GPT
 from npgpt.model import finite, kv_cache, transformer
 from npgpt.model.kv_cache import LayerCache, RowCaches
 
-FEW = 15  # rows of a product that one kernel multiplies: gemm.FEW of npgpt/kernels/gemm.py
+FEW = 32  # rows of a product that one kernel multiplies: gemm.FEW of npgpt/kernels/gemm.py
 PASS = 2048  # positions that are read at once, which bounds memory
 PADDING = 1.25  # the positions of a padded pass, to those of its prompts, at most
 

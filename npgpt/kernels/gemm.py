@@ -40,7 +40,6 @@ GROUP = 16  # left panels that one thread packs together, if there are enough
 MC, K_PACKED = 3066, 4 * KC  # of `a`, packed at once: at most 38 MB; 512 x 3072 are 7 MB
 STREAMED = 1 << 21  # bytes of `out`: a smaller one may still be in a cache when it is read
 FEW = 32  # rows of `a` for which packing costs more than it saves
-FEW_ROUNDED = 15  # the same where both operands would be rounded to bfloat16
 
 
 def matmul(
@@ -57,7 +56,7 @@ def matmul(
     panels = np.dtype(out.dtype if panels is None else panels)
     a, a_transposed = contiguous(a)
     b, b_transposed = contiguous(b)
-    if M <= (FEW_ROUNDED if panels != out.dtype and b.dtype == out.dtype else FEW):
+    if M <= FEW:
         a = np.ascontiguousarray(a.T) if a_transposed else a
         if b_transposed:
             _transposed(a, b, bias, beta, out)

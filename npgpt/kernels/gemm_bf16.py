@@ -12,9 +12,8 @@ PAIRS = np.uint32  # two bfloat16 numbers: those of k = 2i and 2i + 1
 def matmul(a: Array, b, *, out: Array, bias: Array | None = None, beta: int = 0) -> Array:
     """out = a @ b + bias + beta * out: (M, K), (K, N), (N,) -> (M, N)
 
-    Both operands are rounded to bfloat16 as they are packed. With at most gemm.FEW rows nothing is
-    packed, and float32 stays float32. `b` may be a QuantizedMatrix with one scale per column; then
-    beta is 0.
+    Both operands are rounded to bfloat16. With at most gemm.FEW rows, a float32 `b` is not:
+    it is read in place. `b` may be a QuantizedMatrix with one scale per column; then beta is 0.
     """
     if not isinstance(b, QuantizedMatrix):
         return gemm.matmul(a, b, out=out, bias=bias, beta=beta, panels=PAIRS)

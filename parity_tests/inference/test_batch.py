@@ -13,6 +13,7 @@ from npgpt.inference import window as window_module
 from npgpt.inference.batch import Batch
 from npgpt.inference.window import FEW
 from npgpt.model import quantize
+from npgpt.quantized_matrix import KINDS
 from parity_tests.inference.test_generate import model_of, passes
 
 SHAPE = dict(context_length=40, n_head=3, n_embd=48)  # widths that no cache line divides, in int8
@@ -54,11 +55,11 @@ def run_alone(model, number):
     return run(model, [(number, (length, 0, *others))])[number]
 
 
-@pytest.mark.parametrize("kind", ["numpy", "fused", "int8"])
+@pytest.mark.parametrize("kind", ["numpy", "fused", "bfloat16", "int8"])
 def test_each_row_is_its_own_run(kind):
     model = model_of("numpy" if kind == "numpy" else "fused", np.float32, **SHAPE)
-    if kind == "int8":
-        model = npgpt.GPT.from_params(model.config, quantize.quantize(model.params, "int8"))
+    if kind in KINDS:
+        model = npgpt.GPT.from_params(model.config, quantize.quantize(model.params, kind))
     together = run(model, list(enumerate(ROWS)))
     for number, row in enumerate(ROWS):
         alone = run_alone(model, number)
@@ -97,11 +98,11 @@ def test_short_prompts_and_long_ones_are_not_read_together(monkeypatch):
     model, calls = model_of("numpy", context_length=200, n_layer=1), passes(monkeypatch)
     monkeypatch.setattr(window_module, "PASS", 256)
     batch = Batch(model)
-    for length in (30, 4, 4, 4, 4, 28, 16, 150, 140, 2, 60):
+    for length in (30, *[4] * 8, 58, 16, 150, 140, 2, 60):
         batch.add(np.ones(length, int), max_new_tokens=1)
     batch.step()
     # at most FEW positions; at most a quarter of padding; at most PASS positions
-    assert calls == [(3, 4), (2, 4), (1, 16), (2, 30), (1, 60), (1, 140), (1, 150)]
+    assert calls == [(8, 4), (2, 16), (1, 30), (2, 60), (1, 140), (1, 150)]
     assert len(batch) == 0
 
 
