@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from numba.core.caching import FunctionCache
+from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 
 from npgpt.system import memory
@@ -33,14 +34,19 @@ class KernelCache(FunctionCache):
 
     def __init__(self, function, state: str):
         super().__init__(function)
-        if not hasattr(self, "_cache_file"):
-            raise AttributeError("_cache_file")  # or it would be ignored
+        for name in ("_cache_file", "_load_overload", "_guard_against_spurious_io_errors"):
+            if not hasattr(self, name):
+                raise AttributeError(name)  # or it would be ignored
         self._cache_file = KernelFiles(function, Path(self.cache_path), state)
 
     def load_overload(self, sig, target_context):
         """Load a compiled kernel; None if it must be compiled."""
         memory.require(memory.TO_LOAD, "load a kernel")
-        found = super().load_overload(sig, target_context)
+        # Numba's own method also imports all that compiling needs, which a compilation does by
+        # itself. Machine code needs only the functions that allocate.
+        rtsys.initialize(target_context)
+        with self._guard_against_spurious_io_errors():
+            found = self._load_overload(sig, target_context)
         if found is None:
             memory.require(memory.TO_COMPILE, "compile a kernel")
         return found

@@ -102,6 +102,19 @@ def test_a_kernel_that_cannot_be_saved_is_compiled_all_the_same(files, monkeypat
     assert kernel(1) == 2
 
 
+def test_a_kernel_is_loaded_without_all_that_compiling_needs(files, monkeypatch):
+    monkeypatch.setattr(cache, "directory", lambda: files.directory)
+    kernel = numba.njit(lambda x: x + 1)
+    cache.enable(kernel)
+    assert kernel(1) == 2
+    (types,) = kernel.signatures
+    needed = []
+    monkeypatch.setattr(kernel.targetctx, "refresh", lambda: needed.append("everything"))
+    loaded = kernel._cache.load_overload(types, kernel.targetctx)
+    assert loaded.signature.args == types
+    assert not needed
+
+
 def without(name):
     init = Cache.__init__
 
@@ -112,13 +125,18 @@ def without(name):
     return other
 
 
-@pytest.mark.parametrize("missing", ["kernel._cache", "FunctionCache._cache_file"])
+@pytest.mark.parametrize(
+    "missing", ["kernel._cache", "FunctionCache._cache_file", "FunctionCache._load_overload"]
+)
 def test_another_numba_keeps_its_own_files(missing, monkeypatch):
     used = []
     kernel = SimpleNamespace(py_func=lambda: 0, enable_caching=lambda: used.append("Numba's"))
     if missing != "kernel._cache":
         kernel._cache = "a cache"
+    if missing.endswith("_cache_file"):
         monkeypatch.setattr(Cache, "__init__", without("_cache_file"))
+    elif missing.endswith("_load_overload"):
+        monkeypatch.delattr(Cache, "_load_overload")
     cache.use_files(kernel, STATE)
     assert used == ["Numba's"]
 
