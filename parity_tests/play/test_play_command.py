@@ -14,7 +14,7 @@ import npgpt
 from npgpt import preset
 from npgpt.cli import play
 from npgpt.play import server
-from npgpt.play.computation import Cancelled
+from npgpt.play.computation import Cancelled, Job
 from parity_tests.support.play_client import Client, byte_model, decode
 
 
@@ -212,19 +212,23 @@ def test_a_browser_is_opened_where_there_are_windows(monkeypatch):
     assert opened == ["http://127.0.0.1:2/"]
 
 
-def test_the_page_hears_how_far_the_model_is():
-    """And then gets it; a failure is one line, for every view."""
-    model = byte_model()
+def test_the_page_hears_how_far_the_model_is(monkeypatch):
+    """And then gets it. The model is loaded once the page has heard."""
+    model, heard, send = byte_model(), threading.Event(), Job.send
 
     def prepare(report):
         report(3, 7, "Training")
-        client.asked.wait(10)
+        assert heard.wait(20)
         return model, npgpt.tokenizer("byte"), "runs/tiny-1"
 
+    def listen(self, kind, data, arrays=None):
+        send(self, kind, data, arrays)
+        if data.get("text") == "Training":
+            heard.set()
+
+    monkeypatch.setattr(Job, "send", listen)
     client = Client(prepare=prepare)
-    client.asked = threading.Event()
     client.runner.worker.submit(client.session.load)
-    threading.Timer(0.2, client.asked.set).start()
     *steps, last = decode(client.post("model", {}).body)
     assert {(step["done"], step["total"], step["text"]) for step in steps} >= {(3, 7, "Training")}
     assert (last["kind"], last["name"]) == ("result", "runs/tiny-1")
