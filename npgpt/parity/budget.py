@@ -135,6 +135,12 @@ class Run:
                 if name in names:
                     yield name, array
 
+    def rounded(self, kind: str, names: tuple[str, ...]) -> "Run":
+        """Return the run of the same port with products in 16 bits, beside its exact numbers."""
+        other = Run(self.port, replace(self.task, names=names, arithmetic=kind))
+        other.found, other.rest = {name: self.exact[name] for name in names}, iter(())
+        return other
+
     def factor(
         self, name: str, found: Layouts, budgets: Mapping[str, Array] | None = None
     ) -> float:

@@ -32,7 +32,7 @@ WIDTH = 4  # chains of each length that are continued: those that explain most
 LOOSE, LOOSEST, LOOSE_16 = 20, 1000, 8  # LOOSEST: mistakes that round; LOOSE_16: ports in 16 bits
 DECODED = "cached_logits"
 KEPT = 1 << 20  # parameters of a model whose runs are kept
-PATIENCE = 10.0  # seconds for chains of several mistakes, once each was tried alone
+PATIENCE = 20.0  # seconds of the processor for chains of several mistakes
 
 
 class Lab:
@@ -43,7 +43,7 @@ class Lab:
         self.runs: dict[Chain, Run] = {}
         self.indices = {name: i for i, name in enumerate(task.names)}
         self.preview = Preview(task)
-        self.begun: set[Chain] = set()  # chains that are continued
+        self.continued: set[Chain] = set()  # whose runs are kept
 
     def computes(self, task: Task) -> bool:
         """Return True if a task has the runs of this one."""
@@ -65,7 +65,7 @@ class Lab:
             port = mistake.change(port)
         run = Run(port, self.task, self.run(()) if chain else None)
         small = size(self.task.probe.config) <= KEPT
-        if not chain or chain in self.begun or (len(chain) == 1 and small):
+        if not chain or chain in self.continued or (len(chain) == 1 and small):
             self.runs[chain] = run
         return run
 
@@ -134,15 +134,15 @@ def find(lab: Lab, own: Own) -> list[Chain]:
     end = np.inf
     for length in range(LONGEST):
         partial: dict[frozenset[Mistake], tuple[Chain, int]] = {}
-        lab.begun = {chain for chain, _ in frontier}
+        lab.continued = {chain for chain, _ in frontier}
         for mistakes in (MISTAKES, VARIANTS):
             found: dict[frozenset[Mistake], Chain] = {}
             tried = [((*chain, one), start) for chain, start in frontier
                      for one in candidates(mistakes, lab.task, own, chain, start)]  # fmt: skip
             for done, (chain, start) in enumerate(tried):
-                if time.monotonic() > end:
+                if time.process_time() > end:
                     return []
-                progress.tell(done, len(tried), min(PATIENCE, end - time.monotonic()))
+                progress.tell(done, len(tried), min(PATIENCE, end - time.process_time()))
                 position = lab.position(chain, own, start)
                 if position == len(names):
                     found.setdefault(frozenset(chain), chain)
@@ -151,7 +151,7 @@ def find(lab: Lab, own: Own) -> list[Chain]:
             if found:
                 return without_twins(lab.closest(with_fewest_variants(found.values()), own))
         frontier = sorted(partial.values(), key=lambda one: -one[1])[:WIDTH]
-        end = time.monotonic() + PATIENCE if length == 0 else end
+        end = time.process_time() + PATIENCE if length == 0 else end
     return []
 
 

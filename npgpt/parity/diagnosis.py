@@ -7,7 +7,7 @@ import numpy as np
 
 from npgpt.errors import InputError
 from npgpt.parity import causes, loading, op_by_op, order, pairing, randomness, reading, where
-from npgpt.parity.budget import Run, Task
+from npgpt.parity.budget import Run
 from npgpt.parity.causes import Lab
 from npgpt.parity.dump import Dump
 from npgpt.parity.findings import Finding, compare
@@ -15,7 +15,6 @@ from npgpt.parity.loading import Loaded
 from npgpt.parity.mistakes import MISTAKES, Mistake
 from npgpt.parity.op_by_op import WrongOp
 from npgpt.parity.order import kind_of, step_of
-from npgpt.parity.port import RIGHT
 from npgpt.parity.probe import Probe
 from npgpt.parity.randomness import NOT_RANDOM, Randomness
 from npgpt.parity.reading import Reading
@@ -220,7 +219,7 @@ class Case:
             found,
             causes=tuple(chains),
             right_cache=right_cache,
-            within=coarser(lab.task, own, first.name) if is_coarser else "",
+            within=coarser(lab.run(()), own, first.name) if is_coarser else "",
             tell_apart=causes.tell_apart(lab, chains) if len(chains) > 1 else "",
         )
 
@@ -295,14 +294,15 @@ def may_be_coarser(found: Diagnosis) -> bool:
     return computed and found.arithmetic == "float32"
 
 
-def coarser(task: Task, own: causes.Own, first: str) -> str:
+def coarser(exact: Run, own: causes.Own, first: str) -> str:
     """Return the 16 bits whose rounding explains every tensor, "" if neither does.
 
-    The bits of sums do not tell which operands were rounded. `first`: the first wrong tensor.
+    The bits of sums do not tell which operands were rounded. `exact`: of the right port. `first`:
+    the first wrong tensor.
     """
     for kind in ("float16", "bfloat16"):  # the finer one first
-        for names in ((first,), task.names):  # most fail the first wrong one, which is cheap
-            run = Run(RIGHT, replace(task, names=names, arithmetic=kind))
+        for names in ((first,), exact.task.names):  # most fail the first wrong one, which is cheap
+            run = exact.rounded(kind, names)
             if any(run.factor(name, own[name]) > 1 for name in names):
                 break
         else:

@@ -1,4 +1,4 @@
-"""How far the search for causes is: said after two seconds, with the time that is left at most."""
+"""The progress of the search for causes: a line after two seconds, with the time that is left."""
 
 import sys
 import time
@@ -15,7 +15,7 @@ TELL: ContextVar[Tell | None] = ContextVar("TELL", default=None)
 
 
 def tell(done: int, total: int, more: float) -> None:
-    """Tell that so many mistakes of `total` were tried, and `more` seconds may follow."""
+    """Tell that `done` mistakes of `total` were tried, and `more` seconds may follow."""
     if (function := TELL.get()) is not None:
         function(done, total, more)
 
