@@ -23,6 +23,7 @@ openai = pytest.importorskip("openai", reason="the client of OpenAI is in the ex
 pytestmark = pytest.mark.slow  # it imports the openai package
 NAME = "tiny-1"
 CONTEXT = 48
+ENDLESS = {"logit_bias": {256: -100}}  # no text draws its end by chance
 
 
 def tiny_model(**options):
@@ -266,15 +267,15 @@ def test_a_client_that_leaves_ends_its_row(stream):
             join(batch)
 
         service.engine._join = join_later
-        one = raw_request(port, {"prompt": "a", "max_tokens": 40, "stream": stream})
+        one = raw_request(port, {**ENDLESS, "prompt": "a", "max_tokens": 40, "stream": stream})
         wait_until(lambda: service.engine.running)
         one.close()
         wait_until(lambda: service.engine.left or not service.engine.load)
         gate.release(100)
         wait_until(lambda: service.engine.load == 0)
-        assert httpx.post(
-            f"http://127.0.0.1:{port}/v1/completions", json={"prompt": "a", "max_tokens": 2}
-        ).json()["usage"]["completion_tokens"] == 2  # fmt: skip
+        fields, url = {**ENDLESS, "prompt": "a", "max_tokens": 2}, "/v1/completions"
+        answer = httpx.post(f"http://127.0.0.1:{port}{url}", json=fields).json()
+        assert answer["usage"]["completion_tokens"] == 2
 
 
 def listen_to_uvicorn(monkeypatch, caplog):
@@ -286,10 +287,10 @@ def test_a_reader_that_does_not_read_is_left(caplog, monkeypatch):
     with running(send_time=0.2, size=33, buffer=4096) as (service, port):
         listen_to_uvicorn(monkeypatch, caplog)
         # some 250 kB of events; the server's own buffer takes 64
-        fields = dict(prompt=["a"] * 32, max_tokens=40, stream=True)
+        fields = dict(prompt=["a"] * 32, max_tokens=40, stream=True, **ENDLESS)
         slow = raw_request(port, fields, buffer=4096)
         url = f"http://127.0.0.1:{port}/v1/completions"
-        answer = httpx.post(url, json={"prompt": "b", "max_tokens": 3}, timeout=60)
+        answer = httpx.post(url, json={**ENDLESS, "prompt": "b", "max_tokens": 3}, timeout=60)
         assert answer.json()["usage"]["completion_tokens"] == 3
         wait_until(lambda: service.engine.load == 0)
         slow.settimeout(30)
@@ -315,7 +316,7 @@ def test_the_end_of_the_server_ends_all_texts_without_a_word(caplog, monkeypatch
             join(batch)
 
         monkeypatch.setattr(service.engine, "_join", join_until_the_end)
-        fields = dict(max_tokens=40, stream=True, logit_bias={256: -100})  # no text ends by itself
+        fields = dict(max_tokens=40, stream=True, **ENDLESS)
         reader = raw_request(port, fields | dict(prompt="b"))
         slow = raw_request(port, fields | dict(prompt=["a"] * 32), buffer=4096)
         wait_until(lambda: service.engine.load == 33 and not steps._value)
@@ -338,7 +339,7 @@ def test_a_model_of_nans_is_an_error():
 
 def test_ending_the_server_ends_its_texts():
     with running() as (service, port):
-        with raw_request(port, {"prompt": "a", "max_tokens": 40, "stream": True}) as one:
+        with raw_request(port, {**ENDLESS, "prompt": "a", "max_tokens": 40, "stream": True}) as one:
             one.settimeout(30)
             assert one.recv(1)
             service.engine.close()
