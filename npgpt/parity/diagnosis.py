@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from npgpt.config import Config
 from npgpt.errors import InputError
+from npgpt.model.params import named, shapes
 from npgpt.parity import causes, loading, op_by_op, order, pairing, randomness, reading, where
 from npgpt.parity.budget import Run
 from npgpt.parity.causes import Lab
@@ -33,8 +35,8 @@ class Diagnosis:
     right_cache : True if the causes explain all but the cached logits, which are right
     tell_apart : the tensor that would tell several causes apart, "" if none would
     randomness : signs that the forward pass is random
-    is_overwritten : True if activations or parameters are wrong, and all that is computed from them
-        is right: the dump has other numbers than the port has computed with
+    is_overwritten : True if activations, their gradients or parameters are wrong, and all that is
+        computed from them is right: the port has not computed with what it has dumped
     wrong_ops : ops that are wrong on the port's own inputs
     between : the last right tensor before the first wrong one but for parameters, and that one
     where : a sentence about it
@@ -181,7 +183,7 @@ class Case:
             found,
             between=(where.last_before(first.name, right, config), first.name),
             where=where.sentence(first.name, first.at, first.found, right, config),
-            is_overwritten=is_overwritten(found),
+            is_overwritten=is_overwritten(found, config),
         )
         if found.is_overwritten:
             return found
@@ -266,14 +268,17 @@ def start_of(case: Case) -> int:
     return names.index(first.name)
 
 
-def is_overwritten(found: Diagnosis) -> bool:
-    """Return True if activations are wrong, and the logits and all gradients of theirs are right.
+def is_overwritten(found: Diagnosis, config: Config) -> bool:
+    """Return True if activations or their gradients are wrong, and all that follows is right.
 
     Then the port has computed with other numbers than it has dumped.
     """
     wrong = {kind_of(one.name) for one in found.computed if not one.is_right}
-    right = {kind_of(one.name) for one in found.computed if one.is_right}
-    return wrong <= {"act", "dact"} and {"logits", "loss", "grad"} <= right and "act" in wrong
+    right = [kind_of(one.name) for one in found.computed if one.is_right]
+    follows = right.count("grad") == len([*named(shapes(config))]) and {"logits", "loss"} <= {
+        *right
+    }
+    return bool(wrong) and wrong <= {"act", "dact"} and follows
 
 
 def draws_again(found: Diagnosis, own: causes.Own) -> bool:

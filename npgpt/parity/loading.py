@@ -95,6 +95,7 @@ def candidates(
         if other != name and array.shape == right.shape:
             yield LIKE + relation(name, other), array
     yield "1 more than the right numbers", right + 1
+    yield "1 less than the right numbers", right - 1
     yield "the right numbers with the other sign", -right
 
 

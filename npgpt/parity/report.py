@@ -227,11 +227,13 @@ def causes(diagnosis: Diagnosis) -> list[str]:
 def unknown(diagnosis: Diagnosis) -> list[str]:
     """Return the lines of where the error is, if no mistake is known that explains it."""
     if diagnosis.is_overwritten and diagnosis.loaded:
-        return ["cause   the dump, not the port: all else is computed rightly with the probe's "
-                "parameters. Were they changed later, by a step? Dump copies"]  # fmt: skip
+        return ["cause   the dump, not the port: all else is right with the probe's parameters",
+                f"{INDENT}Were the port's changed later, by a step (dump copies)? Does it keep "
+                "them in another form?"]  # fmt: skip
     if diagnosis.is_overwritten:
-        return ["cause   the dump, not the port: all that is computed from these activations is "
-                "right. Were they overwritten later (x += ...)? Dump copies"]  # fmt: skip
+        return ["cause   the dump, not the port: all that is computed from these tensors is right",
+                f"{INDENT}Were they overwritten later, as by x += ... (dump copies)? Are they not "
+                "what their names say (--map)?"]  # fmt: skip
     if diagnosis.first_computed_wrongly is None:
         return ["cause   parameters are loaded wrongly, as said above: all else is right with them"]
     lines = [f"cause   no known mistake reproduces it; {diagnosis.where}"]

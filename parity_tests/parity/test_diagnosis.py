@@ -194,7 +194,7 @@ def test_parameters_that_were_changed_before_they_were_dumped(tiny):
     assert "loaded  h.0.ln_1.weight: the right numbers times 1.5" in text
     count = len(found.computed)
     assert f"right   {count} other tensors, given the probe's parameters" in text
-    assert "cause   the dump, not the port: all else is computed rightly" in text
+    assert "cause   the dump, not the port: all else is right with the probe's" in text
 
 
 def test_a_parameter_without_a_gradient_has_one_of_0(tiny):

@@ -10,6 +10,7 @@ from npgpt.parity.port import RIGHT
 
 PROBE = probe.make()
 LEAVES = [name for name, _ in named(PROBE.params)]
+KINDS = "act", "logits", "loss", "dact", "grad", "param"
 NAMES = list(order.all_names(PROBE.config, 3))
 LATE = "cached_logits"
 CASES = {
@@ -58,11 +59,11 @@ def test_a_step_without_finite_numbers_is_no_bad_input(monkeypatch):
     assert "the gradients are right" in text and "a root of a negative number" in text
 
 
-@pytest.mark.parametrize("kind", ["act", "param"])
+@pytest.mark.parametrize("kind", ["act", "dact", "param"])
 def test_a_dump_that_was_overwritten(kind):
     """The port computed with other numbers than it has dumped, as after `x += ...`."""
-    tensors = compute(RIGHT, PROBE, ("act", "logits", "loss", "grad", "param"), dtype=np.float32)
-    name = {"act": "act/embedding", "param": "param/h.0.ln_1.weight"}[kind]
+    tensors = compute(RIGHT, PROBE, KINDS, dtype=np.float32)
+    name = {"param": "param/h.0.ln_1.weight"}.get(kind, f"{kind}/embedding")
     tensors[name] = tensors[name] + 1
     found = diagnosis.diagnose(dump.make(tensors), PROBE)
     assert found.is_overwritten and (found.causes, found.wrong_ops) == ((), ())
