@@ -259,6 +259,12 @@ def names(weights: str, programs: list[str], works: list[str]) -> list[str]:
     return chosen
 
 
+def bounds(weights: str, works: list[str]) -> list[str]:
+    """Return the lower bounds of the chosen works; products are bounded in float32 alone."""
+    chosen = {"generate", "read"} if weights == "float32" else {"generate"}
+    return [name for name, (work, _) in BOUNDS.items() if work in chosen & set(works)]
+
+
 def run(weights: str, options) -> None:
     """Compare the programs with one kind of weights; print and write the figures."""
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
@@ -274,8 +280,8 @@ def run(weights: str, options) -> None:
         validate(runners, weights)
         results = {runner.name: runner.result for runner in runners}
         if options.layers == CONFIG.n_layer:
-            bounds = [name for name, (work, _) in BOUNDS.items() if work in options.works]
-            runners += [Runner("benchmarks.generation", name, *given, **start) for name in bounds]
+            for name in bounds(weights, options.works):
+                runners.append(Runner("benchmarks.generation", name, *given, **start))
         always = "npgpt", WIDE, *BOUNDS
         found = race(runners, options.works, options.rounds, always)
     comparisons = comparisons_of(found, results, weights)

@@ -153,6 +153,9 @@ def test_programs_that_take_part(monkeypatch, capsys):
         "npgpt", "OpenVINO GenAI", "CTranslate2",
     ]  # fmt: skip
     assert capsys.readouterr().out == "llama.cpp is skipped: why\n" * 2
+    reading, products = generation.BOUNDS
+    assert generation.bounds("float32", ["generate", "read", "late"]) == [reading, products]
+    assert generation.bounds("int8", ["generate", "read"]) == [reading]
 
 
 def test_the_target_of_a_work_is_beside_the_quickest_program():
