@@ -133,7 +133,7 @@ class Pace:
     the factor `drift` per token: a draft model is tried again now and then.
     """
 
-    COUNTS = 0, 1, 3, 7, 14  # with the last token, rows of a product: at most FEW
+    COUNTS = 0, 1, 3, 7, 15, 31  # with the last token, rows of a product: at most FEW
     MARGIN = 1.08  # tokens per second with a draft, of those without one, at least
     LEAST = 0.03  # time of a draft token, of a pass without one, at least
     RECENT = 0.12  # weight of the last token in p

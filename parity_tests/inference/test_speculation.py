@@ -98,7 +98,7 @@ def continued(model, *, rng_seed, stops_at, speculate=None, **settings):
 def any_count(monkeypatch):
     """Drafts of any length, at any time."""
     rng = np.random.default_rng(5)
-    counts = 0, 1, 2, 3, 7, 14
+    counts = 0, 1, 2, 3, 7, 15, 31
     monkeypatch.setattr(Pace, "count", lambda pace: int(rng.choice(counts)) if pace.passes else 0)
 
 
