@@ -10,7 +10,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 MR, LANES, VECTORS, RIGHT_PANELS = 14, 16, 2, 6  # npgpt/kernels/gemm_microkernel.py, gemm.py
-TILE_ROWS, TILE_VECTORS = 4, 6  # npgpt/kernels/gemv_tile.py
+TILE_ROWS, TILE_VECTORS = 8, 3  # npgpt/kernels/gemv_tile.py
 
 STYLE = """
   text { font: 14px system-ui, "Segoe UI", Roboto, sans-serif; fill: #1f2933 }
@@ -202,8 +202,8 @@ def microkernel() -> str:
 
 
 def tile() -> str:
-    """The register block of a batch: b where it is stored, four rows of a, 4 x 6 sums."""
-    cell, height, x0, y0 = 78, 26, 210, 236
+    """The register block of a batch: b where it is stored, eight rows of a, 8 x 3 sums."""
+    cell, height, x0, y0 = 156, 20, 210, 236
     width = cell * TILE_VECTORS
     parts = [
         text(x0 - 20, 26, "b, as it is stored: one part of k, the columns of a task", "bw bold",
@@ -215,7 +215,7 @@ def tile() -> str:
     for k in range(4):
         kind = "orange2" if k == 1 else "orange"
         parts += [box(x0 + v * cell, 46 + 28 * k, cell, 22, kind) for v in range(TILE_VECTORS)]
-    parts.append(text(x0 + width / 2, 90, "row k: six vectors, read once per panel", "small"))
+    parts.append(text(x0 + width / 2, 90, "row k: three vectors, read once per panel", "small"))
     parts.append(text(x0 + width / 2, 182, "the rows of the next part are prefetched meanwhile",
                       "small dim"))  # fmt: skip
     for row in range(TILE_ROWS):
@@ -223,20 +223,20 @@ def tile() -> str:
         parts.append(box(150, y, 44, height, "blue"))
         for v in range(TILE_VECTORS):
             parts.append(box(x0 + v * cell, y, cell, height, "green"))
-            parts.append(text(x0 + v * cell + cell / 2, y + 18, f"sum {TILE_VECTORS * row + v}",
+            parts.append(text(x0 + v * cell + cell / 2, y + 15, f"sum {TILE_VECTORS * row + v}",
                               "small dim"))  # fmt: skip
     for panel in range(1, 3):
-        parts.append(box(150, y0 + 96 + panel * 24, 44, 16, "blue"))
-        parts.append(text(x0, y0 + 109 + panel * 24,
-                          f"panel {panel + 1}: the next four rows meet the same part of b",
+        parts.append(box(150, y0 + 152 + panel * 24, 44, 16, "blue"))
+        parts.append(text(x0, y0 + 165 + panel * 24,
+                          f"panel {panel + 1}: the next eight rows meet the same part of b",
                           "small dim", "start"))  # fmt: skip
     parts += [
         text(140, y0 + 38, "a[:, k]:", "fw bold", "end"),
-        text(140, y0 + 58, "four numbers,", "fw", "end"),
+        text(140, y0 + 58, "eight numbers,", "fw", "end"),
         text(140, y0 + 76, "each broadcast", "fw", "end"),
         text(x0 + width / 2, y0 - 14, "24 sums in vector registers, for one part of k", "gr bold"),
     ]
-    return picture(830, 410, "The register block of a batch: one step of k", *parts)
+    return picture(830, 466, "The register block of a batch: one step of k", *parts)
 
 
 def decode() -> str:

@@ -6,6 +6,8 @@ it, tile by tile (gemv_tile.py). The parts of k are those of gemv.py, and so are
 """
 
 import numpy as np
+from numba import types
+from numba.extending import overload
 
 from npgpt.arrays import LINE
 from npgpt.kernels.cpu import BYTES
@@ -32,7 +34,7 @@ def multiply_columns(a, b, first, last, next_address, totals):
     """
     (K, N), width = b.shape, totals.shape[1]
     panels, steps, vector = len(totals) // ROWS, steps_of(K, a), BYTES // totals.itemsize
-    tile, edge, count = VECTORS * vector, EDGE * vector, last - first
+    tile, edge, count = vectors_of(a) * vector, EDGE * vector, last - first
     tiles = count // tile
     edges = (count - tiles * tile) // edge
     calls, lines = panels * (tiles + edges), -(-count * b.itemsize // LINE)
@@ -68,3 +70,14 @@ def multiply_columns(a, b, first, last, next_address, totals):
                 total = totals[panel * ROWS + r, rest:]
                 for j in range(len(sums)):
                     total[j] += sums[j]
+
+
+def vectors_of(a):
+    """Return the vectors of a tile: pairs come in two vectors of sums at a time."""
+    raise NotImplementedError("only inside a Numba kernel")
+
+
+@overload(vectors_of)
+def _overload_vectors_of(a):
+    vectors = EDGE if a.dtype == types.uint32 else VECTORS
+    return lambda a: vectors

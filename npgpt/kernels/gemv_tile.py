@@ -27,9 +27,9 @@ from npgpt.kernels.llvm import (
     widen,
 )
 
-ROWS = 4
-VECTORS = 6 if REGISTERS == 32 else 3  # 4 x 6 sums, 6 vectors of b and a factor: 31 registers
-EDGE = 2  # vectors of the smaller tile at the end of a row of b
+ROWS = 8 if REGISTERS == 32 else 4
+VECTORS = 3  # 8 x 3 sums, 3 vectors of b and a factor: 28 registers
+EDGE = 2  # vectors of the smaller tile at the end of a row of b, and of all tiles of pairs
 
 
 @intrinsic(prefer_literal=True)
@@ -39,7 +39,8 @@ def multiply_tile(context, vectors, a, i, b, j, stride, K, zeros, out, o, width,
 
     b may be bfloat16 (its bits in uint16) or int8. If a holds pairs (uint32), those of k = 2i and
     2i + 1, b is bfloat16, and for an odd K the last pair's second row is at b[zeros], as if it were
-    the row before it plus `zeros`. `vectors` is a constant. Arrays are flat.
+    the row before it plus `zeros`. `vectors` is a constant, with pairs at most EDGE. Arrays are
+    flat.
 
     With every row of b, `lines` cache lines are prefetched at the address `ahead`, which moves on
     by a row.
@@ -52,7 +53,8 @@ def multiply_tile(context, vectors, a, i, b, j, stride, K, zeros, out, o, width,
     def generate(context, builder, signature, values):
         _, a, i, b, j, stride, K, zeros, out, o, width, ahead, lines = values
         count, *kinds = signature.args
-        vectors, pairs = range(count.literal_value), kinds[0].dtype == types.uint32
+        pairs = kinds[0].dtype == types.uint32
+        vectors = range(min(EDGE, count.literal_value) if pairs else count.literal_value)
         kind = vector(kinds[7])
         lanes, itemsize = kind.count, kinds[2].dtype.bitwidth // 8
         rows_read = 2 if pairs else 1
