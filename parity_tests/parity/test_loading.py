@@ -205,7 +205,7 @@ def test_names_that_are_exchanged_alone_are_no_mistake():
 
 
 def test_names_that_are_exchanged_are_none_either_beside_another_mistake():
-    """As values say, fewer ops are wrong."""
+    """Fewer ops are wrong if values decide."""
     tensors = compute(UNSCALED, PROBE, KINDS, dtype=np.float32)
     found = diagnose(PROBE, with_exchanged_names(tensors))
     assert [[one.name for one in chain] for chain in found.causes] == [[SCORES]]
