@@ -134,7 +134,7 @@ class Pace:
     """
 
     COUNTS = 0, 1, 3, 7, 15, 31  # with the last token, rows of a product: at most FEW
-    MARGIN = 1.08  # tokens per second with a draft, of those without one, at least
+    MARGIN = 1.15  # tokens per second with a draft, of those without one, at least
     LEAST = 0.03  # time of a draft token, of a pass without one, at least
     RECENT = 0.12  # weight of the last token in p
     TRIES = 2  # passes until a time counts: one may wait for memory, or for another program
