@@ -59,7 +59,9 @@ def forward_with(matrix, x: Array, blocks, n_head: int, past, out: Array | None)
     caches, starts, capacities = reserve(past, x.dtype)
     texts = first_rows(past[0], B)
     out = np.empty_like(x) if out is None else out
-    kernel = decode_few if B <= GROUP else decode_batch
+    # int8 is rounded and multiplied part by part (kernels/gemv_int8.py)
+    few = B <= GROUP or addresses.kind.dtype == np.int8
+    kernel = decode_few if few else decode_batch
     kernel.forward(addresses.matrices, addresses.norms, addresses.kind, caches, n_head, texts,
                    capacities, starts, number((C // n_head) ** -0.5), number(EPS), number(SCALE),
                    number(CUBIC), num_threads(), np.ascontiguousarray(rows(x)),

@@ -3,7 +3,7 @@
 import numpy as np
 
 from npgpt.arrays import Array
-from npgpt.kernels import gemm
+from npgpt.kernels import gemm, gemm_int8
 from npgpt.quantized_matrix import QuantizedMatrix
 
 PAIRS = np.uint32  # two bfloat16 numbers: those of k = 2i and 2i + 1
@@ -25,8 +25,6 @@ def matmul(a: Array, b, *, out: Array, bias: Array | None = None, beta: int = 0)
             f"a QuantizedMatrix {b.shape} with one scale per row cannot be the right operand: it "
             "must have one per column"
         )
-    gemm.matmul(a, values, out=out, panels=PAIRS)  # int8 is exact in bfloat16
-    out *= b.scale
-    if bias is not None:
-        out += bias
+    multiply = gemm_int8.matmul_transposed if b.transposed else gemm_int8.matmul
+    multiply(a, b.values, b.scale, bias, out)
     return out

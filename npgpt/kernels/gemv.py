@@ -14,6 +14,7 @@ from numba import types
 from numba.extending import overload
 
 from npgpt.arrays import LINE
+from npgpt.kernels import gemv_int8
 from npgpt.kernels.gemv_microkernel import (
     DOT_ROWS,
     GROUP,
@@ -45,10 +46,25 @@ def multiply_rows(x, b, first, last, sums):
     multiply_rows_then(x, b, first, last, sums, last, b.ctypes.data + last * row)
 
 
-@inner
 def multiply_rows_then(x, b, first, last, sums, end, next_address):
     """Like `multiply_rows`, but prefetch past `last`: rows of `b` up to `end`, then the memory at
-    address `next_address`.
+    address `next_address`. int8 is multiplied in integers (gemv_int8.py)."""
+    raise NotImplementedError("only inside a Numba kernel")
+
+
+@overload(multiply_rows_then)
+def _overload_multiply_rows_then(x, b, first, last, sums, end, next_address):
+    multiply = gemv_int8.multiply_group if b.dtype == types.int8 else _multiply_rows_then
+
+    def call(x, b, first, last, sums, end, next_address):
+        multiply(x, b, first, last, sums, end, next_address)
+
+    return call
+
+
+@inner
+def _multiply_rows_then(x, b, first, last, sums, end, next_address):
+    """Multiply float32, float64 and bfloat16.
 
     Several rows of b are read per iteration, so that a sum is loaded and stored once for them.
     """

@@ -29,7 +29,8 @@ class BFloat(ir.Type):
 LLVM_TYPES = {  # of an array's elements
     types.float32: ir.FloatType(),
     types.float64: ir.DoubleType(),
-    types.uint32: ir.IntType(32),  # pairs of bfloat16
+    types.int32: ir.IntType(32),
+    types.uint32: ir.IntType(32),  # pairs of bfloat16, quads of int8
     types.uint16: ir.IntType(16),  # bfloat16
     types.int8: ir.IntType(8),
 }
@@ -205,6 +206,26 @@ def restore_lanes(builder, first, second):
              for n in range(half, half + 4)]  # fmt: skip
     orders = int_vector(order[:count]), int_vector(order[count:])
     return [builder.shuffle_vector(first, second, part) for part in orders]
+
+
+def transpose_square(builder, square: list) -> list:
+    """Transpose n vectors of n elements.
+
+    The quarters of the square change places, then the quarters of the quarters, log2(n) times.
+    """
+    square, n = list(square), len(square)
+    step = n // 2
+    while step:
+        # of the lanes 0..2n of two rows side by side: the ones that each of the two receives
+        upper = int_vector([j if not j & step else n + j - step for j in range(n)])
+        lower = int_vector([j + step if not j & step else n + j for j in range(n)])
+        for r in range(n):
+            if not r & step:
+                a, b = square[r], square[r + step]
+                square[r] = builder.shuffle_vector(a, b, upper)
+                square[r + step] = builder.shuffle_vector(a, b, lower)
+        step //= 2
+    return square
 
 
 def broadcast(context, builder, kind, array, i):

@@ -13,6 +13,7 @@ from npgpt.kernels.llvm import (
     prefetch,
     round_to_bfloat16,
     store,
+    transpose_square,
     vector,
 )
 
@@ -85,8 +86,7 @@ def transpose(context, x, i, stride, rows, out, o, out_stride):
     """Transpose n vectors of n elements: out[o + c out_stride + r] = x[i + r stride + c].
 
     For an `out` of uint32 the elements are pairs: columns 2c and 2c + 1 of x, as bfloat16. Rows
-    from `rows` on repeat the last one that exists. Arrays are flat. The quarters of the square
-    change places, then the quarters of the quarters, log2(n) times.
+    from `rows` on repeat the last one that exists. Arrays are flat.
     """
     signature = types.void(x, types.intp, types.intp, types.intp, out, types.intp, types.intp)
 
@@ -100,17 +100,7 @@ def transpose(context, x, i, stride, rows, out, o, out_stride):
             row = builder.select(builder.icmp_signed("<", index(r), last), index(r), last)
             at = builder.add(i, builder.mul(row, stride))
             square.append(load_as(context, builder, kind, x, at, dst))
-        step = n // 2
-        while step:
-            # of the lanes 0..2n of two rows side by side: the ones that each of the two receives
-            upper = int_vector([j if not j & step else n + j - step for j in range(n)])
-            lower = int_vector([j + step if not j & step else n + j for j in range(n)])
-            for r in range(n):
-                if not r & step:
-                    a, b = square[r], square[r + step]
-                    square[r] = builder.shuffle_vector(a, b, upper)
-                    square[r + step] = builder.shuffle_vector(a, b, lower)
-            step //= 2
+        square = transpose_square(builder, square)
         for c in range(n):
             at = builder.add(o, builder.mul(index(c), out_stride))
             store(builder, square[c], pointer_to(context, builder, dst, out, at))

@@ -39,18 +39,18 @@ def write_quantized(path: str | Path, source: WeightFile, weights: str) -> None:
     One tensor is in memory at a time. Raises InputError for numbers that int8 cannot represent,
     RunError if writing fails.
     """
-    tensors, config = {}, source.config
+    tensors, rest, config = {}, {}, source.config
     for name, leaf in params.named(params.shapes(config)):
         shape: tuple[int, ...] = tuple(leaf)
         scale: list[Array] = []
         if not quantize.is_quantizable(name):
-            tensors[name] = TensorStream(shape, "float32", stream_float(source, name))
+            rest[name] = TensorStream(shape, "float32", stream_float(source, name))
             continue
         values = stream_values(source, name, weights, scale)
         tensors[name] = TensorStream(shape, DTYPES[weights], values)
         if weights == "int8":
             channels = (shape[quantize.output_axis(name)],)
-            tensors[name + SCALE] = TensorStream(channels, "float32", stream_scale(scale))
+            rest[name + SCALE] = TensorStream(channels, "float32", stream_scale(scale))
     metadata = {
         "format": FORMAT,
         "version": VERSION,
@@ -59,8 +59,9 @@ def write_quantized(path: str | Path, source: WeightFile, weights: str) -> None:
         "tokenizer": tokenizer_files.name_in_file(source.tokenizer),
     }
     for name, content in tokenizer_files.to_arrays(source.tokenizer).items():
-        tensors[tokenizer_files.PREFIX + name] = TensorStream(content.shape, "uint8", [content])
-    write_safetensors(path, tensors, metadata)
+        rest[tokenizer_files.PREFIX + name] = TensorStream(content.shape, "uint8", [content])
+    # matrices first: their sizes are multiples of a cache line, so that each begins at one
+    write_safetensors(path, tensors | rest, metadata)
 
 
 def stream_float(source: WeightFile, name: str) -> Iterator[Array]:
