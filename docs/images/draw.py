@@ -239,6 +239,49 @@ def tile() -> str:
     return picture(830, 466, "The register block of a batch: one step of k", *parts)
 
 
+def int8() -> str:
+    """One step of an int8 product: four rows of weights become quads, which meet a quad of x."""
+    parts = [text(20, 30, "four rows of b, as they are stored", "bold", "start")]
+    for k in range(4):
+        parts.append(text(36, 66 + 26 * k, f"k{k}", "mono dim"))
+        for n in range(8):
+            parts.append(box(60 + 26 * n, 48 + 26 * k, 26, 26, "blue2" if n == 2 else "blue"))
+    parts += [
+        arrow("M268 100H330"),
+        text(299, 88, "interleave,", "small dim"),
+        text(299, 122, "+ 128", "small dim"),
+        text(340, 30, "a vector of quads: four k in a lane", "bold", "start"),
+    ]
+    for n in range(8):
+        for k in range(4):
+            kind = "blue2" if n == 2 else "blue"
+            parts.append(box(340 + 48 * n + 12 * k, 87, 12, 26, kind))
+        parts.append(box(340 + 48 * n, 87, 48, 26, "line"))
+    parts += [
+        text(20, 192, "a row of x, in groups: float32", "bold", "start"),
+        box(60, 204, 208, 26, "orange"),
+        arrow("M268 217H330"),
+        text(299, 206, "round", "small dim"),
+        text(340, 192, "a quad of x, in every lane", "bold", "start"),
+    ]
+    for n in range(8):
+        for k in range(4):
+            parts.append(box(340 + 48 * n + 12 * k, 204, 12, 26, "orange2"))
+        parts.append(box(340 + 48 * n, 204, 48, 26, "line"))
+    parts += [
+        arrow("M532 113V286"), arrow("M532 230V286"),
+        text(340, 280, "int32 sums, in registers", "bold", "start"),
+        text(340, 158, "vpdpbusd: 4 products per lane", "mono", "start"),
+    ]  # fmt: skip
+    for n in range(8):
+        parts.append(box(340 + 48 * n, 290, 48, 26, "green"))
+    parts += [
+        text(20, 310, "at the end of a group:", "bold", "start"),
+        text(20, 334, "float32 sum += scale of the group * int32 sum", "mono", "start"),
+    ]
+    return picture(744, 350, "One step of an int8 product", *parts)
+
+
 def decode() -> str:
     """A token: one parallel loop, five stages a block."""
     stages = [("c_attn", 150, 138), ("attention", 60, 66), ("c_proj", 52, 58), ("c_fc", 200, 184),
@@ -316,6 +359,7 @@ PICTURES = {
     "gemv-tile.svg": tile,
     "attention-strips.svg": attention,
     "decode-loop.svg": decode,
+    "gemm-int8.svg": int8,
 }
 
 

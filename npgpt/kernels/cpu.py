@@ -64,6 +64,7 @@ REGISTERS = 32 if FEATURES & {"avx512f", "neon"} else 16  # vector registers
 
 BFLOAT16 = FEATURES >= {"avx512f", "avx512bf16"}  # multiplies pairs of bfloat16 numbers
 
-VNNI = bool(FEATURES & {"avx512vnni"} and BYTES == 64 or FEATURES & {"avxvnni"} and BYTES == 32)
+# multiplies quads of int8 numbers
+VNNI = {64: "avx512vnni", 32: "avxvnni", 16: ""}[BYTES] in FEATURES
 
 FMA = bool(FEATURES & {"fma", "neon"})  # without it, LLVM would call a function for each one

@@ -14,6 +14,7 @@ def matmul(a: Array, b, *, out: Array, bias: Array | None = None, beta: int = 0)
 
     Both operands are rounded to bfloat16. With at most gemm.FEW rows, a float32 `b` is not:
     it is read in place. `b` may be a QuantizedMatrix with one scale per column; then beta is 0.
+    int8 is multiplied in integers (gemm_int8.py).
     """
     if not isinstance(b, QuantizedMatrix):
         return gemm.matmul(a, b, out=out, bias=bias, beta=beta, panels=PAIRS)

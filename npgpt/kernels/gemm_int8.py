@@ -11,16 +11,8 @@ from npgpt.arrays import LINE, Array
 from npgpt.kernels import buffer_pool
 from npgpt.kernels.gemm import FEW
 from npgpt.kernels.gemv_int8 import TILE, multiply_group
-from npgpt.kernels.int8_microkernel import (
-    COLUMNS,
-    GROUPS,
-    LANES,
-    QUAD,
-    ROWS,
-    WIDTH,
-    multiply_columns,
-    multiply_panels,
-)
+from npgpt.kernels.int8_microkernel import multiply_columns, multiply_panels
+from npgpt.kernels.int8_vectors import COLUMNS, GROUPS, LANES, QUAD, ROWS, WIDTH
 from npgpt.kernels.jit import exact_inner, inner, njit
 from npgpt.kernels.launch import num_threads
 from npgpt.kernels.packing_int8 import (
@@ -129,7 +121,8 @@ def _multiply(thread, b, scale, bias, most, counter, left, starts, scales, right
                 distance = (tile.ctypes.data - flat.ctypes.data) // flat.itemsize
                 o, stride = (i * N + column, N) if full else (distance, TILE)
                 multiply_panels(ROWS, left, i * size, size, starts, scales, i * GROUPS, right, r,
-                                GROUPS, quads, scale, bias, column, full, flat, o, stride)  # fmt: skip
+                                GROUPS, quads, scale, bias, column, full, flat, o,
+                                stride)  # fmt: skip
                 for n in range(0 if full else min(ROWS, M - i)):
                     _finish(tile[n * TILE :], scale, bias, column, min(N, column + TILE), flat,
                             (i + n) * N + column)  # fmt: skip

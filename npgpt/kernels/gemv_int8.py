@@ -7,15 +7,8 @@ return a product with its scales. The sums are exact: they are the same for any 
 import numpy as np
 
 from npgpt.arrays import LINE
-from npgpt.kernels.int8_microkernel import (
-    FEW_ROWS,
-    LANES,
-    QUAD,
-    VECTORS,
-    WIDTH,
-    add_products,
-    multiply_panels,
-)
+from npgpt.kernels.int8_microkernel import add_products, multiply_panels
+from npgpt.kernels.int8_vectors import FEW_ROWS, LANES, QUAD, VECTORS, WIDTH
 from npgpt.kernels.jit import exact_inner, inner
 from npgpt.kernels.packing_int8 import pack_panel, quad_of, quantize, workspace_of
 from npgpt.kernels.pointers import prefetch_at
@@ -43,8 +36,9 @@ def multiply_group(a, b, first, last, sums, end, next_address):
 def _multiply_row(a, b, first, last, out, end, next_address):
     """Multiply a single row: four rows of b at a time, in the order in which they are stored."""
     N, quads = b.shape[1], -(-(last - first) // QUAD)
-    count, s = last - first, quads + LANES  # the row, its scale, its start, a workspace: one array,
-    left = np.empty(s + 2 + count + LANES, np.uint32)  # because allocating takes as long as rounding
+    # the row, its scale, its start and a workspace are one array: allocating takes long here
+    count, s = last - first, quads + LANES
+    left = np.empty(s + 2 + count + LANES, np.uint32)
     floats, starts, sums = left.view(np.float32), left.view(np.int32)[1:], out.view(np.int32)
     left[:quads] = 0
     quantize(a.reshape(-1), first, count, floats[s + 2 :], left.view(np.int8), 0, starts, floats, s)
@@ -105,7 +99,8 @@ def _multiply_strips(a, b, first, last, sums, ahead):
                 distance = (corner.ctypes.data - flat.ctypes.data) // flat.itemsize
                 o, stride = (i * N + column, N) if full else (distance, TILE)
                 multiply_panels(FEW_ROWS, x, i * size, size, starts, scales, i, right,
-                                column - strip * WIDTH, 1, quads, scales, scales, 0, False, flat, o, stride)  # fmt: skip
+                                column - strip * WIDTH, 1, quads, scales, scales, 0, False, flat, o,
+                                stride)  # fmt: skip
                 for r in range(0 if full else min(FEW_ROWS, M - i)):
                     row, dst = corner[r * TILE :], sums[i + r][column : column + TILE]
                     for n in range(len(dst)):

@@ -2,7 +2,7 @@
 
 Four values of k are a *quad*, in the 32 bits of one lane. A step multiplies the four numbers of two
 quads and adds the products to an int32 sum: one instruction with VNNI (`vpdpbusd`), which takes
-unsigned numbers on one side. So 128 is added to every weight, and a sum begins at -128 times the sum
+unsigned numbers on one side. So 128 is added to each weight, and a sum begins at -128 times the sum
 of the activations. In `starts` are these beginnings, in `scales` the factors of the sums.
 """
 
@@ -12,10 +12,29 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from npgpt.arrays import LINE
-from npgpt.kernels.cpu import BYTES, FEATURES, REGISTERS, VNNI
+from npgpt.kernels.cpu import BYTES
+from npgpt.kernels.int8_vectors import (
+    COLUMNS,
+    FLOATS,
+    GROUPS,
+    LANES,
+    QUAD,
+    VECTORS,
+    WIDTH,
+    WORDS,
+    add_scaled,
+    call,
+    constant,
+    element_of,
+    fill,
+    flip,
+    interleaved,
+    loop_blocks,
+    quad_products,
+    row_starts,
+)
 from npgpt.kernels.llvm import (
     index,
-    int_vector,
     load,
     phi,
     pointer_to,
@@ -23,21 +42,6 @@ from npgpt.kernels.llvm import (
     store,
     transpose_square,
 )
-
-QUAD = 4  # values of k in a lane
-LANES = BYTES // QUAD
-WIDTH = BYTES  # columns of a panel: a vector of weights as they are stored
-VECTORS = 2  # of a tile's row; a panel has two tiles side by side
-ROWS, FEW_ROWS = (7, 4) if REGISTERS == 32 else (2, 2)  # of a tile; integers, floats fit registers
-COLUMNS = 4  # rows of a transposed matrix that are read side by side
-GROUPS = 16  # of k, each with scales of its own (packing_int8.py)
-WORDS, FLOATS = (ir.VectorType(kind, LANES) for kind in (ir.IntType(32), ir.FloatType()))
-SHORTS, OCTETS = ir.VectorType(ir.IntType(16), BYTES // 2), ir.VectorType(ir.IntType(8), BYTES)
-PAIR_PRODUCTS = {  # instructions that multiply int16 and add pairs of products
-    64: ("avx512bw", "llvm.x86.avx512.pmaddw.d.512"),
-    32: ("avx2", "llvm.x86.avx2.pmadd.wd"),
-    16: ("sse2", "llvm.x86.sse2.pmadd.wd"),
-}
 
 
 @intrinsic(prefer_literal=True)
@@ -188,7 +192,7 @@ def largest_bits(context, x, i, vectors):
 
     def generate(context, builder, signature, values):
         x, i, vectors = values
-        before, loop, done = builder.block, *map(builder.append_basic_block, ("loop", "done"))
+        before, loop, done = loop_blocks(builder)
         builder.branch(loop)
         builder.position_at_end(loop)
         n = phi(builder, vectors.type, {before: index(0)})
@@ -221,7 +225,7 @@ def round_vectors(context, x, i, vectors, factor, out, o):
         factors = fill(builder, factor)
         # added to a small number, it leaves the integer in the last bits
         magic = ir.Constant(FLOATS, [float(3 << 22)] * LANES)
-        before, loop, done = builder.block, *map(builder.append_basic_block, ("loop", "done"))
+        before, loop, done = loop_blocks(builder)
         builder.branch(loop)
         builder.position_at_end(loop)
         n = phi(builder, vectors.type, {before: index(0)})
@@ -248,8 +252,8 @@ def multiply_columns(
     context, x, i, starts, scales, s, b, j, stride, steps, ahead, count, scale, bias, c, finishes,
     out, o,
 ):  # fmt: skip
-    """out[o + n] = sum over g of scales[s + g] * (starts[s + g] + sum of x[i + k] * b[j + n stride +
-    k] over the quads of group g), for n < LANES.
+    """out[o + n] = sum over g of scales[s + g] * (starts[s + g] + sum of x[i + k] *
+    b[j + n stride + k] over the quads of group g), for n < LANES.
 
     `x` and `b` are int8, steps * GROUPS quads long: every GROUPS-th quad is of one group. COLUMNS
     rows are read at a time, and with every vector of them `count` lines are prefetched from the
@@ -268,7 +272,7 @@ def multiply_columns(
 
         def add_column_sums(columns, begun, part, ahead):
             """Return the sums of a few columns: LANES groups from `part` on, one in each lane."""
-            before, loop, done = builder.block, *map(builder.append_basic_block, ("loop", "done"))
+            before, loop, done = loop_blocks(builder)
             builder.branch(loop)
             builder.position_at_end(loop)
             step = phi(builder, steps.type, {before: index(0)})
@@ -314,109 +318,3 @@ def multiply_columns(
         return context.get_dummy_value()
 
     return signature, generate
-
-
-def element_of(context, builder, kind, array, at, element=None):
-    """Return array[at] in every lane, read as `element` if that is given."""
-    pointer = builder.gep(context.make_array(kind)(context, builder, array).data, [at])
-    if element is not None:
-        pointer = builder.bitcast(pointer, element.as_pointer())
-    return fill(builder, builder.load(pointer, align=1))
-
-
-def fill(builder, number):
-    """Return a vector with this number in every lane."""
-    undefined = ir.Constant(ir.VectorType(number.type, LANES), ir.Undefined)
-    first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(first, undefined, int_vector([0] * LANES))
-
-
-def add_scaled(builder, sums, factor, total):
-    """Return total + factor * sums, rounded twice: as where the products are stored and then added."""
-    return builder.fadd(total, builder.fmul(builder.sitofp(sums, FLOATS), factor))
-
-
-def row_starts(builder, j, stride, rows, count: int):
-    """Return where `count` rows begin; from `rows` on it is the last one that exists."""
-    last = builder.sub(rows, index(1))
-    numbers = [
-        builder.select(builder.icmp_signed("<", index(k), last), index(k), last)
-        for k in range(count)
-    ]
-    return [builder.add(j, builder.mul(number, stride)) for number in numbers]
-
-
-def interleaved(context, builder, kind, b, starts, at):
-    """Return the quads of four rows, for WIDTH columns: four vectors."""
-    four = [
-        flip(builder, load(builder, pointer_to(context, builder, kind, b, builder.add(start, at))))
-        for start in starts
-    ]
-    pairs = [zip_lanes(builder, *four[:2]), zip_lanes(builder, *four[2:])]
-    pairs = [[builder.bitcast(half, SHORTS) for half in halves] for halves in pairs]
-    quads = [quad for halves in zip(*pairs, strict=True) for quad in zip_lanes(builder, *halves)]
-    return [builder.bitcast(quad, WORDS) for quad in quads]
-
-
-def zip_lanes(builder, a, b):
-    """Return a[0], b[0], a[1], b[1] and so on, in two vectors."""
-    half = a.type.count
-    lanes = [n // 2 + n % 2 * half for n in range(2 * half)]
-    return [builder.shuffle_vector(a, b, int_vector(part)) for part in (lanes[:half], lanes[half:])]
-
-
-def flip(builder, value):
-    """Add 128 to int8, which then is unsigned: only the highest bit changes."""
-    return builder.xor(value, constant(OCTETS, -128))
-
-
-def quad_products(builder, quad):
-    """Return a function of weights and sums: it adds the four products in each lane to the sums."""
-    if VNNI:
-        name = f"llvm.x86.avx512.vpdpbusd.{8 * BYTES}"
-        return lambda weights, sums: call(builder, name, WORDS, sums, weights, quad)
-    feature, name = PAIR_PRODUCTS[BYTES]
-    if feature in FEATURES:
-        return pair_products(builder, name, quad)
-
-    def add(weights, sums):
-        for bits in range(0, 32, 8):
-            weight = builder.and_(shift(builder.lshr, weights, bits), constant(WORDS, 255))
-            factor = shift(builder.ashr, shift(builder.shl, quad, 24 - bits), 24)
-            sums = builder.add(sums, builder.mul(weight, factor))
-        return sums
-
-    return add
-
-
-def pair_products(builder, name, quad):
-    """Return the same by an instruction that multiplies int16 and adds pairs of products."""
-    quad = builder.bitcast(quad, SHORTS)
-    even, odd = shift(builder.ashr, shift(builder.shl, quad, 8), 8), shift(builder.ashr, quad, 8)
-
-    def add(weights, sums):
-        weights = builder.bitcast(weights, SHORTS)
-        for some, factor in (
-            (builder.and_(weights, constant(SHORTS, 255)), even),
-            (shift(builder.lshr, weights, 8), odd),
-        ):
-            sums = builder.add(sums, call(builder, name, WORDS, some, factor))
-        return sums
-
-    return add
-
-
-def call(builder, name, kind, *values):
-    """Call an instruction by its name in LLVM."""
-    function = ir.FunctionType(kind, [value.type for value in values])
-    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), values)
-
-
-def constant(kind, value: int):
-    """Return a vector with this integer in every lane."""
-    return ir.Constant(kind, [value] * kind.count)
-
-
-def shift(operation, value, bits: int):
-    """Shift every lane by a constant number of bits."""
-    return operation(value, constant(value.type, bits)) if bits else value

@@ -6,15 +6,8 @@ large number makes only its own group coarser.
 
 import numpy as np
 
-from npgpt.kernels.int8_microkernel import (
-    GROUPS,
-    LANES,
-    QUAD,
-    WIDTH,
-    largest_bits,
-    pack_quads,
-    round_vectors,
-)
+from npgpt.kernels.int8_microkernel import largest_bits, pack_quads, round_vectors
+from npgpt.kernels.int8_vectors import GROUPS, LANES, QUAD, WIDTH
 from npgpt.kernels.jit import exact_inner, inner
 
 MOST = np.float32(127)
@@ -39,7 +32,7 @@ def group_of(K, g):
 
 @inner
 def row_size(K):
-    """Return the bytes of a rounded row: GROUPS groups, and a vector that may reach past the end."""
+    """Return the bytes of a rounded row: GROUPS groups, and a vector past their end."""
     return GROUPS * group_quads(K) * QUAD + LANES
 
 
@@ -68,7 +61,7 @@ def workspace_of(count):
 
 @exact_inner
 def quantize_row(a, begin, K, edge, x, p, starts, scales, s):
-    """x[p:] = a[begin : begin + K], rounded: all groups, one after the other, with 0 between them."""
+    """x[p:] = a[begin : begin + K], rounded: all groups, one after the other, 0 between them."""
     size = group_quads(K) * QUAD
     if K % (GROUPS * LANES) == 0:  # first all magnitudes: the groups do not wait for each other
         vectors = K // (GROUPS * LANES)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from npgpt.kernels.gemm_bf16 import matmul
-from npgpt.kernels.int8_microkernel import GROUPS, QUAD
+from npgpt.kernels.gemv import PARTS
+from npgpt.kernels.int8_vectors import GROUPS, QUAD
 from npgpt.quantized_matrix import int8
 
 SIZES = (64, 128), (48, 144), (37, 93), (100, 7), (3, 5)  # whole vectors and groups, and parts
@@ -65,6 +66,10 @@ def test_a_row_that_is_not_finite_is_nan_and_no_other(wrong, transposed, rng):
         found = multiply(a, b, bias, transposed)
         assert np.isnan(found[M // 2]).all()
         assert np.isfinite(np.delete(found, M // 2, 0)).all()
+
+
+def test_a_part_of_a_decode_step_is_a_group():
+    assert GROUPS == PARTS
 
 
 def test_a_large_number_makes_only_its_own_group_coarser(rng):
