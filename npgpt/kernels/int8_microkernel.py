@@ -80,13 +80,13 @@ def multiply_panels(
         builder.position_at_end(group)
         g = phi(builder, groups.type, {before: index(0)})
         totals = [phi(builder, FLOATS, {before: ir.Constant(FLOATS, None)}) for _ in tile]
-        begun = [element(3, starts, s, i, groups, g) for i in numbers]
+        initial = [element(3, starts, s, i, groups, g) for i in numbers]
         begin = builder.mul(g, quads)
         builder.branch(loop)
 
         builder.position_at_end(loop)
         k = phi(builder, quads.type, {group: begin})
-        sums = [phi(builder, WORDS, {group: begun[i]}) for i, _ in tile]
+        sums = [phi(builder, WORDS, {group: initial[i]}) for i, _ in tile]
         panel = builder.add(r, builder.mul(k, index(WIDTH)))
         weights = [builder.add(panel, index(j * LANES)) for j in range(VECTORS)]
         weights = [
@@ -119,13 +119,13 @@ def multiply_panels(
         builder.position_at_end(ending)
         builder.cbranch(finishes, finishing, writing)
         builder.position_at_end(finishing)
-        places = [builder.add(c, index(j * LANES)) for j in range(VECTORS)]
-        factors, terms = (
-            [load(builder, pointer_to(context, builder, kinds[n], array, at)) for at in places]
+        positions = [builder.add(c, index(j * LANES)) for j in range(VECTORS)]
+        factors, biases = (
+            [load(builder, pointer_to(context, builder, kinds[n], array, at)) for at in positions]
             for n, array in ((10, scale), (11, bias))
         )
         finished = [
-            builder.fadd(builder.fmul(new, factors[j]), terms[j])
+            builder.fadd(builder.fmul(new, factors[j]), biases[j])
             for new, (_, j) in zip(added, tile, strict=True)
         ]
         builder.branch(writing)
@@ -160,9 +160,9 @@ def add_products(context, quad, b, j, stride, rows, lines, ahead, sums):
             prefetch_lines(builder, ahead, loop.index, QUAD * BYTES // LINE or 1)
             at = builder.mul(loop.index, index(WIDTH))
             for i, weights in enumerate(interleaved(context, builder, kinds[1], b, starts, at)):
-                place = builder.add(at, index(i * LANES))
-                place = pointer_to(context, builder, kinds[7], sums, place)
-                store(builder, add(weights, load(builder, place)), place)
+                pointer = builder.add(at, index(i * LANES))
+                pointer = pointer_to(context, builder, kinds[7], sums, pointer)
+                store(builder, add(weights, load(builder, pointer)), pointer)
         return context.get_dummy_value()
 
     return signature, generate
@@ -234,8 +234,8 @@ def round_vectors(context, x, i, vectors, factor, out, o):
         value = load(builder, pointer_to(context, builder, kinds[0], x, builder.add(i, at)))
         moved = builder.fadd(builder.fmul(value, factors), magic)
         integers = builder.trunc(builder.bitcast(moved, WORDS), octets)
-        place = pointer_to(context, builder, kinds[4], out, builder.add(o, at), LANES)
-        store(builder, integers, place)
+        pointer = pointer_to(context, builder, kinds[4], out, builder.add(o, at), LANES)
+        store(builder, integers, pointer)
         grown = builder.add(total, builder.sext(integers, WORDS))
         following = builder.add(n, index(1))
         n.add_incoming(following, loop)
@@ -270,20 +270,20 @@ def multiply_columns(
         scale, bias, c, finishes, out, o = values[11:]
         kinds, total = signature.args, ir.Constant(FLOATS, None)
 
-        def add_column_sums(columns, begun, part, ahead):
+        def add_column_sums(columns, initial, part, ahead):
             """Return the sums of a few columns: LANES groups from `part` on, one in each lane."""
             before, loop, done = loop_blocks(builder)
             builder.branch(loop)
             builder.position_at_end(loop)
             step = phi(builder, steps.type, {before: index(0)})
-            sums = [phi(builder, WORDS, {before: begun}) for _ in columns]
+            sums = [phi(builder, WORDS, {before: initial}) for _ in columns]
             k = builder.add(builder.mul(step, index(GROUPS * QUAD)), index(part * QUAD))
             quads = load(builder, pointer_to(context, builder, kinds[0], x, builder.add(i, k)))
             add, start = quad_products(builder, builder.bitcast(quads, WORDS)), builder.add(j, k)
             grown = []
             for n, column in zip(columns, sums, strict=True):
-                place = builder.add(start, builder.mul(index(n), stride))
-                weights = load(builder, pointer_to(context, builder, kinds[5], b, place))
+                pointer = builder.add(start, builder.mul(index(n), stride))
+                weights = load(builder, pointer_to(context, builder, kinds[5], b, pointer))
                 grown.append(add(builder.bitcast(flip(builder, weights), WORDS), column))
             with cgutils.for_range(builder, count) as one:
                 line = builder.add(builder.mul(step, count), one.index)
@@ -297,10 +297,10 @@ def multiply_columns(
 
         for part in range(0, GROUPS, LANES):
             at = builder.add(s, index(part))
-            begun, sums = load(builder, pointer_to(context, builder, kinds[2], starts, at)), []
+            initial, sums = load(builder, pointer_to(context, builder, kinds[2], starts, at)), []
             for first in range(0, LANES, COLUMNS):
                 columns = range(first, first + COLUMNS)
-                sums += add_column_sums(columns, begun, part, ahead)
+                sums += add_column_sums(columns, initial, part, ahead)
                 more = builder.mul(builder.mul(steps, count), index(LINE))
                 ahead = builder.add(ahead, more)
             for g, new in enumerate(transpose_square(builder, sums), part):
