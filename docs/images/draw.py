@@ -248,8 +248,8 @@ def int8() -> str:
             parts.append(box(60 + 26 * n, 48 + 26 * k, 26, 26, "blue2" if n == 2 else "blue"))
     parts += [
         arrow("M268 100H330"),
-        text(299, 88, "interleave,", "small dim"),
-        text(299, 122, "+ 128", "small dim"),
+        text(304, 88, "interleave", "small dim"),
+        text(304, 122, "+ 128", "small dim"),
         text(340, 30, "a vector of quads: four k in a lane", "bold", "start"),
     ]
     for n in range(8):
@@ -269,7 +269,7 @@ def int8() -> str:
             parts.append(box(340 + 48 * n + 12 * k, 204, 12, 26, "orange2"))
         parts.append(box(340 + 48 * n, 204, 48, 26, "line"))
     parts += [
-        arrow("M532 113V286"), arrow("M532 230V286"),
+        arrow("M652 113V200"), arrow("M652 230V286"),
         text(340, 280, "int32 sums, in registers", "bold", "start"),
         text(340, 158, "vpdpbusd: 4 products per lane", "mono", "start"),
     ]  # fmt: skip
