@@ -1,8 +1,8 @@
 """One new position through all blocks, in one parallel loop. The formula is in npgpt/ops/decode.py.
 
-Every block has five stages (decode_stages.py). A few rows read every weight at the rate of memory
-(decode_few.py), a batch multiplies them at the rate of the processor (decode_batch.py). The bits of
-a row are the same.
+Every block has five stages (stages.py). A few rows read every weight at the rate of memory
+(few.py), a batch multiplies them at the rate of the processor (batch.py). The bits of a row are the
+same.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npgpt.arrays import Array, rows
-from npgpt.fused import decode_batch, decode_few
+from npgpt.fused.decode import batch, few
 from npgpt.fused.layernorm import EPS
 from npgpt.kernels.gemv_microkernel import GROUP
 from npgpt.kernels.launch import num_threads
@@ -60,8 +60,7 @@ def forward_with(matrix, x: Array, blocks, n_head: int, past, out: Array | None)
     texts = first_rows(past[0], B)
     out = np.empty_like(x) if out is None else out
     # int8 is rounded and multiplied part by part (kernels/gemv_int8.py)
-    few = B <= GROUP or addresses.kind.dtype == np.int8
-    kernel = decode_few if few else decode_batch
+    kernel = few if B <= GROUP or addresses.kind.dtype == np.int8 else batch
     kernel.forward(addresses.matrices, addresses.norms, addresses.kind, caches, n_head, texts,
                    capacities, starts, number((C // n_head) ** -0.5), number(EPS), number(SCALE),
                    number(CUBIC), num_threads(), np.ascontiguousarray(rows(x)),

@@ -1,14 +1,14 @@
-"""One position of many rows through all blocks: the kernel of fused/decode.py for a batch.
+"""One position of many rows through all blocks: the kernel of fused/decode for a batch.
 
 Products are bound by multiplying, so a task is a range of a matrix's columns (gemv_batch.py): it
 adds up all of k, and finishes its columns with bias, GELU and residual. There are no partial sums
-of a batch to write and read. The order of sums is that of decode_few.py, and so are the bits.
+of a batch to write and read. The order of sums is that of few.py, and so are the bits.
 """
 
 import numpy as np
 
 from npgpt.arrays import LINE
-from npgpt.fused.decode_stages import (
+from npgpt.fused.decode.stages import (
     ATTENTION,
     ATTN_PROJ,
     BIAS,

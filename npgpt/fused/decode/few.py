@@ -1,4 +1,4 @@
-"""One position of a few rows through all blocks: the kernel of fused/decode.py for one text.
+"""One position of a few rows through all blocks: the kernel of fused/decode for one text.
 
 A single position reads every weight once, and memory bandwidth bounds it. The remaining cost is
 idle bandwidth. Starting and ending parallel loops costs some, so there is only one. Waiting for
@@ -11,7 +11,7 @@ sums, which the next stage adds up. PARTS is fixed, so the bits do not depend on
 import numpy as np
 
 from npgpt.arrays import LINE
-from npgpt.fused.decode_stages import (
+from npgpt.fused.decode.stages import (
     ATTENTION,
     ATTN_PROJ,
     BIAS,
