@@ -142,15 +142,15 @@ def passes(monkeypatch):
 
 def test_ids_come_one_step_at_a_time_as_int64(backend, monkeypatch):
     model, calls = model_of(backend), passes(monkeypatch)
-    steps = generate(model, [[1, 2, 3]] * 2, 7)
+    steps = generate(model, [[1, 2, 3]] * 5, 7)
     assert inspect.isgenerator(steps)
     assert calls == []
     first = next(steps)
-    assert (first.shape, first.dtype) == ((2,), np.int64)
-    assert calls == [(2, 3)]
+    assert (first.shape, first.dtype) == ((5,), np.int64)
+    assert calls == [(5, 3)]
     list(steps)
-    # one by one, until the window slides; with 16 positions at once, other bits would be computed
-    assert calls == [(2, 3)] + [(2, 1)] * 5 + [(1, 8)] * 2
+    # one by one, until the window slides; with 40 positions at once, other bits would be computed
+    assert calls == [(5, 3)] + [(5, 1)] * 5 + [(4, 8), (1, 8)]
     assert list(generate(model, [1], 0)) == []
 
 

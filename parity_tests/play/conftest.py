@@ -46,21 +46,15 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(scope="module")
-def context(browser):
-    made = browser.new_context(viewport={"width": 1400, "height": 900}, color_scheme="light")
-    made.set_default_timeout(15_000)
-    yield made
-    made.close()
-
-
 @pytest.fixture
-def page(context, served):
-    """A page whose errors and requests are kept: `page.said`, `page.asked`."""
+def page(browser, served):
+    """A page whose errors and requests are kept: `page.said`, `page.asked`. Its storage is new."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900}, color_scheme="light")
+    context.set_default_timeout(15_000)
     made = context.new_page()
     made.said, made.asked = [], []
     made.on("console", lambda line: made.said.append(line.text))
     made.on("pageerror", lambda error: made.said.append(str(error)))
     made.on("request", lambda request: made.asked.append(request.url))
     yield made
-    made.close()
+    context.close()

@@ -129,7 +129,7 @@ def test_bfloat16_rounds_the_products_of_the_adapter_alone(rng):
     """The operands are small integers, which bfloat16 has; only x A and dout B.T are rounded."""
     x, dout, weight, a, b = (
         rng.integers(-8, 9, size=shape).astype(np.float32)
-        for shape in ((20, 40), (20, 30), (40, 30), (40, 3), (3, 30))
+        for shape in ((50, 40), (50, 30), (40, 30), (40, 3), (3, 30))
     )
     p = npgpt.mixed.lora.Params(weight, None, a, b, 0.7)
     g = p._replace(weight=None, lora_a=np.empty_like(a), lora_b=np.empty_like(b))
