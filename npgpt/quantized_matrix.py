@@ -7,7 +7,7 @@ rounded to the nearest multiple. The errors are measured in docs/precision.md.
 
 import numpy as np
 
-from npgpt.arrays import Array
+from npgpt.arrays import Array, zeros
 from npgpt.errors import InputError
 
 CHUNK = 1 << 20  # numbers rounded at once
@@ -86,7 +86,7 @@ def widen(values: Array, scale: Array | None, axis: int) -> Array:
 
 def bfloat16(array: Array) -> QuantizedMatrix:
     """Return a float32 matrix rounded to bfloat16."""
-    values = np.empty(array.shape, np.uint16)
+    values = zeros(array.shape, np.uint16)
     for rows in slices(array):
         values[rows] = to_bfloat16(array[rows])
     return QuantizedMatrix(values, None, axis=1)
@@ -112,7 +112,7 @@ def int8(array: Array, axis: int) -> QuantizedMatrix:
     # a 127th of a number below 1e-36 is subnormal, thus less precise, or 0
     scale = np.maximum(largest / np.float32(MOST), np.finfo(np.float32).tiny)
     scale[largest == 0] = 1
-    values = np.empty(array.shape, np.int8)
+    values = zeros(array.shape, np.int8)
     for rows in slices(array):
         values[rows] = np.rint(array[rows] / (scale[rows, None] if axis == 0 else scale))
     return QuantizedMatrix(values, scale, axis)
