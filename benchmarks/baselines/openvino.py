@@ -31,7 +31,12 @@ class OpenVino:
             "KV_CACHE_PRECISION": CACHE[weights],
         }
         self.settings = f"cache {CACHE[weights]}, paged attention, continuous batching"
-        self.pipeline = genai.LLMPipeline(self.path, "CPU", **self.properties)
+        scheduler = genai.SchedulerConfig()
+        scheduler.enable_prefix_caching = False  # each round has the prompts of the one before
+        scheduler.max_num_batched_tokens = 1 << 20  # a prompt at once, as by default
+        self.pipeline = genai.LLMPipeline(
+            self.path, "CPU", scheduler_config=scheduler, **self.properties
+        )
 
     def logits(self, prompt: np.ndarray, forced: np.ndarray) -> np.ndarray:
         """(T,), (N,) -> (1 + N, V), after the prompt and after each forced token"""
