@@ -128,12 +128,14 @@ class Run:
     def compute(self, port: Port, probe: Probe, dtype: Any) -> Iterator[tuple[str, Array]]:
         """Yield the tensors of the task as they are computed."""
         names = set(self.task.names)
-        with np.errstate(all="ignore"):
-            for name, array in tensors(
-                port, probe, self.task.kinds, dtype=dtype, masks=self.task.masks
-            ):
-                if name in names:
-                    yield name, array
+        computed = tensors(port, probe, self.task.kinds, dtype=dtype, masks=self.task.masks)
+        while True:
+            with np.errstate(all="ignore"):  # not over a yield: it would hold in the caller
+                found = next(computed, None)
+            if found is None:
+                return
+            if found[0] in names:
+                yield found
 
     def rounded(self, kind: str, names: tuple[str, ...]) -> "Run":
         """Return the run of the same port with products in 16 bits, beside its exact numbers."""

@@ -93,6 +93,7 @@ class Diagnosis:
         return self.first_wrong is None
 
 
+@np.errstate(all="ignore")  # numbers of a wrong port may be beyond float32
 def diagnose(
     dump: Dump,
     probe: Probe,
