@@ -25,6 +25,7 @@ def hub(server, tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setenv("NPGPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
     monkeypatch.setattr(
         constants,

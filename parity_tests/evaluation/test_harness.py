@@ -71,8 +71,11 @@ def local_tasks(paths, cache):
 def outputs(tmp_path_factory):
     """The answers and results of both backends; the model, and the files of the tasks."""
     pytest.importorskip("lm_eval", reason="lm_eval is not installed: pip install '.[eval]'")
+    from huggingface_hub import constants  # first: it reads the variables once for all tests
+
     folder = tmp_path_factory.mktemp("harness")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
         for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
             patch.setenv(name, "1")
         patch.setenv("HF_HOME", str(folder / "home"))
