@@ -1,4 +1,4 @@
-"""How long do PyTorch's random numbers take: drawing the book's model, and dropout in its step?
+"""Time PyTorch's random numbers: drawing the book's model, and dropout in its step.
 
     python -m benchmarks.book_run [--rounds 7]
 

@@ -1,4 +1,4 @@
-"""How much of a classifier's full step does a step cost that trains the last block alone?
+"""Time a step that trains a classifier's last block alone, beside a full step.
 
     python -m benchmarks.finetuning [--rounds 7] [--batch 8] [--length 120]
 

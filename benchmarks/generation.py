@@ -1,4 +1,4 @@
-"""How long do generating and reading a prompt take, beside other programs at their best?
+"""Time generating and reading a prompt, beside other programs at their best.
 
     python -m benchmarks.generation [--weights float32 bfloat16 int8] [--rounds 3] [--threads 2]
                                     [--works generate read ...] [--programs NAME ...] [--layers 12]

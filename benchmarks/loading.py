@@ -1,4 +1,4 @@
-"""How long does it take to load a model, how much memory, and how long until the first token?
+"""Measure the time and the memory of loading a model, and the time until the first token.
 
     python -m benchmarks.loading [--rounds 7] [--no-xl] [--scratch FOLDER]
 

@@ -1,4 +1,4 @@
-"""How long does each op take, forward and backward, beside PyTorch's?
+"""Time each op, forward and backward, beside PyTorch's.
 
     python -m benchmarks.ops [--rounds 15]
 

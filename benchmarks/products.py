@@ -1,4 +1,4 @@
-"""How long do the matrix products of a training step take alone, beside NumPy's BLAS?
+"""Time the matrix products of a training step alone, beside NumPy's BLAS.
 
     python -m benchmarks.products [--rounds 7] [--threads 2]
 

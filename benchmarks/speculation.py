@@ -1,4 +1,4 @@
-"""How much time does speculation save on a text that repeats itself, and cost on one that does not?
+"""Time speculation on a text that repeats itself and on one that does not, beside no speculation.
 
     python -m benchmarks.speculation [--weights float32 bfloat16 int8] [--rounds 5] [--threads 2]
                                      [--tokens 256] [--model PATH --prompt TEXT [--draft PATH]]

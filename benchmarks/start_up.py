@@ -1,4 +1,4 @@
-"""How long do import, --help and the default training run take, the last from an empty cache?
+"""Time import, --help and the default training run, the last from an empty cache.
 
     python -m benchmarks.start_up [--rounds 7] [--no-train]
 

@@ -1,4 +1,4 @@
-"""How long does a training step of the 124M shape take beside PyTorch, JAX and a lower bound?
+"""Time a training step of the 124M shape, beside PyTorch, JAX and a lower bound.
 
     python -m benchmarks.training_step [--shape 2x256 1x1024 4x64 book] [--rounds 5] [--threads 2]
                                        [--dtype bfloat16] [--llmc PROGRAM] [--scratch DIR]
