@@ -2,7 +2,7 @@
 
 Rows of `a` are rounded to int8, with a scale for each group of k (packing_int8.py). Sums of a group
 are integers and exact. The groups are added in their order, so a row has the same bits in a product
-of any number of rows, and in fused/decode.py.
+of any number of rows, and in fused/decode/.
 """
 
 import numpy as np
