@@ -5,7 +5,7 @@ A continuation that ends is scored by its log-probability / length ** length_pen
 are kept. The details, such as when the search ends, are those of transformers' `generate`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -88,49 +88,94 @@ def beam_search(
     transformers, GenerationMixin._beam_search, with num_beams and do_sample=False
     """
     check_kind("model", model, GPT)
-    config = model.config
-    prompt = check_sequence(tokens, config, "tokens").tolist()
-    if not prompt:
-        raise InputError("the prompt is empty: give at least one token to continue from")
-    count = check_integer("max_new_tokens", max_new_tokens, least=1)
-    if not 1 <= (beams := check_integer("beams", beams)) <= config.vocab_size // 2:
-        most = config.vocab_size // 2
-        raise InputError(f"beams is {beams}, but must be 1 to {most}: half of the vocabulary")
-    power = check_number("length_penalty", length_penalty)
-    if early_stopping not in (True, False, "never"):
-        raise InputError(f"early_stopping is {show(early_stopping)}, but must be a bool or 'never'")
     settings = Sampling(repetition_penalty=repetition_penalty, logit_bias=logit_bias)
-    check_biased(settings, config)
-    check_keep(keep, config)
     reader = Reader(model)
-    windows = [Window(prompt[-config.context_length :], reader.empty_cache(), keep)]
-    running: list[list[int]] = [[]]  # the new tokens of each beam
-    scores = np.zeros(1)
-    ended: list[Beam] = []
-    for length in range(1, count + 1):
+    search = Search(
+        reader, tokens, max_new_tokens, beams, settings, length_penalty=length_penalty,
+        early_stopping=early_stopping, eos_id=eos_id, keep=keep,
+    )  # fmt: skip
+    while search.windows:
+        search.step(reader.logits(search.windows))
+    return search.best
+
+
+class Search:
+    """Beam search from one prompt. The beams of several searches can be read in one pass.
+
+    The arguments are those of `beam_search`.
+
+    Attributes
+    ----------
+    windows : list of Window
+        Of the beams that continue, to be read next. Empty when the search has ended.
+    best : list of Beam
+        The best continuations that have ended, the best one first.
+    """
+
+    def __init__(
+        self, reader: Reader, tokens: Flat, max_new_tokens: int, beams: int, settings: Sampling, *,
+        length_penalty: float = 1.0, early_stopping: bool | str = False, eos_id: int | None = None,
+        keep: int | None = None,
+    ):  # fmt: skip
+        self.model = reader.model
+        config = self.model.config
+        self.prompt = check_sequence(tokens, config, "tokens").tolist()
+        if not self.prompt:
+            raise InputError("the prompt is empty: give at least one token to continue from")
+        self.count = check_integer("max_new_tokens", max_new_tokens, least=1)
+        most, self.beams = config.vocab_size // 2, check_integer("beams", beams)
+        if not 1 <= self.beams <= most:
+            raise InputError(f"beams is {beams}, but must be 1 to {most}: half of the vocabulary")
+        self.power = check_number("length_penalty", length_penalty)
+        if early_stopping not in (True, False, "never"):
+            text = f"early_stopping is {show(early_stopping)}, but must be a bool or 'never'"
+            raise InputError(text)
+        check_biased(settings, config)
+        check_keep(keep, config)
+        self.settings, self.early_stopping, self.eos_id = settings, early_stopping, eos_id
+        window = Window(self.prompt[-config.context_length :], reader.empty_cache(), keep)
+        self.windows, self.best = [window], list[Beam]()
+        self.running: list[list[int]] = [[]]  # the new tokens of each beam
+        self.scores = np.zeros(1)  # and their log-probabilities
+
+    def step(self, logits: Iterable[Array]) -> None:
+        """Continue the beams by a token each. `logits`: the next token's of each window, (V,).
+
+        Raises RunError if logits are nan or infinite.
+        """
+        beams, length = self.beams, len(self.running[0]) + 1
         log_probs = np.stack([
-            adjust(_log_probs(model, logits), settings, [*prompt, *new])
-            for logits, new in zip(reader.logits(windows), running, strict=True)
+            adjust(_log_probs(self.model, one), self.settings, [*self.prompt, *new])
+            for one, new in zip(logits, self.running, strict=True)
         ])  # fmt: skip
         # twice as many as beams: at most half of them end
-        best = most_likely((scores[:, None] + log_probs).reshape(-1), 2 * beams)
-        found = [(*divmod(index, config.vocab_size), score) for index, score in best]
-        ended += [
-            Beam([*running[parent], token], score / length**power)
+        likely = most_likely((self.scores[:, None] + log_probs).reshape(-1), 2 * beams)
+        found = [(*divmod(index, log_probs.shape[1]), score) for index, score in likely]
+        ended = [
+            Beam([*self.running[parent], token], score / length**self.power)
             for parent, token, score in found[:beams]
-            if token == eos_id or length == count
+            if token == self.eos_id or length == self.count
         ]
-        ended = sorted(ended, key=lambda beam: -beam.score)[:beams]
-        going = [one for one in found if one[1] != eos_id][:beams]
-        done = _is_done(ended, going[0][2], beams, length, count, power, early_stopping)
-        if done or length == count:
-            break
-        windows = _continue(windows, [parent for parent, _, _ in going])
-        for window, (_, token, _) in zip(windows, going, strict=True):
+        self.best = sorted(self.best + ended, key=lambda beam: -beam.score)[:beams]
+        going = [one for one in found if one[1] != self.eos_id][:beams]
+        if length == self.count or self._is_done(going[0][2], length):
+            self.windows = []
+            return
+        self.windows = _continue(self.windows, [parent for parent, _, _ in going])
+        for window, (_, token, _) in zip(self.windows, going, strict=True):
             window.append(token)
-        running = [[*running[parent], token] for parent, token, _ in going]
-        scores = np.array([score for _, _, score in going])
-    return ended
+        self.running = [[*self.running[parent], token] for parent, token, _ in going]
+        self.scores = np.array([score for _, _, score in going])
+
+    def _is_done(self, score: float, length: int) -> bool:
+        """Return True if no beam that continues is expected to be among the best.
+
+        `score`: the log-probability of the most likely one.
+        """
+        if len(self.best) < self.beams or self.early_stopping is True:
+            return len(self.best) == self.beams
+        longest = self.count if self.early_stopping == "never" and self.power > 0 else length
+        return score / longest**self.power <= self.best[-1].score
 
 
 def _log_probs(model: GPT, logits: Array) -> Array:
@@ -140,17 +185,6 @@ def _log_probs(model: GPT, logits: Array) -> Array:
     except RunError as error:
         raise finite.error(str(error), model.params, model.path) from None
     return log_probabilities(logits)
-
-
-def _is_done(
-    ended: list[Beam], best: float, beams: int, length: int, count: int, power: float,
-    early_stopping: bool | str,
-) -> bool:  # fmt: skip
-    """Return True if no beam that continues is expected to be among the best. `best`: its score."""
-    if len(ended) < beams or early_stopping is True:
-        return len(ended) == beams
-    longest = count if early_stopping == "never" and power > 0 else length
-    return best / longest**power <= ended[-1].score
 
 
 def _continue(windows: list[Window], parents: list[int]) -> list[Window]:

@@ -1,8 +1,10 @@
 """Continue any number of prompts in one batch. The results have the order of the prompts."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 from npgpt.data.prompts import Prompt
@@ -10,10 +12,11 @@ from npgpt.data.tokenizer import Tokenizer
 from npgpt.errors import InputError
 from npgpt.gpt import GPT
 from npgpt.inference.batch import Batch, NewToken, check_biased, check_keep
-from npgpt.inference.beams import beam_search
+from npgpt.inference.beams import Search
 from npgpt.inference.sampling import Sampling
 from npgpt.inference.speculation import Speculation
 from npgpt.inference.stop import StoppableText, check_stops
+from npgpt.inference.window import Reader
 from npgpt.model.inputs import check_integer
 from npgpt.rng import Generator
 
@@ -143,21 +146,32 @@ def _samples(
 def _beams(
     model: GPT, tokenizer: Tokenizer, prompts: Iterable[Prompt], options: Options
 ) -> Iterator[Continuation]:
-    """Yield the best continuations of every prompt that beam search finds."""
+    """Yield the best continuations of every prompt, of `batch_size` searches at a time."""
     assert options.beams is not None
-    eot = tokenizer.eot_token
-    for one in _samples(tokenizer, prompts, options):
-        if one.sample == 0:
-            with _errors_of(one.prompt.origin):
-                found = beam_search(
-                    model, one.ids, options.max_new_tokens, options.beams, eos_id=eot,
-                    repetition_penalty=options.sampling.repetition_penalty,
-                    logit_bias=options.sampling.logit_bias, keep=options.keep,
+    reader, eot = Reader(model), tokenizer.eot_token
+    groups = zip(*[_samples(tokenizer, prompts, options)] * options.num_samples, strict=True)
+    started = deque[tuple[tuple[_Running, ...], Search]]()
+    while True:
+        running = [search for _, search in started if search.windows]
+        while len(running) < options.batch_size and (group := next(groups, None)):
+            with _errors_of(group[0].prompt.origin):
+                search = Search(
+                    reader, group[0].ids, options.max_new_tokens, options.beams, options.sampling,
+                    eos_id=eot, keep=options.keep,
                 )  # fmt: skip
-        tokens = found[one.sample].tokens
-        stops = any(token == eot or one.feed(token) for token in tokens)
-        reason = "stop" if stops else "length"
-        yield one.finished(reason, model.config.context_length)._replace(tokens=tokens)
+            started.append((group, search))
+            running.append(search)
+        if not started:
+            return
+        logits = reader.logits([window for search in running for window in search.windows])
+        for search in running:
+            search.step(islice(logits, len(search.windows)))
+        while started and not started[0][1].windows:
+            group, search = started.popleft()
+            for one, (tokens, _) in zip(group, search.best, strict=False):
+                stops = any(token == eot or one.feed(token) for token in tokens)
+                found = one.finished("stop" if stops else "length", model.config.context_length)
+                yield found._replace(tokens=tokens)
 
 
 def _add(batch: Batch, one: _Running, eot: int | None, options: Options) -> int:

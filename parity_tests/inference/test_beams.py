@@ -7,7 +7,9 @@ import pytest
 
 import npgpt
 from npgpt.errors import InputError, RunError
+from npgpt.inference.beams import Search
 from npgpt.inference.sampling import log_probabilities
+from npgpt.inference.window import Reader
 from parity_tests.inference.test_generate import model_of
 
 
@@ -32,6 +34,24 @@ def test_one_beam_is_greedy_past_the_end_of_the_context_too(backend):
         assert found.tokens == list(npgpt.generate(model, [1, 2, 3], 14, keep=keep))
     (found,) = npgpt.beam_search(model, [1, 2, 3], 5, 1, repetition_penalty=1e6)
     assert len({1, 2, 3, *found.tokens}) == 8
+
+
+def test_several_searches_share_passes(backend):
+    """With the Numba backend, beams and scores are bit for bit those of each search alone."""
+    model = model_of(backend)
+    prompts, options = [[1, 2, 3], [4], [5, 6, 7, 8, 9]], dict(eos_id=2, keep=1)
+    reader = Reader(model)
+    searches = [Search(reader, one, 12, 3, npgpt.Sampling(), **options) for one in prompts]
+    while running := [search for search in searches if search.windows]:
+        logits = iter(list(reader.logits([w for search in running for w in search.windows])))
+        for search in running:
+            search.step(itertools.islice(logits, len(search.windows)))
+    for search, prompt in zip(searches, prompts, strict=True):
+        alone = npgpt.beam_search(model, prompt, 12, 3, **options)
+        assert [beam.tokens for beam in search.best] == [beam.tokens for beam in alone]
+        close = 0 if backend == "fused" else 1e-6
+        scores = ([beam.score for beam in one] for one in (search.best, alone))
+        np.testing.assert_allclose(*scores, rtol=close)
 
 
 @pytest.mark.parametrize(

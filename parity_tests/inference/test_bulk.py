@@ -10,6 +10,7 @@ from npgpt.distributed import generation
 from npgpt.distributed.world import World
 from npgpt.errors import InputError
 from npgpt.inference.bulk import Options, continue_prompts
+from npgpt.inference.window import Reader
 from parity_tests.inference.test_generate import model_of
 from parity_tests.support import thread_ranks
 
@@ -40,6 +41,25 @@ def test_each_continuation_is_that_of_generate(model):
         assert one.prompt == TEXTS[one.number]
         assert (one.prompt_tokens, one.cropped) == (len(ids), max(0, len(ids) - 16))
         assert len(one.log_probabilities) == len(one.most_likely) == len(alone)
+
+
+def test_beams_of_several_prompts_are_read_together(model, monkeypatch):
+    """Each prompt's continuations are those of its own search."""
+    rows, logits = [], Reader.logits
+
+    def count(reader, windows):
+        rows.append(len(windows))
+        return logits(reader, windows)
+
+    monkeypatch.setattr(Reader, "logits", count)
+    options = Options(max_new_tokens=7, num_samples=2, beams=3, batch_size=4)
+    found = list(continue_prompts(model, TOKENIZER, PROMPTS, options))
+    assert max(rows) == 4 * 3 and len(rows) <= 2 * 7, "two rounds of seven tokens at most"
+    assert [(one.number, one.sample) for one in found] == [(i, s) for i in range(6) for s in (0, 1)]
+    for one in found:
+        ids = TOKENIZER.encode(TEXTS[one.number])
+        best = npgpt.beam_search(model, ids, 7, 3, eos_id=TOKENIZER.eot_token)
+        assert one.tokens == best[one.sample].tokens
 
 
 def test_a_stop_string_ends_a_continuation(model):
