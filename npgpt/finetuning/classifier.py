@@ -6,7 +6,7 @@
 
 Attention is causal: only the last positions have read all of a text. The position "last" is T - 1,
 padding or not, as in chapter 6 of the book. "last-token" is the last one that is no padding. In the
-last block, the other positions have keys and values only.
+last block, the other positions end with attention.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,6 @@ from npgpt.finetuning.labelled_texts import pad
 from npgpt.gpt import GPT
 from npgpt.model import finite, initializers, quantize, trainable, transformer
 from npgpt.model.backend import Random
-from npgpt.model.block import spread
 from npgpt.model.params import Params
 from npgpt.ops.linear import Params as Linear
 from npgpt.rng import Generator
@@ -38,7 +37,6 @@ BATCH = 8  # texts
 class Cache(NamedTuple):
     hidden: Any
     head: Any
-    cut: tuple[Any, tuple[int, ...]] | None  # with masks: the positions, and the shape of x
 
 
 class Classifier:
@@ -95,12 +93,11 @@ class Classifier:
         """(B, T), (B,) -> (B, n), Cache. `g`: the gradients of `backward`, None if frozen."""
         model, ops = self.model, self.model.ops
         at = np.arange(len(tokens)), self.positions(tokens, lengths)
-        masks = rng is not None and model.config.dropout > 0  # drawn for all positions
         x, hidden = transformer.hidden_forward(
-            self.params, tokens, model.config, rng=rng, g=g, at=None if masks else at, ops=ops
+            self.params, tokens, model.config, rng=rng, g=g, at=at, ops=ops
         )
-        out, head = ops.linear.forward(x[at] if masks else x, self.params.lm_head)
-        return out, Cache(hidden, head, (at, x.shape) if masks else None)
+        out, head = ops.linear.forward(x, self.params.lm_head)
+        return out, Cache(hidden, head)
 
     def loss(self, tokens: Array, lengths: Array, labels: Array) -> float:
         """(B, T), (B,), (B,) -> scalar: the mean cross-entropy, without dropout."""
@@ -113,8 +110,6 @@ class Classifier:
         logits, cache = self.forward(tokens, lengths, g, rng)
         loss, dlogits = cross_entropy(logits, labels)
         dx = self.model.ops.linear.backward(dlogits, cache.head, g.lm_head)
-        if cache.cut is not None:
-            dx = spread(dx, *cache.cut)
         if g.wte.weight is not None:
             g.wte.weight.fill(0)  # to which the embedding adds
         transformer.hidden_backward(dx, cache.hidden, g, ops=self.model.ops)

@@ -49,6 +49,7 @@ def forward(
     cut = None
     if at is not None:  # the other positions were needed for their keys and values
         cut, x, h = (at, x.shape), x[at], h[at]
+        rng = None if rng is None else MasksAt(rng, *cut)
     h, attn_proj = ops.linear.forward(h, p.attn.c_proj)
     h, attn_drop = ops.dropout.forward(h, rate=rate, rng=rng)
     x = np.add(x, h, out=h)  # h has no other reference
@@ -83,6 +84,20 @@ def backward(dx: Array, c: Cache, g: params.Block, *, ops: Backend) -> Array:
     dh = ops.linear.backward(dh, c.c_attn, g.attn.c_attn)
     dh = ops.layernorm.backward(dh, c.ln_1, g.ln_1, dx=dh)
     return np.add(dx, dh, out=dh)  # and into attention and around it
+
+
+class MasksAt:
+    """A generator whose masks are those of all positions (B, T, C), at `at` (N, C).
+
+    Dropout of these positions alone then draws and drops the same numbers as that of all.
+    """
+
+    def __init__(self, rng: Random, at: Any, shape: tuple[int, ...]):
+        self.rng, self.at, self.shape = rng, at, shape
+
+    def bernoulli(self, p: float, shape: Any, *, out: Any = None) -> Array:
+        """Return booleans of `shape`, (N, C), drawn as (B, T, C)."""
+        return self.rng.bernoulli(p, self.shape)[self.at]
 
 
 def spread(dx: Array, at: Any, shape: tuple[int, ...]) -> Array:

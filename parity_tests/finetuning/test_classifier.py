@@ -167,7 +167,7 @@ def test_the_last_block_computes_the_classified_positions_alone(model, dropout, 
     assert loss == pytest.approx(right, rel=1e-12)
     for (name, one), (_, other) in zip(npgpt.named(g), npgpt.named(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12, err_msg=name)
-    _, cache = classifier.forward(tokens, lengths, g)
+    _, cache = classifier.forward(tokens, lengths, g, draw)
     assert cache.hidden.h[1].c_fc.x.shape == (3, 16), "activations of three positions are kept"
 
 
