@@ -1,13 +1,22 @@
 """npgpt classify."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from npgpt.cli.common import announce_compilation, default
-from npgpt.cli.finetuning_flags import FineTuning, plot, print_files, say_cropped, show, stopped
+from npgpt.cli.finetuning_flags import (
+    FineTuning,
+    plot,
+    print_files,
+    print_resumed,
+    say_cropped,
+    show,
+    stopped,
+)
 from npgpt.cli.signals import StopRequest
 from npgpt.errors import InputError
 from npgpt.system.shell import npgpt_command
@@ -64,6 +73,7 @@ class Classify(FineTuning):
     epochs: int = 5
     eval_every: int = 50
 
+    contents = CONTENTS
     file = CLASSIFIER
 
     def run(self) -> int:
@@ -92,21 +102,23 @@ class Classify(FineTuning):
         """Train and write a classifier; print its losses and accuracies as the book does."""
         self.settings()  # an invalid one is found before the data is read
         texts = self.read()
-        task, output = self.start(texts) if self.resume is None else self.restart(texts)
-        if signal := self.follow(task, output):
-            return stopped("classify", signal, output.path, task.progress.step - 1)
-        final = [task.accuracy(one, task.rng) for one in task.batches]
-        output.record({"accuracy": dict(zip(SPLITS, final, strict=True))})
+        begin = self.start if self.resume is None else self.restart
+        with begin(texts) as (task, output):
+            if signal := self.follow(task, output):
+                return stopped("classify", signal, output.path, task.progress.step - 1)
+            final = [task.accuracy(one, task.rng) for one in task.batches]
+            output.record({"accuracy": dict(zip(SPLITS, final, strict=True))})
         print(f"After training, on all texts: accuracy {percentages(final)}")
         print_files(output.path, CONTENTS)
         example = min((one.text for one in texts.examples), key=len)
         print("Next:", npgpt_command("classify", model=output.path, predict=example))
         return 0
 
-    def start(self, texts: "LabelledTexts") -> "tuple[Classification, Output]":
-        """Return a new run and its directory; print accuracies and losses before training."""
+    @contextmanager
+    def start(self, texts: "LabelledTexts") -> "Iterator[tuple[Classification, Output]]":
+        """Save a new run, and yield it with its directory; print its accuracies and losses."""
+        from npgpt.finetuning import output as outputs
         from npgpt.finetuning.classification import Classification, last_block
-        from npgpt.finetuning.output import Output
 
         model = self.load()
         trainable = self.patterns(model, last_block(model))
@@ -114,28 +126,30 @@ class Classify(FineTuning):
         sizes = [f"{one.count:,} {name}" for one, name in zip(task.batches, SPLITS, strict=True)]
         print(f"{', '.join(sizes)} texts of at most {task.length} tokens")
         say_cropped(task.cropped, "text", task.length)
-        output = Output(self.out, "classify")
-        name = printable_line(str(output.path))
-        print(f"{task.trained:,} of {task.size:,} parameters are trained; output in {name}")
-        accuracies, losses = task.measure()
-        shown = ", ".join(f"{loss:.3f}" for loss in losses)
-        print(f"Before training: accuracy {percentages(accuracies)}; loss {shown}")
-        return task, output
+        with outputs.create(self.out, "classify", CONTENTS) as output:
+            name = printable_line(str(output.path))
+            print(f"{task.trained:,} of {task.size:,} parameters are trained; output in {name}")
+            self.save(task, output)
+            accuracies, losses = task.measure()
+            shown = ", ".join(f"{loss:.3f}" for loss in losses)
+            print(f"Before training: accuracy {percentages(accuracies)}; loss {shown}")
+            yield task, output
 
-    def restart(self, texts: "LabelledTexts") -> "tuple[Classification, Output]":
-        """Return the run to resume, and its directory."""
+    @contextmanager
+    def restart(self, texts: "LabelledTexts") -> "Iterator[tuple[Classification, Output]]":
+        """Yield the run to resume, and its directory."""
+        from npgpt.finetuning import output as outputs
         from npgpt.finetuning import resume
         from npgpt.finetuning.classification import Classification
-        from npgpt.finetuning.output import Output
         from npgpt.weights import classifier_file
 
-        path, model, saved = self.reopen()
-        settings = self.settings(trainable=resume.patterns_of(saved, path))
-        task = Classification(model, texts, settings, self.position)
-        resume.restore(task, saved, path)
-        task.load_head(classifier_file.read(path)[1])
-        print(f"Resuming {printable_line(str(path.parent))} after step {task.progress.step - 1}")
-        return task, Output.resume(path.parent, saved.state["metrics"])
+        with self.reopen() as (path, model, saved):
+            settings = self.settings(trainable=resume.patterns_of(saved, path))
+            task = Classification(model, texts, settings, self.position)
+            resume.restore(task, saved, path)
+            task.load_head(classifier_file.read(path)[1])
+            print_resumed(path.parent, task.progress.step)
+            yield task, outputs.reopen(path.parent, saved.state["metrics"])
 
     def read(self) -> "LabelledTexts":
         """Return the texts to train on. Print the number of each label."""

@@ -5,9 +5,10 @@ import dataclasses
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from npgpt.cli.common import ModelPath, OptionalTokenizer, default, model_path, say
 from npgpt.cli.signals import status_of
@@ -40,8 +41,8 @@ class FineTuning:
     out
         Directory for the files of the run.
     resume
-        Resume the run in this directory, bit for bit, with the flags it was started with. Only
-        --epochs may be another.
+        Resume the run in this directory, bit for bit, with the flags it was started with. Of these,
+        only --epochs may be another.
     eval_batches
         Batches of each split in an evaluation, at most.
     batch_size
@@ -85,7 +86,9 @@ class FineTuning:
     trainable: tuple[str, ...] = ()
     ops: Literal["fused", "numpy"] = "fused"
 
-    file = ""  # no field: the name of the model's file in a run, from which it is resumed
+    # no fields: the files of a run, and the name of the model's, from which it is resumed
+    contents: ClassVar[dict[str, str]] = {}
+    file: ClassVar[str] = ""
 
     def load(self) -> "GPT":
         """Return the model to train, with dropout and adapters. Compile the kernels of training."""
@@ -105,33 +108,37 @@ class FineTuning:
     def flags(self) -> dict[str, Any]:
         """Return the flags that `resume` restores, as JSON values."""
         found = {name: value for name, value in vars(self).items() if name not in NOT_STORED}
-        data = str(found["data"])
-        return found | {"data": os.path.abspath(data) if os.path.lexists(data) else data}
+        data = found["data"]
+        return found | {"data": os.path.abspath(data) if data and os.path.lexists(data) else data}
 
-    def reopen(self) -> "tuple[Path, GPT, RunState]":
-        """Return the file of the run to resume, its model and its state.
+    @contextmanager
+    def reopen(self) -> "Iterator[tuple[Path, GPT, RunState]]":
+        """Lock the run to resume, and yield its file, its model and its state.
 
-        Raises InputError for a flag that is not what the run was started with.
+        Raises InputError for a flag that is not what the run was started with, and RunError if
+        another process holds the lock.
         """
         from npgpt.gpt import GPT
+        from npgpt.training.run_dir import lock_run
         from npgpt.weights import fine_tuning_state
 
         assert self.resume is not None
         path = run_file(self.resume, self.file)
-        contents, saved = fine_tuning_state.read(path)
-        before = restored(type(self), path, saved.state)
-        before |= {name: None for name in ("model", "tokenizer", "out")}
-        for name, value in before.items():
-            if getattr(self, name) != value and name not in CHANGEABLE:
-                raise InputError(
-                    f"--{name.replace('_', '-')} does not fit: the run in {path.parent} has its "
-                    "own. Leave the flag out, or start a new run without --resume"
-                )
-        config, tree, tokenizer = contents
-        model = GPT.from_params(config, tree, ops=self.ops, tokenizer=tokenizer)
-        model.path = path
-        self.compile(model)
-        return path, model, saved
+        with lock_run(path.parent, lambda name: name in self.contents):
+            stored, saved = fine_tuning_state.read(path)
+            before = restored(type(self), path, saved.state)
+            before |= {name: None for name in ("model", "tokenizer", "out")}
+            for name, value in before.items():
+                if getattr(self, name) != value and name not in CHANGEABLE:
+                    raise InputError(
+                        f"--{name.replace('_', '-')} does not fit: the run in {path.parent} has "
+                        "its own. Leave the flag out, or start a new run without --resume"
+                    )
+            config, tree, tokenizer = stored
+            model = GPT.from_params(config, tree, ops=self.ops, tokenizer=tokenizer)
+            model.path = path
+            self.compile(model)
+            yield path, model, saved
 
     def compile(self, model: "GPT") -> None:
         """Compile the kernels of training."""
@@ -160,18 +167,17 @@ def run_file(path: Path, name: str) -> Path:
     file = path / name if path.is_dir() else path
     if not file.is_file():
         raise InputError(
-            f"{path} has no {name}, which is written after an epoch: there is no run to resume"
+            f"{path} has no {name}, which is written when a run starts: there is none to resume"
         )
     return file
 
 
 def restored(kind: type[FineTuning], path: Path, state: dict[str, Any]) -> dict[str, Any]:
     """Return the flags in the state of a run. Raises WeightFileError if they are of no such run."""
-    flags, known = state.get("flags"), {field.name: field.type for field in fields(kind)}
-    if not isinstance(flags, dict) or flags.keys() != known.keys() - {*NOT_STORED}:
+    flags, known = state.get("flags"), {field.name for field in fields(kind)}
+    if not isinstance(flags, dict) or flags.keys() != known - {*NOT_STORED}:
         raise WeightFileError(f"{path} has no run of npgpt {kind.__name__.lower()}")
-    found = {k: tuple(v) if isinstance(v, list) else v for k, v in flags.items()}
-    return {k: Path(str(v)) if known[k] is Path else v for k, v in found.items()}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in flags.items()}
 
 
 def flags_of_run(kind: type[FineTuning], arguments: Sequence[str]) -> FineTuning | None:
@@ -222,6 +228,12 @@ def plot(path: Path, *curves: Any) -> None:
         drawing.plot(path, *curves)
     except RunError as error:
         print(printable_line(f"npgpt: {error}", MAX_ERROR), file=sys.stderr)
+
+
+def print_resumed(path: Path, steps: int) -> None:
+    """Say where a run continues, after a number of steps."""
+    where = f"after step {steps - 1}" if steps else "from its start"
+    print(f"Resuming {printable_line(str(path))} {where}")
 
 
 def stopped(kind: str, signal: int, path: Path, step: int) -> int:

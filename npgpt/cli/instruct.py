@@ -1,12 +1,22 @@
 """npgpt instruct."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from npgpt.cli.common import announce_compilation, default, say
-from npgpt.cli.finetuning_flags import FineTuning, plot, print_files, say_cropped, show, stopped
+from npgpt.cli.finetuning_flags import (
+    FineTuning,
+    plot,
+    print_files,
+    print_resumed,
+    say_cropped,
+    show,
+    stopped,
+)
 from npgpt.cli.signals import StopRequest
 from npgpt.system.console import track_progress
 from npgpt.system.shell import npgpt_command
@@ -36,8 +46,8 @@ class Instruct(FineTuning):
     Parameters
     ----------
     data
-        A file of instructions, inputs and outputs: objects with these fields (.json, .jsonl), or
-        three columns (.csv, .tsv). The input may be empty.
+        Train on these instructions, inputs and outputs: a file of objects with
+        these fields (.json, .jsonl) or of three columns (.csv, .tsv). The input may be empty.
     trainable
         Parameters and layers to train, by patterns of their names.
     epochs
@@ -48,7 +58,7 @@ class Instruct(FineTuning):
         Tokens of an answer, at most.
     """
 
-    data: Path
+    data: Annotated[str | None, default("the book's, downloaded once", "PATH")] = None
     trainable: Annotated[
         tuple[str, ...], default("all, or the adapters", "PATTERN [PATTERN ...]")
     ] = ()
@@ -56,6 +66,7 @@ class Instruct(FineTuning):
     eval_every: int = 5
     max_new_tokens: int = 256
 
+    contents = CONTENTS
     file = CHECKPOINT
 
     def run(self) -> int:
@@ -70,45 +81,50 @@ class Instruct(FineTuning):
 
         self.settings()  # an invalid one is found before the data is read
         check_integer("max_new_tokens", self.max_new_tokens, least=1)
-        entries = instructions.split(instructions.read(self.data))
-        task, output = self.start(entries) if self.resume is None else self.restart(entries)
-        if signal := self.follow(task, output, entries.val[0]):
-            return stopped("instruct", signal, output.path, task.progress.step - 1)
-        self.answer(task, output, entries.test)
+        data = download() if self.data is None else str(self.data)
+        entries = instructions.split(instructions.read(data))
+        begin = self.start if self.resume is None else self.restart
+        with begin(entries) as (task, output):
+            if signal := self.follow(task, output, entries.val[0]):
+                return stopped("instruct", signal, output.path, task.progress.step - 1)
+            self.answer(task, output, entries.test)
         print_files(output.path, CONTENTS)
         prompt = instructions.format_prompt(entries.test[0])
         print("Next:", npgpt_command("generate", model=output.path, prompt=prompt))
         return 0
 
-    def start(self, entries: "Splits") -> "tuple[InstructionTuning, Output]":
-        """Return a new run and its directory; print the losses before training."""
+    @contextmanager
+    def start(self, entries: "Splits") -> "Iterator[tuple[InstructionTuning, Output]]":
+        """Save a new run, and yield it with its directory; print its losses."""
+        from npgpt.finetuning import output as outputs
         from npgpt.finetuning.instruction_tuning import InstructionTuning
-        from npgpt.finetuning.output import Output
 
         model = self.load()
         settings = self.settings(trainable=self.patterns(model, ("*",)))
         task = InstructionTuning(model, entries, settings)
-        output = Output(self.out, "instruct")
-        name = printable_line(str(output.path))
-        sizes = (f"{len(part):,}" for part in entries)
-        print("{} training, {} validation, {} test entries;".format(*sizes), "output in", name)
-        say_cropped(task.cropped, "text", task.length)
-        losses = task.measure()
-        print(f"Before training: loss {losses[0]:.3f} training, {losses[1]:.3f} validation")
-        return task, output
+        with outputs.create(self.out, "instruct", CONTENTS) as output:
+            name = printable_line(str(output.path))
+            sizes = (f"{len(part):,}" for part in entries)
+            print("{} training, {} validation, {} test entries;".format(*sizes), "output in", name)
+            say_cropped(task.cropped, "text", task.length)
+            self.save(task, output)
+            losses = task.measure()
+            print(f"Before training: loss {losses[0]:.3f} training, {losses[1]:.3f} validation")
+            yield task, output
 
-    def restart(self, entries: "Splits") -> "tuple[InstructionTuning, Output]":
-        """Return the run to resume, and its directory."""
+    @contextmanager
+    def restart(self, entries: "Splits") -> "Iterator[tuple[InstructionTuning, Output]]":
+        """Yield the run to resume, and its directory."""
+        from npgpt.finetuning import output as outputs
         from npgpt.finetuning import resume
         from npgpt.finetuning.instruction_tuning import InstructionTuning
-        from npgpt.finetuning.output import Output
 
-        path, model, saved = self.reopen()
-        settings = self.settings(trainable=resume.patterns_of(saved, path))
-        task = InstructionTuning(model, entries, settings)
-        resume.restore(task, saved, path)
-        print(f"Resuming {printable_line(str(path.parent))} after step {task.progress.step - 1}")
-        return task, Output.resume(path.parent, saved.state["metrics"])
+        with self.reopen() as (path, model, saved):
+            settings = self.settings(trainable=resume.patterns_of(saved, path))
+            task = InstructionTuning(model, entries, settings)
+            resume.restore(task, saved, path)
+            print_resumed(path.parent, task.progress.step)
+            yield task, outputs.reopen(path.parent, saved.state["metrics"])
 
     def follow(self, task: "InstructionTuning", output: "Output", example: "Record") -> int:
         """Train; print and record each event. After an epoch, answer one entry, and save.
@@ -162,3 +178,10 @@ class Instruct(FineTuning):
             )
         ]
         output.write(ANSWERS, json.dumps(found, indent=4, ensure_ascii=False))
+
+
+def download() -> Path:
+    """Return the path of the book's instructions, which are downloaded once."""
+    from npgpt.download import instructions  # here, because HTTP and TLS take time and memory
+
+    return instructions.download_instructions()

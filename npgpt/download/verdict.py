@@ -45,7 +45,7 @@ def download_small(
             verify(Path(file.name), expected)
     except DownloadError as error:
         raise DownloadError(
-            f"{path.name} could not be downloaded ({error}); download it yourself and {use}: {url}"
+            f"{path} could not be downloaded ({error}); download it yourself and {use}: {url}"
         ) from None
     except (RunError, OSError) as error:
         text = str(error)

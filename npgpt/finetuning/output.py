@@ -1,13 +1,14 @@
-"""The output directory of a fine-tuning run."""
+"""The output directory of a fine-tuning run, locked while the run is under way."""
 
 import json
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from npgpt.errors import InputError
 from npgpt.system import atomic
-from npgpt.system.files import os_error
-from npgpt.training.run_dir import create_numbered
+from npgpt.training.run_dir import LOCK, lock_run, new_directory
 
 METRICS = "metrics.jsonl"
 
@@ -15,28 +16,8 @@ METRICS = "metrics.jsonl"
 class Output:
     """A directory, and its metrics.jsonl: one JSON object per line, also in `metrics`."""
 
-    def __init__(self, path: Path | None, name: str):
-        """Make a directory: by default runs/NAME-1, ... Raises InputError if it holds files."""
-        self.metrics = list[dict[str, Any]]()
-        try:
-            if path is None:
-                path = create_numbered(Path("runs"), name)
-            elif path.is_dir() and any(path.iterdir()):
-                raise InputError(f"{path} already holds files: choose another --out")
-            else:
-                atomic.make_directory(path)
-        except OSError as error:
-            text = f"the directory {path or 'runs'} cannot be created"
-            raise os_error(text, error) from None
-        self.path = path
-
-    @classmethod
-    def resume(cls, path: Path, metrics: list[dict[str, Any]]) -> Self:
-        """Return the directory of a run, without the lines that follow these."""
-        self = cls.__new__(cls)
+    def __init__(self, path: Path, metrics: list[dict[str, Any]]):
         self.path, self.metrics = path, metrics
-        self.write(METRICS, "".join(json.dumps(line) + "\n" for line in metrics))
-        return self
 
     def record(self, fields: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
@@ -47,3 +28,23 @@ class Output:
         """Write a text file."""
         with atomic.atomic_write(self.path / name) as file:
             file.write(text.encode())
+
+
+@contextmanager
+def create(path: Path | None, name: str, files: Container[str]) -> Iterator[Output]:
+    """Make the directory of a new run, by default runs/NAME-1, ..., and hold its lock.
+
+    `files`: the names of the run's own files. Raises InputError if the directory holds any file,
+    RunError if another process holds its lock.
+    """
+    with new_directory(path, name) as path, lock_run(path, lambda name: name in files):
+        if any(file.name != LOCK for file in path.iterdir()):
+            raise InputError(f"{path} already holds files: choose another --out")
+        yield Output(path, [])
+
+
+def reopen(path: Path, metrics: list[dict[str, Any]]) -> Output:
+    """Return the directory of a run whose lock is held, without the lines that follow these."""
+    output = Output(path, metrics)
+    output.write(METRICS, "".join(json.dumps(line) + "\n" for line in metrics))
+    return output

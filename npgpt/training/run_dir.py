@@ -4,7 +4,7 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -96,27 +96,11 @@ class RunDir:
     @contextmanager
     def locked(self) -> Iterator["RunDir"]:
         """Hold the lock of the directory. Raise RunError if another process holds it."""
-        busy = (
-            f"another process is training in {self.path}: wait for its end, or choose another --out"
-        )
-        with ExitStack() as stack:
+        with lock_run(self.path, lambda name: name in CONTENTS or is_own(name)):
             try:
-                stack.enter_context(file_lock(self.path / LOCK, busy))
-            except OSError as error:
-                raise os_error(f"{self.path / LOCK} cannot be locked", error) from None
-            self.remove_temporaries()
-            stack.callback(self.close)
-            yield self
-
-    def remove_temporaries(self) -> None:
-        """Delete the temporary files that a killed run left, if possible, and no others.
-
-        Only the holder of the lock writes such files, but loss.png: npgpt plot may be writing it.
-        """
-        with suppress(OSError):
-            for found in filter(None, map(TEMPORARY.fullmatch, os.listdir(self.path))):
-                if found[1] != "loss.png" and (found[1] in CONTENTS or is_own(found[1])):
-                    remove(self.path / found[0])
+                yield self
+            finally:
+                self.close()
 
     def open(
         self,
@@ -239,22 +223,51 @@ def new_run_dir(path: Path | None, preset: str, *, parent: Path = Path("runs")) 
     Without `path`, it is the first of runs/PRESET-1, runs/PRESET-2, ... that does not exist.
     Raises InputError if `path` already holds a run.
     """
+    with new_directory(path, preset, parent) as path, RunDir(path).locked() as directory:
+        directory.require_unused()
+        yield directory
+
+
+@contextmanager
+def new_directory(path: Path | None, name: str, parent: Path = Path("runs")) -> Iterator[Path]:
+    """Create a directory, by default the next of parent/NAME-1, ... An empty one is removed again.
+
+    Raises InputError if it cannot be created.
+    """
     try:
         if path is None:
-            path, created = create_numbered(parent, preset), True
+            path, created = create_numbered(parent, name), True
         else:
             created = make_directory(path)
     except OSError as error:
         text = f"the run directory {path or parent} cannot be created"
         raise os_error(text, error) from None
     try:
-        with RunDir(path).locked() as directory:
-            directory.require_unused()
-            yield directory
+        yield path
     finally:
         if created:
             with suppress(OSError):  # it has files, unless the run has failed before its first one
                 path.rmdir()
+
+
+@contextmanager
+def lock_run(path: Path, is_own: Callable[[str], bool]) -> Iterator[None]:
+    """Hold the lock of a run's directory. Raise RunError if another process holds it.
+
+    The temporary files that a killed run left of its own files are deleted, if possible. Only the
+    holder of the lock writes them, but loss.png's: npgpt plot may be writing it.
+    """
+    busy = f"another process is training in {path}: wait for its end, or choose another --out"
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(file_lock(path / LOCK, busy))
+        except OSError as error:
+            raise os_error(f"{path / LOCK} cannot be locked", error) from None
+        with suppress(OSError):
+            for found in filter(None, map(TEMPORARY.fullmatch, os.listdir(path))):
+                if found[1] != "loss.png" and is_own(found[1]):
+                    remove(path / found[0])
+        yield
 
 
 def create_numbered(parent: Path, preset: str) -> Path:

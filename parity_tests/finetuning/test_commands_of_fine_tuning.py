@@ -1,5 +1,6 @@
 """npgpt classify and npgpt instruct, in this process and on the NumPy backend."""
 
+import hashlib
 import json
 import os
 import re
@@ -10,8 +11,12 @@ import pytest
 
 import npgpt
 from npgpt import ops
+from npgpt.download import instructions
+from npgpt.errors import RunError
 from npgpt.finetuning.instructions import format_prompt
+from npgpt.system.files import file_lock
 from npgpt.training.optim import AdamW
+from npgpt.training.run_dir import LOCK
 from npgpt.weights import checkpoint
 from parity_tests.support.runs import lines, on_disk
 
@@ -72,8 +77,15 @@ Next: npgpt classify --model runs/classify-1 --predict '.*'
     assert config.dropout == 0 and config.context_length == 200
 
 
-def test_a_model_is_trained_on_instructions_and_answers(npgpt_):
-    said = npgpt_(f"instruct --data entries.json --max-new-tokens 8 --out tuned {TRAIN}").out
+def test_a_model_is_trained_on_instructions_and_answers(npgpt_, monkeypatch):
+    """On those of the book by default, which are in the cache here."""
+    data = Path("cache/instruction-data.json")
+    data.parent.mkdir()
+    data.write_bytes(Path("entries.json").read_bytes())
+    monkeypatch.setenv("NPGPT_CACHE", "cache")
+    digest = hashlib.sha256(data.read_bytes()).hexdigest()
+    monkeypatch.setattr(instructions, "INSTRUCTIONS_SHA256", digest)
+    said = npgpt_(f"instruct --max-new-tokens 8 --out tuned {TRAIN}").out
     pattern = r"""17 training, 1 validation, 2 test entries; output in tuned
 Before training: loss \d+\.\d{3} training, \d+\.\d{3} validation
 Ep 1 \(Step 000000\): Train loss \d+\.\d{3}, Val loss \d+\.\d{3}
@@ -96,6 +108,8 @@ Next: npgpt generate --model tuned --prompt .*
         assert answered == entry | {"model_response": text.replace("### Response:", "").strip()}
     losses = [line["train_loss"] for line in lines("tuned/metrics.jsonl")]
     assert len(losses) == 2 and losses[1] < losses[0]
+    assert npgpt_("instruct --resume tuned").out.startswith("Resuming tuned after step 7\n")
+    assert json.loads(Path("tuned/answers.json").read_text()) == answers
 
 
 RESUMED = {
@@ -118,12 +132,14 @@ def test_a_run_that_was_stopped_is_resumed_bit_for_bit(npgpt_, monkeypatch, name
         step(optimizer, *args, **options)
         if count == 6:
             os.kill(os.getpid(), signal.SIGTERM)
+            assert is_locked("run")
 
     with monkeypatch.context() as patch:
         patch.setattr(AdamW, "step", stop)
         said = npgpt_(f"{RESUMED[name]} {TRAIN} --out run", code=128 + signal.SIGTERM).out
     assert said.endswith(f"is saved in run\nResume with: npgpt {command} --resume run\n")
     assert "Stopped after step 5;" in said
+    assert not is_locked("run")
     Path("elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
     said = npgpt_(f"{command} --resume ../run").out
@@ -140,6 +156,41 @@ def test_a_run_that_was_stopped_is_resumed_bit_for_bit(npgpt_, monkeypatch, name
     assert on_disk() == before
 
 
+def is_locked(run):
+    """Return True if a process holds the lock of a run."""
+    try:
+        with file_lock(Path(run, LOCK), "it is held"):
+            return False
+    except RunError:
+        return True
+
+
+def test_a_run_that_failed_in_its_first_epoch_is_resumed_from_its_start(npgpt_, monkeypatch):
+    command = f"classify --data texts.tsv {TRAIN} --epochs 1"
+    npgpt_(f"{command} --out whole")
+    step = AdamW.step
+
+    def fail(optimizer, *args, **options):
+        step(optimizer, *args, **options)
+        raise RunError("the power is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AdamW, "step", fail)
+        npgpt_(f"{command} --out run", code=1)
+    left = Path("run", f".classifier.h5.{'0' * 32}.part")  # of a process that was killed
+    left.touch()
+    before = on_disk()
+    with file_lock(Path("run", LOCK), "it is held"):
+        for line in ("classify --resume run", f"{command} --out run"):
+            said = npgpt_(line, code=1).err
+            assert "another process is training in run: wait for its end" in said
+    assert on_disk() == before
+    assert "Resuming run from its start\n" in npgpt_("classify --resume run").out
+    assert not left.exists() and not is_locked("run")
+    for one in ("classifier.h5", "metrics.jsonl", "loss.png"):
+        assert Path("run", one).read_bytes() == Path("whole", one).read_bytes(), one
+
+
 def test_a_run_that_has_ended_is_made_longer(npgpt_):
     npgpt_(f"classify --data texts.tsv {TRAIN} --out run")
     npgpt_(f"classify --data texts.tsv {TRAIN} --out whole --epochs 3")
@@ -149,7 +200,7 @@ def test_a_run_that_has_ended_is_made_longer(npgpt_):
     said = npgpt_("classify --resume run --epochs 4", code=2).err
     assert "the data is not what the run in run was started with" in said
     for line, says in (
-        ("classify --resume .", ". has no classifier.h5, which is written after an epoch"),
+        ("classify --resume .", ". has no classifier.h5, which is written when a run starts"),
         ("instruct --resume run/classifier.h5", "has no run of npgpt instruct"),
         ("classify --resume model.h5", "model.h5 has no run of npgpt classify or npgpt instruct"),
         ("train --resume run", "checkpoint.h5"),
