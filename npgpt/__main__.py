@@ -1,5 +1,6 @@
 """The entry point of `npgpt` and `python -m npgpt`."""
 
+import atexit
 import errno
 import gc
 import sys
@@ -22,6 +23,7 @@ def main() -> int:
 def prepare() -> Callable[[Sequence[str]], int]:
     """Set the process up, import the command line and return the function that runs a command."""
     gc.set_threshold(50_000)  # imports create no cycles, but collections take a tenth of a start
+    atexit.register(gc.freeze)  # or the last collection visits all of Numba, which takes 0.2 s
     from npgpt.system import env_vars, memory
     from npgpt.system.streams import reserve_descriptors
 

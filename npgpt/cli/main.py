@@ -6,36 +6,14 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from importlib import import_module
 from typing import Annotated, Any, Union
 
 import tyro
 
-from npgpt.cli.book import Book
-from npgpt.cli.classify import Classify
-from npgpt.cli.compare import Compare
-from npgpt.cli.diagnose import Diagnose
-from npgpt.cli.download import Download
-from npgpt.cli.estimate import Estimate
-from npgpt.cli.evaluate import Evaluate
-from npgpt.cli.export import Export
-from npgpt.cli.finetuning_flags import FineTuning, flags_of_run
-from npgpt.cli.generate import Generate
 from npgpt.cli.help_output import help_output
-from npgpt.cli.info import Info
-from npgpt.cli.inspect import Inspect
-from npgpt.cli.instruct import Instruct
-from npgpt.cli.learn import Learn
-from npgpt.cli.play import Play
-from npgpt.cli.plot import Plot
-from npgpt.cli.probe import Probe
-from npgpt.cli.profile import Profile
-from npgpt.cli.quantize import Quantize
-from npgpt.cli.serve import Serve
 from npgpt.cli.signals import INTERRUPTED
 from npgpt.cli.suggestions import check_command, check_flags_exist
-from npgpt.cli.tokenize import Tokenize
-from npgpt.cli.train import Train
-from npgpt.cli.train_flags import check_flags, join_repeated, train_defaults
 from npgpt.distributed import world
 from npgpt.distributed.launcher import find_launcher
 from npgpt.distributed.world import WorldWarning
@@ -44,29 +22,13 @@ from npgpt.system import memory
 from npgpt.system.streams import OutputError, checked_output
 from npgpt.system.terminal import MAX_ERROR, printable_line
 
-COMMANDS = {
-    "train": Train,
-    "tokenize": Tokenize,
-    "generate": Generate,
-    "serve": Serve,
-    "evaluate": Evaluate,
-    "classify": Classify,
-    "instruct": Instruct,
-    "plot": Plot,
-    "download": Download,
-    "export": Export,
-    "quantize": Quantize,
-    "inspect": Inspect,
-    "compare": Compare,
-    "probe": Probe,
-    "diagnose": Diagnose,
-    "learn": Learn,
-    "play": Play,
-    "book": Book,
-    "profile": Profile,
-    "estimate": Estimate,
-    "info": Info,
-}
+# The class Train is in npgpt/cli/train.py, and so on: a command imports no other one
+COMMANDS = (
+    "train", "tokenize", "generate", "serve", "evaluate", "classify", "instruct", "plot",
+    "download", "export", "quantize", "inspect", "compare", "probe", "diagnose", "learn",
+    "play", "book", "profile", "estimate", "info",
+)  # fmt: skip
+WITH_DEFAULTS = "train", "classify", "instruct"  # of flags, from files that other flags name
 SHOWN = (WeightFileWarning, KernelCacheWarning, WorldWarning)
 
 
@@ -168,37 +130,53 @@ def show_warning(
         show(message, category, *where)
 
 
+class Other:
+    """A command without a name, beside the one that was given: tyro leaves out a single one."""
+
+
+def class_of(command: str) -> Any:
+    """Return the class of a command."""
+    return getattr(import_module(f"npgpt.cli.{command}"), command.capitalize())
+
+
 def parse(arguments: Sequence[str]) -> Any:
     """Return the command that the arguments name. Raise InputError if flags contradict it."""
     for argument in arguments:  # of a Python program: no shell passes a NUL, and no path has one
         if "\0" in argument:
             raise InputError(f"an argument is {show(argument)}, but must not contain NUL")
     check_command(arguments, COMMANDS)
-    if arguments[:1] and arguments[0] in COMMANDS:
-        check_flags_exist(arguments, COMMANDS[arguments[0]])
-    if arguments[:1] in (["train"], ["classify"], ["instruct"]):
-        arguments = join_repeated(arguments)
-    train = train_defaults(arguments)
-    kinds = []
-    for name, kind in COMMANDS.items():
-        default: dict[str, Any] = {}
-        if kind is Train:
-            default["default"] = Train(flags=train.flags)
-        elif issubclass(kind, FineTuning) and arguments[:1] == [name]:
-            if (run := flags_of_run(kind, arguments[1:])) is not None:
-                default["default"] = run
-        kinds.append(Annotated[kind, tyro.conf.subcommand(name, **default)])
-    commands: Any = Union[tuple(kinds)]  # noqa: UP007 (made at run time)
+    if not arguments or arguments[0] not in COMMANDS:
+        return choose({name: class_of(name) for name in COMMANDS}, arguments)
+    name, kind = arguments[0], class_of(arguments[0])
+    check_flags_exist(arguments, kind)
+    if name not in WITH_DEFAULTS:
+        return choose({name: kind}, arguments)
+    from npgpt.cli import finetuning_flags, train_flags
+
+    arguments = train_flags.join_repeated(arguments)
+    if name != "train":
+        return choose({name: kind}, arguments, finetuning_flags.flags_of_run(kind, arguments[1:]))
+    train = train_flags.train_defaults(arguments)
+    command = choose({name: kind}, arguments, kind(flags=train.flags))
+    command.given = train.given
+    train_flags.check_flags(command, train.before)
+    return command
+
+
+def choose(commands: dict[str, Any], arguments: Sequence[str], defaults: Any = None) -> Any:
+    """Return the one of these commands that the arguments name. `defaults`: of a single one."""
+    given = {} if defaults is None else {"default": defaults}
+    kinds = [
+        Annotated[kind, tyro.conf.subcommand(name, **given)] for name, kind in commands.items()
+    ]
+    others = [Other] if len(kinds) == 1 else []
+    one_of: Any = Union[(*kinds, *others)]
     with help_output():
-        command = tyro.cli(
-            commands,
+        return tyro.cli(
+            one_of,
             prog="npgpt",
             description="GPT-2 with every gradient written out: NumPy to read, Numba to run. "
             "Versions: npgpt --version.",
             args=arguments,
             config=(tyro.conf.OmitSubcommandPrefixes,),
         )
-    if isinstance(command, Train):
-        command.given = train.given
-        check_flags(command, train.before)
-    return command
