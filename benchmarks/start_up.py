@@ -110,7 +110,7 @@ def write_model(path: Path) -> None:
 
 
 def use_bytecode(path: Path) -> None:
-    """Let the commands keep Python's bytecode in a folder, whatever the environment says."""
+    """Let the commands keep Python's bytecode in a folder, also if the environment forbids it."""
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PYTHONPYCACHEPREFIX"] = str(path)
 
