@@ -8,7 +8,7 @@ from npgpt.cli.common import load
 from npgpt.distributed.world import World
 from npgpt.errors import ConfigError, InputError
 from npgpt.system.console import track_progress
-from npgpt.system.terminal import printable_line
+from npgpt.system.terminal import number_of, printable_line
 
 if TYPE_CHECKING:
     from npgpt.cli.evaluate import Evaluate
@@ -35,7 +35,7 @@ def evaluate_task(here: World, flags: "Evaluate", name: str) -> int:
     length = model.config.context_length
     items = tasks.read_items(task, flags.data, tokenizer, length, flags.limit)
     if not items:
-        raise InputError(f"{flags.data} has no {task.unit}")
+        raise InputError(f"{flags.data} has no {task.unit}s")
 
     def track(share: "list[Batch]") -> "Iterable[Batch]":
         return track_progress(share, len(share)) if here.is_first else share
@@ -44,7 +44,9 @@ def evaluate_task(here: World, flags: "Evaluate", name: str) -> int:
     scores = score(here, model, tasks.join_requests(items), tokens, track)
     if here.is_first:
         print(", ".join(map(describe, tasks.measure(task, items, scores))))
-        count = f"{len(items):,} {task.unit} ({printable_line(str(tokenizer))})"
+        count = f"{number_of(len(items), task.unit)} ({printable_line(str(tokenizer))})"
+        if len(items) == 1:
+            count += ", too few for a standard error"
         print(f"{name}, protocol {task.protocol}, over {count}: {task.method}")
     return 0
 

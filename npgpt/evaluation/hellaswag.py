@@ -92,11 +92,11 @@ PROTOCOLS = {
     "harness": Task(
         "hellaswag", "harness",
         "activity and context, marks in brackets removed; accuracy_norm: per character",
-        "questions", read_lines, harness_item, measure,
+        "question", read_lines, harness_item, measure,
     ),
     "karpathy": Task(
         "hellaswag", "karpathy",
         "the context as it is; accuracy_norm: per token",
-        "questions", read_lines, karpathy_item, measure,
+        "question", read_lines, karpathy_item, measure,
     ),
 }  # fmt: skip

@@ -31,6 +31,6 @@ PROTOCOLS = {
     "harness": Task(
         "lambada", "harness",
         "the last word, after the rest of the text; accuracy: all its tokens are the most likely",
-        "texts", read_lines, make_item, measure,
+        "text", read_lines, make_item, measure,
     ),
 }  # fmt: skip

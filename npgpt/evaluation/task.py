@@ -42,7 +42,7 @@ class Task(NamedTuple):
     name: str
     protocol: str
     method: str  # one line
-    unit: str  # of the items, such as "texts"
+    unit: str  # of the items, such as "text"
     read: Callable[[str | Path], Iterator[Record]]
     make_item: Callable[[Record, Tokenizer, int], Item]  # the last one: the context length
     measure: Callable[[list[Scored]], list[Metric]]
@@ -92,7 +92,7 @@ def mean(name: str, values: Sequence[float]) -> Metric:
 def perplexity(name: str, log_probs: Sequence[float], counts: Sequence[float]) -> Metric:
     """Return exp(-sum of log-probabilities / sum of counts), such as words, over items.
 
-    The standard error is that of a ratio of two means, to first order.
+    The standard error is that of a ratio of two means, to first order (the delta method).
     """
     sums, sizes = np.array(log_probs, np.float64), np.array(counts, np.float64)
     rate = float(sums.sum() / sizes.sum())

@@ -99,6 +99,6 @@ PROTOCOLS = {
     "harness": Task(
         "wikitext", "harness",
         "whole articles in rolling windows, tokens joined; per word of the file",
-        "articles", read, make_item, measure,
+        "article", read, make_item, measure,
     ),
 }  # fmt: skip

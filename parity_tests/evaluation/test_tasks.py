@@ -102,6 +102,18 @@ def test_wikitext(model, tmp_path):
     assert metrics(model, "wikitext", documents) == found
 
 
+def test_the_standard_error_of_a_perplexity_is_the_jackknifes():
+    """Leave out each article in turn: the spread of these perplexities, of 200 articles."""
+    rng = np.random.default_rng(5)
+    words = rng.integers(50, 500, 200)
+    log_probs = -words * rng.normal(4, 0.5, 200) - rng.normal(0, 20, 200)
+    found = task.perplexity("x", log_probs, words)
+    assert found.value == pytest.approx(math.exp(-log_probs.sum() / words.sum()))
+    others = np.exp(-(log_probs.sum() - log_probs) / (words.sum() - words))
+    jackknife = math.sqrt(199 / 200 * np.square(others - others.mean()).sum())
+    assert found.error == pytest.approx(jackknife, rel=0.02)
+
+
 def test_detokenized():
     assert wikitext.detokenize(task_files.WIKITEXT).split("\n\n") == [
         "\n= The Lamp =",
@@ -203,7 +215,7 @@ def test_the_command(folder, npgpt_):
     said = npgpt_(f"evaluate --task hellaswag --protocol karpathy --model model.h5 --limit 1 "
                   f"--data {folder['hellaswag']}")  # fmt: skip
     assert re.match(r"accuracy [01]\.0000, accuracy_norm [01]\.0000\n", said.out)
-    assert "protocol karpathy, over 1 questions" in said.out
+    assert "karpathy, over 1 question (byte), too few for a standard error: " in said.out
 
 
 WRONG = {
