@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 from npgpt.cli.common import (
     ModelPath,
@@ -21,8 +21,6 @@ from npgpt.system.terminal import printable_line
 
 if TYPE_CHECKING:
     from npgpt.inference.evaluate import Batch, Share
-
-TaskName = Literal["lambada", "hellaswag", "wikitext"]
 
 
 @dataclass(kw_only=True)
@@ -72,7 +70,7 @@ class Evaluate:
     stride: Annotated[int | None, default("the context length, as in the book", "INT")] = None
     batch_size: int = 2
     eval_tokens: Annotated[int | None, default("all", "INT")] = None
-    task: Annotated[Optional[TaskName], default("none", "{lambada,hellaswag,wikitext}")] = None  # noqa: UP045
+    task: Annotated[Optional[str], default("none", "{lambada,hellaswag,wikitext}")] = None  # noqa: UP045
     protocol: Annotated[Optional[str], default("harness", "{harness,karpathy}")] = None  # noqa: UP045
     limit: Annotated[int | None, default("all", "INT")] = None
 

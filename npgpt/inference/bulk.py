@@ -169,9 +169,10 @@ def _beams(
         while started and not started[0][1].windows:
             group, search = started.popleft()
             for one, (tokens, _) in zip(group, search.best, strict=False):
-                stops = any(token == eot or one.feed(token) for token in tokens)
-                found = one.finished("stop" if stops else "length", model.config.context_length)
-                yield found._replace(tokens=tokens)
+                ends = (i for i, token in enumerate(tokens, 1) if token == eot or one.feed(token))
+                end = next(ends, 0)  # as many tokens, if the text stops
+                found = one.finished("stop" if end else "length", model.config.context_length)
+                yield found._replace(tokens=tokens[:end] if end else tokens)
 
 
 def _add(batch: Batch, one: _Running, eot: int | None, options: Options) -> int:

@@ -1,5 +1,7 @@
 """Many prompts in one batch: each is what it is alone, in the order of the prompts."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -60,6 +62,11 @@ def test_beams_of_several_prompts_are_read_together(model, monkeypatch):
         ids = TOKENIZER.encode(TEXTS[one.number])
         best = npgpt.beam_search(model, ids, 7, 3, eos_id=TOKENIZER.eot_token)
         assert one.tokens == best[one.sample].tokens
+    i, free = next((i, one) for i, one in enumerate(found) if one.text[:1].isalnum())
+    options = replace(options, stops=[free.text[0]])
+    bound = list(continue_prompts(model, TOKENIZER, PROMPTS, options))[i]
+    assert bound.finish_reason == "stop" and bound.text == ""
+    assert TOKENIZER.decode(bound.tokens) == free.text[0], "tokens end with the stop string, too"
 
 
 def test_a_stop_string_ends_a_continuation(model):
