@@ -83,10 +83,10 @@ def forward_with(panels, qkv: Array, n_head: int, past, rate: float, rng, out: A
 def backward_with(panels, dout: Array, cache: Cache, dx: Array | None):
     """Run `backward` with panels of this dtype."""
     qkv, row_max, inv_sum, (keep, factor) = cache
-    dx = buffer_pool.empty_like(qkv) if dx is None else dx
+    dx = buffer_pool.empty(qkv.shape, dout.dtype) if dx is None else dx
     n_head = row_max.shape[1]
-    scale = qkv.dtype.type((qkv.shape[-1] // 3 // n_head) ** -0.5)
-    workspace, *parts = acquire(panels, qkv, n_head)
+    scale = dout.dtype.type((qkv.shape[-1] // 3 // n_head) ** -0.5)
+    workspace, *parts = acquire(panels, dx, n_head)
     _backward(rows(dout), rows(qkv), row_max, inv_sum, mask(keep), factor, scale, *parts, rows(dx))
     buffer_pool.release(workspace)
     return dx
@@ -126,7 +126,7 @@ def acquire(panels, qkv: Array, n_head: int) -> list[Array]:
 @inner
 def _pack_keys(x, top, T, left, D, packed):
     """Pack rows top..top + T and columns left..left + D of x into right panels, a lane per row."""
-    width, steps = right_width(x), steps_of(D, packed)
+    width, steps = right_width(packed), steps_of(D, packed)
     for s in range(0, T, width):
         pack_along(x, left, D, top + s, min(width, T - s), width, 1, packed, s * steps, 0)
 
@@ -134,7 +134,7 @@ def _pack_keys(x, top, T, left, D, packed):
 @inner
 def _pack_values(x, top, T, left, D, packed):
     """Pack the same rows and columns into right panels, a lane per column."""
-    width, steps = right_width(x), steps_of(T, packed)
+    width, steps = right_width(packed), steps_of(T, packed)
     for d in range(0, D, width):
         pack_across(x, top, T, left + d, min(width, D - d), width, 1, packed, d * steps, 0)
 
@@ -205,7 +205,7 @@ def _backward_heads(
     task, dout, x, row_max, inv_sum, keep, factor, scale, packed, sums, workspace, dx
 ):
     """Compute a task's part of the heads."""
-    (B, H, T), C, width, tasks = row_max.shape, dout.shape[1], right_width(x), len(packed)
+    (B, H, T), C, width, tasks = row_max.shape, dout.shape[1], right_width(dx), len(packed)
     D = C // H
     D_padded = -(-D // width) * width
     keys, values, queries, keys_across, douts = (
@@ -214,7 +214,7 @@ def _backward_heads(
     dk, dv = sums[task, 0], sums[task, 1]
     probs, dprobs = workspace[task, 0], workspace[task, 1]
     left = np.empty(LEFT * max(T, D, QUERIES), packed.dtype)
-    corner = np.empty(MR * width, x.dtype)
+    corner = np.empty(MR * width, dx.dtype)
     for head in range(task * B * H // tasks, (task + 1) * B * H // tasks):
         b, h, begin = head // H, head % H, head // H * T
         _pack_keys(x, begin, T, C + h * D, D, keys)

@@ -38,6 +38,6 @@ def backward_with(matmul, dout: Array, cache: Cache, g: Params, dx: Array | None
         matmul(rows(x).T, rows(dout), out=g.weight)
     if g.bias is not None:
         sum_rows(rows(dout), BLOCKS, g.bias)
-    dx = buffer_pool.empty_like(x) if dx is None else dx
+    dx = buffer_pool.empty(x.shape, dout.dtype) if dx is None else dx
     matmul(rows(dout), p.weight.T, out=rows(dx))
     return dx

@@ -4,9 +4,10 @@ import numpy as np
 
 from npgpt.arrays import Array, flat, into, rows
 from npgpt.kernels import buffer_pool
-from npgpt.kernels.gemm import matmul
+from npgpt.kernels.gemm import FEW, matmul
 from npgpt.kernels.jit import inner, njit
 from npgpt.kernels.math import exp, largest
+from npgpt.kernels.packing import bits
 from npgpt.kernels.parallel import in_parallel, part, tasks_for
 from npgpt.kernels.row_ops import softmax_row
 from npgpt.ops.linear_cross_entropy import IGNORED, Cache, blocks, check
@@ -19,7 +20,7 @@ def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 512,
     `dweight`: optional output for the gradient of `weight` at dloss = 1. Passing backward's `g`
     here avoids a second (V, C) array; the Cache can then be used once. `frozen`: without it.
     """
-    return forward_with(matmul, x, weight, targets, chunk, dweight, frozen)
+    return forward_with(matmul, in_place, x, weight, targets, chunk, dweight, frozen)
 
 
 def backward(dloss: float, cache: Cache, g: Array | None, *, dx: Array | None = None):
@@ -43,13 +44,16 @@ def log_probs(x: Array, weight: Array, targets: Array, *, chunk: int = 512):
     return log_probs_with(matmul, x, weight, targets, chunk)
 
 
-def forward_with(matmul, x: Array, weight: Array, targets: Array, chunk: int, dweight, frozen):
-    """Run `forward` with this matrix product."""
+def forward_with(
+    matmul, gradient, x: Array, weight: Array, targets: Array, chunk: int, dweight, frozen
+):
+    """Run `forward` with this matrix product. `gradient(logits, targets, inv_n, loss)` writes the
+    losses and returns the gradient of the logits; it may overwrite them."""
     x_rows, targets = rows(x), check(targets, weight)
     counts = targets != IGNORED
     if not counts.all():
         some = x_rows[counts], weight, targets[counts]
-        value, cache = forward_with(matmul, *some, chunk, dweight, frozen)
+        value, cache = forward_with(matmul, gradient, *some, chunk, dweight, frozen)
         dx = buffer_pool.empty_like(x_rows)
         dx[counts], dx[~counts] = cache.dx, 0
         return value, Cache(dx.reshape(x.shape), cache.dweight)
@@ -62,12 +66,26 @@ def forward_with(matmul, x: Array, weight: Array, targets: Array, chunk: int, dw
     for block in blocks(N, chunk):
         logits = buffer[: block.stop - block.start]
         matmul(x_rows[block], weight.T, out=logits)
-        _forward(logits, targets[block], x.dtype.type(1 / N), loss[block])
-        dlogits = logits
+        dlogits = gradient(logits, targets[block], x.dtype.type(1 / N), loss[block])
         matmul(dlogits, weight, out=dx[block])
         if dweight is not None:
             matmul(dlogits.T, x_rows[block], out=dweight, beta=0 if block.start == 0 else 1)
     return x.dtype.type(loss.sum(dtype=np.float64) / N), Cache(dx.reshape(x.shape), dweight)
+
+
+def in_place(logits: Array, targets: Array, inv_n, loss: Array) -> Array:
+    """(N, V), (N,) -> loss (N,). Replace the logits by their gradient, and return it."""
+    _forward(logits, targets, inv_n, loss)
+    return logits
+
+
+def rounded(logits: Array, targets: Array, inv_n, loss: Array) -> Array:
+    """The same, and return the gradient as bfloat16 (uint16), if products will round it."""
+    if min(logits.shape) <= FEW:
+        return in_place(logits, targets, inv_n, loss)
+    dlogits = buffer_pool.empty(logits.shape, np.uint16)
+    _forward_rounded(logits, targets, inv_n, loss, dlogits)
+    return dlogits
 
 
 def evaluate_with(matmul, x: Array, weight: Array, targets: Array, chunk: int):
@@ -119,6 +137,20 @@ def _forward_row(n, logits, targets, inv_n, loss):
     for v in range(len(row)):
         row[v] *= factor
     row[target] -= inv_n
+
+
+@njit
+def _forward_rounded(logits, targets, inv_n, loss, dlogits):
+    in_parallel(len(logits), _forward_rounded_row, (logits, targets, inv_n, loss, dlogits))
+
+
+@inner
+def _forward_rounded_row(n, logits, targets, inv_n, loss, dlogits):
+    """The same, then round the row: the products read half the bytes."""
+    _forward_row(n, logits, targets, inv_n, loss)
+    row, rounded_row = logits[n], dlogits[n]
+    for v in range(len(row)):
+        rounded_row[v] = np.uint16(bits(row[v]))
 
 
 @njit

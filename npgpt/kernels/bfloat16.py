@@ -1,16 +1,25 @@
 """Round float32 to bfloat16 and add bfloat16 to float32, in one pass at the speed of memory.
 
-Gradients are sent as bfloat16 (npgpt/distributed/sums.py). npgpt/quantized_matrix.py has the same
-conversions in NumPy, which reads and writes the array several times.
+Gradients are sent as bfloat16 (npgpt/distributed/sums.py), and activations are kept as bfloat16
+for backward (npgpt/mixed/). npgpt/quantized_matrix.py has the same conversions in NumPy, which
+reads and writes the array several times.
 """
 
 import numpy as np
 
-from npgpt.arrays import Array
+from npgpt.arrays import Array, flat
+from npgpt.kernels import buffer_pool
 from npgpt.kernels.gemv import widen
 from npgpt.kernels.jit import inner, njit
 from npgpt.kernels.packing import bits
 from npgpt.kernels.parallel import in_parallel, part, tasks_for
+
+
+def rounded(x: Array) -> Array:
+    """Return the bits of bfloat16, uint16 of x's shape, to nearest even; nan stays."""
+    out = buffer_pool.empty(x.shape, np.uint16)
+    round_into(flat(np.ascontiguousarray(x)), flat(out))
+    return out
 
 
 def round_into(numbers: Array, out: Array) -> None:

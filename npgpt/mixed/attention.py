@@ -1,7 +1,11 @@
-"""Attention: bfloat16 products, float32 softmax. The formula is in npgpt/ops/attention.py."""
+"""Attention: bfloat16 products, float32 softmax. The formula is in npgpt/ops/attention.py.
+
+The Cache holds queries, keys and values as backward's products round them, in half the memory.
+"""
 
 from npgpt.arrays import Array
 from npgpt.fused.attention import Cache, backward_with, forward_with
+from npgpt.kernels.bfloat16 import rounded
 from npgpt.kernels.gemm_bf16 import PAIRS
 
 __all__ = ["Cache", "backward", "forward"]
@@ -14,7 +18,8 @@ def forward(qkv: Array, *, n_head: int, past=None, rate: float = 0.0, rng=None,
 
     The Cache is for backward of complete sequences: it cannot be used if `past` was not empty.
     """
-    return forward_with(PAIRS, qkv, n_head, past, rate, rng, out)
+    out, cache = forward_with(PAIRS, qkv, n_head, past, rate, rng, out)
+    return out, cache if past is not None else cache._replace(qkv=rounded(qkv))
 
 
 def backward(dout: Array, cache: Cache, *, dx: Array | None = None):

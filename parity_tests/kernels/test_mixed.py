@@ -12,9 +12,13 @@ import torch
 
 import npgpt.fused
 import npgpt.mixed
+from npgpt.fused.linear_cross_entropy import forward_with, in_place, rounded
 from npgpt.kernels import cpu
+from npgpt.kernels.gemm_bf16 import matmul
 from npgpt.kernels.jit import njit
 from npgpt.kernels.packing import pack_across, right_width
+from npgpt.mixed import attention, linear
+from npgpt.ops.linear import Params
 from npgpt.quantized_matrix import to_bfloat16
 from parity_tests.support.cases import CASES
 from parity_tests.support.harness import backward, draw, forward, run_torch
@@ -85,15 +89,44 @@ def test_a_bfloat16_product_is_the_product_of_rounded_operands(rng):
 def check_product(a, b):
     """Exact operands, float32 sums of K terms near 1: what they round off grows like sqrt(K)."""
     out = np.full((len(a), b.shape[1]), np.nan, np.float32)
-    npgpt.kernels.gemm_bf16.matmul(a, b, out=out)
+    matmul(a, b, out=out)
     a, b = (torch.tensor(np.ascontiguousarray(x)).bfloat16().double().numpy() for x in (a, b))
     np.testing.assert_allclose(out, a @ b, rtol=0, atol=8 * np.finfo("f4").eps * len(b) ** 0.5 * 4)
+
+
+def test_activations_are_kept_as_their_products_round_them(rng):
+    """Half the memory, and gradients of the same bits as from float32 activations."""
+
+    def normal(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    x, dout, p = normal(2, 20, 40), normal(2, 20, 50), Params(normal(40, 50), normal(50))
+    _, cache = linear.forward(x, p)
+    assert_same_gradients(linear, dout, [cache, cache._replace(x=x)], p, cache.x)
+    qkv, dout = normal(2, 20, 3 * 24), normal(2, 20, 24)
+    _, cache = attention.forward(qkv, n_head=2)
+    assert_same_gradients(attention, dout, [cache, cache._replace(qkv=qkv)], None, cache.qkv)
+    some = (normal(40, 36), normal(50, 36), np.arange(40))
+    both = [forward_with(matmul, f, *some, 64, None, False) for f in (rounded, in_place)]
+    for ours, expected in zip(both[0][1], both[1][1], strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
+def assert_same_gradients(op, dout, caches, p, kept):
+    assert kept.dtype == np.uint16
+    found = []
+    for cache in caches:
+        g = p and type(p)(*map(np.zeros_like, p))
+        found.append([op.backward(dout, cache, *([] if g is None else [g])), *(g or ())])
+    for ours, expected in zip(*found, strict=True):
+        assert ours.dtype == np.float32
+        np.testing.assert_array_equal(ours, expected)
 
 
 def test_nan_and_infinity_keep_their_meaning():
     a, b = np.ones((40, 40), np.float32), np.ones((40, 33), np.float32)
     a[3, 5], a[4, 6] = np.nan, np.inf
-    out = npgpt.kernels.gemm_bf16.matmul(a, b, out=np.empty((40, 33), np.float32))
+    out = matmul(a, b, out=np.empty((40, 33), np.float32))
     assert np.isnan(out[3]).all() and np.isposinf(out[4]).all()
     assert (np.delete(out, [3, 4], 0) == 40).all()
 
