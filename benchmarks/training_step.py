@@ -7,7 +7,8 @@ float32: README's loop (loss_and_gradients, AdamW) on B x T tokens, no dropout, 
 the same step by loss and backward with out=. Baselines: PyTorch at its best (its own layers,
 scaled_dot_product_attention, fused AdamW), eager and compiled; JAX, where benchmarks/peers.py finds
 it; at 4 x 64 also llm.c's CPU program --llmc (train_gpt2, compiled from train_gpt2.c). The fastest
-counts. Lower bound: the step's matrix products in NumPy's BLAS, in a process of its own.
+counts. Lower bound: each of the step's matrix products at the best rate of NumPy's BLAS, PyTorch's
+and npgpt's own, which three processes measure in turn, and all other arrays at the rate of memory.
 
 --dtype bfloat16: bfloat16 products, beside npgpt's float32 step and PyTorch's bfloat16 autocast.
 
@@ -28,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import harness, peers
-from benchmarks.baselines import llmc
+from benchmarks.baselines import llmc, lower_bounds
 from benchmarks.harness import Runner, alternate, compared, comparison, on_threads, once, serve
 from npgpt.config import Config
 from npgpt.preset import PRESETS
@@ -52,8 +53,8 @@ AT_MOST = {
     "book": {"best": 0.58, "memory": 0.90},
 }
 BFLOAT16_AT_MOST = {
-    "2x256": {"best": 0.70, "npgpt": 0.60, "memory": 0.90},
-    "4x64": {"best": 0.70, "memory": 0.90},
+    "2x256": {"best": 0.70, "npgpt": 0.60, "floor": 1.08, "memory": 0.90},
+    "4x64": {"best": 0.70, "floor": 1.08, "memory": 0.90},
 }
 TOLERANCE = {"float32": 2e-5, "bfloat16": 2e-2}  # relative, of the first three losses
 NAMES = {
@@ -67,7 +68,11 @@ NAMES = {
     "torch-compiled-bfloat16": "PyTorch bfloat16, compiled",
     "jax": "JAX",
     "llm.c": "llm.c",
-    "floor": "lower bound: products by BLAS",
+    "floor": "lower bound: best products, memory's rate",
+}
+FLOORS = {  # measured in turn, and combined to "floor"
+    "float32": ("floor-numpy", "floor-torch", "floor-npgpt"),
+    "bfloat16": ("floor-torch", "floor-npgpt"),
 }
 
 
@@ -205,13 +210,12 @@ STEPS = {
 }
 
 
-def serve_one(name: str, B: int, T: int, threads: int) -> None:
+def serve_one(name: str, B: int, T: int, threads: int, dtype: str) -> None:
     """Serve one of the names to a Runner."""
-    if name == "floor":
-        from benchmarks.baselines import lower_bounds
-
-        measure = lower_bounds.step_products(CONFIG, B, T)
-        return serve(measure(), lambda: {"seconds": measure()})
+    if name in FLOORS[dtype]:
+        program = name.removeprefix("floor-")
+        measure = lower_bounds.step_products(CONFIG, B * T, program, dtype)
+        return serve(measure(), measure)
     step = jax_step(B, T, threads) if name == "jax" else STEPS[name](B, T)
     losses = [step() for _ in range(3)]  # gradients and AdamW are in the last two
     serve(losses, lambda: {"seconds": once(step), "bytes": harness.peak_memory()})
@@ -223,12 +227,13 @@ def names(
     """Return the implementations for a shape, first npgpt's that is compared with the others."""
     if dtype == "bfloat16":
         others = ["torch-eager-bfloat16", *["torch-compiled-bfloat16"] * compiled]
-        return ["npgpt-bfloat16", "npgpt", *others]
+        return ["npgpt-bfloat16", "npgpt", *others, *FLOORS[dtype]]
     if shape == "book":
         return ["npgpt-book", "torch-book"]
     chosen = ["npgpt", "npgpt-out", "torch-eager", *["torch-compiled"] * compiled]
     chosen += ["jax"] * with_jax + ["llm.c"] * (with_llmc and shape == llmc.SHAPE)
-    return chosen + ["npgpt-1-thread"] * ("npgpt-1-thread" in AT_MOST.get(shape, {})) + ["floor"]
+    chosen += ["npgpt-1-thread"] * ("npgpt-1-thread" in AT_MOST.get(shape, {}))
+    return [*chosen, *FLOORS[dtype]]
 
 
 def run(shape: str, options) -> None:
@@ -240,13 +245,13 @@ def run(shape: str, options) -> None:
     runners = [started(name, B, T, options) for name in names(shape, **chosen)]
     ours = runners[0]
     for other in runners[1:]:
-        close = other.name == "floor" or np.allclose(
-            ours.result, other.result, rtol=TOLERANCE[dtype]
-        )
-        if not close:
+        if other.name in FLOORS[dtype]:
+            continue
+        if not np.allclose(ours.result, other.result, rtol=TOLERANCE[dtype]):
             sys.exit(f"not the same losses: npgpt {ours.result}, {other.name} {other.result}")
     print(f"{shape}: the same losses over three steps, {ours.result}")
     found = alternate(runners, options.rounds)
+    bounds = floor_of(found, B, T)
     work = f"training step, {B} x {T} tokens" + (", the book's" if shape == "book" else "")
     work += ", bfloat16" * narrow
     limits = (BFLOAT16_AT_MOST if narrow else AT_MOST).get(shape, {})
@@ -255,9 +260,32 @@ def run(shape: str, options) -> None:
     ours = statistics.median(measured["seconds"] for measured in found[ours.name])
     print(f"npgpt: {B * T / ours:,.0f} tokens/s")
     about = {"rounds": options.rounds, "threads": options.threads, "tokens": B * T}
+    if bounds:
+        about["lower_bound"] = bounds
+        by = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in bounds["by"].items())
+        print(f"lower bound: {bounds['products']:.2f} s of products (linear layers: {by}), and "
+              f"{bounds['memory']:.2f} s of other arrays")  # fmt: skip
     harness.write(
         f"training_step_{shape}" + "_bfloat16" * narrow, about | {"comparisons": comparisons}
     )
+
+
+def floor_of(found: dict[str, list[dict]], B: int, T: int, config: Config = CONFIG) -> dict | None:
+    """Replace the parts of the lower bound by "floor". Return its medians, None without parts.
+
+    "by": the seconds of all linear layers' products in each program.
+    """
+    parts = {name: found.pop(name) for name in list(found) if name.startswith("floor-")}
+    if not parts:
+        return None
+    rounds = zip(*parts.values(), strict=True)
+    found["floor"] = bounds = [lower_bounds.step_bound(config, B, T, list(one)) for one in rounds]
+    medians: dict = {key: statistics.median(one[key] for one in bounds) for key in bounds[0]}
+    medians["by"] = {
+        name.removeprefix("floor-"): statistics.median(sum(one["products"]) for one in measured)
+        for name, measured in parts.items()
+    }
+    return medians
 
 
 def started(name: str, B: int, T: int, options) -> Runner | llmc.LlmC:
@@ -267,7 +295,7 @@ def started(name: str, B: int, T: int, options) -> Runner | llmc.LlmC:
         llmc.write_files(Path(folder.name), CONFIG, parameters(), batch(B, T)[0])
         return llmc.LlmC(options.llmc, folder, options.threads)
     environment = on_threads(1 if name == "npgpt-1-thread" else options.threads)
-    given = "--shape", f"{B}x{T}", "--threads", str(options.threads)
+    given = ["--shape", f"{B}x{T}", "--threads", str(options.threads), "--dtype", options.dtype]
     python = peers.python_of("jax") if name == "jax" else None
     return Runner("benchmarks.training_step", name, *given, environment=environment, python=python)
 
@@ -316,7 +344,8 @@ def main() -> None:
     if narrow and "book" in options.shape:
         parser.error("--shape book must be float32: omit --dtype")
     if options.serve:
-        return serve_one(options.serve, *map(int, options.shape[0].split("x")), options.threads)
+        B, T = map(int, options.shape[0].split("x"))
+        return serve_one(options.serve, B, T, options.threads, options.dtype)
     if options.compiled and lacks_compiler():
         print("torch-compiled is skipped: torch.compile needs a C++ compiler (g++, clang++, $CXX)")
         options.compiled = False

@@ -16,6 +16,8 @@ from benchmarks import growth, harness, products, training_step
 from benchmarks.baselines import llmc
 from benchmarks.baselines.gguf import write_gguf
 from npgpt import ops
+from npgpt.config import Config
+from npgpt.model import params
 from npgpt.performance import flops
 
 
@@ -69,7 +71,7 @@ def test_the_limit_is_on_the_fastest_program_and_on_the_smallest():
         ("PyTorch", 0.5, None),
         ("PyTorch, compiled", pytest.approx(2 / 3), 0.66),
         ("JAX", pytest.approx(4 / 7), None),
-        ("lower bound: products by BLAS", 2.0, 1.08),
+        ("lower bound: best products, memory's rate", 2.0, 1.08),
         ("PyTorch", 0.6, None),
         ("PyTorch, compiled", 0.5, None),
         ("JAX", 0.75, 0.9),
@@ -79,10 +81,32 @@ def test_the_limit_is_on_the_fastest_program_and_on_the_smallest():
 
 
 def test_everything_that_is_agreed_is_measured():
-    for shape, limits in training_step.AT_MOST.items():
-        names = training_step.names(shape, compiled=True, with_llmc=True)
-        measured = {"best" if name.startswith("torch") else name for name in names} | {"memory"}
-        assert set(limits) <= measured
+    for dtype in ("float32", "bfloat16"):
+        narrow = dtype == "bfloat16"
+        targets = training_step.BFLOAT16_AT_MOST if narrow else training_step.AT_MOST
+        for shape, limits in targets.items():
+            names = training_step.names(shape, compiled=True, with_llmc=True, dtype=dtype)
+            kinds = {"torch": "best", "floor": "floor"}
+            measured = {kinds.get(name.partition("-")[0], name) for name in names} | {"memory"}
+            assert set(limits) <= measured
+
+
+def test_the_lower_bound_of_a_step_takes_the_best_of_each_product():
+    config = Config(vocab_size=7, context_length=8, n_layer=2, n_head=1, n_embd=4)
+    slow, fast = {"products": [4.0, 1.0], "rate": 0.0}, {"products": [2.0, 2.0], "rate": 1e3}
+    found = {"npgpt": [{}], "floor-torch": [slow], "floor-npgpt": [fast]}
+    bounds = training_step.floor_of(found, 1, 8, config)
+    linear = 3 * 2 * 8 * (2 * 12 * 4 * 4 + 4 * 7)
+    attention = 3 * 2 * (2 * 2 * 36 * 4)  # two layers; 36 pairs, each in two products of 4 channels
+    assert bounds["products"] == pytest.approx(3.0 * (linear + attention) / linear)
+    adamw, others = 7 * params.size(config), 5 * 8 * (5 * 4 + 2 * 16 + 4)
+    assert bounds["memory"] == pytest.approx(4 * (adamw + others) / 1e3)
+    assert bounds["by"] == {"torch": 5.0, "npgpt": 4.0}
+    assert found["floor"][0]["seconds"] == bounds["products"] + bounds["memory"]
+    assert training_step.floor_of({"npgpt-book": [{}]}, 2, 256) is None
+
+
+def test_a_step_is_compiled_where_it_can_be():
     assert "torch-compiled" not in training_step.names("2x256", compiled=False)
 
 
