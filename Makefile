@@ -29,6 +29,7 @@ bench:    ## how fast, beside every program in NPGPT_PEERS: ten to twenty minute
 
 bench-all: bench ## all shapes and ops, how cost grows, what loading costs: about an hour
 	$(PYTHON) -m benchmarks.training_step --rounds $(ROUNDS) --shape 1x1024
+	$(PYTHON) -m benchmarks.sampling
 	$(PYTHON) -m benchmarks.ops
 	$(PYTHON) -m benchmarks.products
 	$(PYTHON) -m benchmarks.profile

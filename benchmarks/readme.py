@@ -28,6 +28,7 @@ COMPARED = (
     "training_step_1x1024",
     "training_step_4x64",
     "generation",
+    "sampling",
 )
 NARROW_COMPARED = (
     "training_step_2x256_bfloat16",

@@ -70,7 +70,7 @@ NAMES = {
     "llm.c": "llm.c",
     "floor": "lower bound: best products, memory's rate",
 }
-FLOORS = {  # measured in turn, and combined to "floor"
+BOUND_PARTS = {  # measured in turn, and combined to "floor"
     "float32": ("floor-numpy", "floor-torch", "floor-npgpt"),
     "bfloat16": ("floor-torch", "floor-npgpt"),
 }
@@ -212,7 +212,7 @@ STEPS = {
 
 def serve_one(name: str, B: int, T: int, threads: int, dtype: str) -> None:
     """Serve one of the names to a Runner."""
-    if name in FLOORS[dtype]:
+    if name in BOUND_PARTS[dtype]:
         program = name.removeprefix("floor-")
         measure = lower_bounds.step_products(CONFIG, B * T, program, dtype)
         return serve(measure(), measure)
@@ -227,13 +227,13 @@ def names(
     """Return the implementations for a shape, first npgpt's that is compared with the others."""
     if dtype == "bfloat16":
         others = ["torch-eager-bfloat16", *["torch-compiled-bfloat16"] * compiled]
-        return ["npgpt-bfloat16", "npgpt", *others, *FLOORS[dtype]]
+        return ["npgpt-bfloat16", "npgpt", *others, *BOUND_PARTS[dtype]]
     if shape == "book":
         return ["npgpt-book", "torch-book"]
     chosen = ["npgpt", "npgpt-out", "torch-eager", *["torch-compiled"] * compiled]
     chosen += ["jax"] * with_jax + ["llm.c"] * (with_llmc and shape == llmc.SHAPE)
     chosen += ["npgpt-1-thread"] * ("npgpt-1-thread" in AT_MOST.get(shape, {}))
-    return [*chosen, *FLOORS[dtype]]
+    return [*chosen, *BOUND_PARTS[dtype]]
 
 
 def run(shape: str, options) -> None:
@@ -245,7 +245,7 @@ def run(shape: str, options) -> None:
     runners = [started(name, B, T, options) for name in names(shape, **chosen)]
     ours = runners[0]
     for other in runners[1:]:
-        if other.name in FLOORS[dtype]:
+        if other.name in BOUND_PARTS[dtype]:
             continue
         if not np.allclose(ours.result, other.result, rtol=TOLERANCE[dtype]):
             sys.exit(f"not the same losses: npgpt {ours.result}, {other.name} {other.result}")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import npgpt
-from benchmarks import growth, harness, products, training_step
+from benchmarks import growth, harness, products, sampling, training_step
 from benchmarks.baselines import llmc
 from benchmarks.baselines.gguf import write_gguf
 from npgpt import ops
@@ -78,6 +78,22 @@ def test_the_limit_is_on_the_fastest_program_and_on_the_smallest():
         ("npgpt with out= (loss, backward)", 1.5, 1.03),
     ]
     assert [c["unit"] for c in made] == ["s"] * 5 + ["GB"] * 4
+
+
+def test_sampled_tokens_are_compared_with_greedy_ones_and_log_probs_with_evaluate():
+    values = {"greedy": 2.0, "top-k 50 and top-p 0.9": 3.0, "log_probs": 4.0, "evaluate": 5.0}
+    found = {
+        name: [{"seconds": values.get(name, 1.0), "bytes": 1e9 * values.get(name, 1.0)}]
+        for name in (*sampling.SAMPLING, *sampling.SCORED)
+    }
+    made = sampling.comparisons_of(found)
+    assert [(c["beside"], c["ratio"]["median"], c["at_most"]) for c in made] == [
+        ("npgpt, greedy", 0.5, None),
+        ("npgpt, greedy", 0.5, None),
+        ("npgpt, greedy", 1.5, 1.08),
+        ("npgpt, evaluate", 0.8, 1.05),
+        ("npgpt, evaluate", 0.8, 1.0),
+    ]
 
 
 def test_everything_that_is_agreed_is_measured():
