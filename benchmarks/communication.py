@@ -13,7 +13,8 @@ bandwidth  bytes/s of each rank, which sends buckets to a neighbour and receives
 latency    seconds of an exchange of 8 bytes
 sum_rate   numbers/s that each rank adds to its own, while all do
 estimate   seconds of the exchange by npgpt estimate's model, from these three
-step       seconds of a training step of 2,048 tokens a rank
+step       seconds of a training step of 2,048 tokens a rank, of one micro-batch
+overlapped the same with the exchange of finished blocks during backward
 ideal      seconds of its computation alone, on all ranks at once
 """
 
@@ -26,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +121,7 @@ def measure(here: world.World, rounds: int, steps: int) -> dict:
 def time_steps(here: world.World, steps: int, slowest) -> dict:
     """Return the seconds of complete steps, and of their computation alone."""
     import npgpt
+    from npgpt.distributed.overlap import Choice
     from npgpt.distributed.partition import flat_of
     from npgpt.distributed.trainer import DataParallelTrainer
 
@@ -131,19 +134,23 @@ def time_steps(here: world.World, steps: int, slowest) -> dict:
     trainer = DataParallelTrainer(model, tokens, tokens[:2000], training, rng, world=here)
     batch = tokens[:-1].reshape(windows, -1), tokens[1:].reshape(windows, -1)
 
-    def step() -> None:
+    def step(overlap: str) -> None:
+        trainer.overlap = Choice(overlap, True)
         trainer.update(*batch, 1e-4)
 
     def compute() -> None:
+        trainer.overlap = Choice("off", True)
         _, flat = trainer.sum_of_own(*batch)
         trainer.optimizer.step(trainer.partition.views(flat, here.rank), lr=1e-4)
         flat_of(model.params)
 
-    found: dict = {"step": [], "ideal": []}
+    timed = {"step": partial(step, "off"), "overlapped": partial(step, "on"), "ideal": compute}
+    found: dict = {name: [] for name in timed}
     for i in range(steps + 1):
-        seconds = {"step": slowest(step), "ideal": slowest(compute)}
-        for name in found if i else ():
-            found[name].append(seconds[name])
+        for name, function in timed.items():
+            seconds = slowest(function)
+            if i:
+                found[name].append(seconds)
     return found
 
 
@@ -227,6 +234,7 @@ def summarise(found: dict, ranks: int) -> dict:
     ratios = {"exchange": ("allreduce", LIMIT)}
     if "step" in one:
         ratios["step"] = ("ideal", STEP_LIMIT)
+        one["overlapped_ratio"] = harness.ratio(found["overlapped"], found["step"])
         one["estimated_step"] = one["ideal"] + one["estimate"]
         one["estimated_step_error"] = one["estimated_step"] / one["step"] - 1
     for name, (other, limit) in ratios.items():

@@ -168,6 +168,9 @@ class TrainingConfig:
         use, and the fewest windows that a step can have.
     comm_dtype : {"float32", "bfloat16"}, default "float32"
         Data type in which ranks send gradients: bfloat16 takes half of the bytes.
+    overlap : {"auto", "on", "off"}, default "auto"
+        Exchange gradients while backward computes; the bits are the same. auto: in the first steps,
+        find out which way is quicker.
     sync_every : int or None, default None
         H, the steps that each rank makes by itself between two exchanges (DiLoCo), for slow
         networks. None: ranks exchange gradients in each step.
@@ -221,6 +224,7 @@ class TrainingConfig:
     deterministic: bool = False
     leaves: int = 8
     comm_dtype: Literal["float32", "bfloat16"] = "float32"
+    overlap: Literal["auto", "on", "off"] = "auto"
     sync_every: int | None = None
     outer_lr: float = 0.7
     outer_momentum: float = 0.9
@@ -299,6 +303,13 @@ def check_ranks(training: TrainingConfig) -> None:
         raise ConfigError(f"leaves is {leaves}, but must be a power of two")
     if not is_one_of(dtype, ("float32", "bfloat16")):
         raise ConfigError(f'comm_dtype is {show(dtype)}, but must be "float32" or "bfloat16"')
+    if not is_one_of(training.overlap, ("auto", "on", "off")):
+        raise ConfigError(f'overlap is {show(training.overlap)}, but must be "auto", "on" or "off"')
+    if training.overlap == "on" and training.sync_every is not None:
+        raise ConfigError(
+            f"overlap is on and sync_every is {training.sync_every}, whose exchanges follow no "
+            "backward: leave one of them out"
+        )
     for name, value, plain in (("comm_dtype", dtype, "float32"),
                                ("sync_every", training.sync_every, None)):  # fmt: skip
         if training.deterministic and value != plain:

@@ -17,6 +17,7 @@ from npgpt.model.backend import Random
 from npgpt.model.forward import Forward
 from npgpt.model.gradients import LossCache, Workspace
 from npgpt.model.params import Params
+from npgpt.model.transformer import OnBlock, do_nothing
 from npgpt.rng import Generator
 from npgpt.weights import checkpoint
 from npgpt.weights.tokenizer_files import TokenizerName
@@ -223,6 +224,7 @@ class GPT(Forward):
         *,
         out: Params | None = None,
         dloss: float = 1.0,
+        on_block: OnBlock = do_nothing,
     ) -> tuple[float, Params]:
         """Return the mean cross-entropy and its gradient with respect to every parameter.
 
@@ -239,6 +241,9 @@ class GPT(Forward):
             The tree that receives the gradients: `npgpt.zeros_like(model.params)`.
         dloss : float, default 1.0
             The gradients are those of `dloss` times the loss.
+        on_block : callable, default: do nothing
+            Called in backward after each block, the last one first: the gradients of this block and
+            of all that follows it are final.
 
         Returns
         -------
@@ -256,7 +261,7 @@ class GPT(Forward):
         g = space.own if out is None else space.check(out)
         dloss = inputs.check_number("dloss", dloss)
         value, activations = space.forward(tokens, targets, rng, g, self.config, self.ops)
-        return value, space.backward(activations, g, out, dloss, self.ops)
+        return value, space.backward(activations, g, out, dloss, self.ops, on_block)
 
     def loss(
         self,

@@ -132,7 +132,7 @@ FREE_TO_CHANGE = {
     *LENGTHS, *LEARNING_RATE, "eval_every", "eval_batches", "eval_tokens", "eval_rng",
     "checkpoint_every",
     "checkpoint_minutes", "keep", "log_every", "tensorboard",
-    "prompt", "sample_tokens", "deterministic", "leaves", "comm_dtype",
+    "prompt", "sample_tokens", "deterministic", "leaves", "comm_dtype", "overlap",
     "outer_lr", "outer_momentum",
     "data", "val_data",  # their tokens are compared later
 }  # fmt: skip

@@ -23,6 +23,7 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.distributed import sums
 from npgpt.distributed.diloco import OuterOpt
+from npgpt.distributed.overlap import Choice
 from npgpt.distributed.partition import flat_of
 from npgpt.distributed.trainer import DataParallelTrainer
 from npgpt.model import finite, params
@@ -60,6 +61,7 @@ class DiLoCoTrainer(DataParallelTrainer):
         self.outer = OuterOpt(self.theta[self.own], t.outer_lr, t.outer_momentum)
         self.started = self.progress.step  # index of the round's first step
         self.is_end = False  # of a round, after the last step
+        self.overlap = Choice("off", False)
 
     def make_optimizer(self) -> None:
         """Make the inner optimizer, of all parameters."""
@@ -113,7 +115,7 @@ class DiLoCoTrainer(DataParallelTrainer):
     def synchronize(self, buffer: Array) -> None:
         """Make the outer step, and continue from theta on all ranks. `buffer`: (n,) for Delta."""
         Delta = np.subtract(self.theta, self.parameters, out=buffer)
-        self.reduce(Delta)
+        self.reduce(Delta, slice(0, len(Delta)))
         own = Delta[self.own]
         own /= self.world.size
         self.outer.step(self.theta[self.own], own)

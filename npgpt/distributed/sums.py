@@ -48,50 +48,61 @@ class LeafSum:
     def __init__(self, allocate: Callable[[], Array]):
         self.allocate = allocate
         self.spare: list[Array] = []
-        self.result: Array | None = None  # of the last sum
+        self.chain: list[Array] = []  # of the last sum
 
     def take(self) -> Array:
         """Return an array whose numbers are undefined."""
         return self.spare.pop() if self.spare else self.allocate()
 
-    def __call__(
-        self, leaves: Sequence[Sequence[int]], write: Callable[[int, Array], None]
-    ) -> Array:
-        """Return the sum, which is valid until the next call.
+    def prepare(
+        self, leaves: Sequence[Sequence[int]], write: Callable[[int | None, Array], object]
+    ) -> tuple[int | None, list[Array]]:
+        """Write and add all gradients but the last. Return its micro-batch, and a chain of arrays.
+
+        The caller writes the last gradient into the last array. `add_up` then adds each array to
+        the one before it, and the first one is the sum. Arrays are valid until the next call.
 
         leaves : the micro-batches of each leaf, in the order of `order_of_leaves`
-        write : write(i, out) writes the gradient of micro-batch i
+        write : write(i, out) writes the gradient of micro-batch i, or zeros for None
         """
-        if self.result is not None:
-            self.spare.append(self.result)
-        stack: list[tuple[int, Array]] = []  # (level, sum of 2**level leaves)
-        for members in leaves:
-            total, level = self.sum_in_order(members, write), 0
-            while stack and stack[-1][0] == level:
-                _, other = stack.pop()
-                other += total
+        self.spare += self.chain
+        self.chain = []
+        *others, (last, _) = additions(leaves)
+        for i, count in others:
+            self.chain.append(self.take())
+            write(i, self.chain[-1])
+            for _ in range(count):
+                total = self.chain.pop()
+                self.chain[-1] += total
                 self.spare.append(total)
-                total, level = other, level + 1
-            stack.append((level, total))
-        ((_, self.result),) = stack
-        return self.result
+        self.chain.append(self.take())
+        return last, self.chain
 
-    def sum_in_order(self, members: Sequence[int], write: Callable[[int, Array], None]) -> Array:
-        """Return the sum of the micro-batches of one leaf, one after the other."""
-        total = self.take()
-        if not members:
-            total.fill(0)
-        for i in members[:1]:
-            write(i, total)
-        for i in members[1:]:
-            part = self.take()
-            write(i, part)
-            total += part
-            self.spare.append(part)
-        return total
+
+def additions(leaves: Sequence[Sequence[int]]) -> Iterator[tuple[int | None, int]]:
+    """Yield each micro-batch, and the number of additions that follow its gradient.
+
+    A gradient is added to its leaf, and a complete leaf to its partner, and so on. A leaf without
+    micro-batches yields None.
+    """
+    for number, members in enumerate(leaves, start=1):
+        pairs = (number & -number).bit_length() - 1  # that this leaf completes
+        *others, last = range(max(1, len(members)))
+        for place in others:
+            yield members[place], int(place > 0)
+        yield members[last] if members else None, int(last > 0) + pairs
+
+
+def add_up(chain: Sequence[Array], part: slice = slice(None)) -> None:
+    """Add each array to the one before it, from the last to the first, in one part of them."""
+    for total, one in itertools.pairwise(reversed(chain)):
+        one[part] += total[part]
 
 
 # Between ranks: `bounds` (N + 1,) are those of a Partition
+
+
+Wait = Callable[[Any], None]  # returns when a request of MPI is complete
 
 
 class Transfer(NamedTuple):
@@ -132,7 +143,14 @@ def ring(rank: int, bounds: list[int], first: int) -> Iterator[Transfer]:
         yield Transfer(give, (rank + 1) % size, keep, (rank - 1) % size)
 
 
-def reduce(comm: Any, flat: Array, bounds: list[int], spare: list[Array] | None = None) -> None:
+def block(request: Any) -> None:
+    """Return when a request of MPI is complete."""
+    request.Wait()
+
+
+def reduce(
+    comm: Any, flat: Array, bounds: list[int], spare: list[Array] | None = None, wait: Wait = block
+) -> None:
     """Sum `flat` (n,) over all ranks, in place in this rank's slice; the rest is undefined.
 
     For 1, 2, 4, 8, ... ranks, the order is that of the tree. For others, it is that of a ring.
@@ -140,7 +158,7 @@ def reduce(comm: Any, flat: Array, bounds: list[int], spare: list[Array] | None 
     """
     rank, size = comm.Get_rank(), comm.Get_size()
     transfers = ring(rank, bounds, 1) if size & size - 1 else halving(rank, bounds)
-    in_flight = InFlight(lambda: np.empty(_numbers(flat), flat.dtype), spare)
+    in_flight = InFlight(lambda: np.empty(_numbers(flat), flat.dtype), spare, wait=wait)
     for transfer in transfers:
         for given, kept in _buckets_of(transfer, _numbers(flat)):
             buffer, own = in_flight.take(), flat[kept]
@@ -162,7 +180,7 @@ def all_gather(comm: Any, flat: Array, bounds: list[int]) -> None:
 
 
 def reduce_scatter_bfloat16(
-    comm: Any, flat: Array, bounds: list[int], spare: list[Array] | None = None
+    comm: Any, flat: Array, bounds: list[int], spare: list[Array] | None = None, wait: Wait = block
 ) -> None:
     """Sum `flat` (n,) over all ranks, in place in this rank's slice, with bfloat16 on the network.
 
@@ -173,7 +191,7 @@ def reduce_scatter_bfloat16(
     rank, size = comm.Get_rank(), comm.Get_size()
     numbers = most(_numbers(flat), size)
     limit = max(2, WINDOW * _numbers(flat) // numbers)
-    in_flight = InFlight(lambda: np.empty((2, numbers), np.uint16), spare, limit)
+    in_flight = InFlight(lambda: np.empty((2, numbers), np.uint16), spare, limit, wait)
     for pieces in _buckets(bounds, _numbers(flat)):
         buffer, own = in_flight.take(), flat[pieces[rank]]
         (sent, received), requests, start = buffer, [], 0
@@ -203,8 +221,9 @@ class InFlight:
         allocate: Callable[[], Array],
         spare: list[Array] | None = None,
         limit: int | None = None,
+        wait: Wait = block,
     ):
-        self.allocate, self.limit = allocate, limit or WINDOW
+        self.allocate, self.limit, self.wait = allocate, limit or WINDOW, wait
         self.spare = [] if spare is None else spare
         self.started: deque[tuple[list[Any], Array, Callable[[], object]]] = deque()
 
@@ -226,7 +245,7 @@ class InFlight:
         """Wait for the first exchange, and finish it."""
         requests, buffer, finish = self.started.popleft()
         for request in requests:
-            request.Wait()
+            self.wait(request)
         finish()
         self.spare.append(buffer)
 

@@ -5,7 +5,7 @@ N. A step has six parts:
 
     gradients of the rank's own micro-batches       no communication
     the losses, and what is asked of the ranks      a few numbers per rank
-    the sum of gradients, by slice (reduce-scatter) sums.py
+    the sum of gradients, by slice (reduce-scatter) sums.py; earlier, in part, with overlap.py
     the norm, from the blocks of all slices         one number per block
     the optimizer, on the rank's slice alone        moments exist once in the world (ZeRO-1)
     the new parameters (all-gather)                 sums.py
@@ -32,6 +32,7 @@ from npgpt.distributed.collectives import first_reports
 from npgpt.distributed.evaluation import in_order
 from npgpt.distributed.kernel_probe import probe
 from npgpt.distributed.micro_batch_rng import micro_batch_rng
+from npgpt.distributed.overlap import Background, Choice, slices_of_blocks
 from npgpt.distributed.partition import Partition, flat_of, matrices_of_blocks, nothing
 from npgpt.distributed.world import World, once_per_machine
 from npgpt.errors import InputError, RunError
@@ -39,6 +40,7 @@ from npgpt.gpt import GPT
 from npgpt.model import finite, params
 from npgpt.model.inputs import check_pair
 from npgpt.model.params import Params
+from npgpt.model.transformer import OnBlock, do_nothing
 from npgpt.ops.linear_cross_entropy import IGNORED
 from npgpt.rng import Generator
 from npgpt.training import optim, run_state, schedule
@@ -101,6 +103,10 @@ class DataParallelTrainer(Trainer):
         self.micro_batches = micro_batches.count_micro_batches(training, world.size)
         if training.comm_dtype == "bfloat16" and model.dtype != np.float32:
             raise InputError(f"comm_dtype is 'bfloat16', but the model's dtype is {model.dtype}")
+        if training.overlap == "on" and world.size > 1 and not world.has_threads:
+            raise InputError(
+                "overlap is on, but this MPI allows no calls of a second thread: choose auto or off"
+            )
         super().__init__(
             model, train_tokens, val_tokens, training, rng, prompt=prompt, progress=progress
         )
@@ -130,6 +136,9 @@ class DataParallelTrainer(Trainer):
         self.partition = Partition(model.params, world.size, whole)
         size, dtype = len(self.parameters), self.parameters.dtype
         self.leaf_sum = sums.LeafSum(lambda: arrays.zeros(size, dtype))
+        self.blocks = slices_of_blocks(self.partition.shapes)
+        self.overlap = Choice(training.overlap, world.size > 1 and world.has_threads)
+        self.last_times = 0.0, 0.0  # seconds of the last step, and of its communication
         self.buffers: list[Array] = []  # kept: pages that are new take longer than an exchange
         self.make_optimizer()
 
@@ -146,14 +155,17 @@ class DataParallelTrainer(Trainer):
     def update(self, tokens: Array, targets: Array, lr: float) -> tuple[float, float | None]:
         """Update the parameters of all ranks by one global batch. The contract is Trainer's."""
         tokens, targets = check_pair(tokens, targets, self.model.config)
-        started = time.perf_counter()
+        begin = time.perf_counter()
         losses, flat = self.sum_of_own(tokens, targets)
-        loss = self.exchange(losses, time.perf_counter() - started)
+        computed = time.perf_counter()
+        self.background.wait()
+        self.communication = time.perf_counter() - computed
+        loss = self.exchange(losses, computed - begin)
         started = time.perf_counter()
         if self.progress.step == 0 and not np.isfinite(loss):  # the learning rate is not to blame
             raise finite.error(f"the loss is {loss}", self.model.params, self.model.path)
         require_finite("loss", loss, self.progress.step)
-        self.reduce(flat)
+        self.reduce(flat, self.rest)
         self.gradients = self.partition.views(flat, self.world.rank)
         norm, scale, clip = None, 1.0, self.training.grad_clip
         if clip is not None:
@@ -161,12 +173,14 @@ class DataParallelTrainer(Trainer):
             if self.progress.step >= self.training.warmup_steps:
                 scale = schedule.clip_scale(norm, clip)
         require_finite("gradient's norm", norm or 0.0, self.progress.step)
-        self.communication = time.perf_counter() - started
+        self.communication += time.perf_counter() - started
         self.optimizer.step(self.gradients, lr=lr, scale=scale)
         started = time.perf_counter()
         if self.world.size > 1:
             sums.all_gather(self.world.comm, self.parameters, self.partition.bounds)
-        self.communication += time.perf_counter() - started
+        ended = time.perf_counter()
+        self.communication += ended - started
+        self.last_times = ended - begin, self.communication
         self.model.path = None  # an error must not blame the file for what training has changed
         return loss, norm
 
@@ -180,13 +194,19 @@ class DataParallelTrainer(Trainer):
                 yield event
 
     def sum_of_own(self, tokens: Array, targets: Array) -> tuple[Array, Array]:
-        """Return this rank's shares of the loss (M,), by micro-batch, and its gradients (n,)."""
+        """Return this rank's shares of the loss (M,), by micro-batch, and its gradients (n,).
+
+        With overlap, `background` may still add them to those of other ranks, but for `rest`.
+        """
         world, count = self.world, self.micro_batches
         parts = np.array_split(np.arange(len(tokens)), count)
         scored = [int(np.count_nonzero(targets[part] != IGNORED)) for part in parts]
         losses, averaged = np.zeros(count), self.count_averaged(scored)
 
-        def write(i: int, out: Array) -> None:
+        def write(i: int | None, out: Array, on_block: OnBlock = do_nothing) -> None:
+            if i is None:
+                out.fill(0)
+                return
             rng = micro_batch_rng(self.training.seed, self.progress.step, i, ops=self.rng.ops)
             value, _ = self.model.loss_and_gradients(
                 tokens[parts[i]],
@@ -194,6 +214,7 @@ class DataParallelTrainer(Trainer):
                 rng,
                 out=params.views(self.partition.shapes, out),
                 dloss=scored[i] / averaged,
+                on_block=on_block,
             )
             losses[i] = value * (scored[i] / sum(scored))
 
@@ -202,7 +223,18 @@ class DataParallelTrainer(Trainer):
             [i for i in range(leaf, count, leaves) if scored[i]]
             for leaf in sums.order_of_leaves(world.rank, world.size, leaves)
         ]
-        return losses, self.leaf_sum(own, write)
+        last, chain = self.leaf_sum.prepare(own, write)
+
+        def add(part: slice) -> None:
+            sums.add_up(chain, part)
+            self.reduce(chain[0], part, self.background.wait_for)
+
+        blocks = self.blocks if self.overlap.is_on else []
+        self.rest = slice(0, blocks[-1].start if blocks else len(chain[0]))
+        self.background = Background(add, blocks)
+        write(last, chain[-1], self.background.release)
+        sums.add_up(chain, self.rest)
+        return losses, chain[0]
 
     def count_averaged(self, scored: list[int]) -> int:
         """Return the number of targets whose mean loss the gradients are of.
@@ -211,12 +243,13 @@ class DataParallelTrainer(Trainer):
         """
         return sum(scored)
 
-    def reduce(self, flat: Array) -> None:
-        """Sum gradients over the ranks, in place in this rank's slice."""
+    def reduce(self, flat: Array, part: slice, wait: sums.Wait = sums.block) -> None:
+        """Sum a part of the gradients over the ranks, in place in this rank's slice."""
         if self.world.size > 1:
             in_bfloat16 = self.training.comm_dtype == "bfloat16"
             reduce = sums.reduce_scatter_bfloat16 if in_bfloat16 else sums.reduce
-            reduce(self.world.comm, flat, self.partition.bounds, self.buffers)
+            bounds = np.clip(self.partition.bounds, part.start, part.stop).tolist()
+            reduce(self.world.comm, flat, bounds, self.buffers, wait)
 
     def exchange(self, losses: Array, seconds: float) -> float:
         """Return the loss of the global batch; learn what is asked and which rank is the slowest.
@@ -226,12 +259,13 @@ class DataParallelTrainer(Trainer):
         """
         signal, save = self.ask()
         size, index = self.world.size, np.arange(len(losses))
-        table = np.array([*losses, signal, save, seconds])[None]
+        table = np.array([*losses, signal, save, seconds, *self.last_times])[None]
         if size > 1:
             table = agreement.all_gather(self.world, table[0])
-        signals, saves, times = table[:, -3:].T
+        signals, saves, times, *last_times = table[:, -5:].T
         self.asked = Asked(int(signals.max()), bool(saves.any()))
         self.slowest_rank = int(times.argmax())
+        self.overlap.observe(*(float(seconds.max()) for seconds in last_times))
         return float(np.cumsum(table[index % size, index])[-1])  # in order, unlike np.sum
 
     def each(self, function: Callable[[int], float], count: int) -> list[float]:

@@ -39,6 +39,7 @@ class World(NamedTuple):
     size: int = 1
     host: str = ""
     local_size: int = 1  # ranks on this machine
+    has_threads: bool = False  # MPI allows calls of any thread, one at a time
 
     @property
     def is_first(self) -> bool:
@@ -69,7 +70,8 @@ def open_world(launcher: Launcher | None = None) -> World:
             "that MPI, or name the launcher's library in MPI4PY_LIBMPI"
         )
     local = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    world = world._replace(local_size=local.Get_size())
+    has_threads = MPI.Query_thread() >= MPI.THREAD_SERIALIZED
+    world = world._replace(local_size=local.Get_size(), has_threads=has_threads)
     if local.Get_rank() == 0:
         for line in placement_faults(
             cores=machine.cores(), all_cores=os.cpu_count() or 1, ranks=world.local_size,

@@ -123,10 +123,11 @@ class Workspace:
         return float(value), cache
 
     def backward(
-        self, activations: Any, g: Params, out: Params | None, dloss: float, ops: Backend
-    ) -> Params:
+        self, activations: Any, g: Params, out: Params | None, dloss: float, ops: Backend,
+        on_block: transformer.OnBlock = transformer.do_nothing,
+    ) -> Params:  # fmt: skip
         """Return the gradients: `out`, or the tree `g` with zeros for frozen parameters."""
-        transformer.backward(activations, g, dloss=dloss, ops=ops)
+        transformer.backward(activations, g, dloss=dloss, on_block=on_block, ops=ops)
         return trainable.with_zeros(g, self.parameters) if out is None else out
 
     @property

@@ -171,7 +171,7 @@ def kept_shapes(shapes: Params, keep: Callable[[str, Shape], bool]) -> Params:
     return map_named(shapes, lambda name, s: s if keep(name, s) else Shape((0,)))
 
 
-def total(tree: Params) -> int:
+def total(tree: Any) -> int:
     """Return the number of elements of all leaves, arrays or Shapes."""
     return sum(math.prod(getattr(leaf, "shape", leaf)) for _, leaf in named(tree))
 

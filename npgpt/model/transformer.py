@@ -4,7 +4,7 @@
 Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,12 @@ from npgpt.model.params import Params, head
 from npgpt.model.trainable import is_trained
 from npgpt.ops.embedding import Params as Embedding
 from npgpt.ops.linear import Params as Linear
+
+OnBlock = Callable[[], object]
+
+
+def do_nothing() -> None:
+    """Do nothing, after a block."""
 
 
 class HiddenCache(NamedTuple):
@@ -55,12 +61,14 @@ def loss(
     return value, Cache(hidden, head_loss)
 
 
-def backward(c: Cache, g: Params, *, dloss: float = 1.0, ops: Backend) -> None:
+def backward(
+    c: Cache, g: Params, *, dloss: float = 1.0, on_block: OnBlock = do_nothing, ops: Backend
+) -> None:
     """Write dloss * d(loss)/d(parameter) into every array of `g`."""
     dx = ops.linear_cross_entropy.backward(dloss, c.loss, head(g))
     if g.lm_head is not None and g.wte.weight is not None:
         g.wte.weight.fill(0)  # when tied, the head's gradient is here already, and the two add
-    hidden_backward(dx, c.hidden, g, ops=ops)
+    hidden_backward(dx, c.hidden, g, on_block=on_block, ops=ops)
 
 
 def hidden_forward(
@@ -91,16 +99,20 @@ def hidden_forward(
     return x, HiddenCache(embedding, drop, h, ln_f)
 
 
-def hidden_backward(dx: Array, c: HiddenCache, g: Params, *, ops: Backend) -> None:
+def hidden_backward(
+    dx: Array, c: HiddenCache, g: Params, *, on_block: OnBlock = do_nothing, ops: Backend
+) -> None:
     """(B, T, C) -> None. Write the gradients of all but the output head, and *add* to `g.wte`.
 
-    With `at` in forward, `dx` is (N, C).
+    With `at` in forward, `dx` is (N, C). `on_block()` is called after each block, the last one
+    first: the gradients of this block and of all that follows it are final.
     """
     dx = ops.layernorm.backward(dx, c.ln_f, g.ln_f)
     for cache, g_block in zip(reversed(c.h), reversed(g.h), strict=True):
         if cache is None:  # nothing below is trained
             return
         dx = block.backward(dx, cache, g_block, ops=ops)
+        on_block()
     if is_trained((g.wte, g.wpe)):
         dx = ops.dropout.backward(dx, c.drop)
         ops.embedding.backward(dx, c.embedding, Embedding(g.wte.weight, g.wpe.weight))

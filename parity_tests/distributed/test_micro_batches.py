@@ -46,6 +46,8 @@ def training_of(batch_size, grad_accumulation, leaves):
     (dict(deterministic=True, comm_dtype="bfloat16"), "deterministic is true and comm_dtype is bf"),
     (dict(deterministic=True, sync_every=20), "deterministic is true and sync_every is 20, with"),
     (dict(sync_every=0), "sync_every is 0, but must be at least 1"),
+    (dict(overlap=True), 'overlap is True, but must be "auto", "on" or "off"'),
+    (dict(overlap="on", sync_every=20), "overlap is on and sync_every is 20, whose exchanges"),
     (dict(outer_momentum=1), r"outer_momentum is 1, but must be in \[0, 1\)"),
 ])  # fmt: skip
 def test_settings_of_many_ranks_that_are_refused(values, says):

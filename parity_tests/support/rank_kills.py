@@ -30,7 +30,7 @@ SIZE, STEPS, LIMIT = 4, 12, 30  # LIMIT: seconds
 RUN = (
     "train --data text.txt --ops numpy --steps 12 --n-layer 1 --n-embd 16 --n-head 2 --dropout 0.1 "
     "--context-length 16 --batch-size 8 --stride 16 --eval-every 4 --eval-batches 1 --lr 0.01 "
-    "--sample-tokens 3 --grad-clip 0.5 --checkpoint-every 2 --deterministic --leaves 4"
+    "--sample-tokens 3 --grad-clip 0.5 --checkpoint-every 2 --deterministic --leaves 4 --overlap on"
 ).split()
 WHEN = "computing", "communicating", "saving"
 CALLS = {"computing": 1, "communicating": 8, "saving": 3}  # at one of these calls, or after it

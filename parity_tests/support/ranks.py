@@ -7,7 +7,8 @@
     mpirun -n 4 python -m parity_tests.support.ranks npgpt RANK STEP ACTION train ...
 
 The last one is the command line, with an ACTION on one rank in one step: the name of a signal that
-it sends to itself, or "raise" for an error. A RANK of -1 is none.
+it sends to itself, or "raise" for an error. With --overlap on, it acts within backward, while its
+thread sends the last block. A RANK of -1 is none.
 
 `train FILE optimizer leaves dtype` may be repeated: a start costs more than a run. Each saves a
 checkpoint after half of its steps beside FILE, and continues from one that exists.
@@ -32,7 +33,8 @@ from parity_tests.support.processes import LONG
 from parity_tests.support.sources import ROOT
 
 STEPS = 20
-LONG_RUN = 50  # steps of runs with 8 leaves, which also have three micro-batches in each
+# steps of runs with 8 leaves, which also have three micro-batches in each, and overlap
+LONG_RUN = 50
 MICRO_BATCHES = 12  # divisible by 1, 2, 3 and 4; three in each of 4 leaves
 MPIRUN = shutil.which(
     "mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -99,8 +101,9 @@ def train(here: world.World, path: str, optimizer: str, leaves: int, dtype: str)
 
     tokens = np.random.default_rng(0).integers(0, 257, 600)
     sums_of: dict = dict(deterministic=leaves > 0, leaves=leaves or 1, comm_dtype=dtype)
+    overlap = "on" if leaves == 8 else "auto"
     length: dict = dict(steps=LONG_RUN, grad_accumulation=3 * leaves) if leaves == 8 else {}
-    training = replace(TRAINING, optimizer=optimizer, **sums_of, **length)
+    training = replace(TRAINING, optimizer=optimizer, overlap=overlap, **sums_of, **length)
     half = Path(path).with_suffix(".h5")
     settings = RunConfig(config=CONFIG, training=training)
     rng, saved, progress = Generator(training.seed), None, None
@@ -156,15 +159,25 @@ def main(here: world.World) -> int:
 def npgpt(rank: str, step: str, action: str, *arguments: str) -> int:
     """Run a command of npgpt, with an action on one rank."""
     from npgpt.cli.main import main
+    from npgpt.distributed.overlap import Background
     from npgpt.distributed.trainer import DataParallelTrainer
 
-    compute = DataParallelTrainer.sum_of_own
+    compute, release = DataParallelTrainer.sum_of_own, Background.release
+
+    def act():
+        if action == "raise":
+            raise InputError("a.bin has token 70000, but must be below 257")
+        signal.raise_signal(getattr(signal, action))
+
+    def releasing(self):
+        release(self)
+        act()
 
     def acting(self, *batch):
-        if (self.world.rank, self.progress.step) == (int(rank), int(step)):
-            if action == "raise":
-                raise InputError("a.bin has token 70000, but must be below 257")
-            signal.raise_signal(getattr(signal, action))
+        is_now = (self.world.rank, self.progress.step) == (int(rank), int(step))
+        Background.release = releasing if is_now and self.overlap.is_on else release
+        if is_now and not self.overlap.is_on:
+            act()
         return compute(self, *batch)
 
     DataParallelTrainer.sum_of_own = acting

@@ -44,6 +44,14 @@ class Comm:
         out[...] = np.stack(self.table).reshape(out.shape)
         self.barrier.wait(LIMIT)
 
+    def Allgatherv(self, own, out):
+        self.table[self.rank] = np.array(own)
+        self.barrier.wait(LIMIT)
+        array, sizes = out
+        array[...] = np.concatenate(self.table)
+        assert [part.size for part in self.table] == list(sizes)
+        self.barrier.wait(LIMIT)
+
     def Gatherv(self, own, out, root):
         self.table[self.rank] = np.array(own)
         self.barrier.wait(LIMIT)

@@ -102,8 +102,8 @@ for kind, low in (("float16", FLOAT16), ("bfloat16", IMPORT + BFLOAT16)):
             "backward",
             f"{name}-in-{kind}",
             f"{says} are rounded to {kind}, after backward",
-            (GRADIENTS, "hidden_backward(dx, c.hidden, g, ops=ops)",
-             f"""hidden_backward(dx, c.hidden, g, ops=ops)
+            (GRADIENTS, "hidden_backward(dx, c.hidden, g, on_block=on_block, ops=ops)",
+             f"""hidden_backward(dx, c.hidden, g, on_block=on_block, ops=ops)
     {low}from npgpt.model.params import leaves
 
     for grad in leaves(g):
