@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args, get_origin, get_type_hints
 
-from npgpt.config_checks import at_least, check_data, check_trainable, is_one_of, make_plain
+from npgpt.config_checks import at_least, check_data, check_trainable, is_one_of, make_plain, one_of
 from npgpt.errors import ConfigError, show
 
 PresetName = Literal[
@@ -270,12 +270,8 @@ class TrainingConfig:
         check_optimizer(self)
         check_ranks(self)
         check_trainable(self)
-        if not is_one_of(self.decay, ("all", "matrices")):
-            raise ConfigError(f'decay is {show(self.decay)}, but must be "all" or "matrices"')
-        if not is_one_of(self.eval_rng, ("shared", "separate")):
-            raise ConfigError(
-                f'eval_rng is {show(self.eval_rng)}, but must be "shared" or "separate"'
-            )
+        one_of(self, "decay", "all", "matrices")
+        one_of(self, "eval_rng", "shared", "separate")
         if not isinstance(self.prompt, str):
             raise ConfigError(f"prompt is {show(self.prompt)}, but must be a string")
         if not 0 <= self.seed < 2**64:
@@ -297,20 +293,18 @@ def check_optimizer(training: TrainingConfig) -> None:
 
 def check_ranks(training: TrainingConfig) -> None:
     """Raise ConfigError unless the settings of a run on many ranks fit each other."""
-    leaves, dtype = training.leaves, training.comm_dtype
+    leaves = training.leaves
     at_least(training, "leaves", 1)
     if leaves & leaves - 1:
         raise ConfigError(f"leaves is {leaves}, but must be a power of two")
-    if not is_one_of(dtype, ("float32", "bfloat16")):
-        raise ConfigError(f'comm_dtype is {show(dtype)}, but must be "float32" or "bfloat16"')
-    if not is_one_of(training.overlap, ("auto", "on", "off")):
-        raise ConfigError(f'overlap is {show(training.overlap)}, but must be "auto", "on" or "off"')
+    one_of(training, "comm_dtype", "float32", "bfloat16")
+    one_of(training, "overlap", "auto", "on", "off")
     if training.overlap == "on" and training.sync_every is not None:
         raise ConfigError(
             f"overlap is on and sync_every is {training.sync_every}, whose exchanges follow no "
             "backward: leave one of them out"
         )
-    for name, value, plain in (("comm_dtype", dtype, "float32"),
+    for name, value, plain in (("comm_dtype", training.comm_dtype, "float32"),
                                ("sync_every", training.sync_every, None)):  # fmt: skip
         if training.deterministic and value != plain:
             raise ConfigError(

@@ -26,6 +26,14 @@ def is_one_of(value: Any, names: Iterable[str]) -> bool:
     return isinstance(value, str) and value in names
 
 
+def one_of(config: Any, name: str, *names: str) -> None:
+    """Raise ConfigError unless `config.name` is one of several strings."""
+    value = getattr(config, name)
+    if not is_one_of(value, names):
+        *first, last = (f'"{one}"' for one in names)
+        raise ConfigError(f"{name} is {show(value)}, but must be {', '.join(first)} or {last}")
+
+
 def at_least(config: Any, name: str, smallest: float) -> None:
     """Raise ConfigError unless `config.name` is a finite number of its kind, >= smallest."""
     value = getattr(config, name)

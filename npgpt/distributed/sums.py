@@ -87,10 +87,11 @@ def additions(leaves: Sequence[Sequence[int]]) -> Iterator[tuple[int | None, int
     """
     for number, members in enumerate(leaves, start=1):
         pairs = (number & -number).bit_length() - 1  # that this leaf completes
-        *others, last = range(max(1, len(members)))
-        for place in others:
-            yield members[place], int(place > 0)
-        yield members[last] if members else None, int(last > 0) + pairs
+        one_by_one: Sequence[int | None] = members or [None]
+        *others, last = one_by_one
+        for k, i in enumerate(others):
+            yield i, min(k, 1)
+        yield last, min(len(others), 1) + pairs
 
 
 def add_up(chain: Sequence[Array], part: slice = slice(None)) -> None:

@@ -27,7 +27,7 @@ TRAINING = TrainingConfig(
 
 @pytest.fixture
 def small_cuts(monkeypatch):
-    """As many cuts and buckets as in a large model."""
+    """Make as many cuts and buckets as in a large model."""
     monkeypatch.setattr(partition, "BLOCK", 16)
     monkeypatch.setattr(sums, "BUCKET", 512)
     monkeypatch.setattr(trainer, "once_per_machine", lambda world, work: None)  # no probe
