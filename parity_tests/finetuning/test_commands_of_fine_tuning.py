@@ -13,6 +13,7 @@ import npgpt
 from npgpt import ops
 from npgpt.download import instructions
 from npgpt.errors import RunError
+from npgpt.finetuning import curves
 from npgpt.finetuning.instructions import format_prompt
 from npgpt.system.files import file_lock
 from npgpt.training.optim import AdamW
@@ -39,6 +40,22 @@ def files(tmp_path, monkeypatch):
     npgpt.GPT(config, ops=ops, scheme="book", tokenizer="byte").save("model.h5")
     Path("texts.tsv").write_text(TEXTS)
     Path("entries.json").write_text(json.dumps(ENTRIES))
+
+
+class Sketch:
+    """A figure whose picture is the numbers of its panels."""
+
+    def __init__(self, panels):
+        self.panels = panels
+
+    def savefig(self, file, format):
+        file.write(repr(self.panels).encode())
+
+
+@pytest.fixture
+def sketch(monkeypatch):
+    """Draw numbers in place of pictures, which take as long as all else in a run this small."""
+    monkeypatch.setattr(curves, "draw", Sketch)
 
 
 def test_a_classifier_is_trained_and_used(npgpt_):
@@ -77,6 +94,7 @@ Next: npgpt classify --model runs/classify-1 --predict '.*'
     assert config.dropout == 0 and config.context_length == 200
 
 
+@pytest.mark.usefixtures("sketch")
 def test_a_model_is_trained_on_instructions_and_answers(npgpt_, monkeypatch):
     """On those of the book by default, which are in the cache here."""
     data = Path("cache/instruction-data.json")
@@ -116,10 +134,12 @@ RESUMED = {
     "classify": "classify --data texts.tsv",
     "classify with adapters": "classify --data texts.tsv --dropout 0.1 --position last-token "
     "--lora-rank 2 --trainable wpe",
-    "instruct": "instruct --data entries.json --max-new-tokens 2 --trainable h.1 ln_f",
+    "instruct": "instruct --data entries.json --max-new-tokens 2 --trainable h.1 ln_f "
+    "--max-length 60",
 }
 
 
+@pytest.mark.usefixtures("sketch")
 @pytest.mark.parametrize("name", RESUMED)
 def test_a_run_that_was_stopped_is_resumed_bit_for_bit(npgpt_, monkeypatch, name):
     command, file = name.split()[0], "checkpoint.h5" if name == "instruct" else "classifier.h5"
@@ -165,6 +185,7 @@ def is_locked(run):
         return True
 
 
+@pytest.mark.usefixtures("sketch")
 def test_a_run_that_failed_in_its_first_epoch_is_resumed_from_its_start(npgpt_, monkeypatch):
     command = f"classify --data texts.tsv {TRAIN} --epochs 1"
     npgpt_(f"{command} --out whole")
@@ -191,6 +212,7 @@ def test_a_run_that_failed_in_its_first_epoch_is_resumed_from_its_start(npgpt_, 
         assert Path("run", one).read_bytes() == Path("whole", one).read_bytes(), one
 
 
+@pytest.mark.usefixtures("sketch")
 def test_a_run_that_has_ended_is_made_longer(npgpt_):
     npgpt_(f"classify --data texts.tsv {TRAIN} --out run")
     npgpt_(f"classify --data texts.tsv {TRAIN} --out whole --epochs 3")
@@ -245,6 +267,7 @@ def test_a_run_that_fails_is_reported(npgpt_):
     assert "26 of each" not in said.out and "46 training, 6 validation, 14 test" in said.out
 
 
+@pytest.mark.usefixtures("sketch")
 def test_adapters_alone_are_trained_and_are_merged_when_the_file_is_read(npgpt_):
     adapters = "--lora-rank 2 --lora-alpha 8 --lora-targets c_attn --lora-targets mlp"
     more = "--trainable ln_f --trainable h.0.ln_1 --epochs 3"

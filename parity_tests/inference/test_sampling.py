@@ -164,9 +164,13 @@ def test_top_k_comes_before_temperature_and_top_p_after_it():
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"top_k": 4}, {"top_p": 0.8}, {"top_k": 5, "top_p": 0.7}], ids=str
-)
-@pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
+    ("how", "temperature"),
+    [
+        ({}, 0.7), ({}, 2.0), ({"top_k": 4}, 1.0), ({"top_p": 0.8}, 2.0),
+        ({"top_k": 5, "top_p": 0.7}, 0.7),
+    ],
+    ids=str,
+)  # fmt: skip
 def test_draws_come_as_often_as_they_should(backend, how, temperature):
     """Pearson's chi square of 20,000 draws below its mean plus five standard deviations."""
     logits = np.array([2.0, 1.0, 0.5, 0.0, -0.5, -1.0, -3.0], np.float32)
