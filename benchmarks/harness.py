@@ -225,12 +225,14 @@ def write(name: str, figures: dict) -> Path:
 
 def machine() -> dict[str, str | int | None]:
     """Return processor, memory, versions and commit."""
+    from npgpt.kernels.cpu import BYTES
     from npgpt.performance import system_info
     from npgpt.system import machine
 
     return {
         "cpu": machine.cpu()[0],
         "cores": machine.cores(),
+        "vector_bits": 8 * BYTES,  # of npgpt's kernels: 256 with benchmarks/avx2.py
         "memory": machine.memory()[0],
         "system": platform.system(),
         "python": platform.python_version(),

@@ -328,7 +328,9 @@ def printed(show: Callable[[dict], None], name: str) -> str:
 def machine(found: dict) -> str:
     """Return cores, CPU, versions and commit."""
     about = found["machine"]
-    on = f"{about['cores']} cores ({about['cpu']}), {versions(about)}"
+    bits = about.get("vector_bits", 512)
+    cpu = about["cpu"] + f", vectors of {bits} bits" * (bits < 512)
+    on = f"{about['cores']} cores ({cpu}), {versions(about)}"
     return f"{on}, commit {commit_of(found)}"
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import npgpt
-from benchmarks import growth, harness, products, sampling, training_step
+from benchmarks import avx2, growth, harness, products, sampling, training_step
 from benchmarks.baselines import llmc
 from benchmarks.baselines.gguf import write_gguf
 from npgpt import ops
@@ -78,6 +78,12 @@ def test_the_limit_is_on_the_fastest_program_and_on_the_smallest():
         ("npgpt with out= (loss, backward)", 1.5, 1.03),
     ]
     assert [c["unit"] for c in made] == ["s"] * 5 + ["GB"] * 4
+
+
+def test_avx2_alone_leaves_out_all_that_is_younger():
+    given = {"avx2": True, "fma": True, "avx512f": True, "avx512bf16": True, "avxvnni": True}
+    features = avx2.variables(given | {"sse4a": False})["NUMBA_CPU_FEATURES"]
+    assert features == "+avx2,-avx512bf16,-avx512f,-avxvnni,+fma"
 
 
 def test_sampled_tokens_are_compared_with_greedy_ones_and_log_probs_with_evaluate():
