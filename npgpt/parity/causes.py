@@ -18,7 +18,14 @@ from npgpt.model.params import named, shapes, size
 from npgpt.parity import progress
 from npgpt.parity.budget import MULTIPLE, Layouts, Run, Task, closest, largest_of
 from npgpt.parity.graph import has_inputs, ops_of
-from npgpt.parity.mistakes import MISTAKES, VARIANTS, Mistake, dropout, micro_batches
+from npgpt.parity.mistakes import (
+    CHANGES,
+    MISTAKES,
+    VARIANTS,
+    Mistake,
+    dropout,
+    micro_batches,
+)
 from npgpt.parity.order import INPUTS, STAGES, all_names, kind_of, stage_of
 from npgpt.parity.port import RIGHT
 from npgpt.parity.preview import Preview
@@ -129,13 +136,14 @@ class Lab:
 
 def find(lab: Lab, own: Own) -> list[Chain]:
     """Return the shortest chains that reproduce all tensors, none if there is no such chain."""
-    names = lab.task.names
+    names, small = lab.task.names, size(lab.task.probe.config) <= KEPT
     frontier: list[tuple[Chain, int]] = [((), lab.position((), own))]
     end = np.inf
     for length in range(LONGEST):
         partial: dict[frozenset[Mistake], tuple[Chain, int]] = {}
         lab.continued = {chain for chain, _ in frontier}
-        for mistakes in (MISTAKES, VARIANTS):
+        changes = CHANGES if length == 0 and small else ()  # alone
+        for mistakes in (MISTAKES, VARIANTS, changes):
             found: dict[frozenset[Mistake], Chain] = {}
             tried = [((*chain, one), start) for chain, start in frontier
                      for one in candidates(mistakes, lab.task, own, chain, start)]  # fmt: skip
@@ -149,7 +157,8 @@ def find(lab: Lab, own: Own) -> list[Chain]:
                 elif position > start:
                     partial.setdefault(frozenset(chain), (chain, position))
             if found:
-                return without_twins(lab.closest(with_fewest_variants(found.values()), own))
+                chains = lab.closest(with_fewest_variants(found.values()), own)
+                return without_equals(lab, without_twins(chains))
         frontier = sorted(partial.values(), key=lambda one: -one[1])[:WIDTH]
         end = time.process_time() + PATIENCE if length == 0 else end
     return []
@@ -209,6 +218,19 @@ def without_twins(chains: Sequence[Chain]) -> list[Chain]:
         key = frozenset(min((one.name, *one.twins)) for one in chain)
         found.setdefault(key, chain)
     return list(found.values())
+
+
+def without_equals(lab: Lab, chains: Sequence[Chain]) -> list[Chain]:
+    """Return chains without changes of a line that compute the same numbers as one before."""
+    found: list[Chain] = []
+    for chain in chains:
+        exact = lab.run(chain).exact
+        if chain[-1] not in CHANGES or not any(
+            all(np.allclose(x, lab.run(one).exact[name], rtol=1e-9) for name, x in exact.items())
+            for one in found
+        ):
+            found.append(chain)
+    return found
 
 
 def tell_apart(lab: Lab, chains: Sequence[Chain]) -> str:

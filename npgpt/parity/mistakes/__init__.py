@@ -5,6 +5,9 @@ from npgpt.parity.mistakes import (
     attention_backward,
     block,
     cache,
+    changes_around_blocks,
+    changes_of_backward,
+    changes_of_forward,
     dropout,
     embedding,
     gelu,
@@ -60,4 +63,11 @@ MISTAKES: tuple[Mistake, ...] = tuple(
 
 VARIANTS = variants.variants_of(MISTAKES)
 
-__all__ = ["MISTAKES", "VARIANTS", "Mistake"]
+# One change of a line each, tried where neither explains everything
+CHANGES = (
+    *changes_of_forward.CHANGES,
+    *changes_around_blocks.CHANGES,
+    *changes_of_backward.CHANGES,
+)
+
+__all__ = ["CHANGES", "MISTAKES", "VARIANTS", "Mistake"]
