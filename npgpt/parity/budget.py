@@ -93,6 +93,7 @@ class Run:
         return found if self.right is None else self.right.exact | found
 
     @cached_property
+    @np.errstate(all="ignore")  # a mistake's numbers may be beyond float32: inf - inf
     def budgets(self) -> dict[str, Array]:
         """The largest difference that rounding explains: one per tensor, after a step per element.
 
@@ -159,8 +160,13 @@ def runs_of(probe: Probe) -> int:
 
 
 def excess(found: Array, exact: Array, budget: Array) -> Array:
-    """Return the difference of each element in budgets. That of a tensor of zeros is almost 0."""
-    return np.abs(found - exact) / np.fmax(budget, TINY)
+    """Return the difference of each element in budgets. That of a tensor of zeros is almost 0.
+
+    A budget that is not finite, of numbers beyond float32, explains nothing.
+    """
+    with np.errstate(invalid="ignore"):
+        size = np.abs(found - exact) / np.fmax(budget, TINY)
+    return np.where(np.isfinite(budget), size, np.inf)
 
 
 def closest(found: Layouts, exact: Array) -> Array:
