@@ -31,8 +31,8 @@ HEADS = (  # of (B, H, T, D): one head, row or position, heads in another order,
 RECOMPUTED = "x, p, mean, rstd = cache"
 UNPACKED = "q, k, v, probs, drop = cache"
 SOFTMAX = "(dprobs * probs).sum(-1, keepdims=True)"
-TERMS = f"probs * dprobs - {SOFTMAX}"  # without a parenthesis
-MEANS = TERMS.replace("sum", "mean")
+WITHOUT_PARENTHESIS = f"probs * dprobs - {SOFTMAX}"
+MEANS = WITHOUT_PARENTHESIS.replace("sum", "mean")
 SLOPES = {  # lines of GELU's slope, and what may stand for them
     gelu.TANH: ("SCALE * (x + CUBIC * (x * x * x))", "np.tanh(x)"),
     gelu.INNER: ("SCALE * (1 + 0.134 * (x * x))", "SCALE * (1 + 3 * (CUBIC * x) ** 2)",
@@ -129,7 +129,7 @@ OF_ATTENTION = (
               "D**-0.5": ("D**-0.25", "D**-0.75", "D**-1.5", "H**-0.5", "0.125",
                           "dout.shape[1] ** -0.5", "(2 * D) ** -0.5")},
              ("np.tril({}, -1)",
-              f"({TERMS}) * D**-0.5", f"np.tril({TERMS}) * D**-0.5",
+              f"({WITHOUT_PARENTHESIS}) * D**-0.5", f"np.tril({WITHOUT_PARENTHESIS}) * D**-0.5",
               f"({MEANS}) * D**-0.5", f"np.tril({MEANS}) * D**-0.5",
               *(f"probs * (dprobs - {total}) * D**-0.5" for total in (
                   "(dy * v).sum(-1, keepdims=True)", "(dy * q).sum(-1, keepdims=True)",

@@ -61,8 +61,8 @@ def of_node(node: ast.expr, others: Others) -> Iterator[ast.expr]:
         for kind in OPERATORS.get(type(node.op), ()):
             yield ast.BinOp(left, kind(), right)
         if isinstance(node.op, ast.MatMult):
-            yield ast.BinOp(turned(left), node.op, right)
-            yield ast.BinOp(left, node.op, turned(right))
+            yield ast.BinOp(transpose(left), node.op, right)
+            yield ast.BinOp(left, node.op, transpose(right))
     elif isinstance(node, ast.Constant) and isinstance(node.value, float | int):
         yield from (ast.Constant(node.value * factor) for factor in (2, 0.5))
     elif name := reduction(node):
@@ -88,7 +88,7 @@ def reduction(node: ast.expr) -> str:
     return ""
 
 
-def turned(node: ast.expr) -> ast.expr:
+def transpose(node: ast.expr) -> ast.expr:
     """Return a matrix transposed, or no longer so."""
     if isinstance(node, ast.Attribute) and node.attr == "mT":
         return node.value
