@@ -9,10 +9,10 @@ import numpy as np
 
 from npgpt.arrays import LINE, Array
 from npgpt.kernels import buffer_pool
-from npgpt.kernels.gemm import FEW
-from npgpt.kernels.gemv_int8 import TILE, multiply_group
-from npgpt.kernels.int8_microkernel import multiply_columns, multiply_panels
-from npgpt.kernels.int8_vectors import COLUMNS, GROUPS, LANES, QUAD, ROWS, WIDTH
+from npgpt.kernels.gemv_batch_int8 import TILE
+from npgpt.kernels.int8_dots import LINES, dots
+from npgpt.kernels.int8_microkernel import multiply_panels
+from npgpt.kernels.int8_vectors import FEW_ROWS, GROUPS, LANES, QUAD, ROWS, WIDTH
 from npgpt.kernels.jit import exact_inner, inner, njit
 from npgpt.kernels.launch import num_threads
 from npgpt.kernels.packing_int8 import (
@@ -39,10 +39,6 @@ def matmul(a: Array, b: Array, scale: Array, bias: Array | None, out: Array) -> 
     a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
     (M, K), N, threads = a.shape, out.shape[1], num_threads()
     bias = np.zeros(N, np.float32) if bias is None else bias
-    if M <= FEW:
-        parts = buffer_pool.empty((GROUPS, M, N), np.float32)
-        _few_rows(a, b, scale, bias, parts, out)
-        return
     size = GROUPS * -(-K // PERIOD)  # quads of a row
     most = max(1, min(RIGHT // (QUAD * WIDTH * max(1, size)), -(-N // WIDTH) // (2 * threads)))
     rows, right_size = -(-min(M, MC) // ROWS) * ROWS, most * WIDTH * size
@@ -57,31 +53,11 @@ def matmul(a: Array, b: Array, scale: Array, bias: Array | None, out: Array) -> 
 def matmul_transposed(a: Array, b: Array, scale: Array, bias: Array | None, out: Array) -> None:
     """out = (a @ b.T) * scale + bias: (M, K), (N, K) int8, (N,), (N,) -> (M, N)"""
     a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
-    (M, K), N = a.shape, out.shape[1]
-    bias = np.zeros(N, np.float32) if bias is None else bias
+    M, K = a.shape
+    bias = np.empty(0, np.float32) if bias is None else bias
     x = np.empty((M, -(-K // PERIOD) * PERIOD), np.int8)
     starts, scales = np.empty((M, GROUPS), np.int32), np.empty((M, GROUPS), np.float32)
     _matmul_transposed(a, b, scale, bias, x, starts, scales, out)
-
-
-@njit
-def _few_rows(a, b, scale, bias, parts, out):
-    in_parallel(GROUPS, _multiply_part, (a, b, parts))
-    M, N = out.shape
-    for i in range(M):
-        total = parts[0, i]
-        for part in range(1, GROUPS):
-            more = parts[part, i]
-            for n in range(N):
-                total[n] += more[n]
-        _finish(total, scale, bias, 0, N, out[i], 0)
-
-
-@inner
-def _multiply_part(part, a, b, parts):
-    K, N = b.shape
-    first, last = group_of(K, part)
-    multiply_group(a, b, first, last, parts[part], K, b.ctypes.data + K * N)
 
 
 @njit
@@ -121,7 +97,7 @@ def _multiply(thread, b, scale, bias, most, counter, left, starts, scales, right
                 distance = (tile.ctypes.data - flat.ctypes.data) // flat.itemsize
                 o, stride = (i * N + column, N) if full else (distance, TILE)
                 multiply_panels(ROWS, left, i * size, size, starts, scales, i * GROUPS, right, r,
-                                GROUPS, quads, scale, bias, column, full, flat, o,
+                                GROUPS, quads, scale, bias, column, full, 0, 0, 0, flat, o,
                                 stride)  # fmt: skip
                 for n in range(0 if full else min(ROWS, M - i)):
                     _finish(tile[n * TILE :], scale, bias, column, min(N, column + TILE), flat,
@@ -158,12 +134,13 @@ def _multiply_columns(task, b, scale, bias, x, starts, scales, out):
     (N, K), (M, padded) = b.shape, x.shape
     first = N // LANES * task // TASKS * LANES
     last = N if task == TASKS - 1 else N // LANES * (task + 1) // TASKS * LANES
-    flat, edge, found = b.reshape(-1), np.zeros(LANES * padded, np.int8), np.empty(LANES, out.dtype)
+    flat, edge = b.reshape(-1), np.zeros(LANES * padded, np.int8)
+    found = np.empty(FEW_ROWS * LANES, out.dtype)
     flat_x, flat_starts, flat_scales = x.reshape(-1), starts.reshape(-1), scales.reshape(-1)
     flat_out = out.reshape(-1)
     to_edge = (edge.ctypes.data - flat.ctypes.data) // b.itemsize
     to_found = (found.ctypes.data - flat_out.ctypes.data) // out.itemsize
-    steps, count = padded // PERIOD, -(-COLUMNS * PERIOD // LINE // M)
+    steps, panels = padded // PERIOD, -(-M // FEW_ROWS)
     for column in range(first, last, LANES):
         end = min(last, column + LANES)
         inside, whole = K == padded, end - column == LANES
@@ -172,11 +149,24 @@ def _multiply_columns(task, b, scale, bias, x, starts, scales, out):
                 edge[n * padded :][:K] = b[column + n]
         j, stride = (column * K, K) if inside and whole else (to_edge, padded)
         ahead = np.intp(b.ctypes.data) + (column + LANES) * K
-        for i in range(M):
-            o = i * N + column
-            multiply_columns(flat_x, i * padded, flat_starts, flat_scales, i * GROUPS, flat, j,
-                             stride, steps, ahead, count, scale, bias, column, whole, flat_out,
-                             o if whole else to_found)  # fmt: skip
-            ahead += count * steps * LANES // COLUMNS * LINE
-            if not whole:
-                _finish(found, scale, bias, column, end, flat_out, o)
+        for panel in range(panels):
+            i, done = panel * FEW_ROWS, LINES * panel // panels
+            o, width = (i * N + column, N) if whole else (to_found, LANES)
+            count = LINES * (panel + 1) // panels - done
+            start = ahead + done * LANES * steps // LINES * LINE
+            if M == 1:
+                dots(1, flat_x, 0, padded, 1, flat_starts, flat_scales, 0, flat, j, stride, steps,
+                     start, count, flat_out, o, width)  # fmt: skip
+            else:
+                dots(FEW_ROWS, flat_x, i * padded, padded, M - i, flat_starts, flat_scales,
+                     i * GROUPS, flat, j, stride, steps, start, count, flat_out, o,
+                     width)  # fmt: skip
+            for r in range(0 if whole else min(FEW_ROWS, M - i)):
+                for n in range(end - column):
+                    out[i + r, column + n] = found[r * LANES + n]
+    for i in range(M):
+        row = out[i, first:last]
+        for n in range(last - first):
+            row[n] *= scale[first + n]
+        for n in range(last - first if bias.size else 0):
+            row[n] += bias[first + n]

@@ -48,13 +48,13 @@ def multiply_rows(x, b, first, last, sums):
 
 def multiply_rows_then(x, b, first, last, sums, end, next_address):
     """Like `multiply_rows`, but prefetch past `last`: rows of `b` up to `end`, then the memory at
-    address `next_address`. int8 is multiplied in integers (gemv_int8.py)."""
+    address `next_address`. int8 has one row, and is multiplied in integers (gemv_int8.py)."""
     raise NotImplementedError("only inside a Numba kernel")
 
 
 @overload(multiply_rows_then)
 def _overload_multiply_rows_then(x, b, first, last, sums, end, next_address):
-    multiply = gemv_int8.multiply_group if b.dtype == types.int8 else _multiply_rows_then
+    multiply = gemv_int8.multiply_row if b.dtype == types.int8 else _multiply_rows_then
 
     def call(x, b, first, last, sums, end, next_address):
         multiply(x, b, first, last, sums, end, next_address)
@@ -186,7 +186,7 @@ def multiply_rows_transposed(a, M, b, first, last, out):
 
 
 def widen(number):
-    """Return bfloat16 (its bits) and int8 as float32, other types as they are.
+    """Return bfloat16 (its bits) as float32, other types as they are.
 
     For the ends of rows; `llvm.widen` is the same for vectors.
     """
@@ -197,6 +197,4 @@ def widen(number):
 def _overload_widen(number):
     if number == types.uint16:
         return lambda number: np.uint32(np.uint32(number) << np.uint32(16)).view(np.float32)
-    if number == types.int8:
-        return lambda number: np.float32(number)
     return lambda number: number

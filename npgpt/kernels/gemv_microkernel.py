@@ -36,9 +36,9 @@ def add_products(
     r < rows and all n in the first `lines` cache lines of b.
 
     A line of each row of b is read before the next one: b arrives from memory evenly. The elements
-    of a single row of a stay in registers. b may be bfloat16 (its bits in uint16) or int8. If a
-    holds pairs (uint32), they are counted in a, those of k = 2i and 2i + 1 of b; and the last row
-    of b is `last` behind the one before it. `rows` and `K` are constants. Arrays are flat.
+    of a single row of a stay in registers. b may be bfloat16 (its bits in uint16). If a holds pairs
+    (uint32), they are counted in a, those of k = 2i and 2i + 1 of b; and the last row of b is
+    `last` behind the one before it. `rows` and `K` are constants. Arrays are flat.
 
     From the address `ahead` on, as many lines are prefetched as are read.
     """
@@ -167,6 +167,6 @@ def prefetches(rows: int, kind) -> bool:
     """Return True if b is prefetched: with AVX-512 always, with AVX2 not float32 for one row.
 
     Zen's own prefetchers are faster there. With more work per byte they look less far ahead, so
-    four rows, bfloat16 and int8 are prefetched (docs/kernels.md#skinny-products).
+    four rows and bfloat16 are prefetched (docs/kernels.md#skinny-products).
     """
     return BYTES == LINE or rows > 1 or kind.dtype.bitwidth < 32

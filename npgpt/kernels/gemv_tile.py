@@ -37,10 +37,9 @@ def multiply_tile(context, vectors, a, i, b, j, stride, K, zeros, out, o, width,
     """out[o + r width + n] += sum of k < K of a[i + k ROWS + r] * b[j + k stride + n], for
     r < ROWS and n < `vectors` vectors. The sum begins with 0, and is then added to `out`.
 
-    b may be bfloat16 (its bits in uint16) or int8. If a holds pairs (uint32), those of k = 2i and
-    2i + 1, b is bfloat16, and for an odd K the last pair's second row is at b[zeros], as if it were
-    the row before it plus `zeros`. `vectors` is a constant, with pairs at most EDGE. Arrays are
-    flat.
+    b may be bfloat16 (its bits in uint16). If a holds pairs (uint32), those of k = 2i and 2i + 1, b
+    is bfloat16, and for an odd K the last pair's second row is at b[zeros], as if it were the row
+    before it plus `zeros`. `vectors` is a constant, with pairs at most EDGE. Arrays are flat.
 
     With every row of b, `lines` cache lines are prefetched at the address `ahead`, which moves on
     by a row.

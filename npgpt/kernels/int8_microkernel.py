@@ -14,9 +14,7 @@ from numba.extending import intrinsic
 from npgpt.arrays import LINE
 from npgpt.kernels.cpu import BYTES
 from npgpt.kernels.int8_vectors import (
-    COLUMNS,
     FLOATS,
-    GROUPS,
     LANES,
     QUAD,
     VECTORS,
@@ -27,7 +25,6 @@ from npgpt.kernels.int8_vectors import (
     constant,
     element_of,
     fill,
-    flip,
     interleaved,
     loop_blocks,
     quad_products,
@@ -40,14 +37,13 @@ from npgpt.kernels.llvm import (
     pointer_to,
     prefetch_lines,
     store,
-    transpose_square,
 )
 
 
 @intrinsic(prefer_literal=True)
 def multiply_panels(
     context, rows, left, l, left_stride, starts, scales, s, right, r, groups, quads, scale, bias, c,
-    finishes, out, o, stride,
+    finishes, ahead, row, count, out, o, stride,
 ):  # fmt: skip
     """out[o + i stride + n] = sum over g < groups of scales[s + i groups + g] * (starts[likewise] +
     sum of the products of `quads` quads), for i < rows and n < a tile.
@@ -56,15 +52,18 @@ def multiply_panels(
     n], the next ones 4 numbers and WIDTH quads further. `left` is int8, `right` uint32. With
     `finishes`, columns are multiplied by scale[c + n], and bias[c + n] is added. `rows` is a
     constant. Arrays are flat. Sums of both kinds stay in registers.
+
+    With every group, `count` lines are prefetched, `row` bytes apart, from the address `ahead` on.
     """
     signature = types.void(
         rows, left, types.intp, types.intp, starts, scales, types.intp, right, types.intp,
-        types.intp, types.intp, scale, bias, types.intp, types.boolean, out, types.intp, types.intp,
+        types.intp, types.intp, scale, bias, types.intp, types.boolean, types.intp, types.intp,
+        types.intp, out, types.intp, types.intp,
     )  # fmt: skip
 
     def generate(context, builder, signature, values):
         _, left, l, left_stride, starts, scales, s, right, r, groups, quads = values[:11]
-        scale, bias, c, finishes, out, o, stride = values[11:]
+        scale, bias, c, finishes, ahead, row, count, out, o, stride = values[11:]
         height, *kinds = signature.args
         numbers = range(height.literal_value)
         tile = [(i, j) for i in numbers for j in range(VECTORS)]
@@ -81,12 +80,16 @@ def multiply_panels(
         g = phi(builder, groups.type, {before: index(0)})
         totals = [phi(builder, FLOATS, {before: ir.Constant(FLOATS, None)}) for _ in tile]
         initial = [element(3, starts, s, i, groups, g) for i in numbers]
-        begin = builder.mul(g, quads)
+        begin, first = builder.mul(g, quads), builder.mul(g, count)
+        with cgutils.for_range(builder, count) as one:
+            line = builder.mul(builder.add(first, one.index), row)
+            prefetch_lines(builder, builder.add(ahead, line), index(0), 1)
+        started = builder.block
         builder.branch(loop)
 
         builder.position_at_end(loop)
-        k = phi(builder, quads.type, {group: begin})
-        sums = [phi(builder, WORDS, {group: initial[i]}) for i, _ in tile]
+        k = phi(builder, quads.type, {started: begin})
+        sums = [phi(builder, WORDS, {started: initial[i]}) for i, _ in tile]
         panel = builder.add(r, builder.mul(k, index(WIDTH)))
         weights = [builder.add(panel, index(j * LANES)) for j in range(VECTORS)]
         weights = [
@@ -136,7 +139,7 @@ def multiply_panels(
         ]
         for new, (i, j) in zip(added, tile, strict=True):
             at = builder.add(builder.add(o, builder.mul(index(i), stride)), index(j * LANES))
-            store(builder, new, pointer_to(context, builder, kinds[14], out, at))
+            store(builder, new, pointer_to(context, builder, kinds[17], out, at))
         return context.get_dummy_value()
 
     return signature, generate
@@ -243,78 +246,5 @@ def round_vectors(context, x, i, vectors, factor, out, o):
         builder.cbranch(builder.icmp_signed("<", following, vectors), loop, done)
         builder.position_at_end(done)
         return call(builder, f"llvm.vector.reduce.add.v{LANES}i32", WORDS.element, grown)
-
-    return signature, generate
-
-
-@intrinsic
-def multiply_columns(
-    context, x, i, starts, scales, s, b, j, stride, steps, ahead, count, scale, bias, c, finishes,
-    out, o,
-):  # fmt: skip
-    """out[o + n] = sum over g of scales[s + g] * (starts[s + g] + sum of x[i + k] *
-    b[j + n stride + k] over the quads of group g), for n < LANES.
-
-    `x` and `b` are int8, steps * GROUPS quads long: every GROUPS-th quad is of one group. COLUMNS
-    rows are read at a time, and with every vector of them `count` lines are prefetched from the
-    address `ahead` on. `scale`, `bias`, `c` and `finishes` are those of `multiply_panels`.
-    """
-    intp = types.intp
-    signature = types.void(
-        x, intp, starts, scales, intp, b, intp, intp, intp, intp, intp, scale, bias, intp,
-        types.boolean, out, intp,
-    )  # fmt: skip
-
-    def generate(context, builder, signature, values):
-        x, i, starts, scales, s, b, j, stride, steps, ahead, count = values[:11]
-        scale, bias, c, finishes, out, o = values[11:]
-        kinds, total = signature.args, ir.Constant(FLOATS, None)
-
-        def add_column_sums(columns, initial, part, ahead):
-            """Return the sums of a few columns: LANES groups from `part` on, one in each lane."""
-            before, loop, done = loop_blocks(builder)
-            builder.branch(loop)
-            builder.position_at_end(loop)
-            step = phi(builder, steps.type, {before: index(0)})
-            sums = [phi(builder, WORDS, {before: initial}) for _ in columns]
-            k = builder.add(builder.mul(step, index(GROUPS * QUAD)), index(part * QUAD))
-            quads = load(builder, pointer_to(context, builder, kinds[0], x, builder.add(i, k)))
-            add, start = quad_products(builder, builder.bitcast(quads, WORDS)), builder.add(j, k)
-            grown = []
-            for n, column in zip(columns, sums, strict=True):
-                pointer = builder.add(start, builder.mul(index(n), stride))
-                weights = load(builder, pointer_to(context, builder, kinds[5], b, pointer))
-                grown.append(add(builder.bitcast(flip(builder, weights), WORDS), column))
-            with cgutils.for_range(builder, count) as one:
-                line = builder.add(builder.mul(step, count), one.index)
-                prefetch_lines(builder, ahead, line, 1)
-            step_next = builder.add(step, index(1))
-            for value, new in zip((step, *sums), (step_next, *grown), strict=True):
-                value.add_incoming(new, builder.block)
-            builder.cbranch(builder.icmp_signed("<", step_next, steps), loop, done)
-            builder.position_at_end(done)
-            return grown
-
-        for part in range(0, GROUPS, LANES):
-            at = builder.add(s, index(part))
-            initial, sums = load(builder, pointer_to(context, builder, kinds[2], starts, at)), []
-            for first in range(0, LANES, COLUMNS):
-                columns = range(first, first + COLUMNS)
-                sums += add_column_sums(columns, initial, part, ahead)
-                more = builder.mul(builder.mul(steps, count), index(LINE))
-                ahead = builder.add(ahead, more)
-            for g, new in enumerate(transpose_square(builder, sums), part):
-                at = builder.add(s, index(g))
-                factor = element_of(context, builder, kinds[3], scales, at)
-                total = add_scaled(builder, new, factor, total)
-        before = builder.block
-        with builder.if_then(finishes):
-            factor = load(builder, pointer_to(context, builder, kinds[11], scale, c))
-            term = load(builder, pointer_to(context, builder, kinds[12], bias, c))
-            finished = builder.fadd(builder.fmul(total, factor), term)
-            then = builder.block
-        total = phi(builder, FLOATS, {before: total, then: finished})
-        store(builder, total, pointer_to(context, builder, kinds[15], out, o))
-        return context.get_dummy_value()
 
     return signature, generate

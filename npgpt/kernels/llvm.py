@@ -95,8 +95,6 @@ def round_to_bfloat16(builder, value):
     bits = ir.VectorType(ir.IntType(16), value.type.count)
     if value.type.element == ir.IntType(16):
         return value
-    if value.type.element == ir.IntType(8):
-        value = widen(builder, value)
     if BFLOAT16:
         return builder.bitcast(convert_to_bfloat(builder, value), bits)
     # add half of the part that is cut off, less one if the kept part is even; a NaN is made quiet
@@ -126,10 +124,8 @@ def convert_to_bfloat(builder, value):
 
 
 def widen(builder, value):
-    """Convert bfloat16 (its bits) and int8 to float32; float32 and float64 are left as they are."""
+    """Convert bfloat16 (its bits) to float32; float32 and float64 are left as they are."""
     wide = ir.VectorType(ir.FloatType(), value.type.count)
-    if value.type.element == ir.IntType(8):
-        return builder.sitofp(value, wide)
     if value.type.element == ir.IntType(16):
         bits = ir.VectorType(ir.IntType(32), value.type.count)
         return builder.bitcast(shift_up(builder, builder.zext(value, bits)), wide)

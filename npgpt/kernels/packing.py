@@ -143,7 +143,7 @@ def pairs_along(x, first, K, left, lanes, width, count, packed, p, stride):
 def bits(number):
     """Return a number as bfloat16, in the lower half of a uint32.
 
-    float32 is rounded to nearest even, int8 is exact, uint16 is bfloat16 already.
+    float32 is rounded to nearest even, uint16 is bfloat16 already.
     """
     raise NotImplementedError("only inside a Numba kernel")
 

@@ -35,8 +35,8 @@ def copy(context, x, i, out, o):
 def copy_pairs(context, x, i, j, both, out, o):
     """Copy one vector of pairs as bfloat16: out[o + n] = x[i + n], x[j + n].
 
-    With `both` 0, the pair is x[i + n] and 0. x is float32, bfloat16 (its bits in uint16) or int8.
-    Arrays are flat.
+    With `both` 0, the pair is x[i + n] and 0. x is float32 or bfloat16 (its bits in uint16). Arrays
+    are flat.
     """
 
     def generate(context, builder, signature, values):

@@ -22,15 +22,25 @@ def groups_of(K, transposed):
 
 def expected(a, b, bias, transposed):
     """Return the product with rows that are rounded group by group, and exact sums of integers."""
-    values, total = b.values.T if transposed else b.values, np.float32(0)
+    values, terms = b.values.T if transposed else b.values, []
     for group in groups_of(a.shape[1], transposed):
         largest = np.abs(a[:, group]).max(1, keepdims=True, initial=0)
         with np.errstate(divide="ignore", invalid="ignore"):
             factor = np.where(largest > 0, np.float32(127) / largest, np.float32(0))
         rounded = np.rint(a[:, group] * factor).astype(np.int64)
         sums = rounded @ values[group].astype(np.int64)
-        total = total + sums.astype(np.float32) * (largest / np.float32(127))
-    return total * b.scale + bias
+        terms.append(sums.astype(np.float32) * (largest / np.float32(127)))
+    return added(terms, transposed) * b.scale + bias
+
+
+def added(terms, transposed):
+    """Return the sum in order, or by halves: 0 and 8, 1 and 9; of these 0 and 4, and so on."""
+    if not transposed:
+        return sum(terms, np.float32(0))
+    while len(terms) > 1:
+        half = len(terms) // 2
+        terms = [a + b for a, b in zip(terms[:half], terms[half:], strict=True)]
+    return terms[0]
 
 
 def operands(K, N, transposed, rng):

@@ -59,8 +59,7 @@ def forward_with(matrix, x: Array, blocks, n_head: int, past, out: Array | None)
     caches, starts, capacities = reserve(past, x.dtype)
     texts = first_rows(past[0], B)
     out = np.empty_like(x) if out is None else out
-    # int8 is rounded and multiplied part by part (kernels/gemv_int8.py)
-    kernel = few if B <= GROUP or addresses.kind.dtype == np.int8 else batch
+    kernel = few if B <= (1 if addresses.kind.dtype == np.int8 else GROUP) else batch
     kernel.forward(addresses.matrices, addresses.norms, addresses.kind, caches, n_head, texts,
                    capacities, starts, number((C // n_head) ** -0.5), number(EPS), number(SCALE),
                    number(CUBIC), num_threads(), np.ascontiguousarray(rows(x)),

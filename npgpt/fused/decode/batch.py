@@ -1,13 +1,23 @@
 """One position of many rows through all blocks: the kernel of fused/decode for a batch.
 
-Products are bound by multiplying, so a task is a range of a matrix's columns (gemv_batch.py): it
-adds up all of k, and finishes its columns with bias, GELU and residual. There are no partial sums
-of a batch to write and read. The order of sums is that of few.py, and so are the bits.
+Products are bound by multiplying, so a task is a range of a matrix's columns (products.py): it adds
+up all of k, and finishes its columns with bias, GELU and residual. There are no partial sums of a
+batch to write and read. The order of sums is that of few.py, and so are the bits.
 """
 
 import numpy as np
 
 from npgpt.arrays import LINE
+from npgpt.fused.decode.products import (
+    empty_hidden,
+    empty_left,
+    hidden_left,
+    multiply,
+    pack_hidden,
+    pack_left,
+    panel_rows,
+    task_columns,
+)
 from npgpt.fused.decode.stages import (
     ATTENTION,
     ATTN_PROJ,
@@ -21,6 +31,7 @@ from npgpt.fused.decode.stages import (
     attend,
     copy_rows,
     counter_of,
+    next_matrix,
     next_task,
     normalise,
     own_tasks,
@@ -28,10 +39,7 @@ from npgpt.fused.decode.stages import (
     wait_and_prefetch,
 )
 from npgpt.kernels.gemv import PARTS
-from npgpt.kernels.gemv_batch import multiply_columns, task_columns
-from npgpt.kernels.gemv_tile import ROWS
 from npgpt.kernels.jit import inner, njit
-from npgpt.kernels.operands import empty_operand, pack_rows
 from npgpt.kernels.parallel import in_parallel
 from npgpt.kernels.pointers import array_at
 from npgpt.kernels.row_ops import gelu_denominator
@@ -46,7 +54,7 @@ def forward(
     """(B, C) -> (B, C)"""
     (B, C), L = x.shape, len(matrices)
     stream, qkv = np.empty((2 * L + 1, B, C), x.dtype), np.empty((B, 3 * C), x.dtype)
-    attended, h = np.empty_like(x), empty_operand(B, 4 * C, ROWS, x, kind)
+    attended, h = np.empty_like(x), empty_hidden(B, 4 * C, x, kind)
     counters = np.zeros((len(STAGES) * L * (threads + 1), LINE // 8), np.int64)
     copy_rows(x, stream[0])
     in_parallel(threads, _stages,
@@ -62,26 +70,27 @@ def _stages(
 ):  # fmt: skip
     """Run one thread through all stages of all blocks."""
     _, B, C = stream.shape
-    normed, width, tasks = np.empty((B, C), stream.dtype), task_columns(stream), 0
-    a = empty_operand(B, C, ROWS, normed, kind)
-    totals = np.empty((-(-B // ROWS) * ROWS, width), stream.dtype)
+    normed, width, tasks = np.empty((B, C), stream.dtype), task_columns(stream, kind), 0
+    left, panels = empty_left(B, C, normed, kind), -(-B // panel_rows(kind))
+    totals = np.empty((panels * panel_rows(kind), width), stream.dtype)
     for step in range(len(STAGES) * len(matrices)):
         layer, stage = step // len(STAGES), STAGES[step % len(STAGES)]
         matrix = ATTN_PROJ if stage == ATTENTION else stage
         pointer, (I, O) = matrices[layer, matrix, WEIGHT], shape_of(matrix, C)
         size, row = width * kind.itemsize, O * kind.itemsize
         blocks, lines = -(-O // width), -(-size // LINE)
-        own, _ = own_tasks(thread, threads, blocks)
+        own, own_end = own_tasks(thread, threads, blocks)
         wait_and_prefetch(counters, step, threads, tasks, pointer + own * size, lines, row,
                           I // PARTS)  # fmt: skip
         tasks = PARTS if stage == ATTENTION else blocks
         if stage == ATTN_PROJ:
-            pack_rows(attended, 0, C, ROWS, a, 0, C, kind)
+            pack_left(attended, left, kind)
         elif stage in (C_ATTN, C_FC):
             norm = 0 if stage == C_ATTN else 1
             normalise(stream[2 * layer + norm], norms[layer, norm], eps, normed)
-            pack_rows(normed, 0, C, ROWS, a, 0, C, kind)
-        weight, left = array_at(pointer, (I, O), kind), h if stage == MLP_PROJ else a
+            pack_left(normed, left, kind)
+        a = hidden_left(h, B, left, kind) if stage == MLP_PROJ else left
+        weight = array_at(pointer, (I, O), kind)
         task = next_task(counters, step, thread, threads, tasks)
         while task >= 0:
             if stage == ATTENTION:
@@ -93,19 +102,33 @@ def _stages(
                                 starts[b], scale, attended[b])  # fmt: skip
             else:
                 first, last = task * width, min(O, (task + 1) * width)
-                multiply_columns(left, weight, first, last, pointer + last * kind.itemsize, totals)
+                ahead, stride, rows = pointer + last * kind.itemsize, row, I
+                if task + 1 >= own_end:
+                    ahead, stride, rows = _next_columns(matrices, layer, stage, thread, threads, C,
+                                                        width, kind)  # fmt: skip
+                multiply(a, weight, first, last, ahead, stride, rows, totals)
                 product = totals[:B, : last - first]
                 _shift(product, matrices[layer, stage], first, O)
                 if stage == C_ATTN:
                     copy_rows(product, qkv[:, first:last])
                 elif stage == C_FC:
                     _gelu(product, gelu_scale, cubic)
-                    pack_rows(product, 0, last - first, ROWS, h, first, O, kind)
+                    pack_hidden(product, h, first, O, kind)
                 else:
                     k = 2 * layer + (stage == MLP_PROJ)
                     _add(stream[k, :, first:last], product, stream[k + 1, :, first:last])
             take(counters.reshape(-1), counter_of(counters, step, threads, threads))
             task = next_task(counters, step, thread, threads, tasks)
+
+
+@inner
+def _next_columns(matrices, layer, stage, thread, threads, C, width, kind):
+    """Return where a thread starts in the next matrix: the address, a row's bytes, and the rows."""
+    layer, stage = next_matrix(layer, stage, len(matrices))
+    I, O = shape_of(stage, C)
+    own, _ = own_tasks(thread, threads, -(-O // width))
+    row = O * kind.itemsize
+    return matrices[layer, stage, WEIGHT] + own * width * kind.itemsize, row, I
 
 
 @inner

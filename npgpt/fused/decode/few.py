@@ -24,6 +24,7 @@ from npgpt.fused.decode.stages import (
     attend,
     copy_rows,
     counter_of,
+    next_matrix,
     next_task,
     normalise,
     own_tasks,
@@ -120,9 +121,7 @@ def _stages(
 @inner
 def _next_address(matrices, layer, stage, part, itemsize, C):
     """Return the address at which the thread that starts with `part` starts in the next matrix."""
-    stage += 1
-    if stage > MLP_PROJ:
-        layer, stage = min(layer + 1, len(matrices) - 1), C_ATTN
+    layer, stage = next_matrix(layer, stage, len(matrices))
     I, O = shape_of(stage, C)
     return matrices[layer, stage, WEIGHT] + part * I // PARTS * O * itemsize
 

@@ -36,6 +36,14 @@ def shape_of(stage, C):
 
 
 @inner
+def next_matrix(layer, stage, layers):
+    """Return the layer and the stage of the matrix that is read after this one."""
+    if stage >= MLP_PROJ:
+        return min(layer + 1, layers - 1), C_ATTN
+    return layer, stage + 1
+
+
+@inner
 def normalise(x, p, eps, out):
     """Apply LayerNorm. Every thread does all of it: waiting for another thread takes longer."""
     N, C = x.shape
