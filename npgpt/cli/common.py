@@ -36,6 +36,7 @@ OptionalWeights = Annotated[
 ]
 
 
+CacheDtype = Literal["float32", "bfloat16"]
 OptionalTokenizer = Annotated[
     Optional[str],  # noqa: UP045
     default("recorded with the model, or beside it", "{byte,gpt2,PATH}"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 from tyro.conf import UseAppendAction
 
 from npgpt.cli.common import (
+    CacheDtype,
     ModelPath,
     OptionalTokenizer,
     OptionalWeights,
@@ -83,6 +84,8 @@ class Generate:
         single continuation.
     draft
         Verify instead the tokens that this smaller model proposes. Its tokenizer must be the same.
+    cache_dtype
+        Storage type of keys and values. bfloat16 takes half of the memory, and is less exact.
     batch_size
         Number of prompts of --prompts that are continued together. It affects time and memory, not
         the result.
@@ -112,6 +115,7 @@ class Generate:
     keep: Annotated[Optional[int], default("the window slides", "INT")] = None  # noqa: UP045
     speculate: bool = False
     draft: Annotated[Optional[Path], default("the text itself", "MODEL")] = None  # noqa: UP045
+    cache_dtype: CacheDtype = "float32"
     batch_size: int = 8
     jsonl: bool = False
     log_probs: int = 0
@@ -150,6 +154,7 @@ class Generate:
         return Options(
             sampling, self.max_new_tokens, self.seed, self.num_samples, self.stop, self.keep,
             self.log_probs if self.jsonl else None, self.batch_size, self.beams,
+            self.cache_dtype,
         )  # fmt: skip
 
     def load(self) -> tuple["GPT", "Tokenizer"]:
@@ -188,6 +193,7 @@ class Generate:
             rng=rng,
             keep=self.keep,
             speculate=speculation,
+            cache_dtype=self.cache_dtype,
         )
         texts = [self.prompt] * self.num_samples
         streams = [StoppableText(encoding, prompt, self.stop) for _ in texts]

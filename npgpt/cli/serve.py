@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 from npgpt.cli.common import (
+    CacheDtype,
     ModelPath,
     OptionalTokenizer,
     OptionalWeights,
@@ -53,6 +54,8 @@ class Serve:
         when the last few tokens occurred before in it. No text changes.
     draft
         Verify instead the tokens that this smaller model proposes. Its tokenizer must be the same.
+    cache_dtype
+        Storage type of keys and values. bfloat16 takes half of the memory, and is less exact.
     """
 
     model: ModelPath = None
@@ -64,6 +67,7 @@ class Serve:
     batch_size: int = 32
     speculate: bool = False
     draft: Annotated[Optional[Path], default("the text itself", "MODEL")] = None  # noqa: UP045
+    cache_dtype: CacheDtype = "float32"
 
     def run(self) -> int:
         """Serve until Ctrl-C; return the exit status."""
@@ -85,7 +89,7 @@ class Serve:
             name = self.name or (path.parent if path.name == "checkpoint.h5" else path).name
             service = server.Service(
                 model, tokenizer, name, size=self.batch_size, key=key, local_only=local,
-                speculate=speculation,
+                speculate=speculation, cache_dtype=self.cache_dtype,
             )  # fmt: skip
             if not local and key is None:
                 print(f"Anyone who reaches {self.host} may use the model: set {KEY}",

@@ -93,20 +93,29 @@ class Batch:
     speculate : Speculation or None, default None
         Verify drafts while the batch has a single row: more rows share a pass already. No token
         changes.
+    cache_dtype : {"bfloat16"} or None, default None
+        How keys and values are stored. "bfloat16": rounded, in half of the memory. None: in the
+        model's own dtype.
 
     Raises
     ------
     InputError
-        If `model` is not a GPT, or the draft model has other tokens.
+        If `model` is not a GPT, the draft model has other tokens, or `cache_dtype` is another one.
     """
 
-    def __init__(self, model: GPT, *, speculate: Speculation | None = None):
+    def __init__(
+        self,
+        model: GPT,
+        *,
+        speculate: Speculation | None = None,
+        cache_dtype: str | None = None,
+    ):
         check_kind("model", model, GPT)
         self.model = model
         self._rows: dict[int, _Row] = {}
         self._added = 0
         self._free: list[list[LayerCache]] = []  # of rows that have left
-        self._reader = Reader(model)
+        self._reader = Reader(model, cache_dtype)
         self._speculator: Speculator | None = None
         if speculate is not None:
             check_kind("speculate", speculate, Speculation)

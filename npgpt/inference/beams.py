@@ -47,6 +47,7 @@ def beam_search(
     repetition_penalty: float = 1.0,
     logit_bias: Mapping[int, float] | None = None,
     keep: int | None = None,
+    cache_dtype: str | None = None,
 ) -> list[Beam]:
     """Return the best continuations of a prompt that beam search finds, the best one first.
 
@@ -69,7 +70,7 @@ def beam_search(
         A continuation ends with this token.
     repetition_penalty, logit_bias
         As of `Sampling`, applied to log-probabilities.
-    keep : int or None, default None
+    keep, cache_dtype
         As of `generate`.
 
     Returns
@@ -89,7 +90,7 @@ def beam_search(
     """
     check_kind("model", model, GPT)
     settings = Sampling(repetition_penalty=repetition_penalty, logit_bias=logit_bias)
-    reader = Reader(model)
+    reader = Reader(model, cache_dtype)
     search = Search(
         reader, tokens, max_new_tokens, beams, settings, length_penalty=length_penalty,
         early_stopping=early_stopping, eos_id=eos_id, keep=keep,

@@ -37,6 +37,7 @@ class Options:
     log_probs: int | None = None
     batch_size: int = 8
     beams: int | None = None  # beam search, for the best num_samples continuations
+    cache_dtype: str | None = None
 
     def check(self, model: GPT) -> None:
         """Raise InputError for a setting that this model cannot use."""
@@ -109,7 +110,7 @@ def continue_prompts(
     if options.beams is not None:
         yield from _beams(model, tokenizer, prompts, options)
         return
-    batch = Batch(model, speculate=speculate)
+    batch = Batch(model, speculate=speculate, cache_dtype=options.cache_dtype)
     rows, done = dict[int, _Running](), dict[int, Continuation]()
     waiting, following, more = _samples(tokenizer, prompts, options), 0, True
     while more or batch:
@@ -148,7 +149,7 @@ def _beams(
 ) -> Iterator[Continuation]:
     """Yield the best continuations of every prompt, of `batch_size` searches at a time."""
     assert options.beams is not None
-    reader, eot = Reader(model), tokenizer.eot_token
+    reader, eot = Reader(model, options.cache_dtype), tokenizer.eot_token
     groups = zip(*[_samples(tokenizer, prompts, options)] * options.num_samples, strict=True)
     started = deque[tuple[tuple[_Running, ...], Search]]()
     while True:

@@ -30,7 +30,7 @@ def generate(
     top_k: int | None = ..., top_p: float | None = ..., eos_id: int | None = ..., rng: Rngs = ...,
     *, min_p: float | None = ..., repetition_penalty: float = ...,
     logit_bias: Mapping[int, float] | None = ..., keep: int | None = ...,
-    stop: Sequence[str] = ..., speculate: Speculation | None = ...,
+    stop: Sequence[str] = ..., speculate: Speculation | None = ..., cache_dtype: str | None = ...,
 ) -> Iterator[int]: ...  # fmt: skip
 @overload
 def generate(
@@ -39,6 +39,7 @@ def generate(
     eos_id: int | None = ..., rng: Rngs = ..., *, min_p: float | None = ...,
     repetition_penalty: float = ..., logit_bias: Mapping[int, float] | None = ...,
     keep: int | None = ..., stop: Sequence[str] = ..., speculate: Speculation | None = ...,
+    cache_dtype: str | None = ...,
 ) -> Iterator[Array]: ...  # fmt: skip
 @overload
 def generate(
@@ -46,7 +47,7 @@ def generate(
     top_k: int | None = ..., top_p: float | None = ..., eos_id: int | None = ..., rng: Rngs = ...,
     *, min_p: float | None = ..., repetition_penalty: float = ...,
     logit_bias: Mapping[int, float] | None = ..., keep: int | None = ...,
-    stop: Sequence[str] = ..., speculate: Speculation | None = ...,
+    stop: Sequence[str] = ..., speculate: Speculation | None = ..., cache_dtype: str | None = ...,
 ) -> Iterator[Any]: ...  # fmt: skip
 def generate(
     model: GPT,
@@ -64,6 +65,7 @@ def generate(
     keep: int | None = None,
     stop: Sequence[str] = (),
     speculate: Speculation | None = None,
+    cache_dtype: str | None = None,
 ) -> Iterator[Any]:
     """Yield new tokens after a prompt, one at a time.
 
@@ -100,6 +102,9 @@ def generate(
     speculate : Speculation or None, default None
         Verify several tokens of a single prompt in one pass. The tokens are the same; a text that
         repeats itself, or a good draft model, makes them faster.
+    cache_dtype : {"bfloat16"} or None, default None
+        How keys and values are stored. "bfloat16": rounded, in half of the memory, which makes long
+        texts faster. None: in the model's own dtype.
 
     Yields
     ------
@@ -128,7 +133,7 @@ def generate(
         raise InputError(f"rng must be one or more npgpt.Generator, not {show(rng)}")
     if isinstance(rng, (list, tuple)) and len(rng) != len(prompts):
         raise InputError(f"rng has {len(rng)} generators for {len(prompts)} prompts")
-    batch = Batch(model, speculate=speculate)
+    batch = Batch(model, speculate=speculate, cache_dtype=cache_dtype)
     check_stops(stop)
     writers = []
     if stop:

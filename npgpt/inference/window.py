@@ -15,6 +15,7 @@ import numpy as np
 from npgpt.arrays import Array
 from npgpt.gpt import GPT
 from npgpt.model import finite, kv_cache, transformer
+from npgpt.model.inputs import check_cache_dtype
 from npgpt.model.kv_cache import LayerCache, RowCaches
 
 FEW = 32  # rows of a product that one kernel multiplies: gemm.FEW of npgpt/kernels/gemm.py
@@ -54,15 +55,18 @@ class Window:
 
 
 class Reader:
-    """Computes the logits that follow windows, reading what is not cached."""
+    """Computes the logits that follow windows, reading what is not cached.
 
-    def __init__(self, model: GPT):
-        self.model = model
+    `cache_dtype`: of keys and values, "bfloat16" or None for the model's own.
+    """
+
+    def __init__(self, model: GPT, cache_dtype: str | None = None):
+        self.model, self.cache_dtype = model, check_cache_dtype(cache_dtype, model.dtype)
         self._decoding = [RowCaches([]) for _ in range(model.config.n_layer)]
 
     def empty_cache(self) -> list[LayerCache]:
         """Return an empty cache of one row: one LayerCache per block."""
-        return kv_cache.empty_cache(1, self.model.config, self.model.dtype)
+        return kv_cache.empty_cache(1, self.model.config, self.cache_dtype)
 
     def logits(self, windows: Sequence[Window]) -> Iterator[Array]:
         """Yield the next token's logits of each window, (V,)."""

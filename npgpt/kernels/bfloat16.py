@@ -6,6 +6,8 @@ reads and writes the array several times.
 """
 
 import numpy as np
+from numba import types
+from numba.extending import overload
 
 from npgpt.arrays import Array, flat
 from npgpt.kernels import buffer_pool
@@ -20,6 +22,18 @@ def rounded(x: Array) -> Array:
     out = buffer_pool.empty(x.shape, np.uint16)
     round_into(flat(np.ascontiguousarray(x)), flat(out))
     return out
+
+
+def narrow(number, like):
+    """Return a number for an array: bfloat16 (its bits) for one of uint16, else as it is."""
+    raise NotImplementedError("only inside a Numba kernel")
+
+
+@overload(narrow)
+def _overload_narrow(number, like):
+    if like.dtype == types.uint16:
+        return lambda number, like: np.uint16(bits(number))
+    return lambda number, like: number
 
 
 def round_into(numbers: Array, out: Array) -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from npgpt.kernels.gemv import widen
 from npgpt.kernels.jit import inner
 from npgpt.kernels.math import exp, largest
 
@@ -24,21 +25,21 @@ def softmax_row(row, scale):
 def attend_cached(query, k, v, scale, scores, out):
     """(D,), (S, D), (S, D) -> out (D,): one query against all cached keys; each is read once.
 
-    `scores` (S,) is a workspace.
+    `scores` (S,) is a workspace. k and v may be bfloat16, their bits in uint16.
     """
     S, D = k.shape
     zero, one = out.dtype.type(0), out.dtype.type(1)
     for s in range(S):
         total = zero
         for d in range(D):
-            total += query[d] * k[s, d]
+            total += query[d] * widen(k[s, d])
         scores[s] = total * scale
     _, total = softmax_row(scores, one)
     out[:] = 0
     for s in range(S):
         prob = scores[s] * (one / total)
         for d in range(D):
-            out[d] += prob * v[s, d]
+            out[d] += prob * widen(v[s, d])
 
 
 @inner

@@ -122,13 +122,16 @@ class Forward:
         labels = inputs.check_last(ids, targets, self.config)
         return transformer.log_probs(self.params, ids, labels, self.config, past=past, ops=self.ops)
 
-    def kv_cache(self, batch: int = 1) -> list[LayerCache]:
+    def kv_cache(self, batch: int = 1, *, dtype: str | None = None) -> list[LayerCache]:
         """Return an empty key/value cache, the `past` of `next_logits` and `log_probs`.
 
         Parameters
         ----------
         batch : int, default 1
             Number of sequences B.
+        dtype : {"bfloat16"} or None, default None
+            How keys and values are stored. "bfloat16": rounded, in half of the memory. None: in the
+            model's own dtype.
 
         Returns
         -------
@@ -138,10 +141,11 @@ class Forward:
         Raises
         ------
         InputError
-            If `batch` is less than 1.
+            If `batch` is less than 1, or `dtype` is another one.
         """
         batch = inputs.check_count("batch", batch)
-        return kv_cache.empty_cache(batch, self.config, self.dtype)
+        dtype = inputs.check_cache_dtype(dtype, self.dtype)
+        return kv_cache.empty_cache(batch, self.config, dtype)
 
     def fork(self, past: list[LayerCache], copies: int) -> list[LayerCache]:
         """Return a key/value cache that holds each sequence of `past` several times.

@@ -12,7 +12,7 @@ from npgpt.arrays import Array, TokenIds
 from npgpt.config import Config
 from npgpt.config_checks import plain
 from npgpt.errors import ConfigError, DropoutWarning, InputError, show
-from npgpt.model.kv_cache import LayerCache
+from npgpt.model.kv_cache import BFLOAT16, Bfloat16Cache, LayerCache
 from npgpt.ops.linear_cross_entropy import IGNORED
 
 MOST = 2**31 - 1  # sequences
@@ -146,6 +146,15 @@ def check_last(ids: Array, targets: TokenIds, config: Config) -> Array:
     return labels
 
 
+def check_cache_dtype(value: Any, dtype: np.dtype) -> Any:
+    """Return the dtype of keys and values: that of the model for None, or "bfloat16"."""
+    if value is not None and not (isinstance(value, str) and value in (BFLOAT16, dtype.name)):
+        raise InputError(
+            f"cache_dtype is {show(value)}, but must be bfloat16 or the model's own, {dtype.name}"
+        )
+    return BFLOAT16 if value == BFLOAT16 else dtype
+
+
 def check_past(past: Any, config: Config, dtype: np.dtype) -> list[LayerCache]:
     """Return `past`: one cache per block of a model of this config and dtype, of one length."""
     if not isinstance(past, list) or not all(isinstance(one, LayerCache) for one in past):
@@ -153,7 +162,8 @@ def check_past(past: Any, config: Config, dtype: np.dtype) -> list[LayerCache]:
     if len(past) != config.n_layer:
         raise InputError(f"past has {len(past)} layers, the model has {config.n_layer}")
     _, H, _, D = past[0].k.shape
-    if (H, H * D) != (config.n_head, config.n_embd) or past[0].k.dtype != dtype:
+    narrow = isinstance(past[0], Bfloat16Cache)
+    if (H, H * D) != (config.n_head, config.n_embd) or not (narrow or past[0].k.dtype == dtype):
         raise InputError(f"past is of another model: {H} heads of {D}, {past[0].k.dtype}")
     if any(layer.length != past[0].length for layer in past):
         raise InputError("past has layers of different lengths: one forward pass has failed")

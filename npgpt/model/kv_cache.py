@@ -8,10 +8,12 @@ import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.config import Config
+from npgpt.quantized_matrix import from_bfloat16, to_bfloat16
 
 # Initial capacity in positions. Untouched pages cost nothing, but every reallocation leaves a hole:
 # starting from 64 positions wastes 5 MB for GPT-2 small.
 INITIAL_CAPACITY = 256
+BFLOAT16 = "bfloat16"  # a dtype that NumPy does not have
 
 
 class LayerCache:
@@ -91,6 +93,27 @@ class LayerCache:
         return twin
 
 
+class Bfloat16Cache(LayerCache):
+    """A LayerCache of float32 keys and values that stores them as bfloat16, rounded to nearest.
+
+    `k` and `v` are their bits, uint16: half of the memory, and of what a new token reads.
+    """
+
+    def __init__(self, batch: int, config: Config):
+        super().__init__(batch, config, np.uint16)
+
+    def append(self, k: Array, v: Array) -> tuple[Array, Array]:
+        """Append T positions, (B, H, T, D) each, and return all S, (B, H, S, D) each, rounded.
+
+        Raises
+        ------
+        ValueError
+            If the cache would exceed the context length.
+        """
+        k, v = super().append(to_bfloat16(k), to_bfloat16(v))
+        return from_bfloat16(k), from_bfloat16(v)
+
+
 class RowCaches:
     """Cached keys and values of one layer for rows of unequal length.
 
@@ -152,5 +175,7 @@ def grow(array: Array, capacity: int) -> Array:
 
 
 def empty_cache(batch: int, config: Config, dtype: Any = np.float32) -> list[LayerCache]:
-    """Return an empty cache: one LayerCache per block."""
+    """Return an empty cache: one LayerCache per block. `dtype` may be "bfloat16"."""
+    if dtype == BFLOAT16:
+        return [Bfloat16Cache(batch, config) for _ in range(config.n_layer)]
     return [LayerCache(batch, config, dtype) for _ in range(config.n_layer)]

@@ -9,6 +9,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,14 +98,15 @@ class Engine:
     """The thread and its batch.
 
     `size`: rows that are continued together. The other choices wait. `speculate`: how a single row
-    is.
+    is. `cache_dtype`: of keys and values.
     """
 
     def __init__(
-        self, model: GPT, tokenizer: Tokenizer, size: int, speculate: Speculation | None = None
-    ):
+        self, model: GPT, tokenizer: Tokenizer, size: int, speculate: Speculation | None = None,
+        cache_dtype: str | None = None,
+    ):  # fmt: skip
         self.model, self.tokenizer, self.size = model, tokenizer, size
-        self.speculate = speculate
+        self.new_batch = partial(Batch, model, speculate=speculate, cache_dtype=cache_dtype)
         self.waiting = deque[Choice]()
         self.running = dict[int, Choice]()  # by row
         self.left = set[Choice]()  # whose client has left
@@ -152,7 +154,7 @@ class Engine:
 
     def _continue(self) -> None:
         """Continue all choices until the engine is closed."""
-        batch = Batch(self.model, speculate=self.speculate)
+        batch = self.new_batch()
         while True:
             with self.changed:
                 while not (self.waiting or self.running or self.closed):
@@ -173,11 +175,11 @@ class Engine:
                     if new.finish_reason:
                         del self.running[new.row]
             except (RunError, MemoryError) as error:
-                batch = Batch(self.model, speculate=self.speculate)
+                batch = self.new_batch()
                 self._fail(str(error) or "the memory is exhausted")
             except Exception as error:  # a mistake in the program: the operator sees where
                 traceback.print_exc()
-                batch = Batch(self.model, speculate=self.speculate)
+                batch = self.new_batch()
                 self._fail(f"the server has failed: {type(error).__name__}", waiting=True)
 
     def _row(self, one: Choice) -> int:

@@ -57,11 +57,11 @@ class Service:
     def __init__(
         self, model: GPT, tokenizer: Tokenizer, name: str, *, size: int, key: str | None = None,
         local_only: bool = True, send_time: float = SEND_TIME,
-        speculate: Speculation | None = None,
+        speculate: Speculation | None = None, cache_dtype: str | None = None,
     ):  # fmt: skip
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.key, self.local_only, self.send_time = key, local_only, send_time
-        self.engine = Engine(model, tokenizer, size, speculate)
+        self.engine = Engine(model, tokenizer, size, speculate, cache_dtype)
 
     def app(self) -> Starlette:
         """Return the ASGI application."""

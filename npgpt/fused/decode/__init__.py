@@ -56,13 +56,14 @@ def forward_with(matrix, x: Array, blocks, n_head: int, past, out: Array | None)
     if not len(blocks):
         raise ValueError("there are no blocks")
     addresses = addresses_of(matrix, blocks, past, x.dtype)
-    caches, starts, capacities = reserve(past, x.dtype)
+    stored = np.empty(0, getattr(past[0], "rows", past)[0].k.dtype)
+    caches, starts, capacities = reserve(past, stored.dtype)
     texts = first_rows(past[0], B)
     out = np.empty_like(x) if out is None else out
     kernel = few if B <= (1 if addresses.kind.dtype == np.int8 else GROUP) else batch
-    kernel.forward(addresses.matrices, addresses.norms, addresses.kind, caches, n_head, texts,
-                   capacities, starts, number((C // n_head) ** -0.5), number(EPS), number(SCALE),
-                   number(CUBIC), num_threads(), np.ascontiguousarray(rows(x)),
+    kernel.forward(addresses.matrices, addresses.norms, addresses.kind, caches, stored, n_head,
+                   texts, capacities, starts, number((C // n_head) ** -0.5), number(EPS),
+                   number(SCALE), number(CUBIC), num_threads(), np.ascontiguousarray(rows(x)),
                    rows(out))  # fmt: skip
     return out
 

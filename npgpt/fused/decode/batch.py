@@ -48,8 +48,8 @@ from npgpt.kernels.work_queue import take
 
 @njit
 def forward(
-    matrices, norms, kind, caches, n_head, texts, capacities, starts, scale, eps, gelu_scale,
-    cubic, threads, x, out,
+    matrices, norms, kind, caches, stored, n_head, texts, capacities, starts, scale, eps,
+    gelu_scale, cubic, threads, x, out,
 ):  # fmt: skip
     """(B, C) -> (B, C)"""
     (B, C), L = x.shape, len(matrices)
@@ -58,14 +58,14 @@ def forward(
     counters = np.zeros((len(STAGES) * L * (threads + 1), LINE // 8), np.int64)
     copy_rows(x, stream[0])
     in_parallel(threads, _stages,
-                (matrices, norms, kind, caches, n_head, texts, capacities, starts, scale, eps,
-                 gelu_scale, cubic, threads, counters, stream, qkv, attended, h))  # fmt: skip
+                (matrices, norms, kind, caches, stored, n_head, texts, capacities, starts, scale,
+                 eps, gelu_scale, cubic, threads, counters, stream, qkv, attended, h))  # fmt: skip
     copy_rows(stream[-1], out)
 
 
 @inner
 def _stages(
-    thread, matrices, norms, kind, caches, n_head, texts, capacities, starts, scale, eps,
+    thread, matrices, norms, kind, caches, stored, n_head, texts, capacities, starts, scale, eps,
     gelu_scale, cubic, threads, counters, stream, qkv, attended, h,
 ):  # fmt: skip
     """Run one thread through all stages of all blocks."""
@@ -98,8 +98,8 @@ def _stages(
                 for head in range(task * heads // tasks, (task + 1) * heads // tasks):
                     text = head // n_head
                     for b in range(texts[text], texts[text + 1]):
-                        _attend(qkv[b], head % n_head, n_head, caches[layer, b], capacities[b],
-                                starts[b], scale, attended[b])  # fmt: skip
+                        _attend(qkv[b], head % n_head, n_head, caches[layer, b], stored,
+                                capacities[b], starts[b], scale, attended[b])  # fmt: skip
             else:
                 first, last = task * width, min(O, (task + 1) * width)
                 ahead, stride, rows = pointer + last * kind.itemsize, row, I
@@ -164,7 +164,7 @@ def _add(x, more, out):
 
 
 @inner
-def _attend(qkv, h, H, cache, capacity, start, scale, out):
+def _attend(qkv, h, H, cache, stored, capacity, start, scale, out):
     """Attend with the query, key and value of a head of one row."""
     C = len(out)
     D = C // H
@@ -172,4 +172,4 @@ def _attend(qkv, h, H, cache, capacity, start, scale, out):
     for i in range(3):
         for d in range(D):
             new[i, d] = qkv[i * C + h * D + d]
-    attend(new, cache, capacity, start, h, scale, out[h * D : (h + 1) * D])
+    attend(new, cache, stored, capacity, start, h, scale, out[h * D : (h + 1) * D])

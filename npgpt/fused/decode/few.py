@@ -43,8 +43,8 @@ MOST_AHEAD = 1 << 18  # bytes that a waiting thread prefetches: a fourth of a se
 
 @njit
 def forward(
-    matrices, norms, kind, caches, n_head, texts, capacities, starts, scale, eps, gelu_scale,
-    cubic, threads, x, out,
+    matrices, norms, kind, caches, stored, n_head, texts, capacities, starts, scale, eps,
+    gelu_scale, cubic, threads, x, out,
 ):  # fmt: skip
     """(B, C) -> (B, C)"""
     (B, C), L = x.shape, len(matrices)
@@ -54,7 +54,7 @@ def forward(
     counters = np.zeros((len(STAGES) * L * (threads + 1), LINE // 8), np.int64)
     copy_rows(x, stream[0])
     in_parallel(threads, _stages,
-                (matrices, norms, kind, caches, n_head, texts, capacities, starts, scale,
+                (matrices, norms, kind, caches, stored, n_head, texts, capacities, starts, scale,
                  eps, gelu_scale, cubic, threads, counters, stream, qkv, attended, h,
                  added))  # fmt: skip
     _total(stream[-1], added[1], matrices[-1, MLP_PROJ], 0, C, out)
@@ -62,7 +62,7 @@ def forward(
 
 @inner
 def _stages(
-    thread, matrices, norms, kind, caches, n_head, texts, capacities, starts, scale, eps,
+    thread, matrices, norms, kind, caches, stored, n_head, texts, capacities, starts, scale, eps,
     gelu_scale, cubic, threads, counters, stream, qkv, attended, h, added,
 ):  # fmt: skip
     """Run one thread through all stages of all blocks."""
@@ -102,7 +102,7 @@ def _stages(
                     text = head // n_head
                     for b in range(texts[text], texts[text + 1]):
                         _attend(qkv, matrices[layer, C_ATTN], b, head % n_head, n_head,
-                                caches[layer, b], capacities[b], starts[b], scale,
+                                caches[layer, b], stored, capacities[b], starts[b], scale,
                                 attended)  # fmt: skip
             else:
                 if stage == MLP_PROJ:
@@ -165,7 +165,7 @@ def _gelu(first, last, scale, cubic, x):
 
 
 @inner
-def _attend(qkv, p, b, h, H, cache, capacity, start, scale, out):
+def _attend(qkv, p, b, h, H, cache, stored, capacity, start, scale, out):
     """Add up the query, key and value of a head, and attend."""
     C = out.shape[1]
     D = C // H
@@ -173,4 +173,4 @@ def _attend(qkv, p, b, h, H, cache, capacity, start, scale, out):
     for i in range(3):
         left = i * C + h * D
         _add_up(qkv, b, p, left, left + D, new[i])
-    attend(new, cache, capacity, start, h, scale, out[b, h * D : (h + 1) * D])
+    attend(new, cache, stored, capacity, start, h, scale, out[b, h * D : (h + 1) * D])

@@ -7,6 +7,7 @@ others (kernels/work_queue.py), and spins until a stage is complete.
 import numpy as np
 
 from npgpt.arrays import LINE
+from npgpt.kernels.bfloat16 import narrow
 from npgpt.kernels.jit import inner
 from npgpt.kernels.pointers import array_at, prefetch_at
 from npgpt.kernels.row_ops import attend_cached, layernorm_row
@@ -53,19 +54,19 @@ def normalise(x, p, eps, out):
 
 
 @inner
-def attend(new, cache, capacity, start, h, scale, out):
+def attend(new, cache, stored, capacity, start, h, scale, out):
     """Append the new key and value of head h to its cache, and attend to all of them.
 
-    new: (3, D), query, key and value; out: (D,).
+    new: (3, D), query, key and value; stored: an array of the cache's dtype; out: (D,).
     """
     D, S = len(out), start + 1
-    offset = h * capacity * D * out.itemsize
+    offset = h * capacity * D * stored.itemsize
     k, v = (
-        array_at(cache[0] + offset, (capacity, D), out),
-        array_at(cache[1] + offset, (capacity, D), out),
+        array_at(cache[0] + offset, (capacity, D), stored),
+        array_at(cache[1] + offset, (capacity, D), stored),
     )
     for d in range(D):
-        k[start, d], v[start, d] = new[1, d], new[2, d]
+        k[start, d], v[start, d] = narrow(new[1, d], k), narrow(new[2, d], v)
     attend_cached(new[0], k[:S], v[:S], scale, np.empty(S, out.dtype), out)
 
 
