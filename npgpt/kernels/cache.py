@@ -27,7 +27,7 @@ from npgpt.system.shell import quote
 
 PACKAGE = Path(__file__).parents[1]
 # all kernels, and the files from which they take constants
-SOURCES = "kernels/*.py", "fused/*.py", "mixed/*.py", "arrays.py", "ops/random.py"
+SOURCES = "kernels/*.py", "fused/**/*.py", "mixed/*.py", "arrays.py", "ops/random.py"
 KEPT = 4  # directories of other states: several versions of Numba may share one place
 UNUSED = 600  # seconds after which a directory may be deleted: another process may be using it
 
