@@ -107,16 +107,18 @@ def _stages(
                     ahead, stride, rows = _next_columns(matrices, layer, stage, thread, threads, C,
                                                         width, kind)  # fmt: skip
                 multiply(a, weight, first, last, ahead, stride, rows, totals)
-                product = totals[:B, : last - first]
-                _shift(product, matrices[layer, stage], first, O)
-                if stage == C_ATTN:
-                    copy_rows(product, qkv[:, first:last])
-                elif stage == C_FC:
-                    _gelu(product, gelu_scale, cubic)
-                    pack_hidden(product, h, first, O, kind)
-                else:
-                    k = 2 * layer + (stage == MLP_PROJ)
-                    _add(stream[k, :, first:last], product, stream[k + 1, :, first:last])
+                for n in range(B):
+                    total = totals[n, : last - first]
+                    _shift(total, matrices[layer, stage], first, O)
+                    if stage == C_ATTN:
+                        _copy(total, qkv[n, first:last])
+                    elif stage == C_FC:
+                        _gelu(total, gelu_scale, cubic)
+                    else:
+                        k = 2 * layer + (stage == MLP_PROJ)
+                        _add(stream[k, n, first:last], total, stream[k + 1, n, first:last])
+                if stage == C_FC:
+                    pack_hidden(totals, B, last - first, h, first, O, kind)
             take(counters.reshape(-1), counter_of(counters, step, threads, threads))
             task = next_task(counters, step, thread, threads, tasks)
 
@@ -131,36 +133,40 @@ def _next_columns(matrices, layer, stage, thread, threads, C, width, kind):
     return matrices[layer, stage, WEIGHT] + own * width * kind.itemsize, row, I
 
 
-@inner
-def _shift(product, p, first, O):
-    """product = product * scale + bias, in the columns from `first` on."""
-    bias, scale = array_at(p[BIAS], (O,), product), array_at(p[FACTOR], (O,), product)
-    for n in range(len(product)):
-        row = product[n]
-        if p[FACTOR]:
-            for c in range(len(row)):
-                row[c] *= scale[first + c]
-        if p[BIAS]:
-            for c in range(len(row)):
-                row[c] += bias[first + c]
+# A row of a task's columns. Its type says that it is contiguous, so the loops are vectorised.
 
 
 @inner
-def _gelu(x, scale, cubic):
+def _shift(row, p, first, O):
+    """row = row * scale + bias, in the columns from `first` on."""
+    bias, scale = array_at(p[BIAS], (O,), row), array_at(p[FACTOR], (O,), row)
+    if p[FACTOR]:
+        for c in range(len(row)):
+            row[c] *= scale[first + c]
+    if p[BIAS]:
+        for c in range(len(row)):
+            row[c] += bias[first + c]
+
+
+@inner
+def _gelu(row, scale, cubic):
     """Apply GELU in place."""
-    for n in range(len(x)):
-        row = x[n]
-        for c in range(len(row)):
-            row[c] = row[c] / gelu_denominator(row[c], scale, cubic)
+    for c in range(len(row)):
+        row[c] = row[c] / gelu_denominator(row[c], scale, cubic)
 
 
 @inner
-def _add(x, more, out):
-    """out = x + more"""
-    for n in range(len(x)):
-        before, row, out_row = x[n], more[n], out[n]
-        for c in range(len(row)):
-            out_row[c] = before[c] + row[c]
+def _copy(row, out):
+    """out = row"""
+    for c in range(len(row)):
+        out[c] = row[c]
+
+
+@inner
+def _add(x, row, out):
+    """out = x + row"""
+    for c in range(len(row)):
+        out[c] = x[c] + row[c]
 
 
 @inner

@@ -76,20 +76,22 @@ def _overload_empty_hidden(B, C, x, kind):
     return lambda B, C, x, kind: empty_operand(B, C, ROWS, x, kind)
 
 
-def pack_hidden(x, h, first, C, kind):
-    """Write the columns from `first` on of C hidden numbers."""
+def pack_hidden(x, B, columns, h, first, C, kind):
+    """Write x[:B, :columns] as the columns from `first` on of C hidden numbers."""
     raise NotImplementedError("only inside a Numba kernel")
 
 
 @overload(pack_hidden)
-def _overload_pack_hidden(x, h, first, C, kind):
+def _overload_pack_hidden(x, B, columns, h, first, C, kind):
     if kind.dtype != types.int8:
-        return lambda x, h, first, C, kind: pack_rows(x, 0, x.shape[1], ROWS, h, first, C, kind)
+        return lambda x, B, columns, h, first, C, kind: pack_rows(
+            x[:B], 0, columns, ROWS, h, first, C, kind
+        )
 
-    def copy(x, h, first, C, kind):
-        for n in range(len(x)):
-            row, out = x[n], h[n * C + first :]
-            for c in range(len(row)):
+    def copy(x, B, columns, h, first, C, kind):
+        for n in range(B):
+            row, out = x[n, :columns], h[n * C + first :]
+            for c in range(columns):
                 out[c] = row[c]
 
     return copy
