@@ -105,13 +105,16 @@ class Bfloat16Cache(LayerCache):
     def append(self, k: Array, v: Array) -> tuple[Array, Array]:
         """Append T positions, (B, H, T, D) each, and return all S, (B, H, S, D) each, rounded.
 
+        The first ones are returned as they are: a prompt attends to exact keys and values.
+
         Raises
         ------
         ValueError
             If the cache would exceed the context length.
         """
-        k, v = super().append(to_bfloat16(k), to_bfloat16(v))
-        return from_bfloat16(k), from_bfloat16(v)
+        is_first = self.length == 0
+        rounded = super().append(to_bfloat16(k), to_bfloat16(v))
+        return (k, v) if is_first else (from_bfloat16(rounded[0]), from_bfloat16(rounded[1]))
 
 
 class RowCaches:

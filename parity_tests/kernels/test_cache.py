@@ -94,9 +94,16 @@ def test_functions_of_a_program_are_kept_where_they_always_were(copy, tmp_path):
 def test_the_key_depends_on_all_sources(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "PACKAGE", tmp_path)
     seen = {cache.key()}
-    names = ["kernels/a.py", "fused/b.py", "mixed/c.py", "ops/random.py", "arrays.py"]
+    names = [
+        "kernels/a.py",
+        "fused/b.py",
+        "fused/b/c.py",
+        "mixed/c.py",
+        "ops/random.py",
+        "arrays.py",
+    ]
     for name in names:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         for text in ("", "x"):
             (tmp_path / name).write_text(text)
             seen.add(cache.key())
