@@ -24,13 +24,13 @@ def rounded(x: Array) -> Array:
     return out
 
 
-def narrow(number, like):
+def as_stored(number, like):
     """Return a number for an array: bfloat16 (its bits) for one of uint16, else as it is."""
     raise NotImplementedError("only inside a Numba kernel")
 
 
-@overload(narrow)
-def _overload_narrow(number, like):
+@overload(as_stored)
+def _overload_as_stored(number, like):
     if like.dtype == types.uint16:
         return lambda number, like: np.uint16(bits(number))
     return lambda number, like: number

@@ -162,8 +162,8 @@ def check_past(past: Any, config: Config, dtype: np.dtype) -> list[LayerCache]:
     if len(past) != config.n_layer:
         raise InputError(f"past has {len(past)} layers, the model has {config.n_layer}")
     _, H, _, D = past[0].k.shape
-    narrow = isinstance(past[0], Bfloat16Cache)
-    if (H, H * D) != (config.n_head, config.n_embd) or not (narrow or past[0].k.dtype == dtype):
+    is_rounded = isinstance(past[0], Bfloat16Cache)
+    if (H, H * D) != (config.n_head, config.n_embd) or not (is_rounded or past[0].k.dtype == dtype):
         raise InputError(f"past is of another model: {H} heads of {D}, {past[0].k.dtype}")
     if any(layer.length != past[0].length for layer in past):
         raise InputError("past has layers of different lengths: one forward pass has failed")

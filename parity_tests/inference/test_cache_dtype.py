@@ -25,10 +25,10 @@ def test_keys_and_values_are_rounded_and_nothing_else(backend, rng):
     model = model_of(backend, np.float32, **SHAPE)
     tokens = rng.integers(17, size=(2, 20))
     exact, wide = logits(model, tokens, None)
-    rounded, narrow = logits(model, tokens, "bfloat16")
-    assert 2 * narrow[0].k.nbytes == wide[0].k.nbytes
+    rounded, half = logits(model, tokens, "bfloat16")
+    assert 2 * half[0].k.nbytes == wide[0].k.nbytes
     # of the first block, whose input is exact; the prompt attends to keys that are not rounded
-    for one, other in ((wide[0].k, narrow[0].k), (wide[0].v, narrow[0].v)):
+    for one, other in ((wide[0].k, half[0].k), (wide[0].v, half[0].v)):
         found = from_bfloat16(other[:, :, :20])
         np.testing.assert_array_equal(found, from_bfloat16(to_bfloat16(one[:, :, :20])))
     np.testing.assert_array_equal(rounded[0], exact[0])

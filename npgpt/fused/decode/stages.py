@@ -7,7 +7,7 @@ others (kernels/work_queue.py), and spins until a stage is complete.
 import numpy as np
 
 from npgpt.arrays import LINE
-from npgpt.kernels.bfloat16 import narrow
+from npgpt.kernels.bfloat16 import as_stored
 from npgpt.kernels.jit import inner
 from npgpt.kernels.pointers import array_at, prefetch_at
 from npgpt.kernels.row_ops import attend_cached, layernorm_row
@@ -66,7 +66,7 @@ def attend(new, cache, stored, capacity, start, h, scale, out):
         array_at(cache[1] + offset, (capacity, D), stored),
     )
     for d in range(D):
-        k[start, d], v[start, d] = narrow(new[1, d], k), narrow(new[2, d], v)
+        k[start, d], v[start, d] = as_stored(new[1, d], k), as_stored(new[2, d], v)
     attend_cached(new[0], k[:S], v[:S], scale, np.empty(S, out.dtype), out)
 
 
