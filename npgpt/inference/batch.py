@@ -17,7 +17,7 @@ from npgpt.config import Config
 from npgpt.errors import InputError, RunError, show
 from npgpt.gpt import GPT
 from npgpt.inference.drafts import Chooser
-from npgpt.inference.sampling import Sampling, choose, log_probabilities
+from npgpt.inference.sampling import Sampling, choose, kth_largest, log_probabilities
 from npgpt.inference.speculation import Speculation, Speculator, check_draft
 from npgpt.inference.window import Reader, Window, clear
 from npgpt.model import finite
@@ -282,6 +282,6 @@ def most_likely(log_probs: Array, count: int) -> list[tuple[int, float]]:
     count = min(count, len(log_probs))
     if not count:
         return []
-    best: Any = np.argpartition(-log_probs, count - 1)[:count]
-    best = best[np.lexsort((best, -log_probs[best]))]
+    best: Any = np.flatnonzero(log_probs >= kth_largest(log_probs, count))
+    best = best[np.lexsort((best, -log_probs[best]))][:count]  # of equal ones, the first
     return [(int(token), float(log_probs[token])) for token in best]

@@ -199,3 +199,12 @@ def test_what_makes_no_sense_is_refused_when_it_is_added(arguments, says):
 def test_the_example_runs():
     failed, tried = doctest.testmod(batch_module)
     assert (failed, tried > 4) == (0, True)
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 60, 300])
+def test_the_most_likely_tokens_are_sorted_and_of_equal_ones_the_first_come_first(rng, count):
+    ties = rng.integers(0, 5, 257).astype(float)
+    for log_probs in (rng.normal(size=257), ties, np.where(ties == 4, ties, -np.inf)):
+        expected = sorted(range(257), key=lambda token: (-log_probs[token], token))[:count]
+        found = batch_module.most_likely(log_probs, count)
+        assert found == [(token, log_probs[token]) for token in expected]
