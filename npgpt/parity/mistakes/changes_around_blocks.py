@@ -143,7 +143,7 @@ OF_WPE = (
     "g.wpe[0] = dout.sum((0, 1))",
     "np.add.at(g.wpe, np.arange(tokens.size).reshape(tokens.shape) % len(g.wpe), dout)",
 )  # fmt: skip
-GLOBAL = "hidden_backward(dx, c.hidden, g, ops=ops)"
+GLOBAL = "hidden_backward(dx, c.hidden, g, on_block=on_block, ops=ops)"
 EVERY = f"""{GLOBAL}
     from npgpt.model.params import named
 

@@ -3,8 +3,8 @@
 A port whose backward is written by hand may have any of them. They are made from the right lines.
 """
 
-from npgpt.parity.mistakes import attention, block, gelu, layernorm, linear
-from npgpt.parity.mistakes.lines import Line, assigned
+from npgpt.parity.mistakes import attention, block, gelu, layernorm, linear, model
+from npgpt.parity.mistakes.lines import Edits, Line, assigned
 from npgpt.parity.mistakes.mistake import Mistake
 
 NORM, LINEAR, BLOCK = layernorm.page.page, linear.page.page, block.page.page
@@ -62,6 +62,18 @@ GRADIENTS = {  # lines of a block after which dh is the gradient of a tensor
     "of q, k and v": "dh = ops.attention.backward(dh, c.attn)",
     "behind ln_1": "dh = ops.linear.backward(dh, c.c_attn, g.attn.c_attn)",
 }
+CALLS = {  # lines of a block that compute the gradients of a layer's parameters
+    "attn.c_attn": GRADIENTS["behind ln_1"],
+    "attn.c_proj": GRADIENTS["behind the heads"],
+    "mlp.c_fc": GRADIENTS["behind ln_2"],
+    "mlp.c_proj": GRADIENTS["behind GELU"],
+    "ln_1": block.DLN_1,
+    "ln_2": block.DLN_2,
+}
+OF_ONE_LAYER = (
+    "0 * {}", "2 * {}", "{} / 2", "{} / len(dh)", "{} / dh.shape[1]", "{} / dh[..., 0].size", "-{}",
+)  # fmt: skip
+BUFFERS: Edits = ((model.BACKWARD, model.DLN_F, f"ops.buffers = dict()\n    {model.DLN_F}"),)
 
 OF_LAYERNORM = (
     *(Line(subject=f"the gradient of LayerNorm's {leaf}", page=NORM, where=layernorm.BACKWARD,
@@ -193,6 +205,15 @@ OF_OTHERS = (
                                 ("attention", block.DATTN_ADD, "return {}"))),
     *(Line(subject=f"the gradient {what}", page=BLOCK, where=block.BACKWARD, right=line,
            expression="dh", form=f"{line}\n    dh = {{}}", whole=("0 * {}",))
+      for what, line in GRADIENTS.items()),
+    *(Line(subject=f"the gradient of {layer}'s {leaf}", page=BLOCK, where=block.BACKWARD,
+           right=line, expression=f"g.{layer}.{leaf}",
+           form=f"{line}\n    g.{layer}.{leaf}[:] = {{}}", whole=OF_ONE_LAYER, parts=False)
+      for layer, line in CALLS.items() for leaf in ("weight", "bias")),
+    *(Line(subject=f"the gradient {what}, whose buffer is not zeroed between blocks", page=BLOCK,
+           where=block.BACKWARD, right=line, expression="dh",
+           form=f"{line}\n    dh = {{}}\n    ops.buffers[{what!r}] = dh.copy()",
+           whole=(f"dh + ops.buffers.get({what!r}, 0)",), parts=False, more=BUFFERS)
       for what, line in GRADIENTS.items()),
 )  # fmt: skip
 
