@@ -62,6 +62,7 @@ class Run:
 
     def __init__(self, port: Port, task: Task, right: "Run | None" = None):
         self.port, self.task, self.right = port, task, right
+        self.rough: Port | None = None  # whose float32 runs measure the budgets, if it is another
         self.found: dict[str, Array] = {}  # so far
         self.fails = False
         self.rest = self.compute(port, task.wide, np.float64)
@@ -99,16 +100,17 @@ class Run:
 
         An element after a step has, in addition, what the budgets of the gradients explain.
         """
-        task, port = self.task, round_products(self.port, self.task.arithmetic)
+        task = self.task
+        port = self.rough or round_products(self.port, task.arithmetic)
         wide = replace(task, names=(*task.names, *self.gradients()))
         run = self if wide.names == task.names else Run(self.port, wide)
         exact, smallest = dict(run.stream()), EPS[task.arithmetic]
-        errors = {name: [float(smallest * largest_of(x))] for name, x in exact.items()}
+        errors = {name: [float(smallest * scale_of(x))] for name, x in exact.items()}
         rough = [dict(run.compute(port, nudge_parameters(task.probe, seed), np.float32))
                  for seed in range(runs_of(task.probe))]  # fmt: skip
         for name in exact:
             if not step_of(name):
-                errors[name] += [largest_of(one[name] - exact[name]) for one in rough]
+                errors[name] += [scale_of(one[name] - exact[name]) for one in rough]
         found = {name: np.asarray(MULTIPLE * max(sizes)) for name, sizes in errors.items()}
         steps = {name: x for name, x in exact.items() if step_of(name)}
         spread = spreads(self.port, task.probe, steps, found, task.masks) if steps else {}
@@ -144,6 +146,12 @@ class Run:
         other.found, other.rest = {name: self.exact[name] for name in names}, iter(())
         return other
 
+    def beside(self, port: Port) -> "Run":
+        """Return the run of the same port, with budgets of what another port computes."""
+        other = Run(self.port, self.task)
+        other.found, other.rest, other.rough = dict(self.exact), iter(()), port
+        return other
+
     def factor(
         self, name: str, found: Layouts, budgets: Mapping[str, Array] | None = None
     ) -> float:
@@ -164,9 +172,16 @@ def excess(found: Array, exact: Array, budget: Array) -> Array:
 
     A budget that is not finite, of numbers beyond float32, explains nothing.
     """
-    with np.errstate(invalid="ignore"):
-        size = np.abs(found - exact) / np.fmax(budget, TINY)
+    size = distance(found, exact) / np.fmax(budget, TINY)
     return np.where(np.isfinite(budget), size, np.inf)
+
+
+def distance(found: Array, exact: Array) -> Array:
+    """Return the difference of each element: 0 where both are nan, or the same infinity."""
+    size = np.abs(found - exact)
+    if not np.isnan(size).any():
+        return size
+    return np.where((found == exact) | (np.isnan(found) & np.isnan(exact)), 0, size)
 
 
 def closest(found: Layouts, exact: Array) -> Array:
@@ -178,6 +193,12 @@ def largest_of(x: Array) -> float:
     """Return the largest absolute value, or inf if any number is nan."""
     found = float(np.abs(x).max(initial=0.0))
     return found if found == found else np.inf
+
+
+def scale_of(x: Array) -> float:
+    """Return the largest absolute value of those that are finite."""
+    found = largest_of(x)
+    return found if found < np.inf else largest_of(np.where(np.isfinite(x), x, 0))
 
 
 def nudge_parameters(probe: Probe, seed: int) -> Probe:

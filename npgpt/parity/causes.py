@@ -5,7 +5,7 @@ tensor that is not reproduced must come later.
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
@@ -15,8 +15,9 @@ from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.model.backend import OPS
 from npgpt.model.params import named, shapes, size
+from npgpt.ops.linear_cross_entropy import IGNORED
 from npgpt.parity import progress
-from npgpt.parity.budget import MULTIPLE, Layouts, Run, Task, closest, largest_of
+from npgpt.parity.budget import MULTIPLE, Layouts, Run, Task, closest, distance, scale_of
 from npgpt.parity.graph import has_inputs, ops_of
 from npgpt.parity.mistakes import (
     CHANGES,
@@ -26,7 +27,7 @@ from npgpt.parity.mistakes import (
     dropout,
     micro_batches,
 )
-from npgpt.parity.order import INPUTS, STAGES, all_names, kind_of, stage_of
+from npgpt.parity.order import INPUTS, STAGES, all_names, kind_of, stage_of, step_of
 from npgpt.parity.port import RIGHT
 from npgpt.parity.preview import Preview
 from npgpt.parity.rounding import EPS
@@ -38,8 +39,10 @@ WIDTH = 4  # chains of each length that are continued: those that explain most
 # How many budgets of the right port's a mistake may be off before its own budgets are measured
 LOOSE, LOOSEST, LOOSE_16 = 20, 1000, 8  # LOOSEST: mistakes that round; LOOSE_16: ports in 16 bits
 DECODED = "cached_logits"
+OTHER_BATCH = "a batch with ignored targets"
 KEPT = 1 << 20  # parameters of a model whose runs are kept
-PATIENCE = 20.0  # seconds of the processor for chains of several mistakes
+# Seconds of the processor for chains of several mistakes, and for those of a small model
+PATIENCE, PATIENCE_SMALL = 20.0, 4.0
 
 
 class Lab:
@@ -50,7 +53,13 @@ class Lab:
         self.runs: dict[Chain, Run] = {}
         self.indices = {name: i for i, name in enumerate(task.names)}
         self.preview = Preview(task)
+        self.size = size(task.probe.config)
         self.continued: set[Chain] = set()  # whose runs are kept
+
+    @property
+    def is_small(self) -> bool:
+        """True for a model whose runs are kept."""
+        return self.size <= KEPT
 
     def computes(self, task: Task) -> bool:
         """Return True if a task has the runs of this one."""
@@ -71,8 +80,7 @@ class Lab:
         for mistake in chain:
             port = mistake.change(port)
         run = Run(port, self.task, self.run(()) if chain else None)
-        small = size(self.task.probe.config) <= KEPT
-        if not chain or chain in self.continued or (len(chain) == 1 and small):
+        if not chain or chain in self.continued or (len(chain) == 1 and self.is_small):
             self.runs[chain] = run
         return run
 
@@ -82,7 +90,7 @@ class Lab:
         The result is exact only if it is above `beyond`: most chains are rejected by a tensor that
         is far away, before their own budgets are measured.
         """
-        names, whole = self.task.names, size(self.task.probe.config) <= KEPT
+        names = self.task.names
         loose = LOOSE if all(one.smooth for one in chain) else LOOSEST
 
         def near(name: str, x: Array, limit: float = loose) -> bool:
@@ -92,7 +100,8 @@ class Lab:
                 found = tuple(one[:, : x.shape[1]] for one in found)
             return self.is_near(name, x, found, limit)
 
-        if beyond >= 0 and not whole:
+        overwritten = any(one.overwrites for one in chain)  # activations: not known at once
+        if beyond >= 0 and not self.is_small and not overwritten:
             early = self.preview.rejects(chain, beyond, own, near)
             if early is not None:
                 return early
@@ -111,6 +120,14 @@ class Lab:
         wrong = (i for i, name in enumerate(names) if run.factor(name, own[name]) > 1)
         return next(wrong, len(names))
 
+    def changes(self, mistake: Mistake, name: str) -> bool:
+        """Return True if a mistake alone changes a tensor: one that does not is idle in a chain."""
+        run, right = self.run((mistake,)), self.run(()).exact[name]
+        for _ in run.try_stream() if name not in run.found else ():
+            if name in run.found:
+                break
+        return name in run.found and not np.array_equal(run.found[name], right)
+
     def fits(self, run: Run, own: Own, budgets: Mapping[str, Array]) -> bool:
         """Return True if all tensors are within these budgets of a run's."""
         return all(run.factor(name, own[name], budgets) <= 1 for name in self.task.names)
@@ -121,47 +138,79 @@ class Lab:
             return chains
         runs = [self.run(chain) for chain in chains]
         fit = [self.fits(run, own, run.budgets) for run in runs]
-        return [chain for chain, fits in zip(chains, fit, strict=True) if fits or not any(fit)]
+        found = [chain for chain, fits in zip(chains, fit, strict=True) if fits or not any(fit)]
+        exact = [chain for chain in found if all(one.smooth for one in chain)]  # of tight budgets
+        return sorted(exact or found, key=lambda chain: STAGES.index(chain[0].stage))
 
     def is_near(self, name: str, exact: Array, own: Layouts, loose: float) -> bool:
         """Return True unless a tensor is far outside of any budget that a mistake may have."""
         if exact.shape != own[0].shape:
             return False
         kind = self.task.arithmetic
-        smallest = MULTIPLE * EPS[kind] * largest_of(exact)
+        smallest = MULTIPLE * EPS[kind] * scale_of(exact)
         loose = min(loose, LOOSE_16) if kind != "float32" else loose
         allowed = loose * np.maximum(self.run(()).budgets[name], smallest)
-        return bool((np.abs(closest(own, exact) - exact) <= allowed).all())
+        return bool((distance(closest(own, exact), exact) <= allowed).all())
 
 
-def find(lab: Lab, own: Own) -> list[Chain]:
-    """Return the shortest chains that reproduce all tensors, none if there is no such chain."""
-    names, small = lab.task.names, size(lab.task.probe.config) <= KEPT
+def find(
+    lab: Lab,
+    own: Own,
+    *,
+    longest: int = LONGEST,
+    otherwise: Callable[[], list[Chain]] = list,
+) -> list[Chain]:
+    """Return the shortest chains that reproduce all tensors, none if there is no such chain.
+
+    `otherwise`: called once no single mistake is found. Its chains, if any, are the result.
+    """
+    names, patience = lab.task.names, PATIENCE_SMALL if lab.is_small else PATIENCE
     frontier: list[tuple[Chain, int]] = [((), lab.position((), own))]
     end = np.inf
-    for length in range(LONGEST):
+    for length in range(longest):
         partial: dict[frozenset[Mistake], tuple[Chain, int]] = {}
         lab.continued = {chain for chain, _ in frontier}
-        changes = CHANGES if length == 0 and small else ()  # alone
+        changes = CHANGES if length == 0 and lab.is_small else ()  # alone
         for mistakes in (MISTAKES, VARIANTS, changes):
             found: dict[frozenset[Mistake], Chain] = {}
             tried = [((*chain, one), start) for chain, start in frontier
-                     for one in candidates(mistakes, lab.task, own, chain, start)]  # fmt: skip
+                     for one in candidates(mistakes, lab.task, own, chain, start)
+                     if not (chain and lab.is_small) or lab.changes(one, names[start])]  # fmt: skip
             for done, (chain, start) in enumerate(tried):
                 if time.process_time() > end:
                     return []
-                progress.tell(done, len(tried), min(PATIENCE, end - time.process_time()))
+                progress.tell(done, len(tried), min(patience, end - time.process_time()))
                 position = lab.position(chain, own, start)
                 if position == len(names):
                     found.setdefault(frozenset(chain), chain)
                 elif position > start:
                     partial.setdefault(frozenset(chain), (chain, position))
+            if length == 0 and mistakes is not CHANGES:
+                found |= {frozenset(one): one for one in quiet(mistakes, lab, own)}
             if found:
                 chains = lab.closest(with_fewest_variants(found.values()), own)
                 return without_equals(lab, without_twins(chains))
+        if length == 0 and (others := otherwise()):
+            return others
         frontier = sorted(partial.values(), key=lambda one: -one[1])[:WIDTH]
-        end = time.process_time() + PATIENCE if length == 0 else end
+        end = time.process_time() + patience if length == 0 else end
     return []
+
+
+def quiet(mistakes: Sequence[Mistake], lab: Lab, own: Own) -> list[Chain]:
+    """Return mistakes of an earlier stage whose results are right, that reproduce everything.
+
+    At initial weights, another GELU changes the loss by less than rounding, and gradients by more;
+    a backward of LayerNorm without the weight, which is 1, shows in the second step.
+    """
+    names, start = lab.task.names, lab.position((), own)
+    stages: tuple[str, ...] = ()
+    if step_of(names[start]) > 1:
+        stages = "forward", "loss", "backward"
+    elif stage_of(names[start]) == "backward" and not {"act", "logits"} & {*map(kind_of, names)}:
+        stages = ("forward", "loss") if "loss" in names[:start] else ()
+    chains = [(one,) for one in mistakes if one.stage in stages and lab.is_small]
+    return [chain for chain in chains if lab.position(chain, own, start) == len(names)]
 
 
 def candidates(
@@ -192,7 +241,7 @@ def candidates(
         and one.page not in idle
         and not (len(task.probe.tokens) == 1 and one.name.startswith(micro_batches.PREFIX))
         and not (one.stage in whole and mistakes is VARIANTS)
-        and any(edit.module not in others for edit in one.edits)
+        and (one.overwrites or any(edit.module not in others for edit in one.edits))
     ]
 
 
@@ -234,17 +283,31 @@ def without_equals(lab: Lab, chains: Sequence[Chain]) -> list[Chain]:
 
 
 def tell_apart(lab: Lab, chains: Sequence[Chain]) -> str:
-    """Return the tensor that is not in the dump and tells most of the chains apart, or ""."""
+    """Return the tensor that is not in the dump and tells most of the chains apart, or "".
+
+    If none does, another batch may.
+    """
     probe = lab.task.probe
     names = list(all_names(probe.config, max(1, probe.settings.steps)))
     known = {*lab.task.names, "dact/logits"}  # which is part of the loss
     missing = [name for name in names if name not in known and kind_of(name) not in INPUTS]
-    other = Lab(replace(lab.task, names=tuple(missing)))
-    runs = [other.run(chain) for chain in chains]
+    best = max(missing, key=(told := counts(lab.task, missing, chains)).__getitem__, default="")
+    if best and told[best]:
+        return best
+    targets = probe.targets.copy()
+    targets[0, : targets.shape[1] // 2] = IGNORED
+    if (probe.targets != IGNORED).all() and lab.task.masks is None:
+        task = replace(lab.task, probe=replace(probe, targets=targets))
+        passes = [name for name in lab.task.names if kind_of(name) in ("loss", "grad")]
+        return OTHER_BATCH if any(counts(task, passes, chains).values()) else ""
+    return ""
 
-    def told(name: str) -> int:
-        """Return the number of pairs of chains that differ in a tensor by more than rounding."""
-        return sum(a.factor(name, (b.exact[name],)) > 1 for a, b in combinations(runs, 2))
 
-    best = max(missing, key=told, default="")
-    return best if best and told(best) else ""
+def counts(task: Task, names: Collection[str], chains: Sequence[Chain]) -> dict[str, int]:
+    """Return how many pairs of chains differ in each tensor by more than rounding."""
+    lab = Lab(replace(task, names=tuple(names)))
+    runs = [lab.run(chain) for chain in chains]
+    return {
+        name: sum(a.factor(name, (b.exact[name],)) > 1 for a, b in combinations(runs, 2))
+        for name in names
+    }

@@ -228,7 +228,7 @@ class Recorder:
         *,
         with_logits: bool = True,
     ):
-        self.watch = watch
+        self.watch, self.overwritten = watch, port.overwritten
         self.found: dict[str, Array] = {}
         self.gradients: dict[str, Array] = {}
         names = [name.removesuffix(".weight") for name, _ in params.named(tree)]
@@ -263,8 +263,9 @@ class Recorder:
             self.put(found, f"{kind}/{next(self.streams)}", value)
 
     def put(self, found: dict[str, Array], name: str, value: Array) -> None:
-        """Keep a copy of a tensor."""
-        found[name] = value.copy()
+        """Keep a copy of a tensor, or its array if that is to be overwritten."""
+        kept = name.startswith("act/") and name.endswith(self.overwritten)
+        found[name] = value if kept else value.copy()
         if self.watch:
             self.watch(name, value)
 

@@ -1,6 +1,7 @@
 """The diagnosis of a port: its first wrong tensor, the causes, and the ops that are wrong."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,20 +9,32 @@ import numpy as np
 from npgpt.config import Config
 from npgpt.errors import InputError
 from npgpt.model.params import named, shapes
-from npgpt.parity import causes, loading, op_by_op, order, pairing, randomness, reading, where
-from npgpt.parity.budget import Run
+from npgpt.parity import (
+    causes,
+    coarser,
+    loading,
+    op_by_op,
+    order,
+    pairing,
+    randomness,
+    reading,
+    where,
+)
 from npgpt.parity.causes import Lab
 from npgpt.parity.dump import Dump
 from npgpt.parity.findings import Finding, compare
 from npgpt.parity.loading import Loaded
 from npgpt.parity.mistakes import MISTAKES, Mistake
+from npgpt.parity.mistakes.regions import REGIONS
 from npgpt.parity.op_by_op import WrongOp
 from npgpt.parity.order import kind_of, step_of
 from npgpt.parity.probe import Probe
 from npgpt.parity.randomness import NOT_RANDOM, Randomness
 from npgpt.parity.reading import Reading
+from npgpt.parity.rounding import ROUND
 
 IN_EVALUATION = next(one for one in MISTAKES if one.name == "dropout-in-evaluation")
+UNTIED = next(one for one in MISTAKES if one.name == "head-untied")
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,8 @@ class Diagnosis:
     findings : the tensors that were compared, in the order of computation. All but parameters are
         compared with what the port's own parameters give
     loaded : what the port has in the place of the probe's parameters, of those that are wrong
-    causes : chains of mistakes, most of one; each chain reproduces every tensor
+    causes : chains of mistakes, most of one; each chain reproduces every tensor. With `within`, a
+        part of the model that is computed in this arithmetic
     right_cache : True if the causes explain all but the cached logits, which are right
     tell_apart : the tensor that would tell several causes apart, "" if none would
     randomness : signs that the forward pass is random
@@ -53,9 +67,8 @@ class Diagnosis:
     between: tuple[str, str] = ("", "")
     where: str = ""
     arithmetic: str = "float32"
-    within: str = (
-        ""  # a coarser arithmetic whose budgets all tensors are within, if no cause is known
-    )
+    within: str = ""  # a coarser arithmetic whose budgets all tensors are within
+    moved: int = 0  # inputs of layers that the causes move, and do not explain
     not_dumped: tuple[str, ...] = ()  # kinds
     notes: tuple[str, ...] = ()  # of the matching
     unused: tuple[str, ...] = ()  # tensors of the dump that are not compared
@@ -122,6 +135,10 @@ def diagnose(
             raise
         first = by_names
     case = Case(first, labs)
+    if not case.found.agrees and (other := first.from_the_last()):
+        from_the_last = Case(other, labs)
+        if from_the_last.found.agrees:
+            return from_the_last.found
     if not case.found.agrees and by_names is None:
         by_names = read_by_names(dump, probe, renames)
         if by_names is not None and not by_names.equals(first):
@@ -151,7 +168,7 @@ class Case:
             others = compare(asked.run(()), dump.own, dump.names)
             if all_right(others):  # the port has computed with other parameters than it has dumped
                 lab, computed = asked, others
-        self.lab = lab
+        self.lab, self.moved = lab, 0
         self.found = Diagnosis(
             findings=(*dump.parameters, *computed),
             arithmetic=dump.task.arithmetic, notes=dump.notes, unused=dump.unused,
@@ -174,7 +191,7 @@ class Case:
             found = replace(found, loaded=loading.explain(names, self.own, given))
             if self.lab.task.probe is given:
                 return replace(found, between=("", wrong[0]), is_overwritten=True)
-            mistake = loading.known(self.own, given)
+            mistake = loading.known(names, self.own, given)
         first = found.first_computed_wrongly
         if first is None:
             return replace(found, causes=((mistake,),) if mistake else (), between=("", wrong[0]))
@@ -184,7 +201,7 @@ class Case:
             found,
             between=(where.last_before(first.name, right, config), first.name),
             where=where.sentence(first.name, first.at, first.found, right, config),
-            is_overwritten=is_overwritten(found, config),
+            is_overwritten=not self.task.masks and is_overwritten(found, config),
         )
         if found.is_overwritten:
             return found
@@ -192,8 +209,6 @@ class Case:
         if found.randomness.dropped:  # and most ops seem to be wrong
             return replace(found, causes=((IN_EVALUATION,),))
         found = replace(found, wrong_ops=self.wrong_ops())
-        if not np.isfinite(first.found):  # which no mistake reproduces
-            return found
         found = self.with_causes(found)
         if mistake:
             found = replace(found, causes=tuple((mistake, *chain) for chain in found.causes))
@@ -204,27 +219,59 @@ class Case:
         first, lab, own = found.first_computed_wrongly, self.lab, self.own
         assert first is not None
         if found.randomness.again and not lab.task.masks:  # is the first of the two explained?
-            rest = tuple(name for name in lab.task.names if name != "logits_again")
-            lab = Lab(replace(lab.task, names=rest))
-        chains, right_cache = causes.find(lab, own), False
+            lab = without(lab, ("logits_again",))
+        chains, right_cache = self.find(lab, first.name), False
         cache = next((one for one in found.findings if one.name == "cached_logits"), None)
         if cache and cache.is_right:  # and no mistake of decoding makes up for one of forward
             chains = [chain for chain in chains if all(one.stage != "cache" for one in chain)]
         if not chains and cache and cache.is_right and cache is not first:
             # a decoding loop is often code of its own, which lacks the mistake
-            rest = tuple(name for name in lab.task.names if name != cache.name)
-            chains = causes.find(Lab(replace(lab.task, names=rest)), own)
+            chains = self.find(without(lab, (cache.name,)), first.name)
             right_cache = bool(chains)
         if not chains and found.randomness.again and lab.task.masks:
             chains = [(IN_EVALUATION,)]
-        is_coarser = not chains and may_be_coarser(found)
+        if self.reading.is_split:  # a head of its own, and no gradient that is missing
+            chains = [chain for chain in chains if UNTIED in chain] or chains
+        named = {one for chain in chains for one in chain}
+        within = next(
+            (kind for kind in ROUND for one in named & {*REGIONS} if kind in one.name), ""
+        )
+        if not chains and may_be_coarser(found):
+            within = coarser.arithmetic(lab.run(()), own, first.name)
+        moved = self.moved if chains else 0
+        if moved or any(one.overwrites for one in named):  # ops have not read what was dumped
+            found = replace(found, wrong_ops=())
         return replace(
             found,
             causes=tuple(chains),
             right_cache=right_cache,
-            within=coarser(lab.run(()), own, first.name) if is_coarser else "",
+            within=within,
+            moved=moved,
             tell_apart=causes.tell_apart(lab, chains) if len(chains) > 1 else "",
         )
+
+    def find(self, lab: Lab, first: str) -> list[causes.Chain]:
+        """Return the chains that reproduce all tensors of a lab.
+
+        Before the search for several mistakes: is a part of the model computed in 16 bits? Does the
+        port read as the input of a layer what is another tensor with a mistake?
+        """
+        own = self.own
+
+        def once_no_single_one_does() -> list[causes.Chain]:
+            part = coarser.part(lab.run(()), own, first) if may_be_coarser(self.found) else None
+            if part is not None:
+                return [(part,)]
+            moved = [name for name in lab.task.names if name in self.reading.inferred]
+            if first not in moved:
+                return []
+            chains = causes.find(without(lab, moved), own, longest=1)
+            self.moved = len(moved) if chains else 0
+            return chains
+
+        is_finite = bool(np.isfinite(own[first][0]).all())  # what follows nan says little more
+        longest = causes.LONGEST if is_finite else 1
+        return causes.find(lab, own, longest=longest, otherwise=once_no_single_one_does)
 
     def randomness(self, found: Diagnosis) -> Randomness:
         """Return the signs that the port's forward pass is random."""
@@ -237,6 +284,12 @@ class Case:
         return randomness.find(self.own, computed, dropped, config, budget)
 
 
+def without(lab: Lab, names: Collection[str]) -> Lab:
+    """Return a lab of the same task without some tensors."""
+    rest = tuple(name for name in lab.task.names if name not in names)
+    return Lab(replace(lab.task, names=rest))
+
+
 def all_right(findings: Sequence[Finding]) -> bool:
     """Return True if all tensors are within their budgets."""
     return all(one.is_right for one in findings)
@@ -245,19 +298,25 @@ def all_right(findings: Sequence[Finding]) -> bool:
 def better(by_values: Case, by_names: Case) -> Diagnosis:
     """Return the diagnosis of the reading with fewer wrong ops, or a later first wrong tensor.
 
-    If the two are equal, that with a cause. A port that differs has loaded its parameters wrongly
-    more often than it has given them the names of others.
+    If the two are equal, that by names: a port that differs has loaded its parameters wrongly more
+    often than it has given them the names of others. The other one is better if fewer mistakes
+    explain it.
     """
     cases = by_values, by_names
     ops = [len(case.wrong_ops()) for case in cases]
     starts = [start_of(case) for case in cases]
-    if ops[0] != ops[1] or starts[0] != starts[1]:
-        return (by_values if (ops[0], -starts[0]) < (ops[1], -starts[1]) else by_names).explain()
-    named = by_names.explain()
-    if named.causes:
-        return named
-    valued = by_values.explain()
-    return valued if valued.causes else named
+    is_by_values = (ops[0], -starts[0]) < (ops[1], -starts[1])
+    first, second = cases if is_by_values else cases[::-1]
+    found = first.explain()
+    if mistakes_of(found) == 1:
+        return found
+    other = second.explain()
+    return other if mistakes_of(other) < mistakes_of(found) else found
+
+
+def mistakes_of(found: Diagnosis) -> float:
+    """Return the number of mistakes that explain a port, inf if none are known."""
+    return min(map(len, found.causes), default=math.inf)
 
 
 def start_of(case: Case) -> int:
@@ -276,10 +335,9 @@ def is_overwritten(found: Diagnosis, config: Config) -> bool:
     """
     wrong = {kind_of(one.name) for one in found.computed if not one.is_right}
     right = [kind_of(one.name) for one in found.computed if one.is_right]
-    follows = right.count("grad") == len([*named(shapes(config))]) and {"logits", "loss"} <= {
-        *right
-    }
-    return bool(wrong) and wrong <= {"act", "dact"} and follows
+    follows = right.count("grad") == len([*named(shapes(config))]) and "loss" in right
+    again = not {"logits_again", "cached_logits"} & wrong
+    return bool(wrong) and wrong <= {"act", "dact", "logits"} and follows and again
 
 
 def draws_again(found: Diagnosis, own: causes.Own) -> bool:
@@ -298,19 +356,3 @@ def may_be_coarser(found: Diagnosis) -> bool:
     first = found.first_computed_wrongly
     computed = first is not None and not step_of(first.name)
     return computed and found.arithmetic == "float32"
-
-
-def coarser(exact: Run, own: causes.Own, first: str) -> str:
-    """Return the 16 bits whose rounding explains every tensor, "" if neither does.
-
-    The bits of sums do not tell which operands were rounded. `exact`: of the right port. `first`:
-    the first wrong tensor.
-    """
-    for kind in ("float16", "bfloat16"):  # the finer one first
-        for names in ((first,), exact.task.names):  # most fail the first wrong one, which is cheap
-            run = exact.rounded(kind, names)
-            if any(run.factor(name, own[name]) > 1 for name in names):
-                break
-        else:
-            return kind
-    return ""

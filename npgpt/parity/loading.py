@@ -1,22 +1,23 @@
 """Parameters that a port has loaded wrongly: which numbers of the probe they have instead."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from itertools import permutations
 
 import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.config import Config
-from npgpt.model.params import named, size
+from npgpt.model.params import map_leaves, named, shapes, size
 from npgpt.parity.budget import Layouts, closest, largest_of
-from npgpt.parity.compute import compute
 from npgpt.parity.mistakes import MISTAKES, VARIANTS, Mistake
 from npgpt.parity.port import RIGHT
 from npgpt.parity.probe import Probe
 from npgpt.parity.rounding import EPS, ROUND
 
-KNOWN = 1 << 20  # parameters of a model whose loading the catalogue is asked about, at most
+KNOWN = 1 << 20  # parameters of a model that is loaded with every mistake, at most
+TIE = "npgpt.parity.steps:tie"
 PARTS = "qkv"
 CLOSE = 4 * EPS["float32"]  # relative to the largest number
 ROUGH = 2.0**-8
@@ -190,29 +191,61 @@ def by_numbers(x: Array, right: Array, probe: Probe) -> str:
     return "no numbers of the probe: not loaded?"
 
 
-def known(own: Mapping[str, Layouts], probe: Probe) -> Mistake | None:
+def known(wrong: Sequence[str], own: Mapping[str, Layouts], probe: Probe) -> Mistake | None:
     """Return the mistake of the catalogue that loads all parameters as the port has, or None.
 
+    wrong : names of the port's wrong parameters, without the kind
     own : the port's parameters, among others
     probe : with the parameters as they should be
     """
+    loads = [one for one in (*MISTAKES, *VARIANTS) if all(edit.where == TIE for edit in one.edits)]
     if size(probe.config) > KNOWN:
-        return None
-    for one in (*MISTAKES, *VARIANTS):
-        if not all(edit.where == "npgpt.parity.steps:tie" for edit in one.edits):
-            continue
-        try:
-            tree = compute(one.change(RIGHT), probe, {"param"})
-        except Exception:  # of a mistake that does not fit the model's sizes
-            continue
-        head = tree["param/wte.weight"]  # of a tree without a head of its own
-        if all(
-            agrees(own[full], tree.get(full, head))
-            for full in (f"param/{name}" for name, _ in named(probe.params))
-            if full in own
+        changed = changes(probe.config)
+        loads = [one for one in loads if changed[one] >= {*wrong}]
+    right = dict(named(probe.params))
+    for one in loads:
+        tree = loaded(one, probe)
+        if tree and all(
+            agrees(own[full], tree.get(name, tree["wte.weight"]))  # of a tree without a head
+            for name in right
+            if (full := f"param/{name}") in own
+            and (name in wrong or tree.get(name) is not right[name])
         ):
             return one
     return None
+
+
+def loaded(mistake: Mistake, probe: Probe) -> dict[str, Array]:
+    """Return the parameters of a probe as a mistake loads them, none if it does not fit."""
+    try:
+        load = mistake.change(RIGHT).modules()["npgpt.parity.steps"].tie
+        return dict(named(load(probe.params, probe.config.n_head)))
+    except MemoryError:  # is no property of the mistake
+        raise
+    except Exception:
+        return {}
+
+
+@cache
+def changes(config: Config) -> dict[Mistake, set[str]]:
+    """Return the parameters that each mistake changes, by those of a small model like a large one.
+
+    Most mistakes change others than a port has wrong, and a large model need not be loaded so.
+    """
+    small = replace(config, vocab_size=5, context_length=3, n_embd=2 * config.n_head)
+    rng = np.random.default_rng(0)
+    tree = map_leaves(shapes(small), lambda shape: rng.normal(size=shape))
+    tokens = np.zeros((1, 3), np.int64)
+    probe = Probe(config=small, params=tree, tokens=tokens, targets=tokens)
+    found = {}
+    for one in (*MISTAKES, *VARIANTS):
+        if all(edit.where == TIE for edit in one.edits):
+            other, right = loaded(one, probe), dict(named(tree))
+            same = (
+                np.array_equal(other.get(name, tree.wte.weight), x) for name, x in right.items()
+            )
+            found[one] = {name for name, is_same in zip(right, same, strict=True) if not is_same}
+    return found
 
 
 def agrees(own: Layouts, exact: Array) -> bool:

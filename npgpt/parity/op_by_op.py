@@ -20,7 +20,16 @@ from npgpt.ops import attention, embedding, gelu, layernorm, linear
 from npgpt.ops.attention import merge_heads, softmax, split_heads
 from npgpt.ops.linear_cross_entropy import IGNORED
 from npgpt.parity import steps
-from npgpt.parity.budget import MULTIPLE, Layouts, largest_of, nudge, nudge_parameters, runs_of
+from npgpt.parity.budget import (
+    MULTIPLE,
+    Layouts,
+    distance,
+    largest_of,
+    nudge,
+    nudge_parameters,
+    runs_of,
+    scale_of,
+)
 from npgpt.parity.compute import cast
 from npgpt.parity.graph import has_inputs, op_of
 from npgpt.parity.order import kind_of
@@ -251,18 +260,18 @@ def wrong_ops(probe: Probe, tensors: Mapping[str, Layouts], arithmetic: str) -> 
     if not any(has_inputs(name, own, probe.config) for name in checked):
         return wrong_step(probe, own)
     exact = run(replace(probe, params=cast(probe.params, np.float64)), own)
-    errors = [EPS["float32"] * largest_of(one.computed) for one in exact]
+    errors = [EPS["float32"] * scale_of(one.computed) for one in exact]
     for seed in range(runs_of(probe)):
         rng = np.random.default_rng(seed)
         inputs = {name: nudge(x, rng) if is_read(name) else x for name, x in own.items()}
         for i, rough in enumerate(run(nudge_parameters(probe, seed), inputs)):
-            errors[i] = max(errors[i], largest_of(rough.computed - exact[i].computed))
+            errors[i] = max(errors[i], scale_of(rough.computed - exact[i].computed))
     scale = MULTIPLE * EPS[arithmetic] / EPS["float32"]
     return [
         WrongOp(op_of(one.name), one.name, one.since)
         for one, error in zip(exact, errors, strict=True)
         if has_inputs(one.name, own, probe.config)
-        and not largest_of(own[one.name] - one.computed) <= scale * error
+        and not largest_of(distance(own[one.name], one.computed)) <= scale * error
     ] + wrong_step(probe, own)
 
 
@@ -287,7 +296,8 @@ def wrong_step(probe: Probe, own: Mapping[str, Array]) -> list[WrongOp]:
     sign decides, as in Adam, both results are right.
     """
     names = [name for name, _ in named(probe.params)]
-    if any(f"grad/{name}" not in own for name in names) or "after1" not in map(kind_of, own):
+    given = [own.get(f"grad/{name}", np.nan) for name in names]  # nan: a step has none, or nan
+    if "after1" not in map(kind_of, own) or not all(np.isfinite(one).all() for one in given):
         return []
     exact = step(probe, own)
     rng = np.random.default_rng(0)

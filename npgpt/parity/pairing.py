@@ -15,8 +15,6 @@ from npgpt.parity.dump import Dump
 from npgpt.parity.probe import SETTINGS, Probe
 from npgpt.quantized_matrix import from_bfloat16, to_bfloat16
 
-ORDER = {kind: i for i, kind in enumerate(("param", "act", "logits", "loss", "dact", "grad"))}
-LATE = "after", "cached_logits"  # beginnings of the names of tensors that nothing is computed from
 SMALL = 1 << 16  # numbers of the parameters by which another model is recognized
 SHARE = 0.1  # of their numbers must be the probe's; a port may have changed, or lost, the others
 
@@ -65,42 +63,21 @@ def check(dump: Dump, probe: Probe) -> Dump:
 
 
 def check_finite(dump: Dump) -> None:
-    """Raise InputError if numbers are nan or infinite, with their number and the first of them.
+    """Raise InputError if parameters and the loss are nan or infinite: then everything is.
 
-    The first tensor is that of the forward pass, if one of it is among them. Parameters after a
-    step and cached logits may be anything: if all before them is finite, that says enough.
+    Parameters alone were changed after the forward pass, and before they were dumped.
     """
-    wrong = {name: found for name, array in dump.tensors.items()
-             if (found := is_wrong(name, array)) is not None and found.any()}  # fmt: skip
-    if all(name.startswith(LATE) for name in wrong):
+    loss = dump.tensors.get("loss")
+    if loss is not None and np.isfinite(loss).all():
         return
-    name = min(wrong, key=rank)
-    found = wrong[name]
-    at = f", the first at {first_index(found)}" if found.ndim else ""
-    others = f"; {len(wrong) - 1} more tensors hold some" if len(wrong) > 1 else ""
-    kinds = {other.partition("/")[0] for other in dump.tensors}
-    before = [kind for kind in ORDER if kind in kinds and ORDER[kind] < rank(name)]
-    finite = f"; all numbers of {', '.join(before)} are finite" if before else ""
-    raise InputError(
-        f"{dump.path}: {name} has {np.count_nonzero(found):,} of {found.size:,} numbers that are "
-        f"nan or infinite{at}{others}{finite}"
-    )
-
-
-def rank(name: str) -> int:
-    """Return the place of a tensor's kind in the order of computation."""
-    return ORDER.get(name.partition("/")[0], len(ORDER))
-
-
-def is_wrong(name: str, array: Array) -> Array | None:
-    """Return where numbers are nan or infinite. None for integers.
-
-    Scores may be -inf where they are masked.
-    """
-    if array.dtype.kind != "f":
-        return None
-    masked = name.startswith(("act/", "mask/"))
-    return np.isnan(array) | np.isposinf(array) | (np.isneginf(array) & (not masked))
+    for name, array in dump.tensors.items():
+        if name.startswith("param/") and array.dtype.kind == "f" and not np.isfinite(array).all():
+            found = ~np.isfinite(array)
+            at = f", the first at {first_index(found)}" if found.ndim else ""
+            raise InputError(
+                f"{dump.path}: {name} has {np.count_nonzero(found):,} of {found.size:,} numbers "
+                f"that are nan or infinite{at}. Dump parameters before any step of training"
+            )
 
 
 def first_index(found: Array) -> tuple[int, ...]:
@@ -169,4 +146,4 @@ def distinctive(arrays: Iterable[Array]) -> Array:
     small = [np.ravel(array) for array in arrays if array.dtype.kind == "f" and array.size <= SMALL]
     with ignore_overflow():
         numbers = np.concatenate([np.empty(0), *small]).astype(np.float32)
-    return numbers[(numbers != 0) & (numbers != 1)]
+    return numbers[(numbers != 0) & (numbers != 1) & np.isfinite(numbers)]

@@ -103,10 +103,13 @@ class Port:
         Applied in this order. None: the right port.
     replaced : tuple of (str, object), default ()
         Ops with the functions of another author, by name.
+    overwritten : tuple of str, default ()
+        Activations of which an array is dumped that was changed later, not a copy: "after_attn".
     """
 
     edits: tuple[Edit, ...] = ()
     replaced: tuple[tuple[str, Any], ...] = ()
+    overwritten: tuple[str, ...] = ()
 
     def edit(self, where: str, right: str, wrong: str) -> "Port":
         """Return this port with one more edit."""

@@ -7,8 +7,12 @@ import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.config import Config
+from npgpt.ops import attention
+from npgpt.ops.attention import merge_heads, split_heads
 from npgpt.parity.budget import Layouts
-from npgpt.parity.matching.dropped import factor_of
+from npgpt.parity.matching.dropped import CLOSE, LEAST, factor_of
+
+TRIED = 8  # positions: 2^8 masks of the last one
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,9 @@ def find(
     for name, before, after in branches(own, computed, config):
         if factor := factor_of(before, after):
             factors.setdefault(name, factor)
+    for name, qkv, heads in attentions(own, config):
+        if factor := factor_of_probs(qkv, heads, config.n_head):
+            factors.setdefault(name, factor)
     rate = 1 - 1 / max(factors.values(), default=1.0)
     return Randomness(tuple(factors), rate, again)
 
@@ -75,3 +82,46 @@ def branches(
             if all(name in plain for name in names):
                 yield f"h.{i}.{stream}", plain[names[1]], plain[names[2]] - plain[before]
             before = names[2]
+
+
+def attentions(own: Mapping[str, Layouts], config: Config) -> Iterator[tuple[str, Array, Array]]:
+    """Yield the probabilities that are not dumped: name, queries to values, and the result."""
+    for i in range(config.n_layer):
+        name = f"h.{i}.attn.probs"
+        found = [own.get(f"act/h.{i}.attn.{layer}", ()) for layer in ("c_attn", "heads")]
+        if f"act/{name}" not in own and all(len(one) == 1 for one in found):
+            yield name, found[0][0], found[1][0]
+
+
+def factor_of_probs(qkv: Array, heads: Array, n_head: int) -> float | None:
+    """Return the factor of the probabilities that dropout has kept, None if this is no dropout.
+
+    The first position attends to itself alone: its result is the value, scaled up or 0. It tells
+    the factor. For the next ones, all masks are tried.
+    """
+    _, cache = attention.forward(qkv.astype(np.float64), n_head=n_head)
+    found = split_heads(heads.astype(np.float64), n_head)
+    factor = factor_of(merge_heads(cache.v[:, :, :1]), merge_heads(found[:, :, :1]))
+    if factor is None:
+        factor = least_factor(cache.v[:, :, 0], found[:, :, 0])
+    return factor if factor and is_dropped(cache.probs, cache.v, found, factor) else None
+
+
+def least_factor(values: Array, found: Array) -> float | None:
+    """Return the factor of values none of which are lost, None if they have no common one."""
+    factor = float(np.vdot(values, found) / np.vdot(values, values))
+    is_close = np.abs(found - factor * values).max() <= CLOSE * np.abs(found).max()
+    return factor if is_close and factor > LEAST else None
+
+
+def is_dropped(probs: Array, v: Array, found: Array, factor: float) -> bool:
+    """Return True if the results of the next positions are those of dropped probabilities."""
+    lost = not np.any(found[:, :, 0], -1).all()
+    for t in range(1, min(TRIED, found.shape[2])):
+        masks = (np.arange(1 << (t + 1))[:, None] >> np.arange(t + 1)) & 1
+        dropped = factor * masks * probs[:, :, t, None, : t + 1]
+        off = np.abs(dropped @ v[:, :, : t + 1] - found[:, :, t, None]).max(-1)
+        lost |= bool((off.argmin(-1) < len(masks) - 1).any())  # the last mask keeps all
+        if (off.min(-1) > CLOSE * max(1.0, float(np.abs(found).max()))).any():
+            return False
+    return lost

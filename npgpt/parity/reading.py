@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from npgpt.arrays import Array
+from npgpt.config import Config
 from npgpt.errors import InputError
 from npgpt.model import params
 from npgpt.model.params import named, size
@@ -45,6 +46,8 @@ class Reading:
     unknown: tuple[str, ...]
     dropped: Mapping[str, float]
     not_dumped: tuple[str, ...]  # kinds
+    inferred: frozenset[str]  # known as the input of a layer alone
+    is_split: bool  # the gradient of the tied wte is two, apart
 
     def equals(self, other: "Reading") -> bool:
         """Return True if all tensors have the same names and layouts."""
@@ -58,6 +61,33 @@ class Reading:
             )
         )
 
+    def from_the_last(self) -> "Reading | None":
+        """Return the tensors of a port that numbers its blocks from the last one to the first.
+
+        None if it has parameters, by whose values its blocks are known.
+        """
+        renamed = {name: renumber(name, self.given.config) for name in self.own}
+        if any(kind_of(name) == "param" for name in self.own) or set(renamed.values()) - {
+            *self.own
+        }:
+            return None
+        note = "blocks: numbered from the last one to the first, with which all tensors agree"
+        return replace(
+            self,
+            names={renamed.get(name, name): own for name, own in self.names.items()},
+            own={renamed[name]: layouts for name, layouts in self.own.items()},
+            notes=(*self.notes, note),
+        )
+
+
+def renumber(name: str, config: Config) -> str:
+    """Return the name of the same tensor of the block that is this one, counted from the last."""
+    kind, _, rest = name.partition("/")
+    if not rest.startswith("h."):
+        return name
+    _, block, layer = rest.split(".", 2)
+    return f"{kind}/h.{config.n_layer - 1 - int(block)}.{layer}"
+
 
 def read(
     dump: Dump, probe: Probe, renames: Mapping[str, str], *, by_names: bool = False
@@ -66,13 +96,14 @@ def read(
 
     Raises InputError if the dump has nothing to compare, or tensors cannot be matched.
     """
+    dump, lost = without_lost_parameters(dump)
     match = matching.match(dump, probe, renames, by_names=by_names)
     if match.is_untied and probe.config.tied:
         probe = untie(probe)
         match = matching.match(dump, probe, renames, by_names=by_names)
     if (logits := match.tensors.pop("act/logits", None)) is not None:  # a module's output
         match.tensors.setdefault("logits", logits)
-    notes = notes_of(match, probe)
+    notes = notes_of(match, probe) + lost
     notes += fill_gradients(match, probe)
     leave_steps_out(match, probe)
     own = {name: (x, *match.alternatives.get(name, ())) for name, x in match.tensors.items()}
@@ -90,8 +121,24 @@ def read(
         parameters=tuple(findings.compare_parameters(own, probe, match.names, arithmetic)),
         notes=(*notes, *shared_blocks(match), *sentences(match.notes)),
         unused=tuple(match.unused), unknown=tuple(match.unknown), dropped=match.dropped,
-        not_dumped=not_dumped(present),
+        not_dumped=not_dumped(present), inferred=frozenset(match.inferred),
+        is_split=match.is_split,
     )  # fmt: skip
+
+
+def without_lost_parameters(dump: Dump) -> tuple[Dump, list[str]]:
+    """Return the dump without parameters that are nan or infinite, and a line that says so."""
+    floats = {name: x for name, x in dump.tensors.items() if x.dtype.kind == "f"}
+    lost = [
+        name for name, x in floats.items() if kind_of(name) == "param" and not np.isfinite(x).all()
+    ]
+    if not lost:
+        return dump, []
+    kept = {name: x for name, x in dump.tensors.items() if name not in lost}
+    return replace(dump, tensors=kept), [
+        f"parameters: nan or infinite in {few(lost)}, as after a step (dump copies, before it): "
+        "the probe's are used"
+    ]
 
 
 def untie(probe: Probe) -> Probe:
@@ -184,7 +231,7 @@ def shared_blocks(match: matching.Match) -> list[str]:
     """Return a line for each set of blocks that have the very same gradients."""
     blocks: dict[str, list[int]] = {}  # hashes of the gradients, in the order of their names
     for name, grad in sorted(match.tensors.items()):
-        if name.startswith("grad/h.") and grad.any():
+        if name.startswith("grad/h.") and grad.any() and np.isfinite(grad).all():
             blocks.setdefault(name.split(".")[1], []).append(hash(grad.tobytes()))
     equal: dict[tuple[int, ...], list[str]] = {}
     for block, hashes in blocks.items():

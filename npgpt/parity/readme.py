@@ -10,7 +10,7 @@ logits, loss = model(tokens, targets)
 loss.backward()
 found = {"tokens": tokens, "targets": targets, "logits": logits, "loss": loss}
 for name, p in model.named_parameters(): found |= {f"param/{name}": p, f"grad/{name}": p.grad}
-np.savez("dump.npz", **{name: tensor.detach().numpy() for name, tensor in found.items()})
+np.savez("dump.npz", **{n: x.detach().numpy() for n, x in found.items() if x is not None})
 """
 
 NUMPY = """\

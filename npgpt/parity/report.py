@@ -203,7 +203,13 @@ def causes(diagnosis: Diagnosis) -> list[str]:
     if not diagnosis.causes:
         return unknown(diagnosis)
     explained = len(diagnosis.findings) - diagnosis.right_cache - diagnosis.randomness.again
+    explained -= diagnosis.moved
     tensors = f"all {number_of(explained, 'tensor')} within rounding"
+    if diagnosis.within:
+        tensors += f" of {diagnosis.within}"
+    if diagnosis.moved:
+        moved = number_of(diagnosis.moved, "input")
+        tensors += f" but {moved} of layers, which it changes"
     if diagnosis.right_cache:
         tensors += " but the cached logits, which are right"
     if diagnosis.randomness.again:

@@ -48,7 +48,8 @@ def test_loss_and_gradients_name_what_they_show(bench):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("names", TOGETHER[:3], ids=" and ".join)
-def test_mistakes_together_are_named(bench, names):
+def test_mistakes_together_are_named(bench, names, monkeypatch):
+    monkeypatch.setattr(causes, "PATIENCE_SMALL", 600.0)
     assert bench.causes(ALL, port_of(*names)) == [set(names)]
 
 

@@ -53,7 +53,7 @@ def test_a_search_tells_how_many_mistakes_it_tries():
 
 def test_chains_of_mistakes_end_in_time(monkeypatch):
     """With more time, test_causes.py finds this pair."""
-    monkeypatch.setattr(causes, "PATIENCE", -1.0)
+    monkeypatch.setattr(causes, "PATIENCE_SMALL", -1.0)
     assert Bench().causes(ALL, port_of(*TOGETHER[0])) == []
 
 

@@ -28,7 +28,7 @@ def tiny():
 @pytest.fixture
 def unexplained(monkeypatch):
     """No search: none of the known mistakes is the cause."""
-    monkeypatch.setattr(causes, "find", lambda lab, own: [])
+    monkeypatch.setattr(causes, "find", lambda lab, own, **options: [])
 
 
 def masks(tiny, seed):

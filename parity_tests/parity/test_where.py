@@ -51,7 +51,7 @@ def test_sentence(case):
 
 
 def test_a_step_without_finite_numbers_is_no_bad_input(monkeypatch):
-    monkeypatch.delattr(causes, "find")  # no mistake would reproduce it
+    monkeypatch.setattr(causes, "find", lambda lab, own, **options: [])
     tensors = compute(RIGHT, PROBE, ("logits", "loss", "grad", "after1"), dtype=np.float32)
     tensors["after1/ln_f.bias"] = tensors["after1/ln_f.bias"] * np.float32("nan")
     text = report.text(diagnosis.diagnose(dump.make(tensors), PROBE))

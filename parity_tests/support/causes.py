@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 
+from npgpt.parity import causes as search
 from npgpt.parity import diagnosis, dump, order, probe
 from npgpt.parity.budget import Task
 from npgpt.parity.causes import Lab, find
@@ -116,6 +117,7 @@ def of_stages(*stages):
 def main():
     """Print what is wrong, and exit with 1 if anything is."""
     bench, wrong = Bench(), {}
+    search.PATIENCE_SMALL = 600.0
     for stage, kinds in KINDS.items():
         wrong |= bench.wrongly_named(of_stages(stage), kinds)
     for name, causes in bench.not_among(of_stages("forward", "loss", "backward"), SHORT).items():

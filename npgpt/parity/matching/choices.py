@@ -39,7 +39,7 @@ class Chooser:
     renames: list[map_option.Rename]
     by_names: bool = False  # a name with one meaning counts more than values
     convention: str = ""
-    first: int = 0  # the number of the port's first block
+    numbering: names.Numbering = names.USUAL  # of the port's blocks
     chosen: dict[str, Choice] = field(default_factory=dict)
     open: dict[str, list[Choice]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
@@ -50,8 +50,8 @@ class Chooser:
 
     def run(self, arrays: Mapping[str, tuple[str, Array]]) -> None:
         """Choose for every name. `arrays`: the kind and the array by which a name is known."""
-        self.first = names.first_block(arrays, self.sizes)
-        read = [names.from_zero(name, self.first) for name in arrays]
+        self.numbering = names.numbering_of(arrays, self.sizes)
+        read = [names.from_zero(name, self.numbering) for name in arrays]
         self.convention = names.choose_convention(read, self.sizes)
         for name, (kind, array) in arrays.items():
             self.shapes[name] = array.shape
@@ -69,6 +69,16 @@ class Chooser:
             if own and name[len(own) + 1 :].lower() in LEAVES:
                 found[own] = Slot(slot.module, slot.layer, slot.part, slot.head)
         return found
+
+    @property
+    def blocks(self) -> dict[int, int]:
+        """The blocks of the port by their numbers, from 0, as those that their parameters are."""
+        found: dict[int, set[int]] = {}
+        for name, choice in self.chosen.items():
+            split = names.from_zero(name, self.numbering).split()
+            if (at := names.block_at(split)) and choice.slot.layer is not None:
+                found.setdefault(int(split[at]), set()).add(choice.slot.layer)
+        return {number: min(layers) for number, layers in found.items() if len(layers) == 1}
 
     def consider(self, name: str, kind: str, array: Array) -> None:
         """Choose for a name on its own, or note its candidates."""
@@ -102,7 +112,7 @@ class Chooser:
     def meanings(self, name: str) -> list[Meaning]:
         """Return the parameters that a name can mean in this model."""
         found = []
-        for one in names.parameters(name, self.convention, self.sizes, self.first):
+        for one in names.parameters(name, self.convention, self.sizes, self.numbering):
             slot = one.slot and self.own(axes.without_single(one.slot, self.sizes))
             if slot is None or slot.family in self.values.leaves:
                 found.append(replace(one, slot=slot))

@@ -11,6 +11,7 @@ from npgpt.parity.matching.conventions import LEAVES
 KIND = re.compile(r"(param|grad|act|dact|mask|after\d{1,6})/(.+)", re.DOTALL)
 TARGET = re.compile(r"(h\.(?P<i>\d{1,6}|\{i\}|#)\.)?(?P<rest>.+)")
 PART = re.compile(r"attn\.c_attn(\.(?P<part>[qkv]))?(\.(?P<h>\d{1,6}|\{h\}))?(?P<leaf>\.\w+)?")
+ACTIVATION_KINDS = "act", "dact", "mask"
 EXAMPLES = "h.0.attn.c_proj, h.{i}.mlp.c_fc.weight or h.0.attn.c_attn.q"
 
 
@@ -24,7 +25,9 @@ class Rename:
     target: str
 
     def slot(self, kind: str, name: str, sizes: Mapping[str, int]) -> Slot | None:
-        """Return the slot of a tensor to which this applies, as `find` has found.
+        """Return the slot of a tensor to which this applies, as `find` has found; None for none.
+
+        The rename of a layer, without a kind, is one of its output too.
 
         Raises InputError if npgpt has no such tensor.
         """
@@ -34,6 +37,10 @@ class Rename:
         if not self.target:
             return None
         slot = parse_target(self.target, fields, LEAVES.get(leaf or "", ""), kind)
+        if slot is None and not self.kind and kind in ACTIVATION_KINDS and leaf is None:
+            layer = parse_target(self.target, fields, "", "param")  # whose output is meant
+            if layer is not None and layer.module in ("wte", "wpe", "lm_head"):
+                return Slot("logits") if layer.module == "lm_head" else None
         if slot is None or not is_within(slot, sizes):
             raise InputError(
                 f"--map {self.text}: npgpt has no {show(self.target)} that {show(name)} could be; "
@@ -91,7 +98,7 @@ def parse_target(
         rest = "attn.c_attn" + (inside["leaf"] or "")
     layer = fields.get("i") if layer == "{i}" else None if layer == "#" else layer
     family = f"h.#.{rest}" if read["i"] else rest
-    table = ACTIVATIONS if kind in ("act", "dact", "mask") else PARAMETERS
+    table = ACTIVATIONS if kind in ACTIVATION_KINDS else PARAMETERS
     if family not in table and leaf:
         family = f"{family}.{leaf}"
     if family not in table and table is PARAMETERS and f"{family}.weight" in table:

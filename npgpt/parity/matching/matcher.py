@@ -48,10 +48,14 @@ class Match:
         Those of them that are no tensor of GPT-2 by value or name.
     dropped : dict of str to float
         Activations of which the dump has both, before and after dropout, and its factor.
+    inferred : set of str
+        Activations, and gradients of them, that are known as the input of a layer alone.
     alternatives : dict of str to tuple of array
         The other layouts that a tensor may have, by the names of `tensors`. A square gradient has
         one if neither values nor siblings tell whether it is (in, out) or (out, in). The tensor is
         right if any of them is.
+    is_split : bool
+        True if the dump has two gradients of the tied wte, and no step that tells if they add.
     is_untied : bool
         True if the port has another matrix in its output head than wte, which the probe ties to it.
     """
@@ -62,8 +66,10 @@ class Match:
     unused: list[str]
     alternatives: dict[str, tuple[Array, ...]] = field(default_factory=dict)
     is_untied: bool = False
+    is_split: bool = False
     unknown: list[str] = field(default_factory=list)
     dropped: dict[str, float] = field(default_factory=dict)
+    inferred: set[str] = field(default_factory=set)
 
 
 def match(
@@ -231,15 +237,20 @@ class Matcher:
         if len(halves) != 2 or are_equal(*halves):
             return
         self.found.is_untied |= kind == "param"
-        if kind == "grad":
-            name = "grad/wte.weight"
+        if kind != "grad":
+            return
+        name = "grad/wte.weight"
+        first, second = (piece.name for piece in pieces if piece.slot == Slot("wte.weight"))
+        if any(other.startswith("after") for other in self.kinds):  # which tell if they are added
             others = self.found.alternatives.get(name, ())
             self.found.alternatives[name] = (*others, halves[0] + halves[1])
-            first, second = (piece.name for piece in pieces if piece.slot == Slot("wte.weight"))
-            self.found.notes.append(
-                f"grad: {first} and {second} are two gradients of the tied wte.weight: each, and "
-                "their sum, is compared. A step with both apart unties the head"
-            )
+            says = "each, and their sum, is compared. A step with both apart unties the head"
+        else:
+            self.found.is_split = True
+            says = "a port that adds them in its step must dump their sum"
+        self.found.notes.append(
+            f"grad: {first} and {second} are two gradients of the tied wte.weight: {says}"
+        )
 
     def translate_activations(
         self, kind: str, chooser: Chooser, arrangements: Mapping[str, tuple[str, ...]]
@@ -250,7 +261,8 @@ class Matcher:
             for name, choice in chooser.chosen.items()
             if choice.slot.family == "h.#.attn.c_attn.weight"
         }
-        pieces, modules = [], chooser.modules
+        pieces = []
+        modules, numbering = self.blocks_of(chooser)
         for name, array in self.kinds[kind].items():
             slot, rank, order = None, 0, ""
             if rename := map_option.find(self.renames, kind, name):
@@ -259,7 +271,7 @@ class Matcher:
             elif self.is_tied_head(modules.get(name), array):
                 slot = Slot("logits")
             elif meaning := names.activation(
-                name, chooser.convention, modules, self.sizes, chooser.first
+                name, chooser.convention, modules, self.sizes, numbering
             ):
                 slot, rank = meaning.slot, meaning.rank
                 order = meaning.order or orders.get(slot.layer if slot else None, "")
@@ -274,7 +286,29 @@ class Matcher:
                 pieces.append(piece)
             else:
                 self.found.unused.append(f"{kind}/{name}")
-        self.add(kind, assemble(pieces, self.sizes, strict=False))
+        assembled = assemble(pieces, self.sizes, strict=False)
+        self.add(kind, assembled)
+        self.found.inferred |= {
+            f"{kind}/{name}"
+            for name, own in assembled.names.items()
+            if all(names.words(one).endswith(names.INPUT_WORDS) for one in own.split(", "))
+        }
+
+    def blocks_of(self, chooser: Chooser) -> tuple[dict[str, Slot], names.Numbering]:
+        """Return the layers of the port by name, and its blocks' numbers, both for activations.
+
+        The values of parameters tell which block is which. If there is but one block, it stands in
+        the place of all, and its activations are those of its first call.
+        """
+        modules, numbering, blocks = chooser.modules, chooser.numbering, chooser.blocks
+        every = range(self.sizes["L"])
+        if len(blocks) == 1 < len(every):
+            number, layer = next(iter(blocks.items()))
+            modules = {name: replace(slot, layer=number) if slot.layer == layer else slot
+                       for name, slot in modules.items()}  # fmt: skip
+        elif sorted(blocks) == sorted(blocks.values()) == [*every]:
+            numbering = replace(numbering, order=tuple(blocks[i] for i in every))
+        return modules, numbering
 
     def is_tied_head(self, module: Slot | None, array: Array) -> bool:
         """Return True for the output of the layer that has wte's numbers and is the head."""

@@ -21,6 +21,7 @@ from npgpt.parity.matching.conventions import (
 
 LEAF = f"(?P<leaf>{'|'.join(LEAVES)})"
 BLOCK = {"h", "block", "blocks", "layer", "layers", "resblocks", "l", "blk", "blks", "decoder"}
+INPUT_WORDS = " in", " input"  # at the end of a name: what a layer reads
 WRAPPED = {"out", "output", "outputs", "normalized"}  # at the end of an activation's name
 FIELDS = {
     "{i}": r"(?P<i>\d+)",
@@ -28,6 +29,7 @@ FIELDS = {
     "{attention}": r"[a-z0-9 ]*attention[a-z0-9 ]*",
 }
 GUESSED = 1
+TENSORS = 6  # of a block, at least, by which the word before its number is known
 LARGEST = 10**6  # of the numbers in names
 
 
@@ -172,26 +174,76 @@ def layers_of(text: str) -> Iterator[tuple[str | None, str]]:
         yield split[i], " ".join(split[:i] + split[i + 1 :])
 
 
+@dataclass(frozen=True)
+class Numbering:
+    """The numbers of a port's blocks in its names.
+
+    word : before the number of a block, if it is none of `BLOCK`: "stack" of "stack.0.norm"
+    first : the number of the first block
+    order : npgpt's numbers of the port's blocks, counted from 0. Empty: the same
+    """
+
+    word: str = ""
+    first: int = 0
+    order: tuple[int, ...] = ()
+
+    def layer(self, number: int) -> int:
+        """Return npgpt's number of a block."""
+        own = number - self.first
+        return self.order[own] if own < len(self.order) else own
+
+
+USUAL = Numbering()
+
+
 @lru_cache(maxsize=1 << 16)
-def from_zero(name: str, first: int) -> str:
-    """Return the words of a name with the number of its block counted from 0, not from `first`."""
+def from_zero(name: str, numbering: Numbering) -> str:
+    """Return the words of a name with npgpt's number of its block."""
     split = words(name).split()
-    at = block_at(split) if first else 0
+    at = block_at(split, numbering.word) if numbering != USUAL else 0
     if at:
-        split[at] = str(int(split[at]) - first)
+        split[at - 1] = split[at - 1] if split[at - 1] in BLOCK else "blocks"
+        split[at] = str(numbering.layer(int(split[at])))
     return " ".join(split)
 
 
-def first_block(names: Iterable[str], sizes: Mapping[str, int]) -> int:
-    """Return 1 if a port counts its blocks from 1, else 0."""
+def numbering_of(names: Iterable[str], sizes: Mapping[str, int]) -> Numbering:
+    """Return the numbering of a port's blocks, by the names of its parameters."""
     read = [words(name).split() for name in names]
-    numbers = {split[at] for split in read if (at := block_at(split))}
-    return int(numbers == {str(i + 1) for i in range(sizes["L"])} and sizes["L"] > 1)
+    word = "" if any(block_at(split) for split in read) else block_word(read, sizes["L"])
+    numbers = {split[at] for split in read if (at := block_at(split, word))}
+    return Numbering(word, int(numbers == numbers_from(1, sizes["L"]) and sizes["L"] > 1))
 
 
-def block_at(split: Sequence[str]) -> int:
-    """Return the position of the number of the block among the words of a name, 0 if none."""
-    found = (i for i, (a, b) in enumerate(pairwise(split), 1) if a in BLOCK and b.isdecimal())
+def numbers_from(first: int, count: int) -> set[str]:
+    """Return the numbers of blocks, as words of names."""
+    return {str(first + i) for i in range(count)}
+
+
+def block_word(read: Iterable[Sequence[str]], count: int) -> str:
+    """Return the word before the number of a block, "" if no word has the numbers of all blocks.
+
+    Each of them must have many tensors: "ln 1" and "ln 2" are no blocks.
+    """
+    found: dict[str, dict[str, set[str]]] = {}
+    for split in read:
+        at = next((i for i, word in enumerate(split) if i and word.isdecimal()), 0)
+        if at:
+            rest = found.setdefault(split[at - 1], {}).setdefault(split[at], set())
+            rest.add(" ".join(split[at + 1 :]))
+    every = numbers_from(0, count), numbers_from(1, count), numbers_from(0, 1)  # one for all
+    fitting = [word for word, blocks in found.items() if blocks.keys() in every
+               and all(len(rest) >= TENSORS for rest in blocks.values())]  # fmt: skip
+    return max(fitting, key=lambda word: len(next(iter(found[word].values()))), default="")
+
+
+def block_at(split: Sequence[str], word: str = "") -> int:
+    """Return the position of the number of the block among the words of a name, 0 if none.
+
+    `word`: the one before it, if it is none of `BLOCK`.
+    """
+    found = (i for i, (a, b) in enumerate(pairwise(split), 1)
+             if b.isdecimal() and (a == word or a in BLOCK))  # fmt: skip
     return next(found, 0)
 
 
@@ -212,13 +264,10 @@ def fits(meaning: Meaning, sizes: Mapping[str, int]) -> bool:
 
 
 def parameters(
-    name: str, convention: str, sizes: Mapping[str, int], first: int = 0
+    name: str, convention: str, sizes: Mapping[str, int], numbering: Numbering = USUAL
 ) -> list[Meaning]:
-    """Return the parameters that a name can mean: by its convention, by others, by its words.
-
-    `first`: the number of the first block.
-    """
-    name = from_zero(name, first)
+    """Return the parameters that a name can mean: by its convention, by others, by its words."""
+    name = from_zero(name, numbering)
     if convention and (found := [m for m in by_convention(name, convention) if fits(m, sizes)]):
         return found
     found = []
@@ -232,14 +281,13 @@ def activation(
     convention: str,
     modules: Mapping[str, Slot],
     sizes: Mapping[str, int],
-    first: int = 0,
+    numbering: Numbering = USUAL,
 ) -> Meaning | None:
     """Return the activation that a name means, or None.
 
     `modules`: the layers of the port whose parameters are known, as slots whose family is a layer.
-    `first`: the number of the first block.
     """
-    found = read_activation(name, convention, modules, first)
+    found = read_activation(name, convention, modules, numbering)
     if found and found.slot and found.slot.family == PREVIOUS:
         layer = sizes["L"] if found.slot.layer is None else found.slot.layer
         before = Slot("h.#.after_mlp", layer - 1) if layer else Slot("embedding")
@@ -248,17 +296,17 @@ def activation(
 
 
 def read_activation(
-    name: str, convention: str, modules: Mapping[str, Slot], first: int
+    name: str, convention: str, modules: Mapping[str, Slot], numbering: Numbering
 ) -> Meaning | None:
     """Return the activation that a name means, before its numbers are compared with the model."""
-    text = from_zero(name, first)
+    text = from_zero(name, numbering)
     if name in modules:
         return output_of(Meaning(modules[name]))
     for own, family in LLMC_ACTIVATIONS.items():
         if words(own) == text:
             return Meaning(Slot(family) if family else None)
     start, _, last = text.rpartition(" ")
-    if last in ("in", "input"):
+    if text.endswith(INPUT_WORDS):
         module = modules.get(name[: -len(last) - 1])
         if of := Meaning(module) if module else module_of(start, convention):
             return input_of(of)
@@ -270,7 +318,7 @@ def read_activation(
         if re.search(pattern, rest) and (parsed := parse_target(target, {"i": layer})):
             return Meaning(parsed[1], rank=rank)
     if last in WRAPPED:
-        return read_activation(start, convention, {}, 0)
+        return read_activation(start, convention, {}, USUAL)
     for meaning in by_words(text):
         if meaning.slot is not None and layer is not None:
             slot = meaning.slot

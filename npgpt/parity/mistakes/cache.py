@@ -186,3 +186,25 @@ wrong(
     (APPEND, RESULT, "first = min(1, start)\n"
      "        return self.k[:, :, first : self.length], self.v[:, :, first : self.length]"),
 )  # fmt: skip
+ALL_ROWS = """rows = []
+    past = kv_cache.empty_cache(1, config, p.wte.weight.dtype)
+    for layer in past:
+        layer.max_length, layer.backend_state = tokens.size, tokens.shape[1]
+    for row in tokens:
+        rows.append([model.logits(p, one[None, None], config, past=past, ops=ops)[0, 0]
+                     for one in row])
+    return np.array(rows)
+    one_by_one ="""
+TWICE = """for layer in past:
+        layer.max_length, layer.backend_state = 2 * layer.max_length, tokens.shape[1]
+    for token in np.split(tokens, tokens.shape[1], axis=1):
+        model.logits(p, token, config, past=past, ops=ops)
+    one_by_one ="""
+FROM_0 = (HIDDEN, START, "start = past[0].length % past[0].backend_state if past else 0")
+for name, says, text in (
+    ("cache-not-emptied-between-rows", "the cache is not emptied between sequences: a later one "
+     "attends to those before", ALL_ROWS),
+    ("cache-not-emptied-between-runs", "the cache is not emptied before decoding: it holds the "
+     "same tokens from a run before", TWICE),
+):  # fmt: skip
+    wrong("cache", name, says, (CACHED, "one_by_one =", text), FROM_0)

@@ -32,6 +32,8 @@ class Mistake:
         Public threads that report it, "owner/repository#number".
     smooth : bool, default True
         False if the wrong forward pass rounds, so that finite differences say nothing.
+    overwrites : tuple of str, default ()
+        Activations that are overwritten before they are dumped: "embedding", "after_attn".
     """
 
     name: str
@@ -42,6 +44,7 @@ class Mistake:
     twins: tuple[str, ...] = ()
     seen: tuple[str, ...] = ()
     smooth: bool = True
+    overwrites: tuple[str, ...] = ()
 
     @property
     def right(self) -> Edit:
@@ -51,7 +54,9 @@ class Mistake:
     @property
     def change(self) -> Callable[[Port], Port]:
         """A function that returns a port with this mistake in addition to those that it has."""
-        return lambda port: Port((*port.edits, *self.edits), port.replaced)
+        return lambda port: Port(
+            (*port.edits, *self.edits), port.replaced, (*port.overwritten, *self.overwrites)
+        )
 
 
 class Page:

@@ -83,16 +83,28 @@ for end, index in ENDS:
             (HIDDEN, "x, p.h, n_head", f"x, {blocks}, n_head"),
             (HIDDEN, "zip(p.h, layers", f"zip({blocks}, layers"),
         )  # fmt: skip
-add_up = OTHERS.format("last", "[::-1]", "X").replace(".X", "")
+
+
+def last_block(end: str, order: str) -> tuple[tuple[str, str, str], ...]:
+    """Return the edits by which all blocks are the last one, and one of them has all gradients."""
+    add_up = OTHERS.format(end, order, "X").replace(".X", "")
+    return (
+        (HIDDEN_FORWARD, "for p_block in p.h:", "for p_block in p.h[-1:] * len(p.h):"),
+        (HIDDEN_BACKWARD, CALL, f"        from npgpt.model import params\n\n{CALL}\n{add_up}"),
+        (HIDDEN, "x, p.h, n_head", "x, p.h[-1:] * len(p.h), n_head"),
+        (HIDDEN, "zip(p.h, layers", "zip(p.h[-1:] * len(p.h), layers"),
+    )
+
+
 wrong(
     "forward",
     "last-block-in-all-places",
     "all blocks are the last one",
-    (HIDDEN_FORWARD, "for p_block in p.h:", "for p_block in p.h[-1:] * len(p.h):"),
-    (HIDDEN_BACKWARD, CALL, f"        from npgpt.model import params\n\n{CALL}\n{add_up}"),
-    (HIDDEN, "x, p.h, n_head", "x, p.h[-1:] * len(p.h), n_head"),
-    (HIDDEN, "zip(p.h, layers", "zip(p.h[-1:] * len(p.h), layers"),
+    *last_block("last", "[::-1]"),
 )
+SHARED = last_block(
+    "first", ""
+)  # a module that is loaded for each block has the last one's weights
 for one, other, line in (("ln_1", "ln_2", DLN_1), ("ln_2", "ln_1", DLN_2)):
     for name, says, field in (("weight", "weight", "p"), ("rstd", "standard deviation", "rstd")):
         wrong(

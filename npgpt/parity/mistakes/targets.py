@@ -66,3 +66,17 @@ wrong(
     (FORWARD, COUNTS,
      f"targets = np.where(targets == IGNORED, len(weight) - 1, targets)\n    {COUNTS}"),
 )  # fmt: skip
+KEPT = "np.where(targets == IGNORED, IGNORED, {})"
+for name, says, labels in (
+    ("labels-not-shifted-but-ignored", "targets are not shifted: position t predicts token t, "
+     "which it reads, unless its target is ignored", "tokens"),
+    ("labels-of-previous-token-but-ignored", "position t predicts token t - 1, unless its target "
+     "is ignored", "np.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=IGNORED)"),
+    ("labels-rolled-but-ignored", "targets are the tokens, rolled: the last position predicts the "
+     "first, unless ignored", "np.roll(tokens, -1, 1)"),
+    ("labels-rolled-flat-but-ignored", "targets are the tokens of all rows, rolled, but where the "
+     "target is ignored", "np.roll(tokens, -1)"),
+    ("labels-shifted-twice-at-ignored", "targets are shifted twice, and ignored where they were "
+     "before the shift", "np.pad(targets[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORED)"),
+):  # fmt: skip
+    wrong("loss", name, says, (LABELS, "return targets", f"return {KEPT.format(labels)}"))

@@ -11,11 +11,13 @@ from dataclasses import replace
 from typing import Any
 
 from npgpt.parity.mistakes import (
+    in_place,
     linear,
     loss,
     micro_batches,
     optimizer_state,
     optimizers,
+    other_layers,
     precision,
     projections,
     residuals,
@@ -171,6 +173,16 @@ OTHERS: tuple[tuple[Any, ...], ...] = (
         )
     ),
     (
+        "last-block-in-all-places",
+        ", in a module that has the name of the first",
+        *other_layers.SHARED,
+    ),
+    (
+        "mask-hides-own-position",
+        ": the first one sees none, and is nan",
+        (precision.ATTENTION, "np.tri(T, S, S - T,", "np.tri(T, S, S - T - 1,"),
+    ),
+    (
         "matmul-in-float16",
         ", and so are their results, but for queries, keys and values; backward is in float32",
         (
@@ -196,8 +208,14 @@ def variants_of(mistakes: Sequence[Mistake]) -> tuple[Mistake, ...]:
             *micro_batches.others(),
         )
     ]
+    overwritten = [
+        replace(by_name[name], stage="forward", says=by_name[name].says + more,
+                edits=tuple(Edit(*e) for e in edits), overwrites=layers)
+        for name, more, layers, *edits in in_place.OVERWRITTEN
+    ]  # fmt: skip
     return (
         *others,
+        *overwritten,
         *in_part(mistakes, RIGHT_BACKWARD, backward=False),
         *in_part(mistakes, RIGHT_FORWARD, backward=True),
         *of_some_layers(mistakes),
