@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -67,9 +68,7 @@ def train(size, training, config=CONFIG):
     (2, dict()),
     (3, dict(grad_accumulation=3)),
     (4, dict(deterministic=True, leaves=8, batch_size=2)),
-    pytest.param(  # the wire's kernels are of Numba
-        2, dict(comm_dtype="bfloat16", grad_accumulation=2), marks=pytest.mark.slow
-    ),
+    (2, dict(grad_accumulation=2)),
 ])  # fmt: skip
 def test_overlap_changes_no_bits(size, changes, small_cuts):
     """With dropout, clipping and accumulation; in a thread, block by block from the last one."""
@@ -128,6 +127,39 @@ def test_an_error_of_the_thread_is_raised_by_wait():
     assert done == parts[:2]
     Background(task, []).wait()
     assert done == parts[:2]
+
+
+def test_the_thread_sleeps_between_calls_until_it_is_awaited():
+    background, calls = Background(print, []), []
+
+    def test():
+        calls.append("Test")
+        return len(calls) == 3
+
+    request = SimpleNamespace(Test=test, Wait=lambda: calls.append("Wait"))
+    background.wait_for(request)
+    assert calls == ["Test", "Test", "Test", "Wait"]
+    background.is_awaited.set()
+    background.wait_for(request)
+    assert calls[4:] == ["Wait"]
+
+
+def test_all_ranks_are_told_the_same_times(small_cuts, monkeypatch):
+    """Those of the slowest rank, in the step before."""
+    found = {rank: [] for rank in range(2)}
+    observe = Choice.observe
+
+    def observing(self, *times):
+        found[thread_ranks.here().rank].append(times)
+        observe(self, *times)
+
+    monkeypatch.setattr(Choice, "observe", observing)
+    runs = train(2, TRAINING)
+    assert found[0] == found[1] and found[0][0] == (0, 0)
+    steps = zip(*(times for _, _, times in runs), strict=True)
+    for (seconds, exchange), ranks in zip(found[0][1:], steps, strict=True):
+        assert exchange == max(waited for waited, _ in ranks) < seconds
+        assert seconds <= max(seconds for _, seconds in ranks)
 
 
 @pytest.mark.parametrize("times, exchange, modes", [

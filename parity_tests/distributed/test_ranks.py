@@ -12,9 +12,12 @@ from parity_tests.support.runs import final
 
 pytestmark = pytest.mark.slow
 
-EQUAL = {"adamw": ("adamw", 4, "float32"), "muon": ("muon", 4, "float32")}
-LONG = {"long": ("adamw", 8, "float32")}
-OTHER = {"plain": ("adamw", 0, "float32"), "bfloat16": ("adamw", 0, "bfloat16")}
+EQUAL = {"adamw": ("adamw", 4, "float32", "auto"), "muon": ("muon", 4, "float32", "on")}
+LONG = {"long": ("adamw", 8, "float32", "on")}
+OTHER = {
+    "plain": ("adamw", 0, "float32", "off"), "plain-on": ("adamw", 0, "float32", "on"),
+    "bfloat16": ("adamw", 0, "bfloat16", "off"), "bfloat16-on": ("adamw", 0, "bfloat16", "on"),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +108,15 @@ def test_other_sums_are_equal_within_rounding(name, bound, size, runs, alone):
     apart = np.abs(runs(size)[name]["losses"] - alone["adamw"]["losses"])
     assert apart[0] == 0  # losses are added in the order of micro-batches everywhere
     assert 0 < apart.max() < bound
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("name", ["plain", "bfloat16"])
+def test_overlap_changes_no_bits(name, size, runs):
+    """The exchange during backward, of runs whose bits depend on the number of ranks."""
+    off, on = runs(size)[name], runs(size)[f"{name}-on"]
+    for key in off:
+        assert off[key].tobytes() == on[key].tobytes(), key
 
 
 @pytest.mark.parametrize("command, says", [

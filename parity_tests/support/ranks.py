@@ -10,8 +10,8 @@ The last one is the command line, with an ACTION on one rank in one step: the na
 it sends to itself, or "raise" for an error. With --overlap on, it acts within backward, while its
 thread sends the last block. A RANK of -1 is none.
 
-`train FILE optimizer leaves dtype` may be repeated: a start costs more than a run. Each saves a
-checkpoint after half of its steps beside FILE, and continues from one that exists.
+`train FILE optimizer leaves dtype overlap` may be repeated: a start costs more than a run. Each
+saves a checkpoint after half of its steps beside FILE, and continues from one that exists.
 """
 
 import functools
@@ -33,8 +33,7 @@ from parity_tests.support.processes import LONG
 from parity_tests.support.sources import ROOT
 
 STEPS = 20
-# steps of runs with 8 leaves, which also have three micro-batches in each, and overlap
-LONG_RUN = 50
+LONG_RUN = 50  # steps of runs with 8 leaves, which also have three micro-batches in each
 MICRO_BATCHES = 12  # divisible by 1, 2, 3 and 4; three in each of 4 leaves
 MPIRUN = shutil.which(
     "mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -88,7 +87,9 @@ def alone(program: str, **variables: str) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
-def train(here: world.World, path: str, optimizer: str, leaves: int, dtype: str) -> None:
+def train(
+    here: world.World, path: str, optimizer: str, leaves: int, dtype: str, overlap: str
+) -> None:
     """Make a run, and write its bits into a file on the first rank."""
     from dataclasses import replace
 
@@ -101,7 +102,6 @@ def train(here: world.World, path: str, optimizer: str, leaves: int, dtype: str)
 
     tokens = np.random.default_rng(0).integers(0, 257, 600)
     sums_of: dict = dict(deterministic=leaves > 0, leaves=leaves or 1, comm_dtype=dtype)
-    overlap = "on" if leaves == 8 else "auto"
     length: dict = dict(steps=LONG_RUN, grad_accumulation=3 * leaves) if leaves == 8 else {}
     training = replace(TRAINING, optimizer=optimizer, overlap=overlap, **sums_of, **length)
     half = Path(path).with_suffix(".h5")
@@ -140,9 +140,9 @@ def main(here: world.World) -> int:
     partition.BLOCK, sums.BUCKET = 16, 512  # as many cuts and buckets as in a large model
     command, *arguments = sys.argv[1:]
     if command == "train":
-        for i in range(0, len(arguments), 4):
-            path, optimizer, leaves, dtype = arguments[i : i + 4]
-            train(here, path, optimizer, int(leaves), dtype)
+        for i in range(0, len(arguments), 5):
+            path, optimizer, leaves, dtype, overlap = arguments[i : i + 5]
+            train(here, path, optimizer, int(leaves), dtype, overlap)
         return 0
     if command == "compare":
         here = here._replace(host=f"machine-{here.rank // 2}")
