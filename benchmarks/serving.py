@@ -81,7 +81,7 @@ def main() -> None:
     args = parser.parse_args()
 
     model, tokenizer = npgpt.GPT(npgpt.Config()), npgpt.tokenizer("byte")
-    precompile.compile_kernels("generate", "float32")
+    precompile.compile_kernels("batches", "float32")
     service = server.Service(model, tokenizer, "model", size=args.clients)
     listening = server.bind("127.0.0.1", 0)
     runs = server.Server(service)

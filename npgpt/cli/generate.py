@@ -163,7 +163,10 @@ class Generate:
         from npgpt.performance import precompile
 
         model, tokenizer = load(self.model, self.weights, self.tokenizer)
-        precompile.compile_kernels("generate", quantize.kind_of(model.params))
+        one_row = self.prompts is None and self.num_samples == 1 and self.beams is None
+        one_row &= not self.speculate and self.draft is None  # guesses are rows, too
+        work = "generate" if one_row else "batches"
+        precompile.compile_kernels(work, quantize.kind_of(model.params))
         return model, tokenizer
 
     def run_prompt(self) -> int:

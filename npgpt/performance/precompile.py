@@ -33,8 +33,11 @@ SHARES = {
         "embedding", "layernorm", "gelu", "dropout", "adam", "adamw", "rmsprop", "sgd", "random",
     ),
     "generate": ("decode",),
+    "batches": ("decode",),
 }  # fmt: skip
 VOCABULARY = 1 << 14  # of the tiny model: embeddings are drawn on all threads, as larger ones are
+# Sequences and positions. Other kernels multiply more than 32 rows, and decode more than 4.
+SHAPES, BATCHES = ((1, 15), (1, 40), (1, 1)), ((8, 1),)
 
 
 def compile_kernels(
@@ -51,7 +54,8 @@ def compile_kernels(
 
     Parameters
     ----------
-    work : {"train", "generate"}
+    work : {"train", "generate", "batches"}
+        "batches" is "generate" with several rows: continuations, prompts, clients or guesses.
     kind : str
         The dtype of training (--dtype), or of the weights to generate with (--weights).
     scheme : str or None
@@ -64,7 +68,7 @@ def compile_kernels(
     done = marker(work, kind if optimizer == "adamw" else f"{kind}-{optimizer}")
     if machine.cores() < 2 or done is None or done.exists():
         return
-    if work == "generate" and kind in QUANTIZED:  # the NumPy ops take no quantized matrices
+    if work != "train" and kind in QUANTIZED:  # the NumPy ops take no quantized matrices
         with gc_paused():
             warm_up(work, kind, OPS)
         mark_done(done)
@@ -121,7 +125,7 @@ def warm_up(
         **{name: getattr(fast if name in names else plain, name) for name in OPS}
     )
     config = Config(
-        vocab_size=VOCABULARY, context_length=16, n_layer=1, n_head=1, n_embd=16, dropout=dropout
+        vocab_size=VOCABULARY, context_length=40, n_layer=1, n_head=1, n_embd=16, dropout=dropout
     )
     tree = params.zeros(config, np.float64 if kind == "float64" else np.float32)
     tokens = np.arange(16)[None]
@@ -138,9 +142,10 @@ def warm_up(
         transformer.evaluate(tree, tokens, tokens, config, ops=backend)
         return
     tree = quantize.quantize(tree, kind) if kind in QUANTIZED else tree
-    past = kv_cache.empty_cache(1, config, tree.wpe.weight.dtype)
-    for part in tokens[:, :15], tokens[:, 15:]:  # a prompt, and a token after it
-        transformer.next_logits(tree, part, config, past=past, ops=backend)
+    for shape in SHAPES + BATCHES * (work == "batches"):
+        past = kv_cache.empty_cache(shape[0], config, tree.wpe.weight.dtype)
+        transformer.next_logits(tree, np.zeros(shape, int), config, past=past, ops=backend)
+    Generator(0, ops=backend).multinomial(np.ones(VOCABULARY, np.float32))
 
 
 @contextlib.contextmanager
