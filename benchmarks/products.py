@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks.harness import Runner, alternate, compared, comparison, on_threads, once, serve
+from npgpt import arrays
 from npgpt.config import Config
 from npgpt.performance import flops
 
@@ -25,16 +26,20 @@ TOLERANCE = {"npgpt": 1e-5, "npgpt-bfloat16": 2e-2}  # of the largest number of 
 
 
 def products(config: Config, rows: int):
-    """Yield (count, a, b, out) for the products of a step."""
+    """Yield (count, a, b, out) for the products of a step. Arrays begin at a cache line, as a
+    model's do."""
     rng = np.random.default_rng(0)
+
+    def drawn(*shape):
+        out = arrays.zeros(shape, np.float32)
+        rng.standard_normal(dtype=np.float32, out=out)
+        return out
+
     for count, inputs, outputs in flops.linears(config):
-        x, w, y = (
-            rng.standard_normal(shape, np.float32)
-            for shape in ((rows, inputs), (inputs, outputs), (rows, outputs))
-        )
-        yield count, x, w, np.empty_like(y)
-        yield count, y, w.T, np.empty_like(x)
-        yield count, x.T, y, np.empty_like(w)
+        x, w, y = drawn(rows, inputs), drawn(inputs, outputs), drawn(rows, outputs)
+        yield count, x, w, arrays.zeros(y.shape, np.float32)
+        yield count, y, w.T, arrays.zeros(x.shape, np.float32)
+        yield count, x.T, y, arrays.zeros(w.shape, np.float32)
 
 
 def operations(config: Config, rows: int) -> float:
