@@ -20,6 +20,7 @@ from npgpt.cli.finetuning_flags import (
 from npgpt.cli.signals import StopRequest
 from npgpt.errors import InputError
 from npgpt.system.shell import npgpt_command
+from npgpt.system.streams import keep_unshown
 from npgpt.system.terminal import printable_line
 
 if TYPE_CHECKING:
@@ -100,10 +101,12 @@ class Classify(FineTuning):
 
     def train(self) -> int:
         """Train and write a classifier; print its losses and accuracies as the book does."""
+        unshown = keep_unshown()  # a terminal that is closed ends no run
         self.settings()  # an invalid one is found before the data is read
         texts = self.read()
         begin = self.start if self.resume is None else self.restart
         with begin(texts) as (task, output):
+            unshown.write_to(output.log)
             if signal := self.follow(task, output):
                 return stopped("classify", signal, output.path, task.progress.step - 1)
             final = [task.accuracy(one, task.rng) for one in task.batches]

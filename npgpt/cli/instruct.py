@@ -20,6 +20,7 @@ from npgpt.cli.finetuning_flags import (
 from npgpt.cli.signals import StopRequest
 from npgpt.system.console import track_progress
 from npgpt.system.shell import npgpt_command
+from npgpt.system.streams import keep_unshown
 from npgpt.system.terminal import number_of, printable_line
 
 if TYPE_CHECKING:
@@ -79,12 +80,14 @@ class Instruct(FineTuning):
         from npgpt.finetuning import instructions
         from npgpt.model.inputs import check_integer
 
+        unshown = keep_unshown()  # a terminal that is closed ends no run
         self.settings()  # an invalid one is found before the data is read
         check_integer("max_new_tokens", self.max_new_tokens, least=1)
         data = download() if self.data is None else str(self.data)
         entries = instructions.split(instructions.read(data))
         begin = self.start if self.resume is None else self.restart
         with begin(entries) as (task, output):
+            unshown.write_to(output.log)
             if signal := self.follow(task, output, entries.val[0]):
                 return stopped("instruct", signal, output.path, task.progress.step - 1)
             self.answer(task, output, entries.test)

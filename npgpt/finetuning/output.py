@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Container, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from npgpt.errors import InputError
+from npgpt.errors import InputError, RunError
 from npgpt.system import atomic
-from npgpt.training.run_dir import LOCK, lock_run, new_directory
+from npgpt.training.run_dir import LOCK, LOG, lock_run, new_directory
 
 METRICS = "metrics.jsonl"
 
@@ -23,6 +23,11 @@ class Output:
         """Append a line to metrics.jsonl."""
         self.metrics.append(fields)
         atomic.append(self.path / METRICS, json.dumps(fields) + "\n")
+
+    def log(self, text: str) -> None:
+        """Append a text that could not be shown to train.log. A failure is ignored."""
+        with suppress(RunError):
+            atomic.append(self.path / LOG, text)
 
     def write(self, name: str, text: str) -> None:
         """Write a text file."""

@@ -1,16 +1,20 @@
 """npgpt classify and npgpt instruct, in this process and on the NumPy backend."""
 
+import errno
 import hashlib
+import io
 import json
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 import npgpt
 from npgpt import ops
+from npgpt.cli.main import main
 from npgpt.download import instructions
 from npgpt.errors import RunError
 from npgpt.finetuning import curves
@@ -174,6 +178,26 @@ def test_a_run_that_was_stopped_is_resumed_bit_for_bit(npgpt_, monkeypatch, name
     ):
         assert says in npgpt_(f"{command} --resume ../run {flags}", code=2).err
     assert on_disk() == before
+
+
+class Gone(io.StringIO):
+    """A stream whose reader has gone."""
+
+    def write(self, text):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+@pytest.mark.usefixtures("sketch")
+@pytest.mark.parametrize(
+    "command, last",
+    [("classify --data texts.tsv", "After training"), (RESUMED["instruct"], "run/answers.json")],
+)
+def test_a_run_continues_without_its_reader(monkeypatch, command, last):
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Gone())
+        assert main(f"{command} {TRAIN} --epochs 1 --out run".split()) == 0
+    said = Path("run/train.log").read_text()
+    assert said.startswith("[standard output could not be written: Broken pipe.") and last in said
 
 
 def is_locked(run):
