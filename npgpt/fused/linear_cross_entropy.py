@@ -20,7 +20,7 @@ def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 512,
     `dweight`: optional output for the gradient of `weight` at dloss = 1. Passing backward's `g`
     here avoids a second (V, C) array; the Cache can then be used once. `frozen`: without it.
     """
-    return forward_with(matmul, in_place, x, weight, targets, chunk, dweight, frozen)
+    return forward_with(matmul, x.dtype, x, weight, targets, chunk, dweight, frozen)
 
 
 def backward(dloss: float, cache: Cache, g: Array | None, *, dx: Array | None = None):
@@ -45,15 +45,15 @@ def log_probs(x: Array, weight: Array, targets: Array, *, chunk: int = 512):
 
 
 def forward_with(
-    matmul, gradient, x: Array, weight: Array, targets: Array, chunk: int, dweight, frozen
+    matmul, dtype, x: Array, weight: Array, targets: Array, chunk: int, dweight, frozen
 ):
-    """Run `forward` with this matrix product. `gradient(logits, targets, inv_n, loss)` writes the
-    losses and returns the gradient of the logits; it may overwrite them."""
+    """Run `forward` with this matrix product, which reads the gradient of the logits in a dtype:
+    that of x, or uint16 for bfloat16, to which the product would round it."""
     x_rows, targets = rows(x), check(targets, weight)
     counts = targets != IGNORED
     if not counts.all():
         some = x_rows[counts], weight, targets[counts]
-        value, cache = forward_with(matmul, gradient, *some, chunk, dweight, frozen)
+        value, cache = forward_with(matmul, dtype, *some, chunk, dweight, frozen)
         dx = buffer_pool.empty_like(x_rows)
         dx[counts], dx[~counts] = cache.dx, 0
         return value, Cache(dx.reshape(x.shape), cache.dweight)
@@ -62,30 +62,21 @@ def forward_with(
     if dweight is None and not frozen:
         dweight = buffer_pool.empty_like(weight)
     loss = np.empty(N, x.dtype)
-    buffer = buffer_pool.empty((min(N, chunk), V), x.dtype)
+    shape = min(N, chunk), V
+    buffer = buffer_pool.temporary(shape, x.dtype)
+    buffers = buffer, buffer if dtype == x.dtype else buffer_pool.temporary(shape, dtype)
     for block in blocks(N, chunk):
-        logits = buffer[: block.stop - block.start]
+        logits, dlogits = (one[: block.stop - block.start] for one in buffers)
         matmul(x_rows[block], weight.T, out=logits)
-        dlogits = gradient(logits, targets[block], x.dtype.type(1 / N), loss[block])
+        if dlogits.dtype == x.dtype or min(logits.shape) <= FEW:  # which are not rounded
+            _forward(logits, targets[block], x.dtype.type(1 / N), loss[block])
+            dlogits = logits
+        else:
+            _forward_rounded(logits, targets[block], x.dtype.type(1 / N), loss[block], dlogits)
         matmul(dlogits, weight, out=dx[block])
         if dweight is not None:
             matmul(dlogits.T, x_rows[block], out=dweight, beta=0 if block.start == 0 else 1)
     return x.dtype.type(loss.sum(dtype=np.float64) / N), Cache(dx.reshape(x.shape), dweight)
-
-
-def in_place(logits: Array, targets: Array, inv_n, loss: Array) -> Array:
-    """(N, V), (N,) -> loss (N,). Replace the logits by their gradient, and return it."""
-    _forward(logits, targets, inv_n, loss)
-    return logits
-
-
-def rounded(logits: Array, targets: Array, inv_n, loss: Array) -> Array:
-    """The same, and return the gradient as bfloat16 (uint16), if products will round it."""
-    if min(logits.shape) <= FEW:
-        return in_place(logits, targets, inv_n, loss)
-    dlogits = buffer_pool.empty(logits.shape, np.uint16)
-    _forward_rounded(logits, targets, inv_n, loss, dlogits)
-    return dlogits
 
 
 def evaluate_with(matmul, x: Array, weight: Array, targets: Array, chunk: int):

@@ -14,7 +14,7 @@ from collections import deque
 
 import numpy as np
 
-from npgpt.arrays import HUGE, LINE, Array, zeros
+from npgpt.arrays import HUGE, LINE, Array, reused, zeros
 
 LARGE = 1 << 18  # bytes: below, malloc keeps pages by itself
 PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
@@ -105,6 +105,12 @@ class Pool:
 
 pool = Pool()
 empty, acquire, release = pool.empty, pool.acquire, pool.release
+
+
+def temporary(shape: tuple[int, ...], dtype) -> Array:
+    """Return an array to which no result of the op refers: in memory of `arrays.reuse`, if any."""
+    found = reused(shape, dtype)
+    return empty(shape, dtype) if found is None else found
 
 
 def empty_like(x: Array) -> Array:

@@ -3,13 +3,14 @@
 The formula is in npgpt/ops/linear_cross_entropy.py.
 """
 
+import numpy as np
+
 from npgpt.arrays import Array
 from npgpt.fused.linear_cross_entropy import (
     backward,
     evaluate_with,
     forward_with,
     log_probs_with,
-    rounded,
 )
 from npgpt.kernels.gemm_bf16 import matmul
 from npgpt.ops.linear_cross_entropy import Cache
@@ -24,7 +25,7 @@ def forward(x: Array, weight: Array, targets: Array, *, chunk: int = 512,
     `dweight`: optional output for the gradient of `weight` at dloss = 1. Passing backward's `g`
     here avoids a second (V, C) array; the Cache can then be used once. `frozen`: without it.
     """
-    return forward_with(matmul, rounded, x, weight, targets, chunk, dweight, frozen)
+    return forward_with(matmul, np.uint16, x, weight, targets, chunk, dweight, frozen)
 
 
 def evaluate(x: Array, weight: Array, targets: Array, *, chunk: int = 512):

@@ -107,6 +107,7 @@ class Workspace:
         self.spare: list[tuple[memoryview, weakref.ref]] = []
         self.lock = threading.Lock()
         self._own: Params | None = None
+        self._blocks: Array | None = None  # the part of `own` that backward writes last
         self.has_warned = False
 
     def forward(
@@ -119,7 +120,10 @@ class Workspace:
         if rng is None and config.dropout and not self.has_warned:
             self.has_warned = True
             inputs.warn_of_dropout(config, stacklevel=4)
-        value, cache = transformer.loss(self.parameters, ids, labels, config, rng=rng, g=g, ops=ops)
+        with arrays.reuse(self._blocks if g is self._own else None):  # for the logits
+            value, cache = transformer.loss(
+                self.parameters, ids, labels, config, rng=rng, g=g, ops=ops
+            )
         return float(value), cache
 
     def backward(
@@ -134,7 +138,10 @@ class Workspace:
     def own(self) -> Params:
         """The model's own gradient tree."""
         if self._own is None:
-            self._own = views(self.shapes, arrays.zeros(total(self.shapes), self.dtype))
+            flat = arrays.zeros(total(self.shapes), self.dtype)
+            self._own = views(self.shapes, flat)
+            start = total((self.shapes.wte, self.shapes.wpe))
+            self._blocks = flat[start : start + total(self.shapes.h)]
         return self._own
 
     def take(self) -> Params:
