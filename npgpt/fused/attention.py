@@ -286,9 +286,8 @@ def _attend(head, qkv, k, v, start, scale, out):
     scores = np.empty(capacity, qkv.dtype)
     for t in range(T):
         S, columns = start + t + 1, slice(h * D, (h + 1) * D)
-        attend_cached(
-            qkv[b, t, columns], k[b, h, :S], v[b, h, :S], scale, scores[:S], out[b, t, columns]
-        )
+        attend_cached(qkv[b, t, columns], k[b, h, :S], v[b, h, :S], capacity * D * k.itemsize,
+                      scale, scores[:S], out[b, t, columns])  # fmt: skip
 
 
 @inner

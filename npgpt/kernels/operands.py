@@ -88,14 +88,17 @@ def _rounded(panel, x, first, last, height, a, k, K):
 @inner
 def _pairs(panel, x, first, last, height, a, k, K):
     count = last - first
+    pairs = np.empty(count // 2, np.uint32)  # a loop that also distributes them is not vectorised
     for r in range(height):
-        row = x[min(panel * height + r, len(x) - 1)]
+        row = x[min(panel * height + r, len(x) - 1), first:last]
         at = (panel * steps_of(K, a) + k // 2) * height + r
         for n in range(count // 2):
-            low, high = bits(row[first + 2 * n]), bits(row[first + 2 * n + 1])
-            a[at + n * height] = low | np.uint32(high << np.uint32(16))
+            low, high = bits(row[2 * n]), bits(row[2 * n + 1])
+            pairs[n] = low | np.uint32(high << np.uint32(16))
+        for n in range(count // 2):
+            a[at + n * height] = pairs[n]
         if count % 2:
-            a[at + count // 2 * height] = bits(row[last - 1])
+            a[at + count // 2 * height] = bits(row[count - 1])
 
 
 def number_at(a, start, k, height):

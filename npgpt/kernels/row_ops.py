@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from npgpt.arrays import LINE
 from npgpt.kernels.gemv import widen
 from npgpt.kernels.jit import inner
 from npgpt.kernels.math import exp, largest
+from npgpt.kernels.pointers import prefetch_at
 
 
 @inner
@@ -22,14 +24,18 @@ def softmax_row(row, scale):
 
 
 @inner
-def attend_cached(query, k, v, scale, scores, out):
+def attend_cached(query, k, v, next_head, scale, scores, out):
     """(D,), (S, D), (S, D) -> out (D,): one query against all cached keys; each is read once.
 
-    `scores` (S,) is a workspace. k and v may be bfloat16, their bits in uint16.
+    `scores` (S,) is a workspace. k and v may be bfloat16, their bits in uint16. Meanwhile as many
+    keys and values are prefetched, `next_head` bytes behind these.
     """
     S, D = k.shape
     zero, one = out.dtype.type(0), out.dtype.type(1)
+    row, next_k, next_v = D * k.itemsize, k.ctypes.data + next_head, v.ctypes.data + next_head
     for s in range(S):
+        for start in range(0, row, LINE):
+            prefetch_at(next_k + s * row + start)
         total = zero
         for d in range(D):
             total += query[d] * widen(k[s, d])
@@ -37,6 +43,8 @@ def attend_cached(query, k, v, scale, scores, out):
     _, total = softmax_row(scores, one)
     out[:] = 0
     for s in range(S):
+        for start in range(0, row, LINE):
+            prefetch_at(next_v + s * row + start)
         prob = scores[s] * (one / total)
         for d in range(D):
             out[d] += prob * widen(v[s, d])

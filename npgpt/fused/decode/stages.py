@@ -60,14 +60,14 @@ def attend(new, cache, stored, capacity, start, h, scale, out):
     new: (3, D), query, key and value; stored: an array of the cache's dtype; out: (D,).
     """
     D, S = len(out), start + 1
-    offset = h * capacity * D * stored.itemsize
+    size = capacity * D * stored.itemsize  # of a head
     k, v = (
-        array_at(cache[0] + offset, (capacity, D), stored),
-        array_at(cache[1] + offset, (capacity, D), stored),
+        array_at(cache[0] + h * size, (capacity, D), stored),
+        array_at(cache[1] + h * size, (capacity, D), stored),
     )
     for d in range(D):
         k[start, d], v[start, d] = as_stored(new[1, d], k), as_stored(new[2, d], v)
-    attend_cached(new[0], k[:S], v[:S], scale, np.empty(S, out.dtype), out)
+    attend_cached(new[0], k[:S], v[:S], size, scale, np.empty(S, out.dtype), out)
 
 
 # The queue. Every step has a counter per thread, of the taken ones of its own tasks, and one of the
