@@ -113,11 +113,12 @@ class Npgpt:
 
         file = path / ("model" if weights == "float32" else f"model.{weights}")
         self.model, self.version = npgpt.load(file), npgpt.__version__
-        self.settings = "cache float32"
+        self.cache = "float32" if weights == "float32" else "bfloat16"
+        self.settings = f"cache {self.cache}"
 
     def logits(self, prompt: np.ndarray, forced: np.ndarray) -> np.ndarray:
         """(T,), (N,) -> (1 + N, V), after the prompt and after each forced token"""
-        past = self.model.kv_cache(1)
+        past = self.model.kv_cache(1, dtype=self.cache)
         given = prompt[None], *forced[:, None, None]
         return np.concatenate([self.model.next_logits(tokens, past=past) for tokens in given])
 
@@ -126,7 +127,7 @@ class Npgpt:
         from npgpt.inference.generate import generate
 
         made = []
-        for new in generate(self.model, tokens, count):
+        for new in generate(self.model, tokens, count, cache_dtype=self.cache):
             made.append(new)
             after()
         return np.stack(made, axis=1)
