@@ -3,9 +3,10 @@
 Each row's numbers are those of its own run alone. The sum of a matrix product may be added in
 another order for more rows: few rows are multiplied by another kernel (npgpt/kernels/gemm.py), in
 bfloat16 with other operands. So short prompts are read in passes of at most FEW positions, as they
-are alone, long ones in passes of more; and the output head is applied to at most FEW rows at once.
-With the Numba backends, a row has the bits of its own run. With NumPy's, whose BLAS adds in an
-order of its own, logits differ by rounding.
+are alone, long ones in passes of more, but of at most FEW prompts: only the last position of each
+leaves the last block. The output head is applied to at most FEW rows at once. With the Numba
+backends, a row has the bits of its own run. With NumPy's, whose BLAS adds in an order of its own,
+logits differ by rounding.
 """
 
 from collections.abc import Iterator, Sequence
@@ -116,8 +117,8 @@ class Reader:
         tokens = np.zeros((len(windows), max(counts)), np.int64)
         for line, window in zip(tokens, windows, strict=True):  # padding is after a row's tokens,
             line[: len(window.tokens)] = window.tokens  # which do not see it
-        x = self._hidden(tokens, layers(windows, counts))
-        return x[np.arange(len(windows)), np.array(counts) - 1]
+        last = np.arange(len(windows)), np.array(counts) - 1
+        return self._hidden(tokens, layers(windows, counts), at=last)
 
     def _decode(self, windows: Sequence[Window]) -> Array:
         """Read the last token of each window. Return its position (n, C)."""
@@ -131,10 +132,12 @@ class Reader:
             layer.rows = caches
         return self._decoding
 
-    def _hidden(self, tokens: Array, past: list[RowCaches]) -> Array:
-        """(n, T) -> (n, T, C)"""
-        model = self.model
-        return transformer.hidden(model.params, tokens, model.config, past=past, ops=model.ops)
+    def _hidden(
+        self, tokens: Array, past: list[RowCaches], at: tuple[Array, Array] | None = None
+    ) -> Array:
+        """(n, T) -> (n, T, C), or the positions `at`, (N, C)"""
+        p, config, ops = self.model.params, self.model.config, self.model.ops
+        return transformer.hidden(p, tokens, config, past=past, at=at, ops=ops)
 
 
 def clear(caches: Sequence[LayerCache]) -> None:
@@ -163,7 +166,8 @@ def passes(windows: Sequence[Window], chosen: Array) -> Iterator[list[int]]:
         length = len(windows[i].tokens)
         padded = (len(group) + 1) * length
         few = group and len(windows[group[0]].tokens) <= FEW
-        if group and padded > (FEW if few else min(PASS, PADDING * (total + length))):
+        most = FEW if few else min(PASS, PADDING * (total + length))
+        if group and (padded > most or len(group) == FEW):
             yield group
             group, total = [], 0
         group.append(i)

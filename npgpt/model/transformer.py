@@ -122,22 +122,45 @@ def hidden_backward(
 
 
 def hidden(
-    p: Params, tokens: Array, config: Config, *, past: Sequence[Past] | None = None, ops: Backend
+    p: Params,
+    tokens: Array,
+    config: Config,
+    *,
+    past: Sequence[Past] | None = None,
+    at: tuple[Array, Array] | None = None,
+    ops: Backend,
 ) -> Array:
     """(B, T) -> (B, T, C), the input of the output head.
 
-    `past`: the key/value cache of the positions before `tokens`.
+    `past`: the key/value cache of the positions before `tokens`. `at`: rows and positions, (N,)
+    each. Only these leave the last block: (N, C).
     """
     start = past[0].length if past else 0
     x, _ = ops.embedding.forward(tokens, Embedding(p.wte.weight, p.wpe.weight), start=start)
     if past and tokens.shape[1] == 1:
         x = ops.decode.forward(x, p.h, n_head=config.n_head, past=past)
+        x = x if at is None else x[at]
     else:
         layers: Sequence[Past | None] = past or [None] * config.n_layer
-        for p_block, layer in zip(p.h, layers, strict=True):
-            x, _ = block.forward(x, p_block, n_head=config.n_head, past=layer, ops=ops)
+        blocks = list(zip(p.h, layers, strict=True))
+        for i, (p_block, layer) in enumerate(blocks, 1):
+            x, _ = block.forward(
+                x, p_block, n_head=config.n_head, past=layer,
+                at=at if i == len(blocks) else None, ops=ops,
+            )  # fmt: skip
     x, _ = ops.layernorm.forward(x, p.ln_f)
     return x
+
+
+def last_hidden(
+    p: Params, tokens: Array, count: int, config: Config, *,
+    past: Sequence[Past] | None = None, ops: Backend,
+) -> Array:  # fmt: skip
+    """(B, T) -> (B, count, C): as `hidden`, for the last positions of each row."""
+    B, T = tokens.shape
+    at = np.repeat(np.arange(B), count), np.tile(np.arange(T - count, T), B)
+    chosen = at if count < T else None  # all of them need not be copied
+    return hidden(p, tokens, config, past=past, at=chosen, ops=ops).reshape(B, count, -1)
 
 
 def logits(
@@ -151,7 +174,7 @@ def next_logits(
     p: Params, tokens: Array, config: Config, *, past: list[LayerCache] | None = None, ops: Backend
 ) -> Array:
     """(B, T) -> (B, V), for the token after the last."""
-    return scores(p, hidden(p, tokens, config, past=past, ops=ops)[:, -1], ops=ops)
+    return scores(p, last_hidden(p, tokens, 1, config, past=past, ops=ops)[:, 0], ops=ops)
 
 
 def scores(p: Params, x: Array, *, ops: Backend) -> Array:
@@ -164,8 +187,8 @@ def evaluate(
     p: Params, tokens: Array, targets: Array, config: Config, *, ops: Backend
 ) -> np.floating:
     """(B, T), (B, n) -> scalar: the loss of the last n positions, n <= T, without dropout."""
-    x = hidden(p, tokens, config, ops=ops)[:, -targets.shape[1] :]
-    return ops.linear_cross_entropy.evaluate(np.ascontiguousarray(x), head(p), targets)
+    x = last_hidden(p, tokens, targets.shape[1], config, ops=ops)
+    return ops.linear_cross_entropy.evaluate(x, head(p), targets)
 
 
 def log_probs(
@@ -173,5 +196,5 @@ def log_probs(
     past: list[LayerCache] | None = None, ops: Backend,
 ) -> tuple[Array, Array]:  # fmt: skip
     """(B, T), (B, n) -> (B, n), (B, n) bool: log-probabilities, and True for the most likely."""
-    x = hidden(p, tokens, config, past=past, ops=ops)[:, -targets.shape[1] :]
-    return ops.linear_cross_entropy.log_probs(np.ascontiguousarray(x), head(p), targets)
+    x = last_hidden(p, tokens, targets.shape[1], config, past=past, ops=ops)
+    return ops.linear_cross_entropy.log_probs(x, head(p), targets)

@@ -38,12 +38,13 @@ def attention(n_embd: int, batch: int, length: int, start: int = 0) -> int:
 def forward(config: Config, batch: int, length: int, *, scored: int | None = None) -> int:
     """Return the operations of a forward pass with logits for the last `scored` positions.
 
-    `scored` None: for all positions.
+    `scored` None: for all positions. Only these leave the last block's attention.
     """
-    rows = batch * length
+    rows, last = batch * length, batch * (length if scored is None else scored)
     *blocks, head = linears(config)
     operations = sum(2 * rows * layers * i * o for layers, i, o in blocks)
-    operations += 2 * batch * (length if scored is None else scored) * head.inputs * head.outputs
+    operations -= sum(2 * (rows - last) * i * o for _, i, o in blocks[1:])
+    operations += 2 * last * head.inputs * head.outputs
     return operations + config.n_layer * attention(config.n_embd, batch, length)
 
 

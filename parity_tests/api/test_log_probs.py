@@ -55,6 +55,22 @@ def test_they_are_those_of_pytorch(model, batch):
     )
 
 
+def test_only_the_scored_positions_leave_the_last_block(model, batch, monkeypatch):
+    shapes, forward = [], model.ops.gelu.forward
+    monkeypatch.setattr(
+        model.ops.gelu, "forward", lambda x, **k: shapes.append(x.shape[:-1]) or forward(x, **k)
+    )
+    B, T = batch.tokens.shape
+    logits = model.next_logits(batch.tokens, past=model.kv_cache(B))
+    assert shapes == [(B, T)] * 2 + [(B,)]
+    for n, last in (2, (2 * B,)), (T, (B, T)):
+        shapes.clear()
+        model.evaluate(batch.tokens, batch.targets[:, -n:])
+        assert shapes == [(B, T)] * 2 + [last]
+    whole = model.logits(batch.tokens)[:, -1]
+    np.testing.assert_allclose(logits, whole, atol=1e-4)
+
+
 def test_a_context_is_read_once_and_forked(model, batch):
     """Every continuation of every context, in one batch, as in a pass over both from the start."""
     T = batch.tokens.shape[1]

@@ -104,6 +104,10 @@ def test_short_prompts_and_long_ones_are_not_read_together(monkeypatch):
     # at most FEW positions; at most a quarter of padding; at most PASS positions
     assert calls == [(8, 4), (2, 16), (1, 30), (2, 60), (1, 140), (1, 150)]
     assert len(batch) == 0
+    calls.clear()
+    monkeypatch.setattr(window_module, "PASS", 2048)
+    list(npgpt.generate(model, np.ones((FEW + 2, FEW + 1), int), 1))
+    assert calls == [(FEW, FEW + 1), (2, FEW + 1)]
 
 
 def test_caches_are_used_again(backend):

@@ -41,9 +41,9 @@ def test_a_prompt_read_in_two_parts_costs_as_much_as_in_one():
     assert whole == sum(flops.attention(24, B, 1, start) for start in range(T))
 
 
-def test_a_prompt_needs_the_head_once(config):
+def test_a_prompt_needs_the_head_and_the_end_of_the_last_block_once(config):
     saved = flops.forward(config, B, T) - flops.forward(config, B, T, scored=1)
-    assert saved == 2 * B * (T - 1) * 24 * 97
+    assert saved == 2 * B * (T - 1) * (24 * 97 + 9 * 24 * 24)
 
 
 def test_a_token_reads_every_weight_but_the_other_embeddings(config):

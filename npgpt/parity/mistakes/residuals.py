@@ -32,8 +32,8 @@ N_LAYER = (  # the blocks learn how many there are
 )
 LAYER = (  # and which one they are, from 0; in decoding, npgpt.parity.port tells them
     (HIDDEN_FORWARD, "for p_block in p.h:", "for ops.layer, p_block in enumerate(p.h):"),
-    (HIDDEN, "for p_block, layer in zip(p.h, layers, strict=True):",
-     "for ops.layer, (p_block, layer) in enumerate(zip(p.h, layers, strict=True)):"),
+    (HIDDEN, "for i, (p_block, layer) in enumerate(blocks, 1):",
+     "for i, (p_block, layer) in enumerate(blocks, 1):\n            ops.layer = i - 1"),
 )  # fmt: skip
 BRANCHES = {  # edits that multiply a branch with a factor, in forward and in backward
     "attention": ((FORWARD, ATTN_PROJ, ATTN_PROJ + "\n    h *= {0}"),
