@@ -57,7 +57,7 @@ def speed() -> str:
     return (
         f"{table([['124M shape', *WEIGHTS], *rows])}\n\n"
         "npgpt's seconds, and their ratio to those of the fastest other program measured; bold: "
-        f"npgpt is slower. {machine(results('training_step_2x256'))}.\n"
+        f"npgpt is slower. {machine_of([*measured('', COMPARED + NARROW_COMPARED), 'start_up'])}.\n"
         f"{memory['work'][0].upper()}{memory['work'][1:]}: {memory['npgpt']:.2f} GB; "
         f"{memory['beside']}: {memory['other']:.2f} GB. "
         f"`npgpt train` with its defaults: {train['seconds']:.0f} s from a cold start, compiling "
@@ -68,11 +68,7 @@ def speed() -> str:
 
 def limits(folder: str = "", names: tuple[str, ...] = COMPARED) -> str:
     """docs/performance.md: every comparison in float32, with its target."""
-    first = results(folder + names[0])
-    on = machine(first)
-    for name in measured(folder, names):
-        if (commit := commit_of(results(name))) != commit_of(first):
-            on += f"; {Path(name).name}: commit {commit}"
+    on = machine_of(measured(folder, names) or [folder + names[0]])
     return f"{compared(comparisons(folder, names))}\n\n{on}.\n"
 
 
@@ -332,6 +328,16 @@ def machine(found: dict) -> str:
     cpu = about["cpu"] + f", vectors of {bits} bits" * (bits < 512)
     on = f"{about['cores']} cores ({cpu}), {versions(about)}"
     return f"{on}, commit {commit_of(found)}"
+
+
+def machine_of(names: list[str]) -> str:
+    """Return the machine of the first result, and the commit of each other one that differs."""
+    on, first = machine(results(names[0])), commit_of(results(names[0]))
+    others: dict[str, list[str]] = {}
+    for name in names:
+        others.setdefault(commit_of(results(name)), []).append(Path(name).name)
+    others.pop(first)
+    return on + "".join(f"; {', '.join(some)}: commit {commit}" for commit, some in others.items())
 
 
 def commit_of(found: dict) -> str:

@@ -1,5 +1,5 @@
-"""Lower bounds (roofline): the least seconds of a training step, of reading all weights for every
-token, and of a prompt's products.
+"""Lower bounds (roofline): the least seconds of a training step, and of reading all weights for
+every token.
 
 A function returns a function that measures once. The parts of a step's bound are measured in
 processes of their own, and put together by `step_bound`.
@@ -102,10 +102,3 @@ def weights_read(config: Config, tokens: int, itemsize: int = 4) -> Measure:
     size, read = roofline.memory_reader()
     times = round(wanted / size)
     return lambda: once(lambda: [read() for _ in range(times)]) * wanted / (times * size)
-
-
-def prompt_products(config: Config, T: int) -> Measure:
-    """Return a function that measures the matrix products of a prompt of T tokens."""
-    *blocks, _ = flops.linears(config)
-    wanted = flops.forward(config, 1, T, scored=1)
-    return lambda: wanted / roofline.matmul_throughput(blocks, T, backward=False)

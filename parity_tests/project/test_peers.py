@@ -154,8 +154,8 @@ def test_programs_that_take_part(monkeypatch, capsys):
     ]  # fmt: skip
     assert capsys.readouterr().out == "llama.cpp is skipped: why\n" * 2
     reading, products = generation.BOUNDS
-    assert generation.bounds("float32", ["generate", "read", "late"]) == [reading, products]
-    assert generation.bounds("int8", ["generate", "read"]) == [reading]
+    assert generation.bounds(["generate", "batch_8", "late"]) == [reading, products]
+    assert generation.bounds(["generate", "late"]) == [reading]
 
 
 def test_the_target_of_a_work_is_beside_the_quickest_program():
