@@ -23,7 +23,7 @@ from npgpt.fused import dropout
 from npgpt.kernels import buffer_pool
 from npgpt.kernels.cpu import BYTES
 from npgpt.kernels.gemm_microkernel import LEFT, MR, VECTORS, microkernel
-from npgpt.kernels.jit import inner, njit
+from npgpt.kernels.jit import BLOCKS, inner, njit
 from npgpt.kernels.launch import num_threads
 from npgpt.kernels.math import exp
 from npgpt.kernels.packing import multiply_panels, pack_across, pack_along, right_width, steps_of
@@ -64,9 +64,9 @@ def forward_with(panels, qkv: Array, n_head: int, past, rate: float, rng, out: A
     row_max, inv_sum = np.empty((2, B, n_head, T), qkv.dtype)
     scale, start = qkv.dtype.type(D**-0.5), past.length if past is not None else 0
     if past is not None:
-        k, v = (part.reshape(B, T, n_head, D).transpose(0, 2, 1, 3) for part in
-                (qkv[..., C : 2 * C], qkv[..., 2 * C :]))  # fmt: skip
-        past.append(k, v)
+        for some, count, cache in past.parts(T):
+            begin = cache.reserve(count)
+            _append(qkv[some, :count], begin, cache.k, cache.v)
     keep, factor = dropout.draw((B, n_head, T, start + T), qkv.dtype, rate=rate, rng=rng)
     drop = dropout.Cache(keep, factor)
     if start:
@@ -169,11 +169,11 @@ def _forward(x, keep, factor, scale, packed, scores, out, row_max, inv_sum):
 @inner
 def _forward_heads(task, x, keep, factor, scale, packed, workspace, out, row_max, inv_sum):
     """Compute a task's part of the heads."""
-    (B, H, T), C, tasks = row_max.shape, out.shape[1], len(packed)
+    (B, H, T), C, width, tasks = row_max.shape, out.shape[1], right_width(x), len(packed)
     D = C // H
     keys, values, scores = packed[task, 0], packed[task, 1], workspace[task, 0]
-    left = np.empty(LEFT * max(T, D), packed.dtype)
-    corner = np.empty(MR * right_width(x), x.dtype)
+    left = np.empty(LEFT * max(T + width, D), packed.dtype)
+    corner = np.empty(MR * width, x.dtype)
     for head in range(task * B * H // tasks, (task + 1) * B * H // tasks):
         b, h, begin = head // H, head % H, head // H * T
         _pack_keys(x, begin, T, C + h * D, D, keys)
@@ -181,15 +181,16 @@ def _forward_heads(task, x, keep, factor, scale, packed, workspace, out, row_max
         for first in range(0, T, MR):
             height = min(MR, T - first)
             n_keys = first + height
+            columns = -(-n_keys // width) * width  # of whole vectors
             pack_along(x, h * D, D, begin + first, height, LEFT, 1, left, 0, 0)
             _multiply_keys(left, D, keys, n_keys, scores, 0)
             for r in range(height):
                 t = first + r
-                row_max[b, h, t], inv_sum[b, h, t] = _softmax(scores, r, t + 1, n_keys, scale)
+                row_max[b, h, t], inv_sum[b, h, t] = _softmax(scores, r, t + 1, columns, scale)
                 if keep.size:
                     for s in range(t + 1):
                         scores[r, s] *= keep[b, h, t, s] * factor
-            pack_along(scores, 0, n_keys, 0, height, LEFT, 1, left, 0, 0)
+            pack_along(scores, 0, columns, 0, height, LEFT, 1, left, 0, 0)
             _multiply_values(left, T, values, n_keys, out, begin + first, height, h * D, D, corner)
 
 
@@ -274,6 +275,26 @@ def _add_values(scores, T, values, first, rows, total, s, D_padded, left):
 
 
 @njit
+def _append(qkv, start, k, v):
+    in_parallel(BLOCKS, _append_block, (qkv, start, k, v))
+
+
+@inner
+def _append_block(block, qkv, start, k, v):
+    """Write a block of positions into the cache, (B, H, capacity, D)."""
+    (B, T, _), (_, H, _, D) = qkv.shape, k.shape
+    for b in range(B):
+        for t in range(block * T // BLOCKS, (block + 1) * T // BLOCKS):
+            for h in range(H):
+                key, value = qkv[b, t, (H + h) * D :][:D], qkv[b, t, (2 * H + h) * D :][:D]
+                k_row, v_row = k[b, h, start + t], v[b, h, start + t]
+                for d in range(D):
+                    k_row[d] = key[d]
+                for d in range(D):
+                    v_row[d] = value[d]
+
+
+@njit
 def _forward_past(qkv, k, v, start, scale, out):
     in_parallel(k.shape[0] * k.shape[1], _attend, (qkv, k, v, start, scale, out))
 
@@ -296,13 +317,11 @@ def _softmax(scores, r, n_keys, columns, scale):
 
     Returns row_max and inv_sum.
     """
-    zero, one = scores.dtype.type(0), scores.dtype.type(1)
-    row_max, total = softmax_row(scores[r, :n_keys], scale)
-    inv_sum = one / total
-    for s in range(n_keys):
+    scores[r, n_keys:columns] = -np.inf
+    row_max, total = softmax_row(scores[r, :columns], scale)
+    inv_sum = scores.dtype.type(1) / total
+    for s in range(columns):
         scores[r, s] *= inv_sum
-    for s in range(n_keys, columns):
-        scores[r, s] = zero
     return row_max, inv_sum
 
 

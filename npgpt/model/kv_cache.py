@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,14 @@ from npgpt.quantized_matrix import from_bfloat16, to_bfloat16
 # starting from 64 positions wastes 5 MB for GPT-2 small.
 INITIAL_CAPACITY = 256
 BFLOAT16 = "bfloat16"  # a dtype that NumPy does not have
+
+
+class Part(NamedTuple):
+    """Some rows of a batch, and the cache to which their first `count` new positions belong."""
+
+    rows: slice
+    count: int
+    cache: "LayerCache"
 
 
 class LayerCache:
@@ -61,6 +69,10 @@ class LayerCache:
         self.k[:, :, start : self.length] = k
         self.v[:, :, start : self.length] = v
         return self.k[:, :, : self.length], self.v[:, :, : self.length]
+
+    def parts(self, T: int) -> list[Part]:
+        """Return which of T new positions of a batch belong to which cache: all to this one."""
+        return [Part(slice(None), T, self)]
 
     def reserve(self, count: int) -> int:
         """Reserve `count` positions, which the caller writes, and return the first.
@@ -156,14 +168,18 @@ class RowCaches:
         ValueError
             If a row has cached positions: new ones of several are decoded one at a time.
         """
+        for rows, count, cache in self.parts(k.shape[-2]):
+            cache.append(k[rows, :, :count], v[rows, :, :count])
+        return k, v
+
+    def parts(self, T: int) -> list[Part]:
+        """Return which of T new positions of a batch belong to which cache. Raises ValueError as
+        `append` does."""
         if np.any(self.length):
             raise ValueError(f"cannot append to rows of {self.length} positions: decode them")
-        T = k.shape[-2]
-        for i, (row, count) in enumerate(
-            zip(self.rows, self.counts or [T] * len(self.rows), strict=True)
-        ):
-            row.append(k[i : i + 1, :, :count], v[i : i + 1, :, :count])
-        return k, v
+        counts = self.counts or [T] * len(self.rows)
+        both = enumerate(zip(self.rows, counts, strict=True))
+        return [Part(slice(i, i + 1), count, row) for i, (row, count) in both]
 
 
 Past = LayerCache | RowCaches
