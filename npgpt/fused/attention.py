@@ -65,7 +65,7 @@ def forward_with(panels, qkv: Array, n_head: int, past, rate: float, rng, out: A
     scale, start = qkv.dtype.type(D**-0.5), past.length if past is not None else 0
     if past is not None:
         for some, count, cache in past.parts(T):
-            begin = cache.reserve(count)
+            begin = cache.reserve(count, buffer_pool.empty)
             _append(qkv[some, :count], begin, cache.k, cache.v)
     keep, factor = dropout.draw((B, n_head, T, start + T), qkv.dtype, rate=rate, rng=rng)
     drop = dropout.Cache(keep, factor)
@@ -145,7 +145,8 @@ def _multiply_keys(left, D, keys, n_keys, scores, r):
     width, steps, S = right_width(scores), steps_of(D, keys), scores.shape[1]
     flat = scores.reshape(-1)
     for s in range(0, n_keys, width):
-        microkernel(left, 0, keys, s * steps, width, steps, flat, 0, 0, 0, flat, r * S + s, S, 0)
+        microkernel(MR, left, 0, keys, s * steps, width, steps, flat, 0, 0, 0, flat, r * S + s, S,
+                    0)  # fmt: skip
 
 
 @inner
@@ -270,7 +271,7 @@ def _add_values(scores, T, values, first, rows, total, s, D_padded, left):
     pack_across(scores, 0, rows, s, MR, LEFT, 1, left, 0, 0)
     for d in range(0, D_padded, width):
         q, o = d * steps_of(T, values) + steps_of(first, values) * width, s * D_padded + d
-        microkernel(left, 0, values, q, width, steps_of(rows, values), total, o, D_padded, 1,
+        microkernel(MR, left, 0, values, q, width, steps_of(rows, values), total, o, D_padded, 1,
                     total, o, D_padded, 0)  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """The microkernel: a small product of which every large one is made (BLIS; Van Zee and van de Geijn
 2015), written in LLVM's instructions.
 
-    out = addend + sum over k of outer(left[k], right[k])        MR x (VECTORS vectors)
+    out = addend + sum over k of outer(left[k], right[k])        rows x (VECTORS vectors)
 
 All sums stay in vector registers while k runs, so that it reaches the peak rate of the processor.
 With AVX-512 these are 28 sums of 16 float32: one step of k loads two vectors from `right` and MR
@@ -9,7 +9,8 @@ elements from `left`, and makes 28 vector FMAs of them. Numba's loops cannot kee
 registers; LLVM's builder can.
 
 `left` and `right` are packed into panels (packing.py): for every k, LEFT elements of `left`, of
-which MR are used, and VECTORS vectors of `right`.
+which MR are used, and VECTORS vectors of `right`. The last rows of `left` may fit a tile of
+FEW_ROWS: 512 rows are 36 tiles of 14 and one of 8.
 
 Panels of uint32 hold pairs of bfloat16: the elements of k = 2i and 2i + 1. A step then adds two
 products to every float32 sum: one instruction on a CPU with AVX512_BF16, and so twice the rate.
@@ -35,34 +36,36 @@ from npgpt.kernels.llvm import (
 
 VECTORS = 2  # NR, in vectors
 MR = 14 if REGISTERS == 32 else 6
+FEW_ROWS = 8 if REGISTERS == 32 else 2  # of the last tile
 LEFT = 16 if MR > 8 else 8  # elements of a left panel per k: MR, rounded up to a vector
 AHEAD = 64  # values of k by which a left panel is prefetched, past its end into the next panel
 
 
-@intrinsic
+@intrinsic(prefer_literal=True)
 def microkernel(
-    context, left, l, right, r, right_stride, K, addend, t, addend_stride, adds, out, o, stride,
-    streams,
+    context, rows, left, l, right, r, right_stride, K, addend, t, addend_stride, adds, out, o,
+    stride, streams,
 ):  # fmt: skip
     """out[o + i stride + j] = addend[t + i addend_stride + j] + sum of k < K of
-    left[l + k LEFT + i] * right[r + k right_stride + j], for i < MR and j < VECTORS vectors.
+    left[l + k LEFT + i] * right[r + k right_stride + j], for i < rows and j < VECTORS vectors.
 
-    Arrays are flat, and indices count elements. With `adds` 0, `addend` is not read; it may be
-    `out` itself. With `streams` 1, the tile is written past the caches, so that its lines are not
-    read first: its rows must begin at cache lines, and other threads see it after a `fence`.
+    `rows` is a constant. Arrays are flat, and indices count elements. With `adds` 0, `addend` is
+    not read; it may be `out` itself. With `streams` 1, the tile is written past the caches, so that
+    its lines are not read first: its rows must begin at cache lines, and other threads see it after
+    a `fence`.
     """
     signature = types.void(
-        left, types.intp, right, types.intp, types.intp, types.intp, addend, types.intp,
+        rows, left, types.intp, right, types.intp, types.intp, types.intp, addend, types.intp,
         types.intp, types.intp, out, types.intp, types.intp, types.intp,
     )  # fmt: skip
 
     def generate(context, builder, signature, values):
-        left, l, right, r, right_stride, K, addend, t, addend_stride = values[:9]
-        adds, out, o, stride, streams = values[9:]
+        left, l, right, r, right_stride, K, addend, t, addend_stride = values[1:10]
+        adds, out, o, stride, streams = values[10:]
         adds, streams = (builder.icmp_signed("!=", flag, index(0)) for flag in (adds, streams))
-        kinds = signature.args
+        height, *kinds = signature.args
         lanes = vector(kinds[10]).count
-        tile = [(i, j) for i in range(MR) for j in range(VECTORS)]
+        tile = [(i, j) for i in range(height.literal_value) for j in range(VECTORS)]
 
         def at(number, array, start, stride, i, j):
             position = builder.add(start, builder.mul(index(i), stride))
@@ -89,7 +92,7 @@ def microkernel(
         row = builder.add(r, builder.mul(k, right_stride))
         factors = [load(builder, at(2, right, row, index(0), 0, j)) for j in range(VECTORS)]
         grown = []
-        for i in range(MR):
+        for i in range(height.literal_value):
             factor = broadcast(context, builder, kinds[0], left, builder.add(line, index(i)))
             for j in range(VECTORS):
                 grown.append(multiply_add(builder, factor, factors[j], sums[len(grown)]))

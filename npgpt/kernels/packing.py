@@ -11,7 +11,7 @@ from numba import types
 from numba.extending import overload
 
 from npgpt.kernels.cpu import BYTES
-from npgpt.kernels.gemm_microkernel import MR, VECTORS, microkernel
+from npgpt.kernels.gemm_microkernel import FEW_ROWS, MR, VECTORS, microkernel
 from npgpt.kernels.jit import inner
 from npgpt.kernels.simd import copy, copy_pairs, prefetch_element, transpose
 
@@ -222,12 +222,17 @@ def multiply_panels(left, p, right, q, right_stride, steps, addend, t, addend_st
     `out`, not the array: Numba would count references to an array that is selected from two, with
     locked instructions that wait for all stores before them.
     """
-    width = right_width(out)
-    full = rows == MR and columns == width
+    width, height = right_width(out), FEW_ROWS if rows <= FEW_ROWS else MR
+    full = rows == height and columns == width
     distance = (corner.ctypes.data - out.ctypes.data) // out.itemsize
     start, tile_stride = (o, stride) if full else (distance, width)
-    microkernel(left, p, right, q, right_stride, steps, addend, t, addend_stride,
-                adds if full else 0, out, start, tile_stride, streams if full else 0)  # fmt: skip
+    joins, streams = (adds, streams) if full else (0, 0)
+    if height == MR:
+        microkernel(MR, left, p, right, q, right_stride, steps, addend, t, addend_stride, joins,
+                    out, start, tile_stride, streams)  # fmt: skip
+    else:
+        microkernel(FEW_ROWS, left, p, right, q, right_stride, steps, addend, t, addend_stride,
+                    joins, out, start, tile_stride, streams)  # fmt: skip
     for i in range(0 if full else rows):
         row, dst = corner[i * width :][:columns], out[o + i * stride :][:columns]
         if adds:

@@ -1,6 +1,6 @@
 """Key/value cache for incremental decoding."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any, NamedTuple
 
@@ -74,8 +74,10 @@ class LayerCache:
         """Return which of T new positions of a batch belong to which cache: all to this one."""
         return [Part(slice(None), T, self)]
 
-    def reserve(self, count: int) -> int:
+    def reserve(self, count: int, empty: Callable[..., Array] = np.empty) -> int:
         """Reserve `count` positions, which the caller writes, and return the first.
+
+        `empty` allocates larger buffers, if they are needed.
 
         Raises
         ------
@@ -90,7 +92,7 @@ class LayerCache:
             )
         if end > self.k.shape[-2]:
             capacity = min(2 * end, self.max_length)
-            self.k, self.v = (grow(a[:, :, :start], capacity) for a in (self.k, self.v))
+            self.k, self.v = (grow(a[:, :, :start], capacity, empty) for a in (self.k, self.v))
         self.length = end
         return start
 
@@ -185,10 +187,10 @@ class RowCaches:
 Past = LayerCache | RowCaches
 
 
-def grow(array: Array, capacity: int) -> Array:
+def grow(array: Array, capacity: int, empty: Callable[..., Array]) -> Array:
     """Copy (B, H, S, D) into a new (B, H, capacity, D) buffer."""
     B, H, S, D = array.shape
-    out = np.empty((B, H, capacity, D), array.dtype)
+    out = empty((B, H, capacity, D), array.dtype)
     out[:, :, :S] = array
     return out
 
