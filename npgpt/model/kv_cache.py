@@ -17,10 +17,10 @@ BFLOAT16 = "bfloat16"  # a dtype that NumPy does not have
 
 
 class Part(NamedTuple):
-    """Some rows of a batch, and the cache to which their first `count` new positions belong."""
+    """Some rows of a batch, and the cache to which their first `positions` new ones belong."""
 
     rows: slice
-    count: int
+    positions: int
     cache: "LayerCache"
 
 

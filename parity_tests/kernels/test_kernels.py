@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import mmap
 import threading
 import tracemalloc
 
@@ -246,3 +247,12 @@ def test_a_step_and_a_token_make_no_large_array():
     tracemalloc.stop()
     assert buffer_pool.pool.allocations == made
     assert large < buffer_pool.LARGE * 2, f"NumPy was asked for {large:,} bytes at once"
+
+
+def test_the_pages_of_a_cache_return_to_the_pool():
+    config = npgpt.Config(vocab_size=5, context_length=1024, n_layer=1, n_head=4, n_embd=256)
+    model = npgpt.GPT(config, ops="fused")
+    size = -(-602 * 1024 // mmap.PAGESIZE) * mmap.PAGESIZE  # twice the prompt, of 1 KB each
+    for _ in range(2):
+        model.next_logits(np.zeros((1, 301), int), past=model.kv_cache())
+        assert len(buffer_pool.pool.free[size]) == 2  # keys and values
