@@ -118,7 +118,7 @@ class Reader:
         for line, window in zip(tokens, windows, strict=True):  # padding is after a row's tokens,
             line[: len(window.tokens)] = window.tokens  # which do not see it
         last = np.arange(len(windows)), np.array(counts) - 1
-        return self._hidden(tokens, layers(windows, counts), at=last)
+        return self._hidden(tokens, layers(windows, counts), last)
 
     def _decode(self, windows: Sequence[Window]) -> Array:
         """Read the last token of each window. Return its position (n, C)."""
