@@ -21,6 +21,7 @@ import numpy as np
 from npgpt.arrays import Array, rows
 from npgpt.fused import dropout
 from npgpt.kernels import buffer_pool
+from npgpt.kernels.bfloat16 import as_stored
 from npgpt.kernels.cpu import BYTES
 from npgpt.kernels.gemm_microkernel import LEFT, MR, VECTORS, microkernel
 from npgpt.kernels.jit import BLOCKS, inner, njit
@@ -290,9 +291,9 @@ def _append_block(block, qkv, start, k, v):
                 key, value = qkv[b, t, (H + h) * D :][:D], qkv[b, t, (2 * H + h) * D :][:D]
                 k_row, v_row = k[b, h, start + t], v[b, h, start + t]
                 for d in range(D):
-                    k_row[d] = key[d]
+                    k_row[d] = as_stored(key[d], k)
                 for d in range(D):
-                    v_row[d] = value[d]
+                    v_row[d] = as_stored(value[d], v)
 
 
 @njit
