@@ -82,7 +82,7 @@ def test_greedy_text_is_that_of_generate(served, client):
     assert choice.text == own(served[0].model, "The light", 12)
     assert made.usage.prompt_tokens == 9 and made.usage.total_tokens == 9 + 12
     assert choice.finish_reason == "length" and choice.logprobs is None
-    assert served[0].engine.speculate.accepted > 0
+    assert served[0].engine.new_batch.keywords["speculate"].accepted > 0
 
 
 def test_the_same_seed_gives_what_generate_gives(served, client):
