@@ -54,6 +54,9 @@ def speed() -> str:
     memory = next(c for c in best(comparisons(), "GB") if "2 x 256" in c["work"])
     start = results("start_up")
     train = start["npgpt train, from cold"]
+    generate = ""
+    if first := start.get("npgpt generate, the first token"):
+        generate = f" `npgpt generate` writes its first token after {first['seconds']:.2f} s."
     return (
         f"{table([['124M shape', *WEIGHTS], *rows])}\n\n"
         "npgpt's seconds, and their ratio to those of the fastest other program measured; bold: "
@@ -62,7 +65,7 @@ def speed() -> str:
         f"{memory['beside']}: {memory['other']:.2f} GB. "
         f"`npgpt train` with its defaults: {train['seconds']:.0f} s from a cold start, compiling "
         f"included. `import npgpt`: {start['import npgpt']['seconds']:.2f} s. `npgpt --help`: "
-        f"{start['npgpt --help']['seconds']:.2f} s.\n"
+        f"{start['npgpt --help']['seconds']:.2f} s.{generate}\n"
     )
 
 

@@ -17,7 +17,7 @@ import sys
 from npgpt.errors import InputError
 from npgpt.system import memory
 
-OPENMP = {"GOMP_SPINCOUNT": "1000"}  # about a microsecond
+OPENMP = {"GOMP_SPINCOUNT": "1000"}  # 25 microseconds of an AMD Zen 4
 OPENBLAS = {"OPENBLAS_THREAD_TIMEOUT": "4"}  # 2**4 clock cycles, the minimum
 IDLE = OPENMP | OPENBLAS  # what puts idle threads to sleep
 NUMBA = {"NUMBA_OPT": "2", "NUMBA_DISABLE_ERROR_MESSAGE_HIGHLIGHTING": "1"}
