@@ -43,6 +43,7 @@ OTHER_BATCH = "a batch with ignored targets"
 KEPT = 1 << 20  # parameters of a model whose runs are kept
 # Seconds of the processor for chains of several mistakes, and for those of a small model
 PATIENCE, PATIENCE_SMALL = 20.0, 4.0
+PATIENCE_CHANGES = 2.0  # and for changes of a line
 
 
 class Lab:
@@ -54,6 +55,7 @@ class Lab:
         self.indices = {name: i for i, name in enumerate(task.names)}
         self.preview = Preview(task)
         self.size = size(task.probe.config)
+        self.nan_from = len(task.names)  # from here on, what follows nan may be anything
         self.continued: set[Chain] = set()  # whose runs are kept
 
     @property
@@ -117,7 +119,7 @@ class Lab:
             return -1
         if self.fits(run, own, self.run(()).budgets):
             return len(names)
-        wrong = (i for i, name in enumerate(names) if run.factor(name, own[name]) > 1)
+        wrong = (i for i, name in enumerate(names) if self.factor(run, name, own) > 1)
         return next(wrong, len(names))
 
     def changes(self, mistake: Mistake, name: str) -> bool:
@@ -130,7 +132,22 @@ class Lab:
 
     def fits(self, run: Run, own: Own, budgets: Mapping[str, Array]) -> bool:
         """Return True if all tensors are within these budgets of a run's."""
-        return all(run.factor(name, own[name], budgets) <= 1 for name in self.task.names)
+        return all(self.factor(run, name, own, budgets) <= 1 for name in self.task.names)
+
+    def factor(
+        self, run: Run, name: str, own: Own, budgets: Mapping[str, Array] | None = None
+    ) -> float:
+        """Return the largest difference of a tensor from that of a run, in budgets."""
+        return run.factor(name, self.finite(name, own[name], run.exact[name]), budgets)
+
+    def finite(self, name: str, own: Layouts, exact: Array) -> Layouts:
+        """Return a tensor with the exact numbers where one of the two is nan, after the first nan.
+
+        There, 0 * nan is 0 in some programs, which leave out what is masked.
+        """
+        if self.indices[name] < self.nan_from or own[0].shape != exact.shape:
+            return own
+        return tuple(np.where(np.isfinite(one) & np.isfinite(exact), one, exact) for one in own)
 
     def closest(self, chains: list[Chain], own: Own) -> list[Chain]:
         """Return the chains that fit by budgets of their own too, if any does."""
@@ -146,7 +163,7 @@ class Lab:
         """Return True unless a tensor is far outside of any budget that a mistake may have."""
         if exact.shape != own[0].shape:
             return False
-        kind = self.task.arithmetic
+        own, kind = self.finite(name, own, exact), self.task.arithmetic
         smallest = MULTIPLE * EPS[kind] * scale_of(exact)
         loose = min(loose, LOOSE_16) if kind != "float32" else loose
         allowed = loose * np.maximum(self.run(()).budgets[name], smallest)
@@ -158,27 +175,34 @@ def find(
     own: Own,
     *,
     longest: int = LONGEST,
+    changes: bool = True,
     otherwise: Callable[[], list[Chain]] = list,
 ) -> list[Chain]:
     """Return the shortest chains that reproduce all tensors, none if there is no such chain.
 
-    `otherwise`: called once no single mistake is found. Its chains, if any, are the result.
+    `changes`: of a line, too. `otherwise`: called once no single mistake is found. Its chains, if
+    any, are the result.
     """
     names, patience = lab.task.names, PATIENCE_SMALL if lab.is_small else PATIENCE
-    frontier: list[tuple[Chain, int]] = [((), lab.position((), own))]
+    lab.nan_from = len(names)
+    start = lab.position((), own)
+    if not np.isfinite(own[names[start]][0]).all():
+        lab.nan_from = start + 1
+    frontier: list[tuple[Chain, int]] = [((), start)]
     end = np.inf
     for length in range(longest):
         partial: dict[frozenset[Mistake], tuple[Chain, int]] = {}
         lab.continued = {chain for chain, _ in frontier}
-        changes = CHANGES if length == 0 and lab.is_small else ()  # alone
-        for mistakes in (MISTAKES, VARIANTS, changes):
+        alone = CHANGES if length == 0 and lab.is_small and changes else ()
+        for mistakes in (MISTAKES, VARIANTS, alone):
+            last = time.process_time() + PATIENCE_CHANGES if mistakes is CHANGES else end
             found: dict[frozenset[Mistake], Chain] = {}
             tried = [((*chain, one), start) for chain, start in frontier
                      for one in candidates(mistakes, lab.task, own, chain, start)
                      if not (chain and lab.is_small) or lab.changes(one, names[start])]  # fmt: skip
             for done, (chain, start) in enumerate(tried):
-                if time.process_time() > end:
-                    return []
+                if time.process_time() > last:
+                    break
                 progress.tell(done, len(tried), min(patience, end - time.process_time()))
                 position = lab.position(chain, own, start)
                 if position == len(names):
@@ -192,6 +216,8 @@ def find(
                 return without_equals(lab, without_twins(chains))
         if length == 0 and (others := otherwise()):
             return others
+        if time.process_time() > end:
+            return []
         frontier = sorted(partial.values(), key=lambda one: -one[1])[:WIDTH]
         end = time.process_time() + patience if length == 0 else end
     return []

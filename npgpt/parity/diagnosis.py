@@ -20,7 +20,8 @@ from npgpt.parity import (
     reading,
     where,
 )
-from npgpt.parity.causes import Lab
+from npgpt.parity.budget import Layouts, Run, closest, excess
+from npgpt.parity.causes import DECODED, Lab
 from npgpt.parity.dump import Dump
 from npgpt.parity.findings import Finding, compare
 from npgpt.parity.loading import Loaded
@@ -168,7 +169,7 @@ class Case:
             others = compare(asked.run(()), dump.own, dump.names)
             if all_right(others):  # the port has computed with other parameters than it has dumped
                 lab, computed = asked, others
-        self.lab, self.moved = lab, 0
+        self.lab, self.moved, self.right_cache = lab, 0, False
         self.found = Diagnosis(
             findings=(*dump.parameters, *computed),
             arithmetic=dump.task.arithmetic, notes=dump.notes, unused=dump.unused,
@@ -200,7 +201,8 @@ class Case:
         found = replace(
             found,
             between=(where.last_before(first.name, right, config), first.name),
-            where=where.sentence(first.name, first.at, first.found, right, config),
+            where=where.sentence(first.name, first.at, first.found, right, config)
+            + multiple(self.lab.run(()), first.name, self.own[first.name]),
             is_overwritten=not self.task.masks and is_overwritten(found, config),
         )
         if found.is_overwritten:
@@ -220,7 +222,8 @@ class Case:
         assert first is not None
         if found.randomness.again and not lab.task.masks:  # is the first of the two explained?
             lab = without(lab, ("logits_again",))
-        chains, right_cache = self.find(lab, first.name), False
+        chains = self.find(lab, first.name)
+        right_cache = self.right_cache
         cache = next((one for one in found.findings if one.name == "cached_logits"), None)
         if cache and cache.is_right:  # and no mistake of decoding makes up for one of forward
             chains = [chain for chain in chains if all(one.stage != "cache" for one in chain)]
@@ -256,16 +259,22 @@ class Case:
         Before the search for several mistakes: is a part of the model computed in 16 bits? Does the
         port read as the input of a layer what is another tensor with a mistake?
         """
-        own = self.own
+        own, findings = self.own, self.found.findings
+        right = next((one for one in findings if one.name == DECODED), None)
 
         def once_no_single_one_does() -> list[causes.Chain]:
             part = coarser.part(lab.run(()), own, first) if may_be_coarser(self.found) else None
             if part is not None:
                 return [(part,)]
+            if right and right.is_right and DECODED in lab.task.names and first != DECODED:
+                chains = causes.find(without(lab, (DECODED,)), own, longest=1, changes=False)
+                if chains:
+                    self.right_cache = True
+                    return chains
             moved = [name for name in lab.task.names if name in self.reading.inferred]
             if first not in moved:
                 return []
-            chains = causes.find(without(lab, moved), own, longest=1)
+            chains = causes.find(without(lab, moved), own, longest=1, changes=False)
             self.moved = len(moved) if chains else 0
             return chains
 
@@ -349,6 +358,17 @@ def draws_again(found: Diagnosis, own: causes.Own) -> bool:
         and "logits_again" in own
         and not np.array_equal(own["logits"][0], own["logits_again"][0])
     )
+
+
+def multiple(run: Run, name: str, own: Layouts) -> str:
+    """Return a phrase if all numbers of a tensor are those of a run times one factor, or ""."""
+    right = run.exact[name]
+    found = closest(own, right)
+    if step_of(name) or right.size < 2 or not (square := float(np.vdot(right, right))):
+        return ""
+    factor = float(np.vdot(right, found)) / square
+    size = excess(found, factor * right, run.budgets[name] * max(1.0, abs(factor)))
+    return f": its numbers are {factor:.4g} times the right ones" if (size <= 1).all() else ""
 
 
 def may_be_coarser(found: Diagnosis) -> bool:

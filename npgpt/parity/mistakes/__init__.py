@@ -11,6 +11,7 @@ from npgpt.parity.mistakes import (
     dropout,
     embedding,
     gelu,
+    habits,
     heads,
     in_place,
     layernorm,
@@ -55,15 +56,17 @@ MISTAKES: tuple[Mistake, ...] = tuple(
         projections,
         other_layers,
         in_place,
+        habits,
         training,
         optimizers,
         optimizer_state,
         cache,
     )
-    for mistake in subject.page.mistakes
+    for page in getattr(subject, "pages", None) or (subject.page,)
+    for mistake in page.mistakes
 )
 
-VARIANTS = variants.variants_of(MISTAKES)
+VARIANTS = (*variants.variants_of(MISTAKES), *habits.NOT_FINITE)
 
 # One change of a line each, tried where neither explains everything
 CHANGES = (
