@@ -2,6 +2,8 @@
 
     python -m benchmarks.communication [--ranks 2 4] [--rounds 5] [--steps 0]
     python -m benchmarks.communication --rate 1gbit    over namespaces as hosts (Linux, root)
+    python -m benchmarks.communication --rate 1gbit --steps 5 --pause 8
+                                                       steps that sleep: overlap, without its cost
 
 One thread for each rank, gradients and parameters of the 124M model. A time is that of the slowest
 rank, and a figure the median of the rounds.
@@ -53,7 +55,7 @@ ENVIRONMENT = harness.on_threads(1) | {
 # On each rank
 
 
-def measure(here: world.World, rounds: int, steps: int) -> dict:
+def measure(here: world.World, rounds: int, steps: int, pause: float | None) -> dict:
     """Return the figures of these ranks."""
     from mpi4py import MPI
 
@@ -114,12 +116,15 @@ def measure(here: world.World, rounds: int, steps: int) -> dict:
     found["latency"] = [seconds / SMALL for seconds in found["latency"]]
     found["sum_rate"] = [half_size / seconds for seconds in found["sum_rate"]]
     if steps:
-        found |= time_steps(here, steps, slowest)
+        found |= time_steps(here, steps, slowest, pause)
     return found
 
 
-def time_steps(here: world.World, steps: int, slowest) -> dict:
-    """Return the seconds of complete steps, and of their computation alone."""
+def time_steps(here: world.World, steps: int, slowest, pause: float | None) -> dict:
+    """Return the seconds of complete steps, and of their computation alone.
+
+    pause : seconds of sleep in place of forward and backward, or None
+    """
     import npgpt
     from npgpt.distributed.overlap import Choice
     from npgpt.distributed.partition import flat_of
@@ -133,6 +138,16 @@ def time_steps(here: world.World, steps: int, slowest) -> dict:
     model = npgpt.GPT(config, seed=rng)
     trainer = DataParallelTrainer(model, tokens, tokens[:2000], training, rng, world=here)
     batch = tokens[:-1].reshape(windows, -1), tokens[1:].reshape(windows, -1)
+
+    def sleep(tokens, targets, rng, *, out, dloss, on_block) -> tuple[float, object]:
+        time.sleep(pause / 3)  # forward takes about half as long as backward
+        for _ in out.h:
+            time.sleep(2 / 3 * pause / len(out.h))
+            on_block()
+        return 0.0, out
+
+    if pause is not None:
+        model.loss_and_gradients = sleep
 
     def step(overlap: str) -> None:
         trainer.overlap = Choice(overlap, True)
@@ -166,6 +181,7 @@ def launch(command: list[str], folder: str) -> dict:
 def rank_program(options: argparse.Namespace, folder: str) -> list[str]:
     """Return the command of a rank."""
     numbers = ["--rounds", str(options.rounds), "--steps", str(options.steps)]
+    numbers += ["--pause", str(options.pause)] if options.pause is not None else []
     program = [sys.executable, "-W", "ignore", "-m", "benchmarks.communication"]
     return [*program, *numbers, "--serve", str(Path(folder, FOUND))]
 
@@ -247,13 +263,14 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=0, help="also time training steps")
+    parser.add_argument("--pause", type=float, help="sleep for these seconds in place of computing")
     parser.add_argument("--rate", help="of the links of namespaces that are hosts: 1gbit")
     parser.add_argument("--serve", metavar="FILE", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
 
         def program(here: world.World) -> int:
-            found = measure(here, options.rounds, options.steps)
+            found = measure(here, options.rounds, options.steps, options.pause)
             if here.is_first:
                 Path(options.serve).write_text(json.dumps(found), "utf-8")
             return 0
@@ -275,6 +292,7 @@ def main() -> int:
         print(name, json.dumps(results[name], indent=2))
         print(f"{time.perf_counter() - started:.0f} s")
     suffix = f"_{options.rate}" if options.rate else ""
+    suffix += "_pause" if options.pause is not None else ""
     harness.write(f"communication{suffix}", {"limits": {
         "exchange": LIMIT, "step": STEP_LIMIT, "estimate": ESTIMATE_LIMIT,
     }, "results": results})  # fmt: skip
