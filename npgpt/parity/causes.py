@@ -21,6 +21,7 @@ from npgpt.parity.budget import MULTIPLE, Layouts, Run, Task, closest, distance,
 from npgpt.parity.graph import has_inputs, ops_of
 from npgpt.parity.mistakes import (
     CHANGES,
+    COMMON,
     MISTAKES,
     VARIANTS,
     Mistake,
@@ -207,7 +208,7 @@ def find(
                 position = lab.position(chain, own, start)
                 if position == len(names):
                     found.setdefault(frozenset(chain), chain)
-                elif position > start:
+                elif position > start and mistakes is not CHANGES:
                     partial.setdefault(frozenset(chain), (chain, position))
             if length == 0 and mistakes is not CHANGES:
                 found |= {frozenset(one): one for one in quiet(mistakes, lab, own)}
@@ -218,6 +219,8 @@ def find(
             return others
         if time.process_time() > end:
             return []
+        if length == 0 and not partial and longest > 1 and lab.is_small:
+            return pairs(lab, own)
         frontier = sorted(partial.values(), key=lambda one: -one[1])[:WIDTH]
         end = time.process_time() + patience if length == 0 else end
     return []
@@ -237,6 +240,25 @@ def quiet(mistakes: Sequence[Mistake], lab: Lab, own: Own) -> list[Chain]:
         stages = ("forward", "loss") if "loss" in names[:start] else ()
     chains = [(one,) for one in mistakes if one.stage in stages and lab.is_small]
     return [chain for chain in chains if lab.position(chain, own, start) == len(names)]
+
+
+def pairs(lab: Lab, own: Own) -> list[Chain]:
+    """Return the pairs of common mistakes that reproduce a dump without activations.
+
+    No tensor tells which of them is the first: the loss is wrong with either. All pairs of the
+    catalogue would take a minute of the processor.
+    """
+    from_start = kind_of(lab.task.names[0]) == "loss" and lab.position((), own) == 0
+    tried = [*combinations(COMMON, 2)] if from_start else []
+    found: list[Chain] = []
+    end = time.process_time() + PATIENCE_CHANGES
+    for done, chain in enumerate(tried):
+        if time.process_time() > end:
+            break
+        progress.tell(done, len(tried), PATIENCE_CHANGES)
+        if lab.position(chain, own, 0) == len(lab.task.names):
+            found.append(chain)
+    return lab.closest(found, own) if found else []
 
 
 def candidates(

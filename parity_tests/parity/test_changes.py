@@ -91,3 +91,17 @@ def test_a_change_is_named(some, monkeypatch):
     for one in some[::4]:
         own = bench.compute(SHORT, one.change(RIGHT))
         assert (one,) in causes.find(bench.lab(own), own), one.says
+
+
+@pytest.mark.slow
+def test_two_common_mistakes_are_named_by_loss_and_gradients(monkeypatch):
+    common = causes.COMMON
+    assert len(common) == 43
+    monkeypatch.setattr(causes, "VARIANTS", ())
+    monkeypatch.setattr(causes, "CHANGES", ())
+    pair = tuple(one for one in common if one.name in ("gelu-exact", "scores-not-scaled"))
+    monkeypatch.setattr(causes, "MISTAKES", pair)
+    monkeypatch.setattr(causes, "COMMON", (*pair, *common[:3]))
+    bench = Bench()
+    own = bench.compute(SHORT, pair[1].change(pair[0].change(RIGHT)))
+    assert causes.find(bench.lab(own), own) == [pair]

@@ -75,4 +75,25 @@ CHANGES = (
     *changes_of_backward.CHANGES,
 )
 
-__all__ = ["CHANGES", "MISTAKES", "VARIANTS", "Mistake"]
+# Of forward and loss, those that ports have most often: two of them at once are tried
+COMMON = tuple(
+    mistake
+    for mistake in MISTAKES
+    if mistake.name
+    in {
+        "positions-missing", "positions-from-1", "positions-all-0", "tokens-scaled-by-sqrt-c",
+        "variance-of-c-minus-1", "eps-outside-sqrt", "layernorm-eps-1e-6", "layernorm-eps-1e-12",
+        "layernorm-without-bias", "rmsnorm", "linear-without-bias", "attn-c-attn-without-bias",
+        "square-weights-transposed", "qkv-order-kqv", "qkv-order-qvk", "qkv-order-vkq",
+        "qkv-per-head", "heads-split-without-transpose", "heads-merged-without-transpose",
+        "scores-not-scaled", "scores-divided-by-d", "scores-divided-by-sqrt-c", "mask-missing",
+        "mask-sees-next-token", "mask-multiplies-scores", "mask-after-softmax",
+        "softmax-over-queries", "gelu-exact", "gelu-quick", "relu", "post-norm",
+        "residual-after-norm", "residual-around-attention-missing", "residual-around-mlp-missing",
+        "parallel-block", "ln-f-missing", "attention-projection-missing", "labels-shifted-twice",
+        "labels-not-shifted", "loss-summed", "loss-mean-including-ignored", "loss-mean-of-rows",
+        "label-smoothing",
+    }
+)  # fmt: skip
+
+__all__ = ["CHANGES", "COMMON", "MISTAKES", "VARIANTS", "Mistake"]
