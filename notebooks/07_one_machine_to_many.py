@@ -81,7 +81,10 @@ def tree(ranks):
     held = []
     for rank in range(ranks):
         order = sums.order_of_leaves(rank, ranks, V)
-        held.append(total([[v] for v in order], lambda i, out: np.copyto(out, leaves[i])).copy())
+        last, chain = total.prepare([[v] for v in order], lambda i, out: np.copyto(out, leaves[i]))
+        chain[-1][:] = leaves[last]
+        sums.add_up(chain)
+        held.append(chain[0].copy())
     while len(held) > 1:
         half = len(held) // 2
         held = [held[i] + held[i + half] for i in range(half)]

@@ -186,10 +186,10 @@ def find(
     """
     names, patience = lab.task.names, PATIENCE_SMALL if lab.is_small else PATIENCE
     lab.nan_from = len(names)
-    start = lab.position((), own)
-    if not np.isfinite(own[names[start]][0]).all():
-        lab.nan_from = start + 1
-    frontier: list[tuple[Chain, int]] = [((), start)]
+    first = lab.position((), own)
+    if not np.isfinite(own[names[first]][0]).all():
+        lab.nan_from = first + 1
+    frontier: list[tuple[Chain, int]] = [((), first)]
     end = np.inf
     for length in range(longest):
         partial: dict[frozenset[Mistake], tuple[Chain, int]] = {}
@@ -210,8 +210,12 @@ def find(
                     found.setdefault(frozenset(chain), chain)
                 elif position > start and mistakes is not CHANGES:
                     partial.setdefault(frozenset(chain), (chain, position))
-            if length == 0 and mistakes is not CHANGES:
-                found |= {frozenset(one): one for one in quiet(mistakes, lab, own)}
+            if (
+                length == 0
+                and mistakes is not CHANGES
+                and not (found and step_of(names[first]) > 1)
+            ):
+                found |= {frozenset(one): one for one in quiet(mistakes, lab, own, first)}
             if found:
                 chains = lab.closest(with_fewest_variants(found.values()), own)
                 return without_equals(lab, without_twins(chains))
@@ -226,18 +230,17 @@ def find(
     return []
 
 
-def quiet(mistakes: Sequence[Mistake], lab: Lab, own: Own) -> list[Chain]:
+def quiet(mistakes: Sequence[Mistake], lab: Lab, own: Own, start: int) -> list[Chain]:
     """Return mistakes of an earlier stage whose results are right, that reproduce everything.
 
     At initial weights, another GELU changes the loss by less than rounding, and gradients by more;
     a backward of LayerNorm without the weight, which is 1, shows in the second step.
     """
-    names, start = lab.task.names, lab.position((), own)
-    stages: tuple[str, ...] = ()
-    if step_of(names[start]) > 1:
-        stages = "forward", "loss", "backward"
-    elif stage_of(names[start]) == "backward" and not {"act", "logits"} & {*map(kind_of, names)}:
-        stages = ("forward", "loss") if "loss" in names[:start] else ()
+    names = lab.task.names
+    stages: tuple[str, ...] = ("backward",) if step_of(names[start]) > 1 else ()
+    is_hidden = "loss" in names[:start] and not {"act", "logits"} & {*map(kind_of, names)}
+    if is_hidden and (stages or stage_of(names[start]) == "backward"):
+        stages = "forward", "loss", *stages
     chains = [(one,) for one in mistakes if one.stage in stages and lab.is_small]
     return [chain for chain in chains if lab.position(chain, own, start) == len(names)]
 
