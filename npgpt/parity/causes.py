@@ -189,6 +189,7 @@ def find(
     first = lab.position((), own)
     if not np.isfinite(own[names[first]][0]).all():
         lab.nan_from = first + 1
+    is_late = step_of(names[first]) > 1  # most of such mistakes are in the steps
     frontier: list[tuple[Chain, int]] = [((), first)]
     end = np.inf
     for length in range(longest):
@@ -210,12 +211,10 @@ def find(
                     found.setdefault(frozenset(chain), chain)
                 elif position > start and mistakes is not CHANGES:
                     partial.setdefault(frozenset(chain), (chain, position))
-            if (
-                length == 0
-                and mistakes is not CHANGES
-                and not (found and step_of(names[first]) > 1)
-            ):
-                found |= {frozenset(one): one for one in quiet(mistakes, lab, own, first)}
+            hidden = () if length or is_late or mistakes is CHANGES else mistakes
+            if length == 0 and is_late and mistakes is VARIANTS and not found:
+                hidden = (*MISTAKES, *VARIANTS)
+            found |= {frozenset(one): one for one in quiet(hidden, lab, own, first)}
             if found:
                 chains = lab.closest(with_fewest_variants(found.values()), own)
                 return without_equals(lab, without_twins(chains))
@@ -237,10 +236,11 @@ def quiet(mistakes: Sequence[Mistake], lab: Lab, own: Own, start: int) -> list[C
     a backward of LayerNorm without the weight, which is 1, shows in the second step.
     """
     names = lab.task.names
-    stages: tuple[str, ...] = ("backward",) if step_of(names[start]) > 1 else ()
-    is_hidden = "loss" in names[:start] and not {"act", "logits"} & {*map(kind_of, names)}
-    if is_hidden and (stages or stage_of(names[start]) == "backward"):
-        stages = "forward", "loss", *stages
+    stages: tuple[str, ...] = ()
+    if step_of(names[start]) > 1:
+        stages = "forward", "loss", "backward"
+    elif stage_of(names[start]) == "backward" and not {"act", "logits"} & {*map(kind_of, names)}:
+        stages = ("forward", "loss") if "loss" in names[:start] else ()
     chains = [(one,) for one in mistakes if one.stage in stages and lab.is_small]
     return [chain for chain in chains if lab.position(chain, own, start) == len(names)]
 
