@@ -129,7 +129,10 @@ def zero_row(b, K):
 
 @inner
 def row_distance(b, k, zeros):
-    """Return the distance from row k of b to the row of zeros, in elements."""
+    """Return the distance from row k of b to the row of zeros, in elements.
+
+    Numba frees `zeros` after its last use: take the distance in the loop that reads the row.
+    """
     return (zeros.ctypes.data - b.ctypes.data) // b.itemsize - k * b.shape[1]
 
 

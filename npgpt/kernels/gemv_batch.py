@@ -39,12 +39,12 @@ def multiply_columns(a, b, first, last, next_address, totals):
     edges = (count - tiles * tile) // edge
     calls, lines = panels * (tiles + edges), -(-count * b.itemsize // LINE)
     b_flat, flat, zeros = b.reshape(-1), totals.reshape(-1), zero_row(b, K)
-    distance = row_distance(b, K - 1, zeros)
     rest = tiles * tile + edges * edge
     sums = np.empty(count - rest, totals.dtype)
     totals[:] = 0
     for part in range(PARTS):
         k, end = part_start(part, K, b), part_start(part + 1, K, b)
+        distance = row_distance(b, K - 1, zeros)  # here: Numba frees zeros after its last use
         ahead = next_address
         if part + 1 < PARTS:
             ahead = b.ctypes.data + (end * N + first) * b.itemsize

@@ -32,3 +32,12 @@ def test_a_row_has_the_bits_of_a_single_one(K, N, transposed, kind, rng):
     for M in range(2, FEW + 1):
         found = multiply(a[:M], b, out=np.empty((M, N), dtype), bias=bias)
         np.testing.assert_array_equal(found, alone[:M], err_msg=f"{M} rows")
+
+
+def test_the_row_that_completes_a_pair_lives_as_long_as_it_is_read():
+    """Freed early, its memory is that of the sums of the last 31 columns. As bfloat16, their lower
+    halves are inf, and 0 * inf is nan."""
+    b = np.zeros((33, 63), np.float32)
+    b[::2, 32:], b[1::2, 32:] = 1, 255 / 65536
+    out = matmul_bf16(np.ones((8, 33), np.float32), bfloat16(b), out=np.empty((8, 63), np.float32))
+    np.testing.assert_array_equal(out, np.tile(b.sum(0), (8, 1)))
