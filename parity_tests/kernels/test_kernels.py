@@ -13,6 +13,7 @@ import torch
 
 import npgpt
 from npgpt import fused, ops
+from npgpt.inference.window import Reader, Window, clear
 from npgpt.kernels import buffer_pool
 from npgpt.kernels.gemm import FEW, K_PACKED, KC, MC, STREAMED, matmul
 from npgpt.kernels.gemm_microkernel import MR
@@ -134,6 +135,27 @@ def steps(backend, p, x, config):
         [backend.decode.forward(np.ascontiguousarray(x[:, t : t + 1]), blocks, n_head=3, past=past)
          for t in range(x.shape[1])], axis=1,
     )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [1, 5])
+def test_layers_may_have_unequal_capacities(batch, rng):
+    """A pass that fails between two blocks leaves them."""
+    config = npgpt.Config(vocab_size=9, context_length=600, n_layer=2, n_head=3, n_embd=48)
+    reader = Reader(npgpt.GPT(config, ops="fused"))
+    tokens, found = rng.integers(9, size=(batch, 4)), []
+    for count in 1, 300:
+        past = reader.model.kv_cache(batch)
+        windows = [Window(row[:3].tolist(), reader.empty_cache()) for row in tokens]
+        for caches in past, *(window.caches for window in windows):
+            caches[1].reserve(count)
+            clear(caches)
+        reader.model.next_logits(tokens[:, :3], past=past)
+        list(reader.logits(windows))
+        for window, row in zip(windows, tokens, strict=True):
+            window.append(int(row[3]))
+        found.append([*reader.model.next_logits(tokens[:, 3:], past=past), *reader.logits(windows)])
+    np.testing.assert_array_equal(*found)
 
 
 # Buffers

@@ -70,17 +70,18 @@ def forward_with(matrix, x: Array, blocks, n_head: int, past, out: Array | None)
 
 def reserve(past, dtype) -> tuple[Array, Array, Array]:
     """Reserve a position of every row. Return the addresses of keys and values, (L, B, 2), the
-    reserved positions and the capacities, (B,) each."""
+    reserved positions (B,), and the capacities (L, B): a failed pass may have grown some layers."""
     if hasattr(past[0], "rows"):
         starts = np.array([[row.reserve(1) for row in layer.rows] for layer in past])
         caches = np.array([[row_addresses(row, dtype) for row in layer.rows] for layer in past])
-        capacities = np.array([row.k.shape[-2] for row in past[0].rows])
+        capacities = np.array([[row.k.shape[-2] for row in layer.rows] for layer in past])
     else:
         B = len(past[0].k)
         starts = np.array([[layer.reserve(1)] * B for layer in past])
         first = np.array([[address(layer.k, dtype), address(layer.v, dtype)] for layer in past])
-        caches = first[:, None] + np.arange(B)[:, None] * past[0].k.strides[0]
-        capacities = np.full(B, past[0].k.shape[-2])
+        strides = np.array([layer.k.strides[0] for layer in past])
+        caches = first[:, None] + (np.arange(B) * strides[:, None])[..., None]
+        capacities = np.array([[layer.k.shape[-2]] * B for layer in past])
     if (starts != starts[0]).any():
         raise ValueError(
             "all layers must have the same number of cached positions, not "

@@ -99,7 +99,7 @@ def _stages(
                     text = head // n_head
                     for b in range(texts[text], texts[text + 1]):
                         _attend(qkv[b], head % n_head, n_head, caches[layer, b], stored,
-                                capacities[b], starts[b], scale, attended[b])  # fmt: skip
+                                capacities[layer, b], starts[b], scale, attended[b])  # fmt: skip
             else:
                 first, last = task * width, min(O, (task + 1) * width)
                 ahead, stride, rows = pointer + last * kind.itemsize, row, I

@@ -102,7 +102,7 @@ def _stages(
                     text = head // n_head
                     for b in range(texts[text], texts[text + 1]):
                         _attend(qkv, matrices[layer, C_ATTN], b, head % n_head, n_head,
-                                caches[layer, b], stored, capacities[b], starts[b], scale,
+                                caches[layer, b], stored, capacities[layer, b], starts[b], scale,
                                 attended)  # fmt: skip
             else:
                 if stage == MLP_PROJ:
