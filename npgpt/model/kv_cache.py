@@ -91,7 +91,9 @@ class LayerCache:
                 f"{self.max_length}; start an empty cache from a cropped window"
             )
         if end > self.k.shape[-2]:
-            capacity = min(2 * end, self.max_length)
+            # few sizes: pages of another cache are used again
+            capacity = -(-2 * end // INITIAL_CAPACITY) * INITIAL_CAPACITY
+            capacity = min(capacity, self.max_length)
             self.k, self.v = (grow(a[:, :, :start], capacity, empty) for a in (self.k, self.v))
         self.length = end
         return start
