@@ -165,6 +165,8 @@ def check_past(past: Any, config: Config, dtype: np.dtype) -> list[LayerCache]:
     is_rounded = isinstance(past[0], Bfloat16Cache)
     if (H, H * D) != (config.n_head, config.n_embd) or not (is_rounded or past[0].k.dtype == dtype):
         raise InputError(f"past is of another model: {H} heads of {D}, {past[0].k.dtype}")
+    if len({(len(one.k), *one.k.shape[1::2], one.k.dtype, one.max_length) for one in past}) > 1:
+        raise InputError("past has layers of different caches: take them all from one kv_cache()")
     if any(layer.length != past[0].length for layer in past):
         raise InputError("past has layers of different lengths: one forward pass has failed")
     return past

@@ -186,6 +186,12 @@ MISTAKES = {
         ),
         "past has room for 2 positions, not for 3",
     ),
+    "layers of different caches": (
+        lambda: npgpt.GPT(LAYERS).next_logits(
+            [[1], [2]], past=[kv_cache.empty_cache(n, CONFIG)[0] for n in (2, 1)]
+        ),
+        "past has layers of different caches",
+    ),
     "too large an array": (
         lambda: generator().normal((2**40, 2**40)), "is too large for an array"
     ),
