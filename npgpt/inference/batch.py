@@ -115,6 +115,7 @@ class Batch:
         self._rows: dict[int, _Row] = {}
         self._added = 0
         self._free: list[list[LayerCache]] = []  # of rows that have left
+        self._chosen: list[NewToken] = []  # by a step that was interrupted
         self._reader = Reader(model, cache_dtype)
         self._speculator: Speculator | None = None
         if speculate is not None:
@@ -212,11 +213,15 @@ class Batch:
         """
         if row not in self._rows:
             raise InputError(f"row {show(row)} is not in the batch")
-        self._free.append(self._rows.pop(row).window.caches)
-        clear(self._free[-1])
+        caches = self._rows.pop(row).window.caches
+        clear(caches)
+        self._free.append(caches)
 
     def step(self) -> list[NewToken]:
         """Choose the next token of every row. Rows that end leave.
+
+        An exception, such as KeyboardInterrupt, drops what is cached of all rows. The next step
+        reads them again, and first returns the tokens that were chosen before the exception.
 
         Returns
         -------
@@ -228,14 +233,26 @@ class Batch:
         RunError
             If the logits are nan or infinite. The batch cannot be used any more.
         """
-        rows, found = list(self._rows.values()), []
-        for row, logits in zip(rows, self._logits(rows), strict=True):
-            try:
-                token = choose(logits, row.sampling, row.text, row.rng)
-            except RunError as error:
-                raise finite.error(str(error), self.model.params, self.model.path) from None
-            found.append(self._extend(row, token, logits))
+        rows = list(self._rows.values())
+        try:
+            for row, logits in zip(rows, self._logits(rows), strict=True):
+                try:
+                    token = choose(logits, row.sampling, row.text, row.rng)
+                except RunError as error:
+                    raise finite.error(str(error), self.model.params, self.model.path) from None
+                self._chosen.append(self._extend(row, token, logits))
+        except BaseException:
+            self._forget()
+            raise
+        found, self._chosen = self._chosen, []
         return found
+
+    def _forget(self) -> None:
+        """Drop what is cached of all rows: some blocks may have read more than others."""
+        for row in self._rows.values():
+            clear(row.window.caches)
+        if self._speculator is not None:
+            self._speculator.forget()
 
     def _logits(self, rows: list[_Row]) -> Iterable[Array]:
         """Return the next token's logits of each row, (V,)."""

@@ -10,7 +10,7 @@ from npgpt.arrays import Array
 from npgpt.errors import RunError
 from npgpt.gpt import GPT
 from npgpt.inference.sampling import Sampling, choose
-from npgpt.inference.window import Reader, Window
+from npgpt.inference.window import Reader, Window, clear
 from npgpt.rng import Generator
 
 
@@ -92,14 +92,17 @@ class DraftModel:
         """Return the next tokens of the draft model. None, if they do not fit its context."""
         if not count or len(tokens) + count > self.reader.model.config.context_length:
             return []
-        self._continue_from(tokens)
         chooser, draft = follow(), list[int]()
         try:
+            self._continue_from(tokens)
             while len(draft) < count:
                 draft.append(chooser.choose(next(self.reader.logits([self.window]))))
                 self.window.append(draft[-1])
-        except RunError:  # logits that are not finite are an error of the model, not of its draft
-            return []
+        except BaseException as error:
+            clear(self.window.caches)  # some blocks may have read more than others
+            if isinstance(error, RunError):  # logits that are not finite: only the model's count
+                return []
+            raise
         return draft
 
     def _continue_from(self, tokens: list[int]) -> None:

@@ -1,12 +1,14 @@
 """Rows that join and leave: each one is its own run, bit for bit where the kernels allow it."""
 
 import doctest
+import itertools
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pytest
 
 import npgpt
-from npgpt import Sampling
+from npgpt import Sampling, ops
 from npgpt.errors import InputError
 from npgpt.inference import batch as batch_module
 from npgpt.inference import window as window_module
@@ -48,6 +50,21 @@ def run(model, rows, speculate=None):
             found.setdefault(names[new.row], []).append(new._replace(row=0))
         step += 1
     return found
+
+
+@contextmanager
+def failing(monkeypatch, owner, name, at, error):
+    """Let call number `at` of a function, from 1, raise an error. 0: none."""
+    calls, call = itertools.count(1), getattr(owner, name)
+
+    def called(*args, **options):
+        if next(calls) == at:
+            raise error
+        return call(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, called)
+        yield
 
 
 def run_alone(model, number):
@@ -198,6 +215,32 @@ def test_what_makes_no_sense_is_refused_when_it_is_added(arguments, says):
     with pytest.raises(InputError, match=says):
         batch.add(**{"prompt": [1], "max_new_tokens": 1} | arguments)
     assert not batch
+
+
+@pytest.mark.parametrize("owner, name", [(ops.linear, "forward"), (batch_module, "choose")])
+@pytest.mark.parametrize("step", [0, 2], ids=["of prompts", "of tokens"])
+def test_a_step_that_was_interrupted_changes_no_token(owner, name, step, monkeypatch):
+    """Wherever it is: in any block, in the output head, and between two rows' choices."""
+    model = model_of("numpy")
+
+    def texts(at):
+        batch, found = Batch(model), {}
+        for prompt in ([1, 2, 3], [4, 5]):
+            found[batch.add(prompt, max_new_tokens=4)] = []
+        for count in itertools.count():
+            fails = at if count == step else 0
+            with (
+                pytest.raises(KeyboardInterrupt) if fails else nullcontext(),
+                failing(monkeypatch, owner, name, fails, KeyboardInterrupt),
+            ):
+                for new in batch.step():
+                    found[new.row].append(new.token)
+            if not batch:
+                return list(found.values())
+
+    expected, ends = texts(0), 9 if name == "forward" else 2  # two blocks of four, and the head
+    for at in range(1, ends + 1):
+        assert texts(at) == expected
 
 
 def test_the_example_runs():

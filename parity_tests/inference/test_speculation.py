@@ -1,17 +1,20 @@
 """Speculation: several tokens are read in one pass, and neither text nor bits change."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 
 import npgpt
-from npgpt import Sampling, Speculation
-from npgpt.errors import InputError
+from npgpt import Sampling, Speculation, ops
+from npgpt.errors import InputError, RunError
 from npgpt.inference.batch import Batch
 from npgpt.inference.drafts import DraftModel, PromptLookup
 from npgpt.inference.speculation import Pace
 from npgpt.inference.window import FEW, Reader, Window, advance
 from npgpt.model import quantize
 from parity_tests.inference import test_batch
+from parity_tests.inference.test_batch import failing
 from parity_tests.inference.test_generate import model_of
 
 KINDS = "numpy", "fused", "mixed", "bfloat16", "int8"
@@ -134,6 +137,45 @@ def test_generate_speculates(any_count):
         found = list(npgpt.generate(model, [1, 2, 1, 2, 1], 20, speculate=speculation))
         assert found == list(npgpt.generate(model, [1, 2, 1, 2, 1], 20))
         assert speculation.proposed
+
+
+def test_a_step_that_was_interrupted_changes_no_token(monkeypatch):
+    """In a block of the draft model or of the model, or in an output head."""
+    monkeypatch.setattr(Pace, "count", lambda pace: 3 if pace.passes else 0)
+    model = model_of("numpy", context_length=40)
+
+    def text(at):
+        batch, found = Batch(model, speculate=Speculation(model)), []
+        batch.add([1, 2, 3], max_new_tokens=12)
+        for _ in range(2):
+            found += batch.step()
+        with (
+            pytest.raises(KeyboardInterrupt) if at else nullcontext(),
+            failing(monkeypatch, ops.linear, "forward", at, KeyboardInterrupt),
+        ):
+            found += batch.step()
+        while batch:
+            found += batch.step()
+        return [new.token for new in found]
+
+    expected = text(0)
+    for at in range(1, 37):  # three passes of the draft model, and one that verifies
+        assert text(at) == expected
+
+
+@pytest.mark.parametrize("at", [2, 11], ids=["of its prompt", "of its second token"])
+def test_a_draft_that_fails_leaves_no_half_read_cache(at, monkeypatch):
+    model = model_of("numpy", context_length=40)
+    draft, batch = DraftModel(model), Batch(model)
+    batch.add([1, 2, 3], max_new_tokens=9)
+    (row,) = batch._rows.values()
+    with failing(monkeypatch, ops.linear, "forward", at, RunError("no threads")):
+        assert draft.propose([1, 2, 3], 3, row.chooser) == []
+    text = [1, 2, 3, *npgpt.generate(model, [1, 2, 3], 2)]
+    for layer in draft.window.caches:
+        layer.k[:, :, layer.length :] = layer.v[:, :, layer.length :] = np.nan  # never read
+    expected = DraftModel(model).propose(text, 3, row.chooser)
+    assert draft.propose(text, 3, row.chooser) == expected
 
 
 def test_the_model_as_its_own_draft_is_accepted_greedy_and_sampled(any_count):
