@@ -11,6 +11,7 @@ import mmap
 import threading
 import weakref
 from collections import deque
+from contextlib import suppress
 
 import numpy as np
 
@@ -66,12 +67,27 @@ class Pool:
                 pass
             self.release_unused(size)
             free = self.free.setdefault(size, free)
-            pages = mmap.mmap(-1, size, **PRIVATE)
+            pages = self.map(size)
             if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
-                pages.madvise(mmap.MADV_HUGEPAGE)
+                with suppress(OSError):  # a kernel may have none
+                    pages.madvise(mmap.MADV_HUGEPAGE)
             self.size += size
             self.allocations += 1
             return pages, free
+
+    def map(self, size: int) -> mmap.mmap:
+        """Return new pages. If the system has none left, release the unused ones first.
+
+        Raises MemoryError, as np.empty does, where mmap raises OSError.
+        """
+        try:
+            return mmap.mmap(-1, size, **PRIVATE)
+        except OSError:
+            self.release_all()
+        try:
+            return mmap.mmap(-1, size, **PRIVATE)
+        except OSError:
+            raise MemoryError(f"an array of {size:,} bytes") from None
 
     def release_unused(self, more: int) -> None:
         """Release unused pages before allocating `more` bytes if the pool would exceed twice its
@@ -80,10 +96,14 @@ class Pool:
         used = self.size - unused
         self.peak = max(self.peak, used + more)
         if unused + more > 2 * self.peak:
-            for size, pages in self.free.items():
-                while pages:
-                    pages.pop()
-                    self.size -= size
+            self.release_all()
+
+    def release_all(self) -> None:
+        """Release all unused pages."""
+        for size, pages in self.free.items():
+            while pages:
+                pages.pop()
+                self.size -= size
 
     def acquire(self, size: int, dtype) -> Array:
         """Return a workspace of at least `size` elements, to be passed to `release`.

@@ -176,7 +176,7 @@ class Engine:
                         del self.running[new.row]
             except (RunError, MemoryError) as error:
                 batch = self.new_batch()
-                self._fail(str(error) or "the memory is exhausted")
+                self._fail(reason(error))
             except Exception as error:  # a mistake in the program: the operator sees where
                 traceback.print_exc()
                 batch = self.new_batch()
@@ -206,7 +206,7 @@ class Engine:
             try:
                 self._start(batch, one)
             except (RunError, MemoryError) as error:
-                one.deliver(Piece(one.index, "", [], error=str(error)))
+                one.deliver(Piece(one.index, "", [], error=reason(error)))
 
     def _start(self, batch: Batch, one: Choice) -> None:
         """Add a choice to the batch, after the pieces of its prompt."""
@@ -234,6 +234,13 @@ class Engine:
         one.length = len(text := text + writer.end())
         tokens, one.held = one.held, []
         return Piece(one.index, text, tokens, "length" if ends else None)
+
+
+def reason(error: Exception) -> str:
+    """Return the line that tells a client why its text ends."""
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {error}".removesuffix(": ")
+    return str(error)
 
 
 def prompt_scores(

@@ -1,5 +1,6 @@
 """Kernels of the Numba backend: products of every shape, and the buffer pool."""
 
+import errno
 import gc
 import itertools
 import mmap
@@ -185,6 +186,31 @@ def test_unused_pages_are_released():
         pool.empty((size << 20,), np.uint8)
     unused = sum(size * len(pages) for size, pages in pool.free.items())
     assert unused == pool.size <= 2 * 40 << 20
+
+
+def test_pages_that_the_system_does_not_have_are_a_memory_error(monkeypatch):
+    pool, limit, left = buffer_pool.Pool(), 3 << 20, mmap.mmap
+
+    def limited(handle, size, **options):
+        if pool.size + size > limit:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return left(handle, size, **options)
+
+    monkeypatch.setattr(buffer_pool.mmap, "mmap", limited)
+    pool.empty((2 << 20,), np.uint8)
+    pool.peak = 1 << 30  # unused pages are kept, until they are all that is left
+    kept = pool.empty((3 << 20,), np.uint8)
+    assert pool.size == kept.nbytes and not pool.free[2 << 20]
+    with pytest.raises(MemoryError, match="an array of 1,048,576 bytes"):
+        pool.empty((1 << 20,), np.uint8)
+    del kept
+    assert pool.empty((1 << 20,), np.uint8).size == pool.size
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="only Linux has huge pages")
+def test_a_kernel_without_huge_pages_has_others(monkeypatch):
+    monkeypatch.setattr(buffer_pool.mmap, "MADV_HUGEPAGE", 1 << 20)  # which it does not know
+    assert buffer_pool.Pool().empty((buffer_pool.HUGE,), np.uint8).size == buffer_pool.HUGE
 
 
 def test_a_workspace_has_one_user_at_a_time():

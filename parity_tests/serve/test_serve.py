@@ -16,6 +16,7 @@ import pytest
 import npgpt
 from npgpt.cli.main import main
 from npgpt.errors import InputError
+from npgpt.inference.batch import Batch
 from npgpt.inference.sampling import log_probabilities
 from npgpt.serve import response, server
 
@@ -335,6 +336,22 @@ def test_a_model_of_nans_is_an_error():
         with httpx.stream("POST", url, json={"prompt": "a", "stream": True}) as stream:
             (event, *_) = [line for line in stream.iter_lines() if line]
         assert "ln_f" in json.loads(event.removeprefix("data: "))["error"]["message"]
+
+
+@pytest.mark.parametrize("said", ["an array of 300,000 bytes", ""])
+def test_memory_that_runs_out_ends_a_text_and_not_the_server(said, monkeypatch, capsys):
+    def fails(batch):
+        raise MemoryError(said)
+
+    with running() as (_, port):
+        url, body = f"http://127.0.0.1:{port}/v1/completions", {"prompt": "a", "max_tokens": 1}
+        with monkeypatch.context() as patch:
+            patch.setattr(Batch, "step", fails)
+            answer = httpx.post(url, json=body, timeout=30)
+        message = "not enough memory" + (f": {said}" if said else "")
+        assert (answer.status_code, answer.json()["error"]["message"]) == (500, message)
+        assert httpx.post(url, json=body, timeout=30).status_code == 200
+    assert capsys.readouterr().err == ""
 
 
 def test_ending_the_server_ends_its_texts():
