@@ -166,7 +166,8 @@ class Generate:
         one_row = self.prompts is None and self.num_samples == 1 and self.beams is None
         one_row &= not self.speculate and self.draft is None  # guesses are rows, too
         work = "generate" if one_row else "batches"
-        precompile.compile_kernels(work, quantize.kind_of(model.params))
+        kind = quantize.kind_of(model.params)
+        precompile.compile_kernels(work, kind, cache_dtype=self.cache_dtype)
         return model, tokenizer
 
     def run_prompt(self) -> int:

@@ -83,7 +83,8 @@ class Serve:
         speculation = load_speculation(self.speculate, self.draft, model, self.weights)
         listening = server.bind(self.host, self.port)
         with announce_compilation():
-            precompile.compile_kernels("batches", quantize.kind_of(model.params))
+            kind = quantize.kind_of(model.params)
+            precompile.compile_kernels("batches", kind, cache_dtype=self.cache_dtype)
             local = self.host in server.LOOPBACK
             key = os.environ.get(KEY) or None
             name = self.name or (path.parent if path.name == "checkpoint.h5" else path).name

@@ -21,6 +21,7 @@ from npgpt.config import Config, TrainingConfig
 from npgpt.model import kv_cache, params, quantize, transformer
 from npgpt.model.backend import OPS
 from npgpt.model.initializers import SCHEMES
+from npgpt.model.kv_cache import BFLOAT16
 from npgpt.quantized_matrix import KINDS as QUANTIZED
 from npgpt.rng import Generator
 from npgpt.system import machine
@@ -46,6 +47,7 @@ def compile_kernels(
     scheme: str | None = None,
     dropout: float = 0.0,
     optimizer: str = "adamw",
+    cache_dtype: str | None = None,
 ) -> None:
     """Compile what the first step or token needs, unless that has been done before.
 
@@ -64,24 +66,28 @@ def compile_kernels(
         The dropout rate of training.
     optimizer : {"adam", "adamw", "muon", "rmsprop", "sgd"}
         The optimizer of training.
+    cache_dtype : {"bfloat16", "float32"} or None
+        The dtype of keys and values (--cache-dtype); None for the model's own.
     """
-    done = marker(work, kind if optimizer == "adamw" else f"{kind}-{optimizer}")
+    cache_dtype = BFLOAT16 if cache_dtype == BFLOAT16 else None  # float32 is the model's own
+    variant = kind if optimizer == "adamw" else f"{kind}-{optimizer}"
+    done = marker(work, variant if cache_dtype is None else f"{variant}-cache-{cache_dtype}")
     if machine.cores() < 2 or done is None or done.exists():
         return
     if work != "train" and kind in QUANTIZED:  # the NumPy ops take no quantized matrices
         with gc_paused():
-            warm_up(work, kind, OPS)
+            warm_up(work, kind, OPS, cache_dtype=cache_dtype)
         mark_done(done)
         return
     others = SHARES[work]
-    command = second_process(work, kind, scheme, dropout, optimizer)
+    command = second_process(work, kind, scheme, dropout, optimizer, cache_dtype)
     null = subprocess.DEVNULL
     second = subprocess.Popen(command, stdin=null, stdout=null, stderr=null)
     with second:  # leaving the block waits for its end
         try:
             with gc_paused():
                 names = [name for name in OPS if name not in others]
-                warm_up(work, kind, names, optimizer=optimizer)
+                warm_up(work, kind, names, optimizer=optimizer, cache_dtype=cache_dtype)
         except BaseException:
             second.kill()
             raise
@@ -104,11 +110,13 @@ def marker(work: str, kind: str) -> Path | None:
 
 
 def second_process(
-    work: str, kind: str, scheme: str | None, dropout: float, optimizer: str
-) -> list[str]:
+    work: str, kind: str, scheme: str | None, dropout: float, optimizer: str,
+    cache_dtype: str | None,
+) -> list[str]:  # fmt: skip
     """Return the command of the process that compiles the other share."""
     module = "npgpt.performance.precompile"
-    return [sys.executable, "-m", module, work, kind, scheme or "", str(dropout), optimizer]
+    options = scheme or "", str(dropout), optimizer, cache_dtype or ""
+    return [sys.executable, "-m", module, work, kind, *options]
 
 
 def warm_up(
@@ -118,6 +126,7 @@ def warm_up(
     scheme: str | None = None,
     dropout: float = 0.0,
     optimizer: Any = "adamw",
+    cache_dtype: str | None = None,
 ) -> None:
     """Run a tiny model with these ops compiled. Its parameters are zero, or drawn by `scheme`."""
     fast, plain = backends.get("mixed" if kind in QUANTIZED else "fused"), backends.get("numpy")
@@ -143,7 +152,7 @@ def warm_up(
         return
     tree = quantize.quantize(tree, kind) if kind in QUANTIZED else tree
     for shape in SHAPES + BATCHES * (work == "batches"):
-        past = kv_cache.empty_cache(shape[0], config, tree.wpe.weight.dtype)
+        past = kv_cache.empty_cache(shape[0], config, cache_dtype or tree.wpe.weight.dtype)
         transformer.next_logits(tree, np.zeros(shape, int), config, past=past, ops=backend)
     Generator(0, ops=backend).multinomial(np.ones(VOCABULARY, np.float32))
 
@@ -162,6 +171,8 @@ def gc_paused() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    work, kind, scheme, dropout, optimizer = sys.argv[1:]
+    work, kind, scheme, dropout, optimizer, cache_dtype = sys.argv[1:]
     with gc_paused():
-        warm_up(work, kind, SHARES[work], scheme or None, float(dropout), optimizer)
+        warm_up(
+            work, kind, SHARES[work], scheme or None, float(dropout), optimizer, cache_dtype or None
+        )  # fmt: skip

@@ -177,8 +177,8 @@ def test_kernels_are_compiled_for_the_optimizer(optimizer, monkeypatch):
     precompile.warm_up("train", "float32", precompile.OPS, optimizer=optimizer)
     called = {call.op for call in timed.calls if call.op.endswith("update")}
     assert called == {f"{optimizer}.update"} | ({"adamw.update"} if optimizer == "muon" else set())
-    command = precompile.second_process("train", "float32", None, 0.1, optimizer)
-    assert command[-1] == optimizer
+    command = precompile.second_process("train", "float32", None, 0.1, optimizer, None)
+    assert command[-2:] == [optimizer, ""]
 
 
 def test_checkpoints_keep_arrays_of_any_optimizer(tmp_path):

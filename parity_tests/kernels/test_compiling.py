@@ -14,6 +14,7 @@ import pytest
 import npgpt
 from npgpt.cli.common import COMPILING
 from npgpt.kernels import gemv
+from npgpt.model import transformer
 from npgpt.performance import precompile
 from npgpt.quantized_matrix import KINDS
 
@@ -169,6 +170,30 @@ def test_nothing_is_compiled_twice_ahead_of_time(monkeypatch, tmp_path):
         precompile.compile_kernels("train", "float32")
         assert calls == [("train", "float32")] * compiled
         assert done.exists() == (compiled == 2)  # kept only once both have succeeded
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8"])
+def test_kernels_are_compiled_for_the_dtype_of_keys_and_values(kind, monkeypatch, tmp_path):
+    # in both shares, and once for each dtype
+    made, command = [], []
+    monkeypatch.setattr(precompile.machine, "cores", lambda: 2)
+    monkeypatch.setattr(precompile, "marker", lambda work, kind: tmp_path / f"{work}-{kind}")
+    monkeypatch.setattr(precompile, "VOCABULARY", 32)
+    monkeypatch.setattr(
+        transformer, "next_logits", lambda *_, past, **options: made.append(past[0].k.dtype.name)
+    )
+    python = [sys.executable, "-c", ""]
+    monkeypatch.setattr(
+        precompile, "second_process", lambda *given: command.extend(given) or python
+    )
+    for cache_dtype, stored in ("float32", "float32"), ("bfloat16", "uint16"):
+        made.clear()
+        command.clear()
+        precompile.compile_kernels("batches", kind, cache_dtype=cache_dtype)
+        assert made == [stored] * 4
+        assert kind == "int8" or (command[-1] == "bfloat16") == (stored == "uint16")
+        precompile.compile_kernels("batches", kind, cache_dtype=cache_dtype)
+        assert len(made) == 4
 
 
 @pytest.mark.slow
