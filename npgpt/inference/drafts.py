@@ -84,8 +84,8 @@ class DraftModel:
     least = 0
     hit_rate, drift = 0.5, 0.003
 
-    def __init__(self, model: GPT):
-        self.reader = Reader(model)
+    def __init__(self, model: GPT, cache_dtype: str | None = None):
+        self.reader = Reader(model, cache_dtype)
         self.window = Window([], self.reader.empty_cache())
 
     def propose(self, tokens: list[int], count: int, follow: Callable[[], Chooser]) -> list[int]:

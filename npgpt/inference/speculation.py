@@ -22,6 +22,7 @@ from npgpt.gpt import GPT
 from npgpt.inference.drafts import Chooser, DraftModel, PromptLookup
 from npgpt.inference.window import FEW, Reader, Window, advance
 from npgpt.model.inputs import check_kind
+from npgpt.model.kv_cache import BFLOAT16
 
 
 @dataclass
@@ -80,7 +81,8 @@ class Speculator:
     def __init__(self, reader: Reader, speculation: Speculation):
         self.reader, self.speculation = reader, speculation
         draft = speculation.draft
-        self.source = PromptLookup() if draft is None else DraftModel(draft)
+        rounded = BFLOAT16 if reader.cache_dtype == BFLOAT16 else None
+        self.source = PromptLookup() if draft is None else DraftModel(draft, rounded)
         self.pace = Pace(self.source.hit_rate, self.source.drift)
         self.forget()
 

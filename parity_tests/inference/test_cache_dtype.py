@@ -6,6 +6,7 @@ import pytest
 import npgpt
 from npgpt.cli import main as cli
 from npgpt.errors import InputError
+from npgpt.performance import precompile
 from npgpt.quantized_matrix import from_bfloat16, to_bfloat16
 from parity_tests.inference.test_generate import model_of
 
@@ -50,13 +51,26 @@ def test_a_text_is_its_own_run_with_and_without_drafts(backend):
         np.testing.assert_array_equal(run(prompt, speculate=npgpt.Speculation()), text)
 
 
-def test_the_command_has_the_option(tmp_path, capsys):
+@pytest.mark.parametrize("dtype", [None, "float32", "bfloat16"])
+def test_a_draft_model_has_the_dtype_too(dtype):
+    """So its kernels are those that are compiled ahead of time."""
+    model = model_of("numpy", np.float32)
+    speculation = npgpt.Speculation(model_of("numpy", np.float32))
+    batch = npgpt.Batch(model, speculate=speculation, cache_dtype=dtype)
+    found = {layer.k.dtype for layer in batch._speculator.source.window.caches}
+    assert found == {np.dtype(np.uint16 if dtype == "bfloat16" else np.float32)}
+
+
+def test_the_command_has_the_option(tmp_path, capsys, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(precompile, "compile_kernels", lambda *_, **how: compiled.append(how))
     model = model_of("numpy", np.float32, vocab_size=257)
     model.tokenizer = "byte"
     model.save(tmp_path / "model.h5")
     command = f"generate --model {tmp_path / 'model.h5'} --prompt The --max-new-tokens 2"
     assert cli.main([*command.split(), "--cache-dtype", "bfloat16"]) == 0
     assert capsys.readouterr().out.startswith("The")
+    assert compiled == [{"cache_dtype": "bfloat16"}]
 
 
 @pytest.mark.parametrize("dtype", ["int8", "float64", np.float32, 2])
