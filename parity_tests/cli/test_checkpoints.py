@@ -184,11 +184,16 @@ def test_without_memory_for_a_copy_a_checkpoint_is_written_at_once(npgpt_, write
 def test_checkpoints_by_the_clock(npgpt_, monkeypatch):
     """Every step takes 100 seconds."""
     saved, save, now, update = [], checkpoints.Checkpoints.save, [0.0], Trainer.update
+    is_due = checkpoints.Checkpoints.is_due_by_clock
 
     def saving(self, **last):
         saved.append(self.trainer.progress.step)
         save(self, **last)
         self.background.wait()
+
+    def asking(self):
+        self.background.wait()  # until the memory of the copy is taken
+        return is_due(self)
 
     def updating(self, *batch):
         now[0] += 100
@@ -197,6 +202,7 @@ def test_checkpoints_by_the_clock(npgpt_, monkeypatch):
     clock = SimpleNamespace(monotonic=lambda: now[0])  # of this module alone: event loops have one
     monkeypatch.setattr(checkpoints, "time", clock)
     monkeypatch.setattr(checkpoints.Checkpoints, "save", saving)
+    monkeypatch.setattr(checkpoints.Checkpoints, "is_due_by_clock", asking)
     monkeypatch.setattr(Trainer, "update", updating)
     steps = ["--steps", "24", "--eval-every", "99"]
     npgpt_(NEW, *TINY, *steps)
