@@ -53,7 +53,7 @@ def test_a_text_is_its_own_run_with_and_without_drafts(backend):
 
 @pytest.mark.parametrize("dtype", [None, "float32", "bfloat16"])
 def test_a_draft_model_has_the_dtype_too(dtype):
-    """So its kernels are those that are compiled ahead of time."""
+    """The kernels that are compiled ahead of time are for one dtype."""
     model = model_of("numpy", np.float32)
     speculation = npgpt.Speculation(model_of("numpy", np.float32))
     batch = npgpt.Batch(model, speculate=speculation, cache_dtype=dtype)

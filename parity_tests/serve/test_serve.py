@@ -14,11 +14,9 @@ import numpy as np
 import pytest
 
 import npgpt
-from npgpt.cli.main import main
-from npgpt.errors import InputError
 from npgpt.inference.batch import Batch
 from npgpt.inference.sampling import log_probabilities
-from npgpt.serve import response, server
+from npgpt.serve import server
 
 openai = pytest.importorskip("openai", reason="the client of OpenAI is in the extra [test]")
 pytestmark = pytest.mark.slow  # it imports the openai package
@@ -394,20 +392,3 @@ def test_a_thread_that_ends_leaves_no_client_waiting(monkeypatch):
         for _ in range(2):
             assert httpx.post(url, json={"prompt": "a"}, timeout=30).status_code == 500
     assert told == [SystemExit]
-
-
-def test_tokens_that_are_no_text():
-    tokenizer = npgpt.tokenizer("byte")
-    assert response.token_text(tokenizer, 0xE2) == "bytes:\\xe2"
-    assert response.token_text(tokenizer, ord("a")) == "a"
-
-
-def test_a_port_in_use_and_a_host_that_is_none(tmp_path, capsys):
-    with pytest.raises(InputError, match="port is 70000"):
-        server.bind("127.0.0.1", 70000)
-    with server.bind("127.0.0.1", 0) as taken:
-        port = taken.getsockname()[1]
-        tiny_model().save(tmp_path / "m.h5")
-        flags = ["serve", "--model", str(tmp_path / "m.h5"), "--port", str(port)]
-        assert main(flags) == 2
-    assert f"port {port}" in capsys.readouterr().err
