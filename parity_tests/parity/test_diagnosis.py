@@ -294,6 +294,7 @@ class Outcomes:
 
 def test_the_plugin_runs_a_test_per_stage(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # npgpt may be installed
+    monkeypatch.delitem(sys.modules, "test_port", raising=False)  # another test's module
     (tmp_path / "test_port.py").write_text(PORT)
     outcomes = Outcomes()
     options = ["-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(tmp_path)]
