@@ -12,8 +12,7 @@ from npgpt.weights.huggingface import read_huggingface
 from npgpt.weights.weight_file import WeightFile
 
 INPUTS = {"input_ids": 2, "attention_mask": 2, "position_ids": 2, "beam_idx": 1}  # dimensions
-PRECISION = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}  # of activations
-CACHE = {"float32": "f16", "bfloat16": "bf16", "int8": "u8"}  # of keys and values
+CACHE = {"float32": "f16", "bfloat16": "f16", "int8": "u8"}  # of keys and values
 
 
 class OpenVino:
@@ -24,13 +23,16 @@ class OpenVino:
         self.path.mkdir()
         model = build(read_huggingface(path / "model"), weights)
         ov.save_model(model, self.path / "openvino_model.xml", compress_to_fp16=False)
+        activations, cache = "f32", CACHE[weights]
+        if weights == "bfloat16" and multiplies_bfloat16():
+            activations = cache = "bf16"
         self.properties = {
             "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": PRECISION[weights],
-            "KV_CACHE_PRECISION": CACHE[weights],
+            "INFERENCE_PRECISION_HINT": activations,
+            "KV_CACHE_PRECISION": cache,
         }
-        self.settings = f"cache {CACHE[weights]}, paged attention, continuous batching"
+        self.settings = f"cache {cache}, paged attention, continuous batching"
         scheduler = genai.SchedulerConfig()
         scheduler.enable_prefix_caching = False  # each round has the prompts of the one before
         scheduler.max_num_batched_tokens = 1 << 20  # a prompt at once, as by default
@@ -57,6 +59,11 @@ class OpenVino:
         config = genai.GenerationConfig(max_new_tokens=count, ignore_eos=True, eos_token_id=0)
         streamer = {"streamer": Streamer(after)} if len(tokens) == 1 else {}
         return np.array(self.pipeline.generate(inputs, config, **streamer).tokens)
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has such instructions; elsewhere GenAI refuses a cache of bfloat16."""
+    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class Streamer(genai.StreamerBase):
