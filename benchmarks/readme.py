@@ -90,7 +90,7 @@ def losses() -> str:
 
 def limits_avx2() -> str:
     """docs/performance.md: the same on a CPU that has AVX2 alone."""
-    return limits("avx2/")
+    return limits("avx2/", COMPARED + NARROW_COMPARED)
 
 
 def step_by_op() -> str:
