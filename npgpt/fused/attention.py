@@ -58,7 +58,7 @@ def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
 
 
 def forward_with(panels, qkv: Array, n_head: int, past, rate: float, rng, out: Array | None):
-    """Run `forward` with panels of this dtype: that of qkv, or uint32 for pairs of bfloat16."""
+    """Run `forward` with panels of this dtype: that of qkv, or uint32 for bfloat16."""
     B, T, C = *qkv.shape[:-1], qkv.shape[-1] // 3
     D = C // n_head
     out = buffer_pool.empty((B, T, C), qkv.dtype) if out is None else out

@@ -20,7 +20,7 @@ import numpy as np
 
 from npgpt.arrays import LINE, Array
 from npgpt.kernels import buffer_pool
-from npgpt.kernels.cpu import BYTES
+from npgpt.kernels.cpu import BFLOAT16, BYTES
 from npgpt.kernels.gemm_microkernel import LEFT, MR, VECTORS
 from npgpt.kernels.gemv import PARTS, multiply_rows, multiply_rows_transposed, part_start
 from npgpt.kernels.gemv_batch import multiply_columns, task_columns
@@ -49,7 +49,7 @@ def matmul(
 
     `a` and `b` may be transposed views (x.T). With `beta` 0, `out` is not read; with 1, the product
     is added to it, and there is no bias. `panels`: the dtype of packed operands: that of `out`, or
-    uint32 for pairs of bfloat16.
+    uint32 for bfloat16.
     """
     M, K = a.shape
     bias = np.empty(0, out.dtype) if bias is None else bias
@@ -65,7 +65,7 @@ def matmul(
         else:
             _batch(a, b, bias, beta, num_threads(), np.zeros(1, np.int64), out)
         return out
-    pair = 2 if panels == np.uint32 else 1
+    pair = 2 if BFLOAT16 and panels == np.uint32 else 1
     threads, left_panels = num_threads(), -(-min(M, MC) // MR)
     left_size = left_panels * -(-min(K, K_PACKED) // pair) * LEFT
     right_size = RIGHT_PANELS * -(-KC // pair) * VECTORS * BYTES // panels.itemsize

@@ -1,4 +1,4 @@
-"""Matrix products with bfloat16 operands and float32 sums: gemm.py with panels of pairs."""
+"""Matrix products with bfloat16 operands and float32 sums: gemm.py with panels of bfloat16."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from npgpt.arrays import Array
 from npgpt.kernels import gemm, gemm_int8
 from npgpt.quantized_matrix import QuantizedMatrix
 
-PAIRS = np.uint32  # two bfloat16 numbers: those of k = 2i and 2i + 1
+PANELS = np.uint32  # bfloat16 numbers: pairs of them if the CPU multiplies pairs
 
 
 def matmul(a: Array, b, *, out: Array, bias: Array | None = None, beta: int = 0) -> Array:
@@ -17,10 +17,10 @@ def matmul(a: Array, b, *, out: Array, bias: Array | None = None, beta: int = 0)
     int8 is multiplied in integers (gemm_int8.py).
     """
     if not isinstance(b, QuantizedMatrix):
-        return gemm.matmul(a, b, out=out, bias=bias, beta=beta, panels=PAIRS)
+        return gemm.matmul(a, b, out=out, bias=bias, beta=beta, panels=PANELS)
     values = b.values.T if b.transposed else b.values
     if b.scale is None:
-        return gemm.matmul(a, values, out=out, bias=bias, panels=PAIRS)
+        return gemm.matmul(a, values, out=out, bias=bias, panels=PANELS)
     if b.axis == int(b.transposed):
         raise ValueError(
             f"a QuantizedMatrix {b.shape} with one scale per row cannot be the right operand: it "

@@ -12,8 +12,10 @@ registers; LLVM's builder can.
 which MR are used, and VECTORS vectors of `right`. The last rows of `left` may fit a tile of
 FEW_ROWS: 512 rows are 36 tiles of 14 and one of 8.
 
-Panels of uint32 hold pairs of bfloat16: the elements of k = 2i and 2i + 1. A step then adds two
-products to every float32 sum: one instruction on a CPU with AVX512_BF16, and so twice the rate.
+Panels of uint32 hold bfloat16 operands. With AVX512_BF16 these are pairs, the elements of k = 2i
+and 2i + 1: a step adds two products to every float32 sum in one instruction, at twice the rate.
+Without it, an element is the bits of a float32 whose lower half is 0: products of float32. A
+product of two bfloat16 numbers is exact in float32.
 """
 
 from llvmlite import ir

@@ -2,7 +2,8 @@
 this CPU's vectors.
 
 `kind` is Numba's type of an array. uint16 stands for bfloat16, the upper half of a float32; uint32
-for pairs of bfloat16.
+for pairs of bfloat16. A CPU that does not multiply pairs (AVX512_BF16) has one number in a uint32:
+the bits of a float32 whose lower half is 0.
 """
 
 from llvmlite import ir
@@ -30,7 +31,7 @@ LLVM_TYPES = {  # of an array's elements
     types.float32: ir.FloatType(),
     types.float64: ir.DoubleType(),
     types.int32: ir.IntType(32),
-    types.uint32: ir.IntType(32),  # pairs of bfloat16, quads of int8
+    types.uint32: ir.IntType(32),  # bfloat16 operands, quads of int8
     types.uint16: ir.IntType(16),  # bfloat16
     types.int8: ir.IntType(8),
 }
@@ -82,12 +83,15 @@ def stream(builder, value, pointer):
 
 
 def load_as(context, builder, kind, array, i, dst):
-    """Load a vector for `dst`: of its dtype, or rounded to pairs of bfloat16 if that differs."""
+    """Load a vector for `dst`: of its dtype, or rounded to bfloat16 if that differs."""
     if kind.dtype == dst.dtype:
         return load(builder, pointer_to(context, builder, kind, array, i))
-    lanes = 2 * vector(dst).count
+    lanes = (2 if BFLOAT16 else 1) * vector(dst).count
     values = load(builder, pointer_to(context, builder, kind, array, i, lanes))
-    return builder.bitcast(round_to_bfloat16(builder, values), vector(dst))
+    short = round_to_bfloat16(builder, values)
+    if BFLOAT16:
+        return builder.bitcast(short, vector(dst))
+    return shift_up(builder, builder.zext(short, vector(dst)))
 
 
 def round_to_bfloat16(builder, value):
@@ -236,7 +240,9 @@ def broadcast(context, builder, kind, array, i):
 def multiply_add(builder, a, b, total):
     """a * b + total; for pairs, both products are added."""
     if a.type.element == ir.IntType(32):
-        return add_pairs(builder, a, b, total)
+        if BFLOAT16:
+            return add_pairs(builder, a, b, total)
+        a, b = (builder.bitcast(x, total.type) for x in (a, b))
     if not FMA:
         return builder.fadd(builder.fmul(a, b), total)
     kind = a.type  # with one rounding
@@ -249,16 +255,9 @@ def multiply_add(builder, a, b, total):
 
 def add_pairs(builder, a, b, total):
     """Add the two products of bfloat16 pairs to float32 sums."""
-    if BFLOAT16:
-        pairs = ir.VectorType(BFloat(), 2 * a.type.count)
-        function = ir.FunctionType(total.type, [total.type, pairs, pairs])
-        name = "llvm.x86.avx512bf16.dpbf16ps.512"
-        a, b = builder.bitcast(a, pairs), builder.bitcast(b, pairs)
-        function = cgutils.get_or_insert_function(builder.module, function, name)
-        return builder.call(function, [total, a, b])
-    # a product of two bfloat16 numbers is exact in float32: only the time differs
-    mask = int_vector([0xFFFF0000] * a.type.count)
-    for half in (shift_up, lambda builder, bits: builder.and_(bits, mask)):
-        a_half, b_half = (builder.bitcast(half(builder, x), total.type) for x in (a, b))
-        total = multiply_add(builder, a_half, b_half, total)
-    return total
+    pairs = ir.VectorType(BFloat(), 2 * a.type.count)
+    function = ir.FunctionType(total.type, [total.type, pairs, pairs])
+    name = "llvm.x86.avx512bf16.dpbf16ps.512"
+    a, b = builder.bitcast(a, pairs), builder.bitcast(b, pairs)
+    function = cgutils.get_or_insert_function(builder.module, function, name)
+    return builder.call(function, [total, a, b])

@@ -10,7 +10,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from npgpt.kernels.cpu import BYTES
+from npgpt.kernels.cpu import BFLOAT16, BYTES
 from npgpt.kernels.gemm_microkernel import FEW_ROWS, MR, VECTORS, microkernel
 from npgpt.kernels.jit import inner
 from npgpt.kernels.simd import copy, copy_pairs, prefetch_element, transpose
@@ -52,7 +52,8 @@ def elements_across(x, first, K, left, lanes, width, count, packed, p, stride):
         some = min(lanes, columns - left - i * lanes)
         for k in range(K):
             for w in range(some):
-                packed[p + i * stride + k * width + w] = x[first + k, left + i * lanes + w]
+                number = x[first + k, left + i * lanes + w]
+                packed[p + i * stride + k * width + w] = as_packed(number, packed)
 
 
 @inner
@@ -80,10 +81,11 @@ def elements_along(x, first, K, left, lanes, width, count, packed, p, stride):
                 transpose(flat, at + k, columns, some - w, packed, q + k * width + w, width)
         for k in range(full, K):
             for w in range(some):
-                packed[q + k * width + w] = x[top + w, first + k]
+                packed[q + k * width + w] = as_packed(x[top + w, first + k], packed)
 
 
-# The same for panels of uint32: each step holds two values of k, as a pair of bfloat16.
+# The same for panels of uint32, if the CPU multiplies pairs: each step holds two values of k, as a
+# pair of bfloat16.
 
 
 @inner
@@ -163,24 +165,41 @@ def _overload_bits(number):
     return rounded
 
 
+def as_packed(number, packed):
+    """Return a number for panels; for uint32, the bits of a float32 rounded to bfloat16."""
+    raise NotImplementedError("only inside a Numba kernel")
+
+
+@overload(as_packed)
+def _overload_as_packed(number, packed):
+    if packed.dtype == types.uint32:
+        return lambda number, packed: np.uint32(bits(number) << np.uint32(16))
+    return lambda number, packed: number
+
+
 def pack_across(x, first, K, left, lanes, width, count, packed, p, stride):
-    """Pack `elements_across`, or `pairs_across` if `packed` is uint32."""
+    """Pack `pairs_across` if `packed` holds pairs, else `elements_across`."""
     raise NotImplementedError("only inside a Numba kernel")
 
 
 @overload(pack_across)
 def _overload_pack_across(x, first, K, left, lanes, width, count, packed, p, stride):
-    return caller_of(pairs_across if packed.dtype == types.uint32 else elements_across)
+    return caller_of(pairs_across if holds_pairs(packed) else elements_across)
 
 
 def pack_along(x, first, K, left, lanes, width, count, packed, p, stride):
-    """Pack `elements_along`, or `pairs_along` if `packed` is uint32."""
+    """Pack `pairs_along` if `packed` holds pairs, else `elements_along`."""
     raise NotImplementedError("only inside a Numba kernel")
 
 
 @overload(pack_along)
 def _overload_pack_along(x, first, K, left, lanes, width, count, packed, p, stride):
-    return caller_of(pairs_along if packed.dtype == types.uint32 else elements_along)
+    return caller_of(pairs_along if holds_pairs(packed) else elements_along)
+
+
+def holds_pairs(packed) -> bool:
+    """Return True if two values of k are in an element of this Numba array."""
+    return BFLOAT16 and packed.dtype == types.uint32
 
 
 def caller_of(function):
@@ -208,7 +227,7 @@ def steps_of(K, packed):
 
 @overload(steps_of)
 def _overload_steps_of(K, packed):
-    if packed.dtype == types.uint32:
+    if holds_pairs(packed):
         return lambda K, packed: -(-K // 2)
     return lambda K, packed: K
 

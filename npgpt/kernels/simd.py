@@ -20,11 +20,14 @@ from npgpt.kernels.llvm import (
 
 @intrinsic
 def copy(context, x, i, out, o):
-    """Copy one vector: out[o + n] = x[i + n]. Arrays are flat."""
+    """Copy one vector: out[o + n] = x[i + n]. Arrays are flat.
+
+    For an `out` of uint32, x is rounded to bfloat16, where this CPU multiplies no pairs of it.
+    """
 
     def generate(context, builder, signature, values):
         x, i, out, o = values
-        value = load(builder, pointer_to(context, builder, signature.args[0], x, i))
+        value = load_as(context, builder, signature.args[0], x, i, signature.args[2])
         store(builder, value, pointer_to(context, builder, signature.args[2], out, o))
         return context.get_dummy_value()
 
@@ -85,7 +88,7 @@ def fence(context):
 def transpose(context, x, i, stride, rows, out, o, out_stride):
     """Transpose n vectors of n elements: out[o + c out_stride + r] = x[i + r stride + c].
 
-    For an `out` of uint32 the elements are pairs: columns 2c and 2c + 1 of x, as bfloat16. Rows
+    For an `out` of uint32 the elements are bfloat16; pairs are columns 2c and 2c + 1 of x. Rows
     from `rows` on repeat the last one that exists. Arrays are flat.
     """
     signature = types.void(x, types.intp, types.intp, types.intp, out, types.intp, types.intp)

@@ -6,7 +6,7 @@ The Cache holds queries, keys and values as backward's products round them, in h
 from npgpt.arrays import Array
 from npgpt.fused.attention import Cache, backward_with, forward_with
 from npgpt.kernels.bfloat16 import rounded
-from npgpt.kernels.gemm_bf16 import PAIRS
+from npgpt.kernels.gemm_bf16 import PANELS
 
 __all__ = ["Cache", "backward", "forward"]
 
@@ -18,10 +18,10 @@ def forward(qkv: Array, *, n_head: int, past=None, rate: float = 0.0, rng=None,
 
     The Cache is for backward of complete sequences: it cannot be used if `past` was not empty.
     """
-    out, cache = forward_with(PAIRS, qkv, n_head, past, rate, rng, out)
+    out, cache = forward_with(PANELS, qkv, n_head, past, rate, rng, out)
     return out, cache if past is not None else cache._replace(qkv=rounded(qkv))
 
 
 def backward(dout: Array, cache: Cache, *, dx: Array | None = None):
     """(B, T, C) -> (B, T, 3C)"""
-    return backward_with(PAIRS, dout, cache, dx)
+    return backward_with(PANELS, dout, cache, dx)
