@@ -88,7 +88,7 @@ class Train:
         from npgpt.training import event_file, run_dir
 
         if self.settings.dtype == "bfloat16" and not system_info.multiplies_bfloat16():
-            print(f"{system_info.NO_BFLOAT16}: training in bfloat16 saves memory, no time", file=sys.stderr)
+            print(f"{system_info.NO_BFLOAT16}: bfloat16 saves memory, but no time", file=sys.stderr)
         if self.settings.training.tensorboard:
             event_file.import_protocol()  # if it is missing, before the data is read
         resumed = self.resume and run_dir.run_dir_of(self.resume)

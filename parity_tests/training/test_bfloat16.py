@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from llvmlite import binding
 
 import npgpt
 from npgpt import mixed
@@ -68,13 +69,16 @@ def test_training_says_where_bfloat16_will_be_slow(said, monkeypatch):
     for able, lines in ((True, 0), (False, 1)):
         monkeypatch.setattr(system_info, "multiplies_bfloat16", lambda able=able: able)
         error = said(f"train {TINY} --dtype bfloat16 --steps 1 --out {able}").err
-        assert error.count("training in bfloat16 saves memory, no time\n") == lines
+        assert error.count("bfloat16 saves memory, but no time\n") == lines
     assert "slow" not in said(f"train {TINY} --steps 1 --out float32").err
 
 
 @pytest.mark.parametrize("features", ["+avx2,+fma", "+avx2,+fma,+avx512f,+avx512bf16"])
 def test_info_says_which_path_it_is(features):
-    """NUMBA_CPU_FEATURES is what the kernels believe the CPU to have. Nothing is compiled here."""
+    """NUMBA_CPU_FEATURES is what the kernels may use of the CPU. Nothing is compiled here."""
+    host = binding.get_host_cpu_features()
+    if lacking := [name for name in features.split(",") if not host.get(name[1:])]:
+        pytest.skip(f"this CPU lacks {lacking}")
     program = (
         "from npgpt.performance import system_info as info; "
         "print(info.bfloat16(info.multiplies_bfloat16()))"
