@@ -30,6 +30,7 @@ OTHERS = [byte for byte in range(256) if byte not in PRINTABLE]
 BYTE_OF = {chr(byte): byte for byte in PRINTABLE} | {
     chr(0x100 + i): byte for i, byte in enumerate(OTHERS)
 }  # by the character that represents it; in the order of the ids
+SPACE = chr(0x100 + OTHERS.index(ord(" ")))
 
 
 def download_merges() -> bytes:
@@ -59,8 +60,12 @@ def make_encoding(merges: bytes) -> tiktoken.Encoding:
 def parse_merges(file: bytes) -> list[bytes]:
     """Return the tokens in the order of their ids. A line of the file is a merge of two tokens."""
     table = {ord(char): byte for char, byte in BYTE_OF.items()}
-    lines = file.decode().replace(" ", "").split("\n")[1:-1]
-    pairs = [line.translate(table).encode("latin-1") for line in lines]
+    table[ord(" ")] = ord(" ")
+    lines = file.decode().replace(" ", "").replace(SPACE, " ").split("\n")[1:-1]
+    pairs = [  # most lines are ASCII now, and need no table
+        line.encode() if line.isascii() else line.translate(table).encode("latin-1")
+        for line in lines
+    ]
     return [bytes([byte]) for byte in BYTE_OF.values()] + pairs
 
 
