@@ -50,7 +50,8 @@ class Forward:
         tokens : (B, T) int
             Token ids. With `past`, they follow the positions cached there.
         past : list of LayerCache or None, default None
-            The key/value cache, one per block, which is extended by these tokens.
+            The key/value cache, one per block, which is extended by these tokens. If the call
+            fails or is interrupted, it is not.
 
         Returns
         -------
@@ -62,7 +63,8 @@ class Forward:
             If `tokens` cannot be read by the model.
         """
         ids = inputs.check_continuation(tokens, past, self.config, self.dtype)
-        return transformer.next_logits(self.params, ids, self.config, past=past, ops=self.ops)
+        with kv_cache.restored_on_error(past):
+            return transformer.next_logits(self.params, ids, self.config, past=past, ops=self.ops)
 
     def evaluate(self, tokens: TokenIds, targets: TokenIds) -> float:
         """Return the mean cross-entropy without dropout, keeping no cache for `backward`.
@@ -103,7 +105,8 @@ class Forward:
             The tokens that follow the last n positions. Only these are scored. -100 is ignored, for
             example after the end of a shorter row.
         past : list of LayerCache or None, default None
-            The key/value cache, one per block, which is extended by these tokens.
+            The key/value cache, one per block, which is extended by these tokens. If the call
+            fails or is interrupted, it is not.
 
         Returns
         -------
@@ -120,7 +123,10 @@ class Forward:
         """
         ids = inputs.check_continuation(tokens, past, self.config, self.dtype)
         labels = inputs.check_last(ids, targets, self.config)
-        return transformer.log_probs(self.params, ids, labels, self.config, past=past, ops=self.ops)
+        with kv_cache.restored_on_error(past):
+            return transformer.log_probs(
+                self.params, ids, labels, self.config, past=past, ops=self.ops
+            )
 
     def kv_cache(self, batch: int = 1, *, dtype: str | None = None) -> list[LayerCache]:
         """Return an empty key/value cache, the `past` of `next_logits` and `log_probs`.

@@ -1,6 +1,7 @@
 """Key/value cache for incremental decoding."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from typing import Any, NamedTuple
 
@@ -187,6 +188,22 @@ class RowCaches:
 
 
 Past = LayerCache | RowCaches
+
+
+@contextmanager
+def restored_on_error(past: Sequence[LayerCache] | None) -> Iterator[None]:
+    """Drop the positions that a forward pass has appended if it fails.
+
+    It may fail, or be interrupted, in any block: some layers would be longer than others. After the
+    last block, all of them would, so that the same tokens would be read twice.
+    """
+    lengths = [layer.length for layer in past or ()]
+    try:
+        yield
+    except BaseException:
+        for layer, length in zip(past or (), lengths, strict=True):
+            layer.length = length
+        raise
 
 
 def grow(array: Array, capacity: int, empty: Callable[..., Array]) -> Array:

@@ -1,13 +1,14 @@
 """Log-probabilities of given tokens: PyTorch's, in batches, after a cached context, forked."""
 
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 import npgpt
-from npgpt.model import params
+from npgpt.model import params, transformer
 from parity_tests.support.harness import assert_parity, farthest
 from parity_tests.support.models import draw
 from reference import gpt2
@@ -99,3 +100,29 @@ def test_a_fork_grows_by_itself(model, batch):
     np.testing.assert_array_equal(past[0].k[:, :, :4], before)
     assert [len(layer.k) for layer in fork] == [2, 2, 2] and fork[0].length == 7
     np.testing.assert_array_equal(fork[0].k[1, :, :4], before[0])
+
+
+@pytest.mark.parametrize("T", [1, 3], ids=["decode", "prompt"])
+def test_a_call_that_fails_leaves_the_cache_as_it_was(T, model, batch, monkeypatch):
+    """In a block, when some layers are longer than others, and after the last one."""
+    context, tokens = batch.tokens[:2, :5], batch.tokens[:2, 5 : 5 + T]
+    past, fresh, lengths = model.kv_cache(2), model.kv_cache(2), set()
+    for one in past, fresh:
+        model.next_logits(context, past=one)
+
+    def interrupted(*args, **options):
+        lengths.add(tuple(layer.length for layer in past))
+        raise KeyboardInterrupt
+
+    score = partial(model.log_probs, tokens, tokens, past=past)
+    read = partial(model.next_logits, tokens, past=past)
+    places = [(transformer, "scores", read), (model.ops.linear_cross_entropy, "log_probs", score)]
+    if T > 1:  # one token has an op of its own for all blocks
+        places.append((model.ops.gelu, "forward", read))
+    for owner, name, call in places:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(owner, name, interrupted)
+            call()
+        assert [layer.length for layer in past] == [5, 5, 5]
+    assert lengths >= {(5 + T, 5 + T, 5 + T)} | ({(5 + T, 5, 5)} if T > 1 else set())
+    np.testing.assert_array_equal(read(), model.next_logits(tokens, past=fresh))
