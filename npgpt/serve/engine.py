@@ -207,6 +207,10 @@ class Engine:
                 self._start(batch, one)
             except (RunError, MemoryError) as error:
                 one.deliver(Piece(one.index, "", [], error=reason(error)))
+            except BaseException:  # it waits again, so that its client is told, too
+                with self.changed:
+                    self.waiting.appendleft(one)
+                raise
 
     def _start(self, batch: Batch, one: Choice) -> None:
         """Add a choice to the batch, after the pieces of its prompt."""

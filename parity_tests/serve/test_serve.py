@@ -362,15 +362,18 @@ def test_ending_the_server_ends_its_texts():
     assert service.engine.load == 0
 
 
-def test_a_mistake_in_the_engine_ends_the_waiting_clients_and_not_the_server(monkeypatch, capsys):
+@pytest.mark.parametrize("name", ["_join", "_start"])
+def test_a_mistake_in_the_engine_ends_the_waiting_clients_and_not_the_server(
+    name, monkeypatch, capsys
+):
     with running() as (service, port):
 
-        def fails(batch):
+        def fails(*args):
             raise ZeroDivisionError
 
         url, body = f"http://127.0.0.1:{port}/v1/completions", {"prompt": "a", "max_tokens": 1}
         with monkeypatch.context() as patch:
-            patch.setattr(service.engine, "_join", fails)
+            patch.setattr(service.engine, name, fails)
             for _ in range(2):
                 answer = httpx.post(url, json=body, timeout=30)
                 assert answer.status_code == 500
