@@ -64,6 +64,7 @@ class _Row:
     eos_id: int | None
     stop: Callable[[int], bool] | None
     log_probs: int | None
+    chosen: int | None = None  # a token that was drawn, and that the row does not have yet
 
     def chooser(self) -> Chooser:
         """Return a Chooser of the next tokens, which leaves the row as it is."""
@@ -155,7 +156,8 @@ class Batch:
         eos_id : int or None, default None
             The row ends with this token.
         stop : callable or None, default None
-            Called with each new token but `eos_id`; the row ends if it returns True.
+            Called with each new token but `eos_id`; the row ends if it returns True. If it raises
+            an exception, the next step calls it with the same token.
         keep : int or None, default None
             When the context is full, this number of first tokens and the last half of the others
             are kept, and read again once. None: the oldest token is dropped, and all others are
@@ -221,7 +223,7 @@ class Batch:
         """Choose the next token of every row. Rows that end leave.
 
         An exception, such as KeyboardInterrupt, drops what is cached of all rows. The next step
-        reads them again, and first returns the tokens that were chosen before the exception.
+        reads them again and completes this one: no row is given two tokens.
 
         Returns
         -------
@@ -233,14 +235,13 @@ class Batch:
         RunError
             If the logits are nan or infinite. The batch cannot be used any more.
         """
-        rows = list(self._rows.values())
+        done = {new.row for new in self._chosen}
+        rows = [row for row in self._rows.values() if row.number not in done]
         try:
             for row, logits in zip(rows, self._logits(rows), strict=True):
-                try:
-                    token = choose(logits, row.sampling, row.text, row.rng)
-                except RunError as error:
-                    raise finite.error(str(error), self.model.params, self.model.path) from None
-                self._chosen.append(self._extend(row, token, logits))
+                if row.chosen is None:  # else by a step that was interrupted
+                    row.chosen = self._choose(row, logits)
+                self._extend(row, row.chosen, logits)
         except BaseException:
             self._forget()
             raise
@@ -264,21 +265,29 @@ class Batch:
         self._speculator.forget()
         return self._reader.logits([row.window for row in rows])
 
-    def _extend(self, row: _Row, token: int, logits: Array) -> NewToken:
-        """Append the chosen token to a row, which may end."""
-        row.left -= 1
+    def _choose(self, row: _Row, logits: Array) -> int:
+        """Return the next token of a row. Raises RunError that names what is not finite."""
+        try:
+            return choose(logits, row.sampling, row.text, row.rng)
+        except RunError as error:
+            raise finite.error(str(error), self.model.params, self.model.path) from None
+
+    def _extend(self, row: _Row, token: int, logits: Array) -> None:
+        """Append the chosen token to a row, which may end. A failure leaves the row as it was."""
         stops = token == row.eos_id or (row.stop is not None and row.stop(token))
-        reason = "stop" if stops else "length" if not row.left else None
+        reason = "stop" if stops else "length" if row.left == 1 else None
+        new = NewToken(row.number, token, None, reason, [])
+        if row.log_probs is not None:
+            log_probs = log_probabilities(logits)
+            best = most_likely(log_probs, row.log_probs)
+            new = NewToken(row.number, token, float(log_probs[token]), reason, best)
+        row.left, row.chosen = row.left - 1, None
+        self._chosen.append(new)
         if reason:
             self.remove(row.number)
         else:
             row.window.append(token)
             row.text.append(token)
-        if row.log_probs is None:
-            return NewToken(row.number, token, None, reason, [])
-        log_probs = log_probabilities(logits)
-        best = most_likely(log_probs, row.log_probs)
-        return NewToken(row.number, token, float(log_probs[token]), reason, best)
 
 
 def check_biased(sampling: Sampling, config: Config) -> None:

@@ -2,7 +2,8 @@
 
 import doctest
 import itertools
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -241,6 +242,33 @@ def test_a_step_that_was_interrupted_changes_no_token(owner, name, step, monkeyp
     expected, ends = texts(0), 9 if name == "forward" else 2  # two blocks of four, and the head
     for at in range(1, ends + 1):
         assert texts(at) == expected
+
+
+@pytest.mark.parametrize("name", ["stop", "most_likely"])
+def test_a_token_that_was_drawn_is_not_drawn_again(name, monkeypatch):
+    """A failure after a draw: two rows share a generator, which draws in turns."""
+    model, options = model_of("numpy"), dict(max_new_tokens=3, log_probs=1)
+
+    def texts(at):
+        batch, found = Batch(model), {}
+        owner = SimpleNamespace(stop=lambda token: False) if name == "stop" else batch_module
+        rng = npgpt.Generator(5)
+        with failing(monkeypatch, owner, name, at, KeyboardInterrupt):
+            for prompt in ([1, 2, 3], [4, 5]):
+                stop = owner.stop if name == "stop" else None
+                row = batch.add(prompt, Sampling(1.5), rng=rng, stop=stop, **options)
+                found[row] = []
+            for _ in range(4):
+                with suppress(KeyboardInterrupt):
+                    for new in batch.step():
+                        found[new.row].append(new.token)
+        assert not batch
+        return list(found.values())
+
+    expected = texts(0)
+    assert [len(text) for text in expected] == [3, 3]
+    for at in range(1, 7):
+        assert texts(at) == expected, at
 
 
 def test_the_example_runs():
