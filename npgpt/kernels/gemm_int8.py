@@ -12,7 +12,7 @@ from npgpt.kernels import buffer_pool
 from npgpt.kernels.gemv_batch_int8 import TILE
 from npgpt.kernels.int8_dots import LINES, dots
 from npgpt.kernels.int8_microkernel import multiply_panels
-from npgpt.kernels.int8_vectors import FEW_ROWS, GROUPS, LANES, QUAD, ROWS, WIDTH
+from npgpt.kernels.int8_vectors import FEW_ROWS, GROUPS, LANES, QUAD, ROWS, SIGNED, WIDTH
 from npgpt.kernels.jit import exact_inner, inner, njit
 from npgpt.kernels.launch import num_threads
 from npgpt.kernels.packing_int8 import (
@@ -29,7 +29,7 @@ from npgpt.kernels.parallel import in_parallel
 from npgpt.kernels.work_queue import take
 
 MC = 3 << 10  # rows of `a` that are packed at once
-RIGHT = 1 << 19  # bytes of right panels of a task: half of a second-level cache
+RIGHT = 1 << (17 if SIGNED else 19)  # bytes of right panels of a task: in a second-level cache
 TASKS = 32  # of a product with a transposed matrix
 QUADS = np.uint32
 

@@ -7,10 +7,11 @@ the row are rounded, and the sums are multiplied by their scale.
 import numpy as np
 
 from npgpt.kernels.int8_microkernel import add_products
-from npgpt.kernels.int8_vectors import LANES, QUAD, WIDTH
+from npgpt.kernels.int8_vectors import LANES, QUAD, SIGNED, WIDTH
 from npgpt.kernels.jit import inner
 from npgpt.kernels.packing_int8 import quad_of, quantize
 
+STORED = np.int8 if SIGNED else np.uint8  # of weights in a quad
 AHEAD = 1 << 13  # bytes between reading and prefetching
 
 
@@ -58,5 +59,5 @@ def dot(activations, weights):
     total = np.int32(0)
     for k in range(QUAD):
         activation = np.int8(activations >> np.uint32(8 * k))
-        total += np.int32(activation) * np.int32((weights >> np.uint32(8 * k)) & np.uint32(255))
+        total += np.int32(activation) * np.int32(STORED(weights >> np.uint32(8 * k)))
     return total

@@ -3,7 +3,8 @@
 Four values of k are a *quad*, in the 32 bits of one lane. A step multiplies the four numbers of two
 quads and adds the products to an int32 sum: one instruction with VNNI (`vpdpbusd`), which takes
 unsigned numbers on one side. So 128 is added to each weight, and a sum begins at -128 times the sum
-of the activations. In `starts` are these beginnings, in `scales` the factors of the sums.
+of the activations. In `starts` are these beginnings (0 with SIGNED weights, int8_vectors.py), in
+`scales` the factors of the sums.
 """
 
 from llvmlite import ir

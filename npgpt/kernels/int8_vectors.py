@@ -10,11 +10,13 @@ QUAD = 4  # values of k in a lane
 LANES = BYTES // QUAD
 WIDTH = BYTES  # columns of a panel: a vector of weights as they are stored
 VECTORS = 2  # of a tile's row; a panel has two tiles side by side
-ROWS, FEW_ROWS = (7, 4) if REGISTERS == 32 else (2, 2)  # of a tile; integers, floats fit registers
 COLUMNS = 4  # rows of a transposed matrix that are read side by side
 GROUPS = 16  # of k, each with scales of its own (packing_int8.py)
 WORDS, FLOATS = (ir.VectorType(kind, LANES) for kind in (ir.IntType(32), ir.FloatType()))
 SHORTS, OCTETS = ir.VectorType(ir.IntType(16), BYTES // 2), ir.VectorType(ir.IntType(8), BYTES)
+SIGNED = BYTES == 32 and "avx2" in FEATURES and not VNNI  # weights in quads; else 128 is added
+# of a tile: sums of integers fit registers, and of floats too, except with SIGNED
+ROWS, FEW_ROWS = (7, 4) if REGISTERS == 32 else (4, 4) if SIGNED else (2, 2)
 PAIR_PRODUCTS = {  # instructions that multiply int16 and add pairs of products
     64: ("avx512bw", "llvm.x86.avx512.pmaddw.d.512"),
     32: ("avx2", "llvm.x86.avx2.pmadd.wd"),
@@ -77,8 +79,8 @@ def zip_lanes(builder, a, b):
 
 
 def flip(builder, value):
-    """Add 128 to int8, which then is unsigned: only the highest bit changes."""
-    return builder.xor(value, constant(OCTETS, -128))
+    """Add 128 to int8, which then is unsigned: only the highest bit changes. SIGNED stays."""
+    return value if SIGNED else builder.xor(value, constant(OCTETS, -128))
 
 
 def quad_products(builder, quad):
@@ -87,6 +89,8 @@ def quad_products(builder, quad):
         name = f"llvm.x86.avx512.vpdpbusd.{8 * BYTES}"
         return lambda weights, sums: call(builder, name, WORDS, sums, weights, quad)
     feature, name = PAIR_PRODUCTS[BYTES]
+    if SIGNED:
+        return signed_products(builder, name, quad)
     if feature in FEATURES:
         return pair_products(builder, name, quad)
 
@@ -96,6 +100,26 @@ def quad_products(builder, quad):
             factor = shift(builder.ashr, shift(builder.shl, quad, 24 - bits), 24)
             sums = builder.add(sums, builder.mul(weight, factor))
         return sums
+
+    return add
+
+
+def signed_products(builder, name, quad):
+    """Return the same for signed weights.
+
+    `pmaddubsw` adds pairs of products to int16, of an unsigned and a signed number: the magnitude
+    of a weight, at most 128, and the activation, at most 127, with the weight's sign. Two products
+    are at most 32512.
+    """
+    quad, ones = builder.bitcast(quad, OCTETS), constant(SHORTS, 1)
+
+    def add(weights, sums):
+        weights = builder.bitcast(weights, OCTETS)
+        negative = builder.icmp_signed("<", weights, constant(OCTETS, 0))
+        magnitudes = builder.select(negative, builder.neg(weights), weights)
+        factors = call(builder, "llvm.x86.avx2.psign.b", OCTETS, quad, weights)
+        pairs = call(builder, "llvm.x86.avx2.pmadd.ub.sw", SHORTS, magnitudes, factors)
+        return builder.add(sums, call(builder, name, WORDS, pairs, ones))
 
     return add
 

@@ -7,14 +7,14 @@ large number makes only its own group coarser.
 import numpy as np
 
 from npgpt.kernels.int8_microkernel import largest_bits, pack_quads, round_vectors
-from npgpt.kernels.int8_vectors import GROUPS, LANES, QUAD, WIDTH
+from npgpt.kernels.int8_vectors import GROUPS, LANES, QUAD, SIGNED, WIDTH
 from npgpt.kernels.jit import exact_inner, inner
 
 MOST = np.float32(127)
 TO_INTEGER = np.float32(3 << 22)  # added to a small number, it leaves the integer in the last bits
 SMALLEST = np.float32(1e-30)  # a group of smaller numbers is 0: 127 / x would be infinite
 MAGNITUDE = np.int32(0x7FFFFFFF)
-OFFSET = np.int32(-128)  # of each activation in `starts`
+OFFSET = np.int32(0 if SIGNED else -128)  # of each activation in `starts`
 PERIOD = GROUPS * QUAD  # numbers of a row after which its groups begin again, if they are spread
 
 
@@ -140,8 +140,8 @@ def pack_panel(b, first, last, column, packed, p):
 
 @inner
 def quad_of(b, k, last, n):
-    """Return b[k : min(k + QUAD, last), n] + 128 as a quad."""
+    """Return b[k : min(k + QUAD, last), n] - OFFSET as a quad."""
     word = np.uint32(0)
     for i in range(min(QUAD, last - k)):
-        word |= np.uint32(np.int32(b[k + i, n]) - OFFSET) << np.uint32(8 * i)
+        word |= np.uint32(np.uint8(np.int32(b[k + i, n]) - OFFSET)) << np.uint32(8 * i)
     return word

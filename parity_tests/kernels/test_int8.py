@@ -66,6 +66,18 @@ def test_a_product_is_that_of_rounded_rows_to_the_bit(K, N, transposed, rng):
         np.testing.assert_array_equal(multiply(a[:M], b, bias, transposed), wanted[:M], f"{M} rows")
 
 
+@pytest.mark.parametrize("transposed", [False, True], ids=["weight", "transposed"])
+@pytest.mark.parametrize("extreme", [-128, -127, 127])
+def test_sums_of_the_largest_products_are_exact(extreme, transposed, rng):
+    b, bias = operands(64, 37, transposed, rng)
+    b.values[:] = extreme
+    a = np.ones((max(ROWS), 64), np.float32)
+    a[1], a[2, ::3] = -1, -1
+    wanted = expected(a, b, bias, transposed)
+    for M in ROWS:
+        np.testing.assert_array_equal(multiply(a[:M], b, bias, transposed), wanted[:M], f"{M} rows")
+
+
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("transposed", [False, True], ids=["weight", "transposed"])
 def test_a_row_that_is_not_finite_is_nan_and_no_other(wrong, transposed, rng):
