@@ -275,7 +275,6 @@ def candidates(
     name, right = task.names[start], task.names[:start]
     config = task.probe.config
     whole = () if size(config) <= KEPT else ("cache",)  # stages whose variants take too long
-    idle = () if task.masks else (dropout.page.page,)  # pages whose mistakes change nothing
     known = [one for one in right if len(own[one]) == 1]  # and not one of two layouts
     stages = STAGES[first_stage(known, config) : STAGES.index(stage_of(name)) + 1]
     if name == DECODED:  # which no loss, backward or step changes
@@ -289,7 +288,7 @@ def candidates(
         for one in mistakes
         if one.stage in stages
         and one not in chain
-        and one.page not in idle
+        and (task.masks or one.page != dropout.page.page or one.name in dropout.WITHOUT_MASKS)
         and not (len(task.probe.tokens) == 1 and one.name.startswith(micro_batches.PREFIX))
         and not (one.stage in whole and mistakes is VARIANTS)
         and (one.overwrites or any(edit.module not in others for edit in one.edits))

@@ -11,6 +11,7 @@ import pytest
 from npgpt.parity import causes, op_by_op, probe
 from npgpt.parity.budget import Run, Task
 from npgpt.parity.mistakes import VARIANTS
+from npgpt.parity.mistakes.dropout import WITHOUT_MASKS
 from npgpt.parity.mistakes.loading import LOADING
 from npgpt.parity.mistakes.variants import RIGHT_BACKWARD
 from npgpt.parity.port import RIGHT
@@ -67,13 +68,21 @@ def test_an_unknown_mistake_has_no_cause_but_a_tensor(bench, where, right, wrong
         ("loss-of-clamped-probability", RIGHT_BACKWARD),
         ("qkv-per-head", LOADING),
         ("square-weights-transposed", LOADING),
+        ("dropout-scales-evaluation-of-stream", ", of 0.2"),
     ],
 )
 def test_a_variant_has_the_name_of_its_entry(bench, name, end):
-    """A forward pass that is wrong with the right backward, and weights loaded in wrong order."""
+    """Forward is wrong and backward right, weights are loaded in wrong order, a rate is not 0.1."""
     variant = next(one for one in VARIANTS if one.name == name and one.says.endswith(end))
     own = bench.compute((*PASSES, "param"), variant.change(RIGHT))
     assert causes.find(bench.lab(own), own) == [(variant,)]
+
+
+@pytest.mark.parametrize("name", sorted(WITHOUT_MASKS))
+def test_a_factor_of_dropout_in_evaluation_is_named(bench, name):
+    """Without masks: by the loss and gradients of one pass, and by a loop that decodes."""
+    for kinds in (SHORT, ("loss", "logits", "cached_logits")):
+        assert bench.causes(kinds, port_of(name)) == [{name}]
 
 
 @pytest.mark.parametrize("name", ["gelu-exact", "loss-summed", "dk-not-scaled", "qkv-order-kqv"])

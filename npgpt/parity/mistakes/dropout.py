@@ -6,7 +6,7 @@ FORWARD, BACKWARD = "npgpt.ops.dropout:forward", "npgpt.ops.dropout:backward"
 DRAW = "npgpt.ops.dropout:draw"
 ATTENTION, DATTENTION = "npgpt.ops.attention:forward", "npgpt.ops.attention:backward"
 BLOCK, DBLOCK = "npgpt.model.block:forward", "npgpt.model.block:backward"
-EMBEDDED = "npgpt.model.transformer:hidden_forward"
+EMBEDDED, HIDDEN = (f"npgpt.model.transformer:{name}" for name in ("hidden_forward", "hidden"))
 
 page = Page("docs/backprop/dropout.md")
 wrong = page.add
@@ -198,4 +198,71 @@ wrong(
     "dropout scales up twice what it keeps",
     (FORWARD, OUT, "x * (keep * scale * scale)"),
     (BACKWARD, DX, "dout * (keep * scale * scale)"),
+)
+
+# In evaluation: GPT-2's rate, unless the dump has another one. A mask keeps everything, so that the
+# right backward has the factor too.
+IN_TRAINING = {  # where dropout is, and its lines: function, line, mask, input, output
+    "embedding": ((EMBEDDED, "x, drop = ops.dropout.forward(x, rate=rate, rng=rng)", "drop", "x",
+                   "x"),),
+    "probs": ((ATTENTION, "dropped, drop = dropout.forward(probs, rate=rate, rng=rng)", "drop",
+               "probs", "dropped"),),
+    "branches": ((BLOCK, AFTER_ATTN, "attn_drop", "h", "h"),
+                 (BLOCK, AFTER_MLP, "mlp_drop", "h", "h")),
+}  # fmt: skip
+START = "x, _ = ops.embedding.forward(tokens, Embedding(p.wte.weight, p.wpe.weight), start=start)"
+BLOCKS = (  # of the passes without backward: they learn the rate, decoding too
+    (HIDDEN, "past=layer,", "past=layer, rate=config.dropout,"),
+    (HIDDEN, "if past and tokens.shape[1] == 1:", "if False:"),
+)
+
+
+def in_evaluation(parts: tuple[str, ...], factor: str, rate: str) -> list[tuple[str, str, str]]:
+    """Return the edits by which dropout multiplies with a factor of the rate in evaluation."""
+    edits = [
+        (where, line, f"""{line}
+    if rng is None:
+        {drop} = {drop}._replace(
+            keep=np.ones({x}.shape, bool), scale={x}.dtype.type({factor.format(rate)})
+        )
+        {out} = {x} * {drop}.scale""")
+        for part in parts
+        for where, line, drop, x, out in IN_TRAINING[part]
+    ]  # fmt: skip
+    if "embedding" in parts:
+        of_config = factor.format(rate.replace("rate", "config.dropout"))
+        edits.append((HIDDEN, START, f"{START}\n    x = x * x.dtype.type({of_config})"))
+    return [*edits, *(BLOCKS if parts != ("embedding",) else ())]
+
+
+DOWN, UP = "1 - {}", "1 / (1 - {})"
+OTHER_RATES = []  # see variants.OTHERS
+for name, says, parts, factor in (
+    ("dropout-scales-evaluation", "in evaluation, dropout multiplies with 1 - rate",
+     ("embedding", "probs", "branches"), DOWN),
+    ("dropout-scales-evaluation-of-stream",
+     "in evaluation, dropout multiplies with 1 - rate, but for attention's probabilities",
+     ("embedding", "branches"), DOWN),
+    ("dropout-scales-evaluation-of-embedding",
+     "in evaluation, dropout multiplies the embedding with 1 - rate", ("embedding",), DOWN),
+    ("dropout-scales-evaluation-of-probs",
+     "in evaluation, dropout multiplies attention's probabilities with 1 - rate",
+     ("probs",), DOWN),
+    ("dropout-scales-evaluation-of-branches",
+     "in evaluation, dropout multiplies attention's and the MLP's results with 1 - rate",
+     ("branches",), DOWN),
+    ("dropout-scales-evaluation-up", "in evaluation, dropout divides by 1 - rate",
+     ("embedding", "probs", "branches"), UP),
+):  # fmt: skip
+    wrong("forward", name, says, *in_evaluation(parts, factor, "(rate or 0.1)"))
+    for rate in ("0.2", "0.5"):
+        OTHER_RATES.append((name, f", of {rate}", *in_evaluation(parts, factor, rate)))
+WITHOUT_MASKS = {one[0] for one in OTHER_RATES}  # the mistakes that show without masks too
+wrong(
+    "forward",
+    "dropout-not-inverted",
+    "dropout multiplies with 1 - rate in evaluation, in place of dividing by it in training",
+    (FORWARD, OUT, "x * keep"),
+    (BACKWARD, DX, "dout * keep"),
+    *in_evaluation(("embedding", "probs", "branches"), DOWN, "rate"),
 )

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from npgpt.parity.mistakes import (
+    dropout,
     in_place,
     linear,
     loss,
@@ -204,6 +205,7 @@ def variants_of(mistakes: Sequence[Mistake]) -> tuple[Mistake, ...]:
             *LOADED,
             *OTHERS,
             *residuals.AGAIN,
+            *dropout.OTHER_RATES,
             *optimizer_state.OTHERS,
             *micro_batches.others(),
         )
