@@ -83,11 +83,13 @@ def test_loss_and_gradients_are_the_references(backend, dtype, targets, qkv_bias
     truth, expected = gradients_of(torch_of(model, np.float64), tokens, targets)
     _, single = gradients_of(torch_of(model, np.float32), tokens, targets)
     assert loss == pytest.approx(truth, rel=1e-6 if dtype == np.float32 else 1e-13)
+    # PyTorch may be near the truth in one tensor by chance: the largest relative error counts
+    largest = {name: farthest(array, 0) for name, array in expected.items()}
+    stray = max(farthest(single[name], expected[name]) / largest[name] for name in expected)
     for name, array in named(found):
         assert ("lora" in name) == (name in expected)
         if name in expected:
-            stray = farthest(single[name], expected[name])
-            assert_parity(name, array, expected[name], stray, dtype=dtype)
+            assert_parity(name, array, expected[name], stray * largest[name], dtype=dtype)
         else:
             assert not array.any(), name
 
