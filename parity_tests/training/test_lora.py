@@ -68,6 +68,20 @@ def gradients_of(twin, tokens, targets):
     return loss.item(), found
 
 
+def strays_of(model, expected, tokens, targets):
+    """Return how far each gradient strays in PyTorch's float32, or moves in float64 if parameters
+    are rounded once: PyTorch may be near the truth by chance, on one CPU and not on another."""
+    rng = np.random.default_rng(0)
+    found = [gradients_of(torch_of(model, np.float32), tokens, targets)[1]]
+    for _ in range(3):
+        twin = torch_of(model, np.float64)
+        with torch.no_grad():
+            for p in twin.parameters():
+                p *= torch.tensor(1 + rng.uniform(-1, 1, p.shape) * np.finfo(np.float32).eps / 2)
+        found.append(gradients_of(twin, tokens, targets)[1])
+    return {name: max(farthest(one[name], expected[name]) for one in found) for name in expected}
+
+
 # Beside PyTorch
 
 
@@ -81,15 +95,12 @@ def test_loss_and_gradients_are_the_references(backend, dtype, targets, qkv_bias
     tokens, targets = batch()
     loss, found = model.loss_and_gradients(tokens, targets)
     truth, expected = gradients_of(torch_of(model, np.float64), tokens, targets)
-    _, single = gradients_of(torch_of(model, np.float32), tokens, targets)
+    strays = strays_of(model, expected, tokens, targets)
     assert loss == pytest.approx(truth, rel=1e-6 if dtype == np.float32 else 1e-13)
-    # PyTorch may be near the truth in one tensor by chance: the largest relative error counts
-    largest = {name: farthest(array, 0) for name, array in expected.items()}
-    stray = max(farthest(single[name], expected[name]) / largest[name] for name in expected)
     for name, array in named(found):
         assert ("lora" in name) == (name in expected)
         if name in expected:
-            assert_parity(name, array, expected[name], stray * largest[name], dtype=dtype)
+            assert_parity(name, array, expected[name], strays[name], dtype=dtype)
         else:
             assert not array.any(), name
 
