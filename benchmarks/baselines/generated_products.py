@@ -97,7 +97,7 @@ def torch_int8(x, b, out):
     return partial(torch._int_mm, x, b, out=torch.empty(out.shape, dtype=torch.int32))
 
 
-LIBRARIES = {
+LIBRARIES = {  # the first is measured in any case, the others unless they are SLOW
     "float32": (npgpt_product, numpy_product, torch_float32),
     "bfloat16": (npgpt_product, torch_bfloat16),
     "int8": (npgpt_product, torch_int8),

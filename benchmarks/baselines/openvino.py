@@ -62,7 +62,7 @@ class OpenVino:
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this CPU has such instructions; elsewhere GenAI refuses a cache of bfloat16."""
+    """Return True if this CPU does; on others, GenAI refuses a cache of bfloat16."""
     return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 

@@ -64,13 +64,13 @@ def test_a_run_in_bfloat16_resumes_bit_for_bit(said):
 
 
 @pytest.mark.slow
-def test_training_says_where_bfloat16_will_be_slow(said, monkeypatch):
+def test_training_says_where_bfloat16_saves_no_time(said, monkeypatch):
     Path("text.txt").write_text("The lamp is lit at dusk, and the keeper writes it down. " * 15)
     for able, lines in ((True, 0), (False, 1)):
         monkeypatch.setattr(system_info, "multiplies_bfloat16", lambda able=able: able)
         error = said(f"train {TINY} --dtype bfloat16 --steps 1 --out {able}").err
         assert error.count("bfloat16 saves memory, but no time\n") == lines
-    assert "slow" not in said(f"train {TINY} --steps 1 --out float32").err
+    assert "bfloat16 saves" not in said(f"train {TINY} --steps 1 --out float32").err
 
 
 @pytest.mark.parametrize("features", ["+avx2,+fma", "+avx2,+fma,+avx512f,+avx512bf16"])
