@@ -188,6 +188,8 @@ class Batch:
                 f"temperature {sampling.temperature} draws at random: give it rng=Generator(seed)"
             )
         check_keep(keep, config)
+        if eos_id is not None:
+            check_integer("eos_id", eos_id)
         if log_probs is not None:
             check_integer("log_probs", log_probs, least=0)
         number, self._added = self._added, self._added + 1

@@ -131,6 +131,8 @@ class Search:
         if early_stopping not in (True, False, "never"):
             text = f"early_stopping is {show(early_stopping)}, but must be a bool or 'never'"
             raise InputError(text)
+        if eos_id is not None:
+            check_integer("eos_id", eos_id)
         check_biased(settings, config)
         check_keep(keep, config)
         self.settings, self.early_stopping, self.eos_id = settings, early_stopping, eos_id

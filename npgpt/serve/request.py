@@ -62,10 +62,10 @@ def parse(content: bytes, name: str, model: GPT, tokenizer: Tokenizer) -> Comple
     if unknown := [key for key in fields if key not in FIELDS]:
         raise InputError(f"{show(unknown[0])} is not a field of a completion request")
     for key, value in UNSUPPORTED.items():
-        if fields.get(key) not in (None, value):
+        if fields.get(key) not in (None, value) or isinstance(fields.get(key), bool):
             raise InputError(f"{key} is not supported: leave it out")
     n = body.integer("n", 1, MAX_CHOICES, default=1)
-    if fields.get("best_of") not in (None, n):
+    if body.integer("best_of", 1, 1 << 30, default=n) != n:
         raise InputError(f"best_of is {show(fields['best_of'])}, but must be n, which is {n}")
     prompts = parse_prompts(fields.get("prompt"), model, tokenizer)
     if len(prompts) * n > MAX_CHOICES:

@@ -208,6 +208,8 @@ def test_log_probabilities_are_the_models_own(backend):
         (dict(keep=7), "keep is 7, but must be at most 6"),
         (dict(keep=-1), "keep is -1"),
         (dict(log_probs=-1), "log_probs is -1"),
+        (dict(eos_id="<eos>"), "eos_id is '<eos>', but must be an integer"),
+        (dict(eos_id=True), "eos_id is True, but must be an integer"),
     ],
     ids=lambda value: str(value) if isinstance(value, str) else "",
 )

@@ -62,6 +62,7 @@ def test_several_searches_share_passes(backend):
         (dict(beams=0), "beams is 0"),
         (dict(max_new_tokens=0), "max_new_tokens is 0"),
         (dict(early_stopping="x"), "early_stopping is 'x'"),
+        (dict(eos_id=True), "eos_id is True, but must be an integer"),
         (dict(length_penalty=np.nan), "length_penalty is nan"),
     ],
 )
