@@ -89,10 +89,11 @@ def score_batch(model: GPT, batch: Batch) -> tuple[Array, Any]:
         model.next_logits(contexts, past=past)
         past = model.fork(past, copies)
     T = length(rows) - shared
-    inputs, targets = np.zeros((len(rows), T), np.int64), np.full((len(rows), T), IGNORED)
+    inputs, targets = np.empty((len(rows), T), np.int64), np.full((len(rows), T), IGNORED)
     for i, row in enumerate(rows):
         end = len(row.tokens) - 1 - shared
         inputs[i, :end] = row.tokens[shared:-1]
+        inputs[i, end:] = row.tokens[-2]  # seen by none, but 0 x nan is nan
         targets[i, end - row.predicted : end] = row.tokens[-row.predicted :]
     first = int((targets != IGNORED).any(0).argmax())
     log_probs, is_greedy = model.log_probs(inputs, targets[:, first:], past=past)

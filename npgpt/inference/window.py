@@ -114,9 +114,10 @@ class Reader:
     def _read(self, windows: Sequence[Window]) -> Array:
         """Read windows whose caches are empty. Return the last positions (n, C)."""
         counts = [len(window.tokens) for window in windows]
-        tokens = np.zeros((len(windows), max(counts)), np.int64)
-        for line, window in zip(tokens, windows, strict=True):  # padding is after a row's tokens,
-            line[: len(window.tokens)] = window.tokens  # which do not see it
+        tokens = np.empty((len(windows), max(counts)), np.int64)
+        for line, window in zip(tokens, windows, strict=True):
+            line[: len(window.tokens)] = window.tokens
+            line[len(window.tokens) :] = window.tokens[-1]  # seen by none, but 0 x nan is nan
         last = np.arange(len(windows)), np.array(counts) - 1
         return self._hidden(tokens, layers(windows, counts), last)
 

@@ -1,5 +1,6 @@
 """Weights with nan or inf: what is computed is returned as it is, and no answer is made of it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from npgpt.config import RunConfig
 from npgpt.errors import RunError
 from npgpt.inference import sampling
 from npgpt.inference.evaluate import perplexity
+from npgpt.inference.scoring import Request, score
 from npgpt.model import quantize
 from npgpt.parity import compare
 from npgpt.training import run
@@ -121,6 +123,20 @@ def test_a_nan_that_no_answer_depends_on_is_none(backend):
     expected = [ANSWERS[name](model) for name in ("greedy", "temperature")]
     model.params.wpe.weight[11] = np.nan
     assert [ANSWERS[name](model) for name in ("greedy", "temperature")] == expected
+
+
+def test_a_nan_of_a_token_that_no_text_has_is_none(backend):
+    """Shorter rows of a batch are padded, and attention multiplies the padding by 0."""
+    model = npgpt.GPT(replace(CONFIG, tied=False), seed=3, ops=backend)
+    model.params.wte.weight[0] = np.nan
+    texts, options = [[1, 2, 3, 4, 5], [6], [7, 8]], dict(logit_bias={0: -1e9})
+    together = np.array(list(npgpt.generate(model, texts, 3, **options))).T
+    alone = [list(npgpt.generate(model, text, 3, **options)) for text in texts]
+    assert together.tolist() == alone
+    requests = [Request(text, [9, 10, 11][: len(text)]) for text in texts]
+    found = score(model, requests)
+    for request, row in zip(requests, found, strict=True):
+        np.testing.assert_allclose(row, score(model, [request])[0], rtol=1e-5)
 
 
 def test_logits_of_minus_infinity_are_allowed():
