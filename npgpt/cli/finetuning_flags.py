@@ -94,12 +94,14 @@ class FineTuning:
         """Return the model to train, with dropout and adapters. Compile the kernels of training."""
         from npgpt.gpt import GPT
         from npgpt.loading import load
+        from npgpt.model import finite
 
         path = model_path(self.model)
         found = load(path, ops=self.ops, tokenizer=self.tokenizer)
         config = dataclasses.replace(found.config, dropout=self.dropout)
         model = GPT.from_params(config, found.params, ops=found.ops, tokenizer=found.tokenizer)
         model.path = path
+        finite.check_trainable(model.params, path)
         if self.lora_rank is not None:
             model.add_lora(self.lora_rank, self.lora_alpha, self.lora_targets, seed=self.seed)
         self.compile(model)

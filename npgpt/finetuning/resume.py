@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from npgpt.errors import InputError, WeightFileError, one_line
+from npgpt.errors import InputError, RunError, WeightFileError, one_line
 from npgpt.finetuning.batches import Batches
 from npgpt.finetuning.loop import Evaluation, Progress, Settings
-from npgpt.model import params
+from npgpt.model import finite, params
 from npgpt.rng import Generator
 from npgpt.training.optim import AdamW
 from npgpt.weights.fine_tuning_state import RunState
@@ -34,7 +34,15 @@ def digest(data: Any) -> str:
 
 
 def capture(run: Run, flags: dict[str, Any], metrics: list[dict[str, Any]]) -> RunState:
-    """Return the state of a run. Its arrays are not copied."""
+    """Return the state of a run. Its arrays are not copied.
+
+    Raises RunError if a parameter is not finite: nothing could be made of such a run.
+    """
+    for name, array in params.named(run.optimizer.parameters):
+        if name in run.names and not finite.is_finite(array):
+            raise RunError(
+                f"{name} is no longer finite after step {run.progress.step - 1}. Try a lower --lr"
+            )
     progress = {name: value for name, value in vars(run.progress).items() if name != "order"}
     state = {
         "flags": flags, "trainable": list(run.settings.trainable), "data_sha256": run.data_sha256,

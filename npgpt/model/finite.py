@@ -29,6 +29,12 @@ def error(what: str, parameters: Params, path: Path | None) -> RunError:
     return RunError(f"{what}: {names[0]}{others} nan or infinite numbers. See {inspect}")
 
 
+def check_trainable(parameters: Params, path: Path) -> None:
+    """Raise RunError unless all parameters of a file are finite: no loss would be a number."""
+    if not all(is_finite(leaf) for _, leaf in named(parameters)):
+        raise error(f"{path} cannot be trained", parameters, path)
+
+
 def is_finite(leaf: Array | QuantizedMatrix) -> bool:
     """Return True if all numbers of a parameter are finite."""
     if not isinstance(leaf, QuantizedMatrix):

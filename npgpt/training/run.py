@@ -12,7 +12,7 @@ from npgpt.download.resolve import resolve
 from npgpt.errors import ConfigError, InputError, WeightFileError
 from npgpt.gpt import GPT
 from npgpt.model import finite
-from npgpt.model.params import crop, named
+from npgpt.model.params import crop
 from npgpt.rng import Generator
 from npgpt.training import schedule
 from npgpt.training.events import Progress
@@ -51,8 +51,7 @@ def initial_model(settings: RunConfig, rng: Generator, tokenizer: TokenizerName)
         tree = crop(source.params("float32"), settings.config.context_length)
         model = GPT.from_params(settings.config, tree, ops=rng.ops, tokenizer=tokenizer)
         model.path = source.path
-        if not all(finite.is_finite(leaf) for _, leaf in named(tree)):
-            raise finite.error(f"{source.path} cannot be trained", tree, source.path)
+        finite.check_trainable(tree, source.path)
         return model
     return GPT(
         settings.config,

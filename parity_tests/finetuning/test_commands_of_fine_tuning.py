@@ -10,6 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import npgpt
@@ -96,6 +97,38 @@ Next: npgpt classify --model runs/classify-1 --predict '.*'
     assert "npgpt, 13,904 parameters" in npgpt_("inspect", str(run / "classifier.h5")).out
     config = checkpoint.read_checkpoint(run / "classifier.h5").config
     assert config.dropout == 0 and config.context_length == 200
+
+
+@pytest.mark.parametrize(
+    ("command", "steps"), [("classify --data texts.tsv", 9), ("instruct --data entries.json", 4)]
+)
+def test_weights_that_are_not_finite_are_neither_trained_nor_saved(
+    npgpt_, monkeypatch, command, steps
+):
+    """`steps`: of an epoch. The last one overflows, whose result no loss tells."""
+    model = npgpt.load("model.h5", ops=ops)
+    model.params.ln_f.bias[3] = np.nan
+    model.save("nan.h5")
+    said = npgpt_(f"{command} {TRAIN} --model nan.h5 --out run", code=1)
+    assert said.err == (
+        "npgpt: nan.h5 cannot be trained: ln_f.bias holds nan or infinite numbers. "
+        "See npgpt inspect nan.h5\n"
+    )
+    assert not Path("run").exists()
+    step = AdamW.step
+
+    def overflowing(self, gradients):
+        step(self, gradients)
+        if self.steps == steps:
+            self.parameters.ln_f.bias[3] = np.inf
+
+    monkeypatch.setattr(AdamW, "step", overflowing)
+    said = npgpt_(f"{command} {TRAIN} --out run", code=1)
+    assert said.err == (
+        f"npgpt: ln_f.bias is no longer finite after step {steps - 1}. Try a lower --lr\n"
+    )
+    (file,) = Path("run").glob("*.h5")  # the one of the start
+    assert np.isfinite(npgpt.load(file, ops=ops).params.ln_f.bias).all()
 
 
 @pytest.mark.usefixtures("sketch")
