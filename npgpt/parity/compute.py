@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -74,7 +74,7 @@ def tensors(
         for name, array in params.named(tree):
             yield f"param/{name}", array
     if {"act", "loss", "dact", "grad"} & set(kinds):
-        yield from forward_and_backward(port, probe, tree, config, kinds, masks)
+        yield from forward_and_backward(port, modules, probe, tree, config, kinds, masks)
     ops = backend(modules, port.replaced)
     for name in ("logits", "logits_again"):
         if name in kinds:
@@ -100,6 +100,7 @@ def tensors(
 
 def forward_and_backward(
     port: Port,
+    modules: dict[str, ModuleType],
     probe: Probe,
     tree: Params,
     config: Config,
@@ -110,7 +111,7 @@ def forward_and_backward(
     backwards = not {"dact", "grad"}.isdisjoint(kinds)
     g = params.zeros_like(tree) if backwards else None
     recorder = Recorder(port, tree, g) if {"act", "dact"} & set(kinds) else None
-    modules = recorder.modules if recorder else port.modules()
+    modules = recorder.modules if recorder else modules
     ops = recorder.ops if recorder else backend(modules, port.replaced)
     model, steps = modules["npgpt.model.transformer"], modules["npgpt.parity.steps"]
     rng = Masks(masks, config) if masks else None
