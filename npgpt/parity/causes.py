@@ -5,8 +5,7 @@ tensor that is not reproduced must come later.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -15,7 +14,6 @@ from npgpt.arrays import Array
 from npgpt.config import Config
 from npgpt.model.backend import OPS
 from npgpt.model.params import named, shapes, size
-from npgpt.ops.linear_cross_entropy import IGNORED
 from npgpt.parity import progress
 from npgpt.parity.budget import MULTIPLE, Layouts, Run, Task, closest, distance, scale_of
 from npgpt.parity.graph import has_inputs, ops_of
@@ -28,19 +26,19 @@ from npgpt.parity.mistakes import (
     dropout,
     micro_batches,
 )
-from npgpt.parity.order import INPUTS, STAGES, all_names, kind_of, stage_of, step_of
+from npgpt.parity.order import STAGES, kind_of, stage_of, step_of
 from npgpt.parity.port import RIGHT
 from npgpt.parity.preview import Preview
 from npgpt.parity.rounding import EPS
 
 Chain = tuple[Mistake, ...]
 Own = Mapping[str, Layouts]  # the port's tensors by canonical names
+Starts = list[tuple[Chain, int]]  # with the index of the first tensor that a chain leaves wrong
 LONGEST = 3  # mistakes of a chain
 WIDTH = 4  # chains of each length that are continued: those that explain most
 # How many budgets of the right port's a mistake may be off before its own budgets are measured
 LOOSE, LOOSEST, LOOSE_16 = 20, 1000, 8  # LOOSEST: mistakes that round; LOOSE_16: ports in 16 bits
 DECODED = "cached_logits"
-OTHER_BATCH = "a batch with ignored targets"
 KEPT = 1 << 20  # parameters of a model whose runs are kept
 # Seconds of the processor for chains of several mistakes, and for those of a small model
 PATIENCE, PATIENCE_SMALL = 20.0, 4.0
@@ -87,11 +85,12 @@ class Lab:
             self.runs[chain] = run
         return run
 
-    def position(self, chain: Chain, own: Own, beyond: int = -1) -> int:
+    def position(self, chain: Chain, own: Own, beyond: int = -1, *, partly: bool = True) -> int:
         """Return the index of the first tensor that a chain does not reproduce.
 
         The result is exact only if it is above `beyond`: most chains are rejected by a tensor that
-        is far away, before their own budgets are measured.
+        is far away, before their own budgets are measured. Without `partly`, it is exact only if
+        there is no such tensor.
         """
         names = self.task.names
         loose = LOOSE if all(one.smooth for one in chain) else LOOSEST
@@ -114,7 +113,8 @@ class Lab:
             index = self.indices[name]
             if index == beyond and np.array_equal(exact, before[name]):
                 return index  # the last mistake does not change the tensor that must change
-            if index <= beyond and not self.is_near(name, exact, own[name], loose):
+            decides = index <= beyond or not (partly or step_of(name))  # steps: of wide budgets
+            if decides and not self.is_near(name, exact, own[name], loose):
                 return index
         if run.fails:
             return -1
@@ -184,49 +184,97 @@ def find(
     `changes`: of a line, too. `otherwise`: called once no single mistake is found. Its chains, if
     any, are the result.
     """
-    names, patience = lab.task.names, PATIENCE_SMALL if lab.is_small else PATIENCE
-    lab.nan_from = len(names)
+    lab.nan_from = len(lab.task.names)
     first = lab.position((), own)
-    if not np.isfinite(own[names[first]][0]).all():
+    if not np.isfinite(own[lab.task.names[first]][0]).all():
         lab.nan_from = first + 1
-    is_late = step_of(names[first]) > 1  # most of such mistakes are in the steps
-    frontier: list[tuple[Chain, int]] = [((), first)]
-    end = np.inf
-    for length in range(longest):
-        partial: dict[frozenset[Mistake], tuple[Chain, int]] = {}
-        lab.continued = {chain for chain, _ in frontier}
-        alone = CHANGES if length == 0 and lab.is_small and changes else ()
-        for mistakes in (MISTAKES, VARIANTS, alone):
-            last = time.process_time() + PATIENCE_CHANGES if mistakes is CHANGES else end
-            found: dict[frozenset[Mistake], Chain] = {}
-            tried = [((*chain, one), start) for chain, start in frontier
-                     for one in candidates(mistakes, lab.task, own, chain, start)
-                     if not (chain and lab.is_small) or lab.changes(one, names[start])]  # fmt: skip
-            for done, (chain, start) in enumerate(tried):
-                if time.process_time() > last:
-                    break
-                progress.tell(done, len(tried), min(patience, end - time.process_time()))
-                position = lab.position(chain, own, start)
-                if position == len(names):
-                    found.setdefault(frozenset(chain), chain)
-                elif position > start and mistakes is not CHANGES:
-                    partial.setdefault(frozenset(chain), (chain, position))
-            hidden = () if length or is_late or mistakes is CHANGES else mistakes
-            if length == 0 and is_late and mistakes is VARIANTS and not found:
-                hidden = (*MISTAKES, *VARIANTS)
-            found |= {frozenset(one): one for one in quiet(hidden, lab, own, first)}
+    found, partial = alone(lab, own, first, changes=changes)
+    if found := found or otherwise():
+        return found
+    if longest == 1:
+        return []
+    if not partial:
+        return pairs(lab, own) if lab.is_small else []
+    return together(lab, own, partial, longest)
+
+
+def alone(lab: Lab, own: Own, first: int, *, changes: bool) -> tuple[list[Chain], Starts]:
+    """Return the single mistakes that reproduce all tensors, and those that explain a part of them.
+
+    `first`: the index of the first wrong tensor, which the second list explains.
+    """
+    is_late = step_of(lab.task.names[first]) > 1  # most of such mistakes are in the steps
+    partial: Starts = []
+    lab.continued = {()}
+    for mistakes in (MISTAKES, VARIANTS, CHANGES if lab.is_small and changes else ()):
+        of_lines = mistakes is CHANGES
+        tried = extend(lab, own, mistakes, [((), first)])
+        last = time.process_time() + PATIENCE_CHANGES if of_lines else np.inf
+        found, more = attempt(lab, own, tried, last, partly=not of_lines)
+        partial += more
+        hidden = () if is_late or of_lines else mistakes
+        if is_late and mistakes is VARIANTS and not found:
+            hidden = (*MISTAKES, *VARIANTS)
+        if found := [*found, *(one for one in quiet(hidden, lab, own, first) if one not in found)]:
+            return fewest(lab, own, found), []
+    return [], partial
+
+
+def together(lab: Lab, own: Own, partial: Starts, longest: int) -> list[Chain]:
+    """Return the shortest chains of several mistakes that reproduce all tensors, in limited time.
+
+    `partial`: single mistakes that explain the first wrong tensor, and their first wrong ones.
+    """
+    end = time.process_time() + (PATIENCE_SMALL if lab.is_small else PATIENCE)
+    for length in range(2, longest + 1):
+        frontier = sorted(partial, key=lambda one: -one[1])[:WIDTH]
+        lab.continued, partial = {chain for chain, _ in frontier}, []
+        for mistakes in (MISTAKES, VARIANTS):
+            tried = extend(lab, own, mistakes, frontier)
+            found, more = attempt(lab, own, tried, end, partly=length < longest)
+            partial += more
             if found:
-                chains = lab.closest(with_fewest_variants(found.values()), own)
-                return without_equals(lab, without_twins(chains))
-        if length == 0 and (others := otherwise()):
-            return others
+                return fewest(lab, own, found)
         if time.process_time() > end:
             return []
-        if length == 0 and not partial and longest > 1 and lab.is_small:
-            return pairs(lab, own)
-        frontier = sorted(partial.values(), key=lambda one: -one[1])[:WIDTH]
-        end = time.process_time() + patience if length == 0 else end
     return []
+
+
+def extend(lab: Lab, own: Own, mistakes: Sequence[Mistake], frontier: Starts) -> Starts:
+    """Return the chains with one more mistake that may explain what the frontier's do not."""
+    return [((*chain, one), start) for chain, start in frontier
+            for one in candidates(mistakes, lab.task, own, chain, start)]  # fmt: skip
+
+
+def attempt(
+    lab: Lab, own: Own, tried: Starts, end: float, *, partly: bool
+) -> tuple[list[Chain], Starts]:
+    """Return the chains that reproduce all tensors, and those that reproduce more than before.
+
+    end : time of the processor
+    partly : False if the second list may be empty: most chains are then rejected early
+    """
+    found: dict[frozenset[Mistake], Chain] = {}
+    partial: dict[frozenset[Mistake], tuple[Chain, int]] = {}
+    patience = PATIENCE_SMALL if lab.is_small else PATIENCE
+    for done, (chain, start) in enumerate(tried):
+        if time.process_time() > end:
+            break
+        progress.tell(done, len(tried), min(patience, end - time.process_time()))
+        several = len(chain) > 1 and lab.is_small
+        if several and not lab.changes(chain[-1], lab.task.names[start]):
+            continue
+        position = lab.position(chain, own, start, partly=partly)
+        if position == len(lab.task.names):
+            found.setdefault(frozenset(chain), chain)
+        elif position > start:
+            partial.setdefault(frozenset(chain), (chain, position))
+    return [*found.values()], [*partial.values()] if partly else []
+
+
+def fewest(lab: Lab, own: Own, chains: Sequence[Chain]) -> list[Chain]:
+    """Return the chains that fit best, each once."""
+    return without_equals(lab, without_twins(lab.closest(with_fewest_variants(chains), own)))
 
 
 def quiet(mistakes: Sequence[Mistake], lab: Lab, own: Own, start: int) -> list[Chain]:
@@ -242,7 +290,7 @@ def quiet(mistakes: Sequence[Mistake], lab: Lab, own: Own, start: int) -> list[C
     elif stage_of(names[start]) == "backward" and not {"act", "logits"} & {*map(kind_of, names)}:
         stages = ("forward", "loss") if "loss" in names[:start] else ()
     chains = [(one,) for one in mistakes if one.stage in stages and lab.is_small]
-    return [chain for chain in chains if lab.position(chain, own, start) == len(names)]
+    return [one for one in chains if lab.position(one, own, start, partly=False) == len(names)]
 
 
 def pairs(lab: Lab, own: Own) -> list[Chain]:
@@ -259,7 +307,7 @@ def pairs(lab: Lab, own: Own) -> list[Chain]:
         if time.process_time() > end:
             break
         progress.tell(done, len(tried), PATIENCE_CHANGES)
-        if lab.position(chain, own, 0) == len(lab.task.names):
+        if lab.position(chain, own, 0, partly=False) == len(lab.task.names):
             found.append(chain)
     return lab.closest(found, own) if found else []
 
@@ -330,34 +378,3 @@ def without_equals(lab: Lab, chains: Sequence[Chain]) -> list[Chain]:
         ):
             found.append(chain)
     return found
-
-
-def tell_apart(lab: Lab, chains: Sequence[Chain]) -> str:
-    """Return the tensor that is not in the dump and tells most of the chains apart, or "".
-
-    If none does, another batch may.
-    """
-    probe = lab.task.probe
-    names = list(all_names(probe.config, max(1, probe.settings.steps)))
-    known = {*lab.task.names, "dact/logits"}  # which is part of the loss
-    missing = [name for name in names if name not in known and kind_of(name) not in INPUTS]
-    best = max(missing, key=(told := counts(lab.task, missing, chains)).__getitem__, default="")
-    if best and told[best]:
-        return best
-    targets = probe.targets.copy()
-    targets[0, : targets.shape[1] // 2] = IGNORED
-    if (probe.targets != IGNORED).all() and lab.task.masks is None:
-        task = replace(lab.task, probe=replace(probe, targets=targets))
-        passes = [name for name in lab.task.names if kind_of(name) in ("loss", "grad")]
-        return OTHER_BATCH if any(counts(task, passes, chains).values()) else ""
-    return ""
-
-
-def counts(task: Task, names: Collection[str], chains: Sequence[Chain]) -> dict[str, int]:
-    """Return how many pairs of chains differ in each tensor by more than rounding."""
-    lab = Lab(replace(task, names=tuple(names)))
-    runs = [lab.run(chain) for chain in chains]
-    return {
-        name: sum(a.factor(name, (b.exact[name],)) > 1 for a, b in combinations(runs, 2))
-        for name in names
-    }

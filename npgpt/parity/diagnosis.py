@@ -10,6 +10,7 @@ from npgpt.config import Config
 from npgpt.errors import InputError
 from npgpt.model.params import named, shapes
 from npgpt.parity import (
+    apart,
     causes,
     coarser,
     loading,
@@ -250,7 +251,7 @@ class Case:
             right_cache=right_cache,
             within=within,
             moved=moved,
-            tell_apart=causes.tell_apart(lab, chains) if len(chains) > 1 else "",
+            tell_apart=apart.tell_apart(lab, chains) if len(chains) > 1 else "",
         )
 
     def find(self, lab: Lab, first: str) -> list[causes.Chain]:

@@ -7,7 +7,7 @@ import pytest
 
 from npgpt.errors import InputError
 from npgpt.ops import attention
-from npgpt.parity import causes, diagnosis, dump, loading, matching, probe, report
+from npgpt.parity import apart, causes, diagnosis, dump, loading, matching, probe, report
 from npgpt.parity.compute import compute
 from npgpt.parity.mistakes import VARIANTS
 from npgpt.parity.mistakes.regions import REGIONS
@@ -194,7 +194,7 @@ def test_another_batch_tells_mistakes_apart(few):
     )
     tensors |= compute(RIGHT, plain, ("after3", "cached_logits", "logits_again"), dtype=np.float32)
     found = diagnosis.diagnose(dump.make(tensors), plain)
-    assert len(found.causes) == 2 and found.tell_apart == causes.OTHER_BATCH
+    assert len(found.causes) == 2 and found.tell_apart == apart.OTHER_BATCH
 
 
 def test_the_loading_of_a_large_model_is_named(monkeypatch):
