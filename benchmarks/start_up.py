@@ -4,7 +4,8 @@
 
 `npgpt train` runs in an empty folder with an empty Numba cache, as after an installation: compiling
 is part of the time. `compiling` is from an empty cache to the end of the first training step of a
-tiny model, and to the end of its first tokens, with npgpt/performance/precompile.py.
+tiny model, and to the end of its first tokens, with npgpt/performance/precompile.py. As in every
+preset, its products have more than 32 rows: fewer are multiplied by other kernels.
 
 `npgpt generate` is timed to its first output: a short prompt, and a random model of the 124M shape
 as Hugging Face's files. These are in the page cache, as compiled kernels are. Python's bytecode is
@@ -45,7 +46,7 @@ import numpy as np, npgpt
 from npgpt.performance import precompile
 precompile.compile_kernels("train", "float32", "book", dropout=0.1)
 config = npgpt.Config(
-    vocab_size=257, context_length=32, n_layer=1, n_head=2, n_embd=32, dropout=0.1, tied=False
+    vocab_size=257, context_length=32, n_layer=1, n_head=2, n_embd=64, dropout=0.1, tied=False
 )
 rng, tokens = npgpt.Generator(1), np.arange(66).reshape(2, 33)
 model = npgpt.GPT(config, seed=rng, scheme="book")

@@ -147,7 +147,7 @@ class FineTuning:
         from npgpt.performance import precompile
 
         if self.ops == "fused":
-            precompile.compile_kernels("train", model.dtype.name, None, self.dropout, "adamw")
+            precompile.compile_kernels("fine-tune", model.dtype.name, None, self.dropout)
 
     def patterns(self, model: "GPT", others: tuple[str, ...]) -> tuple[str, ...]:
         """Return the names to train: those of the flag, and of the adapters. `others`: if none."""

@@ -222,9 +222,10 @@ class Train:
         from npgpt.performance import precompile
 
         if self.settings.ops == "fused":
-            dropout, optimizer = self.settings.config.dropout, self.settings.training.optimizer
-            work: Any = ("train", self.settings.dtype, scheme, dropout, optimizer)
-            world.once_per_machine(self.world, lambda: precompile.compile_kernels(*work))
+            dropout, training = self.settings.config.dropout, self.settings.training
+            work = "train" if training.lora_rank is None else "fine-tune"
+            given: Any = (work, self.settings.dtype, scheme, dropout, training.optimizer)
+            world.once_per_machine(self.world, lambda: precompile.compile_kernels(*given))
 
     def follow(
         self,

@@ -27,18 +27,22 @@ from npgpt.rng import Generator
 from npgpt.system import machine
 from npgpt.training import optim, schedule
 
+TRAINING = (
+    "embedding", "layernorm", "gelu", "dropout", "adam", "adamw", "rmsprop", "sgd", "random",
+)  # fmt: skip
 # The ops that the second process compiles: a little less than half of the time, as it starts a
 # second later. The inner kernels of the matrix product are in the share of the first one.
 SHARES = {
-    "train": (
-        "embedding", "layernorm", "gelu", "dropout", "adam", "adamw", "rmsprop", "sgd", "random",
-    ),
+    "train": TRAINING,
+    "fine-tune": TRAINING,
     "generate": ("decode",),
     "batches": ("decode",),
-}  # fmt: skip
+}
 VOCABULARY = 1 << 14  # of the tiny model: embeddings are drawn on all threads, as larger ones are
 # Sequences and positions. Other kernels multiply more than 32 rows, and decode more than 4.
 SHAPES, BATCHES = ((1, 15), (1, 40), (1, 1)), ((8, 1),)
+# Positions and n_embd of training: the rows of its products. Only adapters and classes have few.
+ROWS = {"train": 40, "fine-tune": 16}
 
 
 def compile_kernels(
@@ -56,8 +60,9 @@ def compile_kernels(
 
     Parameters
     ----------
-    work : {"train", "generate", "batches"}
-        "batches" is "generate" with several rows: continuations, prompts, clients or guesses.
+    work : {"train", "fine-tune", "generate", "batches"}
+        "fine-tune" is "train" with products of few rows. "batches" is "generate" with several
+        rows: continuations, prompts, clients or guesses.
     kind : str
         The dtype of training (--dtype), or of the weights to generate with (--weights).
     scheme : str or None
@@ -74,7 +79,7 @@ def compile_kernels(
     done = marker(work, variant if cache_dtype is None else f"{variant}-cache-{cache_dtype}")
     if machine.cores() < 2 or done is None or done.exists():
         return
-    if work != "train" and kind in QUANTIZED:  # the NumPy ops take no quantized matrices
+    if work not in ROWS and kind in QUANTIZED:  # the NumPy ops take no quantized matrices
         with gc_paused():
             warm_up(work, kind, OPS, cache_dtype=cache_dtype)
         mark_done(done)
@@ -133,12 +138,13 @@ def warm_up(
     backend = SimpleNamespace(
         **{name: getattr(fast if name in names else plain, name) for name in OPS}
     )
+    size = ROWS.get(work, 16)
     config = Config(
-        vocab_size=VOCABULARY, context_length=40, n_layer=1, n_head=1, n_embd=16, dropout=dropout
+        vocab_size=VOCABULARY, context_length=40, n_layer=1, n_head=1, n_embd=size, dropout=dropout
     )
     tree = params.zeros(config, np.float64 if kind == "float64" else np.float32)
-    tokens = np.arange(16)[None]
-    if work == "train":
+    if work in ROWS:
+        tokens = np.arange(size)[None]
         rng, gradients = Generator(0, ops=backend), params.zeros_like(tree)
         if scheme is not None:
             SCHEMES[scheme](tree, config, rng)

@@ -13,8 +13,9 @@ import pytest
 
 import npgpt
 from npgpt.cli.common import COMPILING
-from npgpt.kernels import gemv
+from npgpt.kernels import gemm, gemv
 from npgpt.model import transformer
+from npgpt.model.backend import OPS
 from npgpt.performance import precompile
 from npgpt.quantized_matrix import KINDS
 
@@ -170,6 +171,28 @@ def test_nothing_is_compiled_twice_ahead_of_time(monkeypatch, tmp_path):
         precompile.compile_kernels("train", "float32")
         assert calls == [("train", "float32")] * compiled
         assert done.exists() == (compiled == 2)  # kept only once both have succeeded
+
+
+def test_training_compiles_products_of_few_rows_for_adapters_and_classes_only(monkeypatch):
+    called = set()
+
+    def watch(name, kernel):
+        def run(*given):
+            called.add(name)
+            kernel(*given)
+
+        monkeypatch.setattr(gemm, name, run)
+
+    for name in "_matmul", "_batch", "_transposed":
+        watch(name, getattr(gemm, name))
+    monkeypatch.setattr(precompile, "VOCABULARY", 64)
+    for work, expected in (
+        ("train", {"_matmul"}),
+        ("fine-tune", {"_matmul", "_batch", "_transposed"}),
+    ):
+        called.clear()
+        precompile.warm_up(work, "float32", OPS)
+        assert called == expected
 
 
 @pytest.mark.parametrize("kind", ["float32", "int8"])
