@@ -25,12 +25,16 @@ PROCESSES = 4  # at most: each takes a gigabyte
 def pytest_addoption(parser):
     said = "run files, and the tests in each, in a random order; SEED repeats one"
     parser.addoption("--shuffle", nargs="?", type=int, const=-1, metavar="SEED", help=said)
+    said = "with --shuffle: a random half of the files, and the tests that take data"
+    parser.addoption("--half", action="store_true", help=said)
 
 
 def pytest_configure(config):
     hear_signals()
     if hasattr(config, "workerinput"):  # one of several processes: all have the same order
         config.option.shuffle = config.workerinput["shuffle"]
+    elif config.option.half and config.option.shuffle is None:
+        raise pytest.UsageError("--half is of a random order: give --shuffle, too")
     elif config.option.shuffle == -1:
         config.option.shuffle = random.randrange(1 << 16)
 
@@ -42,8 +46,9 @@ def pytest_configure_node(node):
 
 def pytest_terminal_summary(terminalreporter, config):
     if config.option.shuffle is not None:
+        half = " --half" if config.option.half else ""
         terminalreporter.write_line(
-            f"in random order: --shuffle {config.option.shuffle} repeats it"
+            f"in random order: --shuffle={config.option.shuffle}{half} repeats it"
         )
 
 
@@ -61,8 +66,10 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker("quick")
     if config.option.shuffle is None:
         order.arrange(items)
-    else:
-        order.shuffle(items, config.option.shuffle)
+        return
+    if config.option.half:
+        config.hook.pytest_deselected(items=order.halve(items, config.option.shuffle))
+    order.shuffle(items, config.option.shuffle)
 
 
 def pytest_collection_finish():
