@@ -16,6 +16,7 @@ What a file prints is shown if it fails, and `--seed` repeats what was drawn.
 
 import argparse
 import atexit
+import gc
 import os
 import random
 import re
@@ -31,7 +32,7 @@ TURNS = 3
 NO_TESTS = 5  # pytest's exit code if all are slow
 OPTIONS = [
     "-p", "no:cacheprovider", "-n0", "-m", "not slow",
-    "-W", "ignore::pytest.PytestAssertRewriteWarning",  # npgpt, a plugin, has been imported
+    "-W", "ignore::pytest.PytestAssertRewriteWarning",  # these have been imported
 ]  # fmt: skip
 FROM_COLD = re.compile(
     r"subprocess|multiprocessing|NUMBA|numba|support\.(processes|ranks|memory_limits|library_process)"
@@ -39,13 +40,18 @@ FROM_COLD = re.compile(
 
 
 def import_libraries() -> None:
-    """Import what most files import, and what takes them the longest."""
+    """Import what most files and plugins import, and what takes the longest; no fork frees it."""
     from npgpt.system import env_vars
 
     env_vars.set_defaults()  # before Numba is imported
+    import anyio.pytest_plugin  # noqa: F401
+    import hypothesis  # noqa: F401 (its plugin imports it in the end)
     import numba  # noqa: F401
     import pytest  # noqa: F401
     import torch  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
 
 
 def start(path: Path, seed: int, cache: str | None, output: Path) -> int:
