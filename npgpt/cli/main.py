@@ -13,7 +13,7 @@ import tyro
 
 from npgpt.cli.help_output import help_output
 from npgpt.cli.signals import INTERRUPTED
-from npgpt.cli.suggestions import check_command, check_flags_exist
+from npgpt.cli.suggestions import check_command, check_flags_exist, check_not_empty
 from npgpt.distributed import world
 from npgpt.distributed.launcher import find_launcher
 from npgpt.distributed.world import WorldWarning
@@ -145,6 +145,7 @@ def parse(arguments: Sequence[str]) -> Any:
         if "\0" in argument:
             raise InputError(f"an argument is {show(argument)}, but must not contain NUL")
     check_command(arguments, COMMANDS)
+    check_not_empty(arguments)
     if not arguments or arguments[0] not in COMMANDS:
         return choose({name: class_of(name) for name in COMMANDS}, arguments)
     name, kind = arguments[0], class_of(arguments[0])

@@ -61,6 +61,7 @@ NAMES_ELSEWHERE = {
     "prompt": "start text",
     "workers": "num-workers num-proc nproc",
 }
+TEXTS = "--prompt", "--predict", "--stop"  # flags whose values may be empty
 
 
 def check_command(arguments: Sequence[str], commands: Iterable[str]) -> None:
@@ -86,6 +87,18 @@ def check_flags_exist(arguments: Sequence[str], kind: type) -> None:
         near = nearest(name.lower(), names)
         advice = f"did you mean --{near}?" if near else f"see npgpt {command} --help"
         raise InputError(f"unknown flag {show(flag)} of npgpt {command}: {advice}")
+
+
+def check_not_empty(arguments: Sequence[str]) -> None:
+    """Raise InputError for an empty argument that is no text: an empty path would be the working
+    directory."""
+    flag = ""
+    for text in arguments:
+        name, given, value = text.partition("=") if text.startswith("--") else ("", "", text)
+        flag = name or flag
+        if not value and (given or not name) and flag not in TEXTS:
+            what = flag or "an argument"
+            raise InputError(f"{what} is empty: give it a value. Is a variable of the shell unset?")
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:

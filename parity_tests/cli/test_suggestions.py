@@ -40,6 +40,20 @@ def test_nothing_is_near(refused):
     refused("plot --path x", says="unknown flag '--path' of npgpt plot")  # it has no dashes
 
 
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["evaluate", "--data", "", "--model", "m.h5"], "--data"),
+        (["evaluate", "--data=", "--model", "m.h5"], "--data"),
+        (["train", "--data", "a.txt", ""], "--data"),
+        (["generate", "--prompt", "a", "--model", ""], "--model"),
+        (["inspect", ""], "an argument"),
+    ],
+)
+def test_an_empty_path_is_not_the_working_directory(refused, arguments, what):
+    refused(*arguments, says=f"{what} is empty: give it a value. Is a variable of the shell unset?")
+
+
 def test_names_are_read_with_dashes_and_underscores(npgpt_, capsys):
     for flag in ("--batch_size=3", "--no-tied", "--no_tied"):
         with pytest.raises(SystemExit) as left:
