@@ -224,13 +224,10 @@ class Progress:
 
 def show_index(index: dict[str, Any], name: str) -> None:
     """Print what was written, and what was skipped."""
-    skipped = index["skipped"]
-    if skipped["bad"]:
-        first = printable_line(skipped["first_bad"], 200)
-        documents = number_of(skipped["bad"], "document")
-        print(f"{documents} skipped; the first: {first}", file=sys.stderr)
-    if skipped["empty"]:
-        print(f"{number_of(skipped['empty'], 'empty document')} skipped", file=sys.stderr)
+    from npgpt.data.token_format import describe_skipped
+
+    for line in describe_skipped(index):
+        print(line, file=sys.stderr)
     for split, found in index["splits"].items():
         units = [unit for unit in ("document", "token") if f"{unit}s" in found]
         counts = [number_of(found[f"{unit}s"], unit) for unit in units]

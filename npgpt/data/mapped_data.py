@@ -15,7 +15,7 @@ from npgpt.data.documents import BLOCK
 from npgpt.data.mapped_tokens import MappedTokens
 from npgpt.data.sources import Source, describe_passed_over, kind_of, list_sources
 from npgpt.data.token_files import TokenFiles, is_token_directory, open_token_files
-from npgpt.data.token_format import INDEX
+from npgpt.data.token_format import INDEX, describe_skipped
 from npgpt.data.tokenize import Job, describe_tokenizer
 from npgpt.data.tokenizer import Tokenizer
 from npgpt.download.cache_dir import cache_dir
@@ -87,6 +87,8 @@ def encode_once(
         say(f"Encoding {path} once, {size:,} bytes; the tokens are cached in {directory}")
         workers = min(machine.cores(), 1 + size // BLOCK)
         Job(list(sources), directory, tokenizer, val_fraction=0, workers=workers).run()
+    for line in describe_skipped(open_token_files(directory).index):
+        say(line)
     return directory
 
 

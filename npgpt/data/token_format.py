@@ -20,6 +20,7 @@ import numpy as np
 
 from npgpt.arrays import Array
 from npgpt.system.atomic import atomic_write
+from npgpt.system.terminal import number_of, printable_line
 
 Layout = Literal["llmc", "nanogpt"]
 HEADER = 256  # int32 numbers
@@ -95,3 +96,14 @@ def write_index(directory: Path, index: dict[str, Any]) -> None:
     text = json.dumps(index, indent=2)
     with atomic_write(directory / INDEX) as file:
         file.write(text.encode() + b"\n")
+
+
+def describe_skipped(index: dict[str, Any]) -> list[str]:
+    """Return lines about the documents that were skipped, by an index."""
+    skipped, lines = index.get("skipped", {}), []
+    if skipped.get("bad"):
+        first, documents = printable_line(skipped["first_bad"], 200), skipped["bad"]
+        lines.append(f"{number_of(documents, 'document')} skipped; the first: {first}")
+    if skipped.get("empty"):
+        lines.append(f"{number_of(skipped['empty'], 'empty document')} skipped")
+    return lines

@@ -3,13 +3,16 @@
 import gzip
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
 from npgpt.cli.main import main
 from npgpt.cli.tokenize import Tokenize
 from npgpt.data import documents, token_format
+from npgpt.data.dataset import read_source
 from npgpt.data.sources import list_sources
+from npgpt.data.tokenizer import tokenizer
 from npgpt.errors import InputError
 from parity_tests.support.fuzz_token_files import fuzz
 from parity_tests.support.token_documents import job, write_jsonl
@@ -140,3 +143,16 @@ def test_random_changes_are_read_or_refused(tmp_path):
     outcomes = fuzz(tmp_path, 100)
     assert sum(times for (_, outcome), times in outcomes.items() if outcome == "refused") > 50
     assert outcomes["c.txt", "read"] > 0
+
+
+def test_every_command_says_what_it_skips(tmp_path, monkeypatch):
+    """Also the second time, when the tokens are in the cache."""
+    monkeypatch.setenv("NPGPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    Path("a.jsonl").write_text('{"text": "a text"}\n{"text": "another"\n{"text": ""}\nnone\n')
+    for new in (1, 0):
+        said = []
+        read_source("a.jsonl", tokenizer("byte"), 0.5, 257, said.append)
+        bad, empty = said[new:]
+        assert bad.startswith("2 documents skipped; the first: a.jsonl, line 2 ")
+        assert empty == "1 empty document skipped"
