@@ -17,7 +17,7 @@ from npgpt.cli.evaluate_task import evaluate_task
 from npgpt.distributed.world import World, once_per_machine, run_launched
 from npgpt.errors import ConfigError
 from npgpt.system.console import track_progress
-from npgpt.system.terminal import printable_line
+from npgpt.system.terminal import number_of, printable_line
 
 if TYPE_CHECKING:
     from npgpt.inference.evaluate import Batch, Share
@@ -115,6 +115,6 @@ class Evaluate:
         shown = f"{ppl:.2f}" if (ppl := perplexity(loss)) < 1e9 else f"{ppl:.3g}"
         print(f"loss {loss:.4f} nats per token, perplexity {shown}")
         windows = f"windows of {length}" + (f", {stride} apart" if stride < length else "")
-        tokens = f"{batches.predicted:,} tokens ({printable_line(str(tokenizer))})"
-        print(f"over {tokens} in {windows}")
+        tokens, name = number_of(batches.predicted, "token"), printable_line(str(tokenizer))
+        print(f"over {tokens} ({name}) in {windows}")
         return 0

@@ -14,7 +14,7 @@ TASKS = {
 def find(name: str, protocol: str | None = None) -> Task:
     """Return a task in a protocol, by default its first. Raises ConfigError if it is unknown."""
     if name not in TASKS:
-        raise ConfigError(f"task is {show(name)}, but must be {', '.join(TASKS)}")
+        raise ConfigError(f"task is {show(name)}, but must be one of {', '.join(TASKS)}")
     protocols = TASKS[name]
     if protocol is None:
         return next(iter(protocols.values()))

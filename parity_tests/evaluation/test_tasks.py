@@ -221,7 +221,7 @@ def test_the_command(folder, npgpt_):
 WRONG = {
     "--protocol karpathy --task lambada": "protocol is 'karpathy', but lambada has harness",
     "--protocol x --task hellaswag": "protocol is 'x', but hellaswag has harness and karpathy",
-    "--task lam": "task is 'lam', but must be lambada, hellaswag, wikitext",
+    "--task lam": "task is 'lam', but must be one of lambada, hellaswag, wikitext",
     "--task lambada --limit 0": "--limit is 0, but must be at least 1",
     "--task lambada --batch-size 0": "--batch-size is 0, but must be at least 1",
     "--task lambada --stride 3": "--stride is for a text, not for the task lambada",
