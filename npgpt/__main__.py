@@ -11,6 +11,8 @@ def main() -> int:
     """Run the command named by the arguments and return the exit status."""
     try:
         run = prepare()
+    except KeyboardInterrupt:
+        return 130  # 128 + SIGINT, as in cli/signals.py, which may not be imported yet
     except (MemoryError, ImportError, OSError, RuntimeError) as error:
         reason = describe(error)
         if reason is None:

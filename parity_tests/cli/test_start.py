@@ -55,6 +55,10 @@ def test_an_unknown_cause_is_raised(error, failing):
         failing(error)
 
 
+def test_ctrl_c_during_the_start_is_silent(failing):
+    assert failing(KeyboardInterrupt()) == (130, ("", ""))
+
+
 @POSIX_ONLY
 def test_python_without_installed_packages():
     Path("npgpt").symlink_to(Path(npgpt.__file__).parent)
