@@ -200,6 +200,7 @@ class Answer:
 
         async def send_part(part: bytes, *, more: bool = True) -> None:
             await send({"type": "http.response.body", "body": part, "more_body": more})
+            await asyncio.sleep(0)  # to see that the client has left: asyncio warns of writes
 
         async for piece in self.all_pieces():
             if piece.error is not None:
