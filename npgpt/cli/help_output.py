@@ -1,6 +1,7 @@
 """Help texts and errors of tyro, adapted to the terminal.
 
-tyro writes colours and bullets to every stream, and breaks lines at the width of COLUMNS.
+tyro writes colours and bullets to every stream, and breaks lines at the width of COLUMNS, but not
+those of the usage and of a description.
 """
 
 import os
@@ -22,8 +23,8 @@ MIN_WIDTH = 40  # columns; tyro never returns with fewer than 8
 class HelpStream:
     """A stream that passes help texts on: with colours and bullets only if the other shows them."""
 
-    def __init__(self, stream: Any):
-        self.stream, self.has_colors = stream, has_colors(stream)
+    def __init__(self, stream: Any, columns: int):
+        self.stream, self.has_colors, self.columns = stream, has_colors(stream), columns
         encoding = getattr(stream, "encoding", None) or "utf-8"
         self.bullet = BULLET if "utf" in encoding.lower() else "*"
 
@@ -33,8 +34,22 @@ class HelpStream:
     def write(self, text: str) -> int:
         """Write a text."""
         shown = text if self.has_colors else COLOR.sub("", text)
-        self.stream.write(shown.replace(BULLET, self.bullet))
+        lines = shown.replace(BULLET, self.bullet).split("\n")
+        self.stream.write("\n".join(wrap(line, self.columns) for line in lines))
         return len(text)
+
+
+def wrap(line: str, columns: int) -> str:
+    """Break a line that is too long between its words; a comma within a word ends one, too."""
+    lines, length = [""], 0
+    for part in re.findall(r"(?:[^ ,]|,(?=\d))*(?:, ?| |$)", line):
+        size = len(COLOR.sub("", part))
+        if length and length + len(COLOR.sub("", part).rstrip()) > columns:
+            lines.append("")
+            length = 0
+        lines[-1] += part
+        length += size
+    return "\n".join(one.rstrip() for one in lines) if len(lines) > 1 else line
 
 
 lock = threading.Lock()  # the streams and COLUMNS belong to the whole process
@@ -46,8 +61,9 @@ def help_output() -> Iterator[None]:
     with lock:
         stdout, stderr, width = sys.stdout, sys.stderr, os.environ.get("COLUMNS")
         try:
-            sys.stdout, sys.stderr = HelpStream(stdout), HelpStream(stderr)
-            os.environ["COLUMNS"] = str(max(MIN_WIDTH, shutil.get_terminal_size().columns))
+            columns = max(MIN_WIDTH, shutil.get_terminal_size().columns)
+            sys.stdout, sys.stderr = HelpStream(stdout, columns), HelpStream(stderr, columns)
+            os.environ["COLUMNS"] = str(columns)
             yield
         finally:
             sys.stdout, sys.stderr = stdout, stderr

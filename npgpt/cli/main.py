@@ -164,11 +164,21 @@ def parse(arguments: Sequence[str]) -> Any:
     return command
 
 
+def summary_of(kind: Any) -> str:
+    """Return the first paragraph of a command's docstring, on one line."""
+    return " ".join(kind.__doc__.split("\n\n")[0].split())
+
+
 def choose(commands: dict[str, Any], arguments: Sequence[str], defaults: Any = None) -> Any:
     """Return the one of these commands that the arguments name. `defaults`: of a single one."""
     given = {} if defaults is None else {"default": defaults}
+    several = len(commands) > 1  # of which the help shows the first sentences
     kinds = [
-        Annotated[kind, tyro.conf.subcommand(name, **given)] for name, kind in commands.items()
+        Annotated[
+            kind,
+            tyro.conf.subcommand(name, description=summary_of(kind) if several else None, **given),
+        ]
+        for name, kind in commands.items()
     ]
     others = [Other] if len(kinds) == 1 else []
     one_of: Any = Union[(*kinds, *others)]

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import npgpt
+from npgpt.cli.help_output import wrap
 from npgpt.cli.main import COMMANDS, class_of, main
 from npgpt.performance import system_info
 
@@ -117,6 +118,28 @@ def test_help_has_no_empty_defaults_and_no_broken_lines(verb, capsys):
     described = class_of(verb).__doc__.partition("Parameters\n")[2]
     wrapped = re.findall(r"(?m)^        (\S.*)\n        (\S.*)", described)
     assert [pair for pair in wrapped if not pair[1][0].isalpha()] == []
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_no_line_of_a_help_is_wider_than_the_terminal(columns, capsys, monkeypatch):
+    """Nor does a break lose a word."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for verb in ("", "compare", "tokenize"):
+        with pytest.raises(SystemExit):
+            main([*verb.split(), "--help"])
+        said = capsys.readouterr().out
+        assert max(map(len, said.splitlines())) <= columns
+        if verb:
+            text = class_of(verb).__doc__.partition("Parameters\n")[0]
+            assert " ".join(text.split()) in " ".join(said.split())
+        else:
+            assert ",".join(COMMANDS) in said.replace("\n", "")
+            assert "Exit status" not in said  # of each command, only the first sentences
+
+
+def test_a_number_is_not_broken_at_its_comma():
+    assert wrap("at most 1,024 texts", 11) == "at most\n1,024 texts"
+    assert wrap("a line that fits", 16) == "a line that fits"
 
 
 def test_help_shows_the_defaults_of_a_preset(capsys):
