@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Annotated, Any, Union
 
@@ -130,6 +131,7 @@ def show_warning(
         show(message, category, *where)
 
 
+@dataclass
 class Other:
     """A command without a name, beside the one that was given: tyro leaves out a single one."""
 

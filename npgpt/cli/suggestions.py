@@ -65,10 +65,12 @@ TEXTS = "--prompt", "--predict", "--stop"  # flags whose values may be empty
 
 
 def check_command(arguments: Sequence[str], commands: Iterable[str]) -> None:
-    """Raise InputError if the first argument is no command and no flag."""
-    first = next(iter(arguments), "-")
-    if first.startswith("-") or first in commands:
+    """Raise InputError if the first argument is no command and does not ask for help."""
+    first = next(iter(arguments), "--help")
+    if first in ("-h", "--help", *commands):
         return
+    if first.startswith("-"):
+        raise InputError(f"unknown flag {show(first)}: flags follow a command. See npgpt --help")
     known = COMMANDS_ELSEWHERE.get(first.lower().replace("-", "").replace("_", ""))
     near = known or nearest(first, commands)
     advice = f"did you mean npgpt {near}?" if near else f"expected {', '.join(commands)}"

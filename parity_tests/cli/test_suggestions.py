@@ -37,6 +37,7 @@ def test_the_nearest_is_named(refused, line, suggestion):
 def test_nothing_is_near(refused):
     refused("xyzzy", says="unknown command 'xyzzy': expected train, tokenize, generate, ")
     refused("train --xyzzy", says="unknown flag '--xyzzy' of npgpt train: see npgpt train --help")
+    refused("-x train", says="unknown flag '-x': flags follow a command. See npgpt --help")
     refused("plot --path x", says="unknown flag '--path' of npgpt plot")  # it has no dashes
 
 
@@ -52,6 +53,14 @@ def test_nothing_is_near(refused):
 )
 def test_an_empty_path_is_not_the_working_directory(refused, arguments, what):
     refused(*arguments, says=f"{what} is empty: give it a value. Is a variable of the shell unset?")
+
+
+@pytest.mark.parametrize("line", ["info x", "evaluate --data x -x", "generate --prompt a b"])
+def test_what_is_no_flag_is_named(npgpt_, capsys, line):
+    with pytest.raises(SystemExit) as left:
+        npgpt_(line)
+    assert left.value.code == 2
+    assert f"Unrecognized options: {line.split()[-1]}" in capsys.readouterr().err
 
 
 def test_names_are_read_with_dashes_and_underscores(npgpt_, capsys):
