@@ -216,7 +216,6 @@ class Generate:
                     ended[i] = streams[i].has_stopped
                 if ended.all():
                     break
-                limits.note_tokens(len(prompt) + count, self.max_new_tokens - count)
         except RunError:
             if count and self.num_samples == 1:
                 print(flush=True)  # ends the line before the error
@@ -228,6 +227,8 @@ class Generate:
             for number, (text, tail) in enumerate(zip(texts, tails, strict=True), 1):
                 print(f"--- sample {number} of {self.num_samples}")
                 print(printable_text(text + tail, sys.stdout))
+        read = min(len(prompt), model.config.context_length)
+        limits.note_tokens(read + count)  # only now, and not in the middle of the text
         if sys.stderr.isatty() and count:
             total = count * self.num_samples
             line = f"{total} tokens, {total / (time.perf_counter() - started):,.1f} tokens/s"
@@ -248,7 +249,7 @@ def parse_bias(text: str) -> tuple[int, float]:
 
 
 class ContextNotes:
-    """Says once on standard error that a prompt was cropped, and that the context is full."""
+    """Says once on standard error that a prompt was cropped, and that the context was full."""
 
     def __init__(self, context_length: int, keep: int | None):
         self.context_length, self.keep = context_length, keep
@@ -265,12 +266,12 @@ class ContextNotes:
                 "read: the length of the context"
             )
 
-    def note_tokens(self, length: int, left: int) -> None:
-        """Say what the next token costs if the context is full of a text of this length."""
-        if self.keep is None and not self.is_full and left and length > self.context_length:
+    def note_tokens(self, length: int) -> None:
+        """Say what the last tokens of a text of this length have cost if the context was full."""
+        if self.keep is None and not self.is_full and length > self.context_length + 1:
             self.is_full = True
             say(
-                f"The context of {self.context_length:,} tokens is full: from here on, all of them "
-                "are read again for every token. --keep N keeps the first N and half of the "
+                f"The context of {self.context_length:,} tokens was full: all of them were read "
+                "again for every further token. --keep N keeps the first N and half of the "
                 "others, and reads them once"
             )

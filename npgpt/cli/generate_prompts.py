@@ -33,7 +33,7 @@ def run(command: "Generate", here: World) -> int:
     total = count * options.num_samples
     for one in track_progress(found, total, quiet=not (here.is_first and total)):
         notes.note_prompt(one.prompt_tokens, f"prompt {one.number + 1:,}")
-        notes.note_tokens(one.prompt_tokens - one.cropped + len(one.tokens), 1)
+        notes.note_tokens(one.prompt_tokens - one.cropped + len(one.tokens))
         alone = command.prompts is None and options.num_samples == 1
         text = to_json(one) if command.jsonl else to_text(one, options.num_samples, alone)
         print(text, flush=True)

@@ -66,12 +66,12 @@ def test_a_cropped_prompt_and_a_full_context_are_said(npgpt_, run):
     long = "x" * 20
     said = npgpt_(f"generate {FLAGS} --prompt {long}").err
     assert "Of the 20 tokens of the prompt, only the last 16 are read" in said
-    assert said.count("The context of 16 tokens is full") == 1
+    assert said.count("The context of 16 tokens was full") == 1
     Path("p.txt").write_text(f"a\n{long}\n{long}\n")
     said = npgpt_(f"generate {FLAGS} --prompts p.txt").err
     assert "Of the 20 tokens of prompt 2, only the last 16" in said
     assert "2 continuations of prompts that were cropped" in said
-    assert said.count("The context of 16 tokens is full") == 1
+    assert said.count("The context of 16 tokens was full") == 1
     assert npgpt_(f"generate {FLAGS} --prompt abcd").err == ""
     kept = npgpt_("generate --model run --prompt abcd --max-new-tokens 30 --keep 2")
     assert kept.err == ""
