@@ -68,6 +68,7 @@ from npgpt import ops
 config = npgpt.Config(vocab_size=9000, context_length=8, n_layer=1, n_head=1, n_embd=8)
 model = npgpt.GPT(config, ops=ops)
 limit = int(sys.argv[2])
+sys.dont_write_bytecode = True  # or modules are cut off at the limit, and are broken for all
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:
     model.save(sys.argv[1])

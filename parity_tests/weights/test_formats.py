@@ -317,6 +317,7 @@ def test_a_directory_without_permission_to_read(open_folder, unreadable, name, r
 LIMITED = """
 import resource, sys
 from npgpt.cli import main as cli
+sys.dont_write_bytecode = True  # or modules are cut off at the limit, and are broken for all
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
 sys.exit(cli.main(sys.argv[2:]))
 """
