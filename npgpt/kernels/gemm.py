@@ -13,7 +13,7 @@ multiplication"), with the names of BLIS, around the microkernel of gemm_microke
    full cache line: its lines need not be read first, and evict nothing.
 
 Every sum adds its terms in the same order, so the bits do not depend on the number of threads. A
-product with at most FEW rows, as in generation, is bound by reading `b`: nothing is packed.
+product with at most FEW rows, as in generation, is bound by reading `b`, and has other kernels.
 """
 
 import numpy as np
@@ -203,7 +203,7 @@ def _batch(x, b, bias, beta, threads, counter, out):
     (M, K), panels = x.shape, -(-len(x) // ROWS)
     a = empty_operand(M, K, ROWS, x, b)
     in_parallel(panels, _pack_rows, (x, a, b))
-    in_parallel(threads, _multiply_batch, (panels, a, b, bias, beta, counter, out))
+    in_parallel(threads, _multiply_batch, (threads, panels, a, b, bias, beta, counter, out))
 
 
 @inner
@@ -214,9 +214,9 @@ def _pack_rows(panel, x, a, b):
 
 
 @inner
-def _multiply_batch(thread, panels, a, b, bias, beta, counter, out):
+def _multiply_batch(thread, threads, panels, a, b, bias, beta, counter, out):
     """Run one thread: task after task, each a range of columns."""
-    N, width = b.shape[1], task_columns(out)
+    N, width = b.shape[1], task_columns(out, b.shape[1], threads)
     totals = np.empty((panels * ROWS, width), out.dtype)
     task = take(counter, 0)
     while task * width < N:

@@ -2,7 +2,8 @@
 
 A task is a range of columns, WIDTH bytes of float32. The rows of b in that range are read from
 memory once, part after part; each part stays in a cache while every panel of ROWS rows of a meets
-it, tile by tile (gemv_tile.py). The parts of k are those of gemv.py, and so are the bits.
+it, tile by tile (gemv_tile.py). With 16 registers the part is copied first (gemv_packed.py). The
+parts of k are those of gemv.py, and so are the bits.
 """
 
 import numpy as np
@@ -10,28 +11,54 @@ from numba import types
 from numba.extending import overload
 
 from npgpt.arrays import LINE
-from npgpt.kernels.cpu import BYTES
+from npgpt.kernels.cpu import BYTES, REGISTERS
 from npgpt.kernels.gemv import PARTS, add_rest, part_start, row_distance, zero_row
+from npgpt.kernels.gemv_packed import multiply_copied, multiply_streamed
 from npgpt.kernels.gemv_tile import EDGE, ROWS, VECTORS, multiply_tile
 from npgpt.kernels.jit import inner
 from npgpt.kernels.packing import steps_of
 
 WIDTH = 6 * LINE  # bytes of a task's columns in float32: a whole number of tiles
+TASKS = 2  # per thread, that leave a copied task twice as wide
 
 
 @inner
-def task_columns(x):
-    """Return the number of columns of a task."""
-    return WIDTH // x.itemsize
+def task_columns(x, N, threads):
+    """Return the number of columns of a task, of N. A copy is faster from twice the width, if there
+    remain enough tasks."""
+    columns = WIDTH // x.itemsize
+    if REGISTERS == 16 and 2 * columns * TASKS * threads <= N:
+        columns *= 2
+    return columns
 
 
-@inner
 def multiply_columns(a, b, first, last, next_address, totals):
     """totals[:, : last - first] = a @ b[:, first:last]
 
     a: an operand of panels of ROWS rows. totals: (panels * ROWS, task_columns). When b ends, the
     memory at `next_address` is prefetched as if it were the first part of more rows.
     """
+    raise NotImplementedError("only inside a Numba kernel")
+
+
+@overload(multiply_columns)
+def _overload_multiply_columns(a, b, first, last, next_address, totals):
+    if REGISTERS == 32:
+        return lambda a, b, first, last, next_address, totals: _multiply_in_place(
+            a, b, first, last, next_address, totals
+        )
+
+    def call(a, b, first, last, next_address, totals):
+        if len(totals) == 2 * ROWS:
+            multiply_streamed(a, b, first, last, next_address, totals)
+        else:
+            multiply_copied(a, b, first, last, next_address, totals)
+
+    return call
+
+
+@inner
+def _multiply_in_place(a, b, first, last, next_address, totals):
     (K, N), width = b.shape, totals.shape[1]
     panels, steps, vector = len(totals) // ROWS, steps_of(K, a), BYTES // totals.itemsize
     tile, edge, count = vectors_of(a) * vector, EDGE * vector, last - first
@@ -59,11 +86,11 @@ def multiply_columns(a, b, first, last, next_address, totals):
                 if piece < tiles:
                     multiply_tile(VECTORS, a, p, b_flat, k * N + first + column, N, end - k,
                                   distance, flat, panel * ROWS * width + column, width,
-                                  ahead + done * LINE, more)  # fmt: skip
+                                  ahead + done * LINE, N * b.itemsize, more)  # fmt: skip
                 else:
                     multiply_tile(EDGE, a, p, b_flat, k * N + first + column, N, end - k,
                                   distance, flat, panel * ROWS * width + column, width,
-                                  ahead + done * LINE, more)  # fmt: skip
+                                  ahead + done * LINE, N * b.itemsize, more)  # fmt: skip
             for r in range(ROWS if len(sums) else 0):
                 sums[:] = 0
                 add_rest(a, p + r, ROWS, b, k, end, first + rest, sums)

@@ -33,7 +33,9 @@ EDGE = 2  # vectors of the smaller tile at the end of a row of b, and of all til
 
 
 @intrinsic(prefer_literal=True)
-def multiply_tile(context, vectors, a, i, b, j, stride, K, zeros, out, o, width, ahead, lines):
+def multiply_tile(
+    context, vectors, a, i, b, j, stride, K, zeros, out, o, width, ahead, ahead_stride, lines
+):
     """out[o + r width + n] += sum of k < K of a[i + k ROWS + r] * b[j + k stride + n], for
     r < ROWS and n < `vectors` vectors. The sum begins with 0, and is then added to `out`.
 
@@ -42,43 +44,47 @@ def multiply_tile(context, vectors, a, i, b, j, stride, K, zeros, out, o, width,
     before it plus `zeros`. `vectors` is a constant, with pairs at most EDGE. Arrays are flat.
 
     With every row of b, `lines` cache lines are prefetched at the address `ahead`, which moves on
-    by a row.
+    by `ahead_stride` bytes; `lines` may be a constant.
     """
     signature = types.void(
         vectors, a, types.intp, b, types.intp, types.intp, types.intp, types.intp, out, types.intp,
-        types.intp, types.intp, types.intp,
+        types.intp, types.intp, types.intp, lines,
     )  # fmt: skip
 
     def generate(context, builder, signature, values):
-        _, a, i, b, j, stride, K, zeros, out, o, width, ahead, lines = values
+        _, a, i, b, j, stride, K, zeros, out, o, width, ahead, ahead_stride, lines = values
         count, *kinds = signature.args
         pairs = kinds[0].dtype == types.uint32
         vectors = range(min(EDGE, count.literal_value) if pairs else count.literal_value)
         kind = vector(kinds[7])
-        lanes, itemsize = kind.count, kinds[2].dtype.bitwidth // 8
-        rows_read = 2 if pairs else 1
+        lanes, rows_read = kind.count, 2 if pairs else 1
         zero = ir.Constant(kind, None)
         sums = [cgutils.alloca_once(builder, kind) for _ in range(ROWS) for _ in vectors]
         for total in sums:
             builder.store(zero, total)
-        row_bytes = builder.mul(stride, index(itemsize))
 
         def line_of(row, n, lanes):
             return load(
                 builder, pointer_to(context, builder, kinds[2], b, builder.add(row, n), lanes)
             )
 
+        def prefetch_rows(at):
+            for _ in range(rows_read):
+                address = builder.inttoptr(at, ir.IntType(8).as_pointer())
+                prefetch(builder, address, write=0, locality=2)
+                at = builder.add(at, ahead_stride)
+
         steps = builder.udiv(builder.add(K, index(rows_read - 1)), index(rows_read))
         with cgutils.for_range(builder, steps) as loop:
             k = builder.mul(loop.index, index(rows_read))
             row = builder.add(j, builder.mul(k, stride))
-            next_line = builder.add(ahead, builder.mul(k, row_bytes))
-            with cgutils.for_range(builder, lines) as one:
-                at = builder.add(next_line, builder.mul(one.index, index(LINE)))
-                for _ in range(rows_read):
-                    address = builder.inttoptr(at, ir.IntType(8).as_pointer())
-                    prefetch(builder, address, write=0, locality=2)
-                    at = builder.add(at, row_bytes)
+            next_line = builder.add(ahead, builder.mul(k, ahead_stride))
+            if isinstance(kinds[-1], types.IntegerLiteral):
+                for one in range(kinds[-1].literal_value):
+                    prefetch_rows(builder.add(next_line, index(one * LINE)))
+            else:
+                with cgutils.for_range(builder, lines) as one:
+                    prefetch_rows(builder.add(next_line, builder.mul(one.index, index(LINE))))
             if pairs:
                 is_pair = builder.icmp_signed("<", builder.add(k, index(1)), K)
                 second = builder.add(row, builder.select(is_pair, stride, zeros))

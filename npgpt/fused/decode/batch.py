@@ -70,7 +70,8 @@ def _stages(
 ):  # fmt: skip
     """Run one thread through all stages of all blocks."""
     _, B, C = stream.shape
-    normed, width, tasks = np.empty((B, C), stream.dtype), task_columns(stream, kind), 0
+    normed, tasks = np.empty((B, C), stream.dtype), 0
+    width = task_columns(stream, C, threads, kind)
     left, panels = empty_left(B, C, normed, kind), -(-B // panel_rows(kind))
     totals = np.empty((panels * panel_rows(kind), width), stream.dtype)
     for step in range(len(STAGES) * len(matrices)):

@@ -28,16 +28,16 @@ def _overload_panel_rows(kind):
     return lambda kind: rows
 
 
-def task_columns(x, kind):
-    """Return the number of columns of a task."""
+def task_columns(x, N, threads, kind):
+    """Return the number of columns of a task: of N, or of more in other matrices."""
     raise NotImplementedError("only inside a Numba kernel")
 
 
 @overload(task_columns)
-def _overload_task_columns(x, kind):
+def _overload_task_columns(x, N, threads, kind):
     if kind.dtype == types.int8:
-        return lambda x, kind: WIDTH
-    return lambda x, kind: gemv_batch.task_columns(x)
+        return lambda x, N, threads, kind: WIDTH
+    return lambda x, N, threads, kind: gemv_batch.task_columns(x, N, threads)
 
 
 def empty_left(B, C, x, kind):
