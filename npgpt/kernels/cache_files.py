@@ -4,8 +4,12 @@ Numba runs the machine code that it finds in a file. After a power failure that 
 kernel, or zeros, because Numba does not wait for the disk. Here a kernel whose digest is wrong is
 compiled again.
 
+A file holds machine code, and the LLVM IR from which Numba compiles other kernels that call this
+one. Numba parses the IR of every kernel that it loads, and compiles or imports what only
+compilation needs. Here this waits until a kernel is compiled: in most runs, none is.
+
 It uses names that are private to Numba. Where another version lacks one, cache.py keeps Numba's
-files, which have no digest.
+files, which have no digest, or Numba loads the machine code in its own way.
 """
 
 import hashlib
@@ -14,10 +18,13 @@ import pickle
 import re
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from numba.core.caching import FunctionCache
-from numba.core.runtime import rtsys
+from llvmlite import binding
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.codegen import JITCodeLibrary
+from numba.core.runtime import _nrt_python, rtsys
 from numba.core.serialize import dumps
 
 from npgpt.system import memory
@@ -26,11 +33,83 @@ from npgpt.system.atomic import remove, temporary_path
 DIGEST = 32  # bytes
 
 
+class LoadedCode(JITCodeLibrary):
+    """Machine code from a file. Its IR is parsed when it is linked into other code."""
+
+    @classmethod
+    def load(cls, codegen, state):
+        """Return the library that Numba has serialized as `state`."""
+        name, kind, (machine_code, ir) = state
+        if kind != "object":
+            raise ValueError(f"code is stored as {kind}")
+        self = cls(codegen, name)
+        self.enable_object_caching()
+        self._set_compiled_object(machine_code)
+        self._finalize_final_module()
+        self.ir = ir
+        return self
+
+    def get_pointer_to_function(self, name):
+        """Return the address of a function, 0 if there is none of this name."""
+        return self._codegen._engine.get_function_address(name)
+
+    def _get_module_for_linking(self):
+        if self._shared_module is None:
+            self._shared_module = binding.parse_bitcode(self.ir)
+            self._codegen._engine._load_defined_symbols(self._shared_module)
+        return self._shared_module
+
+
+class CompiledKernel(CompileResultCacheImpl):
+    """The parts of a compiled kernel that are stored."""
+
+    def reduce(self, compiled):
+        """Return what is stored: without empty environments of functions of Numba's own.
+
+        To load them, Numba would import the modules of these functions.
+        """
+        *parts, found = super().reduce(compiled)
+        kept = [one for one in found if one.consts or not is_from_numba(one)]
+        return (*parts, tuple(kept))
+
+    def rebuild(self, target_context, stored):
+        """Return the compiled kernel. The caller holds the lock of Numba's compiler."""
+        codegen = target_context.codegen()
+        try:
+            codegen.unserialize_library = partial(LoadedCode.load, codegen)
+            return super().rebuild(target_context, stored)
+        except (AttributeError, TypeError, ValueError):  # another Numba
+            del codegen.unserialize_library
+            return super().rebuild(target_context, stored)
+        finally:
+            vars(codegen).pop("unserialize_library", None)
+
+
+def is_from_numba(environment) -> bool:
+    """Return True if an environment belongs to a function in one of Numba's modules."""
+    return environment.globals["__name__"].startswith("numba.")
+
+
+def define_allocator(target_context) -> None:
+    """Define the functions that machine code calls to allocate and free memory.
+
+    Numba also compiles functions here that count references, for other code to be linked with.
+    """
+    helpers = getattr(_nrt_python, "c_helpers", None)
+    if helpers is None:  # another Numba
+        rtsys.initialize(target_context)
+        return
+    for name, address in helpers.items():
+        binding.add_symbol(name if name.startswith("_") else f"NRT_{name}", address)
+
+
 class KernelCache(FunctionCache):
     """Numba's cache of one kernel, with files of our own.
 
     `state` is a name for the sources and versions that the machine code depends on.
     """
+
+    _impl_class = CompiledKernel
 
     def __init__(self, function, state: str):
         super().__init__(function)
@@ -44,7 +123,7 @@ class KernelCache(FunctionCache):
         memory.require(memory.TO_LOAD, "load a kernel")
         # Numba's own method also imports all that compiling needs, which a compilation does by
         # itself. Machine code needs only the functions that allocate.
-        rtsys.initialize(target_context)
+        define_allocator(target_context)
         with self._guard_against_spurious_io_errors():
             found = self._load_overload(sig, target_context)
         if found is None:

@@ -16,7 +16,15 @@ def njit(function, options):
     """numba.njit without the wrapper through which C would call the kernel."""
     kernel = numba.njit(no_cfunc_wrapper=True, **options)(function)
     kernel.get_call_template = partial(without_literals, kernel.get_call_template)
+    kernel._compilation_chain_init_hook = load_no_extensions
     return kernel
+
+
+def load_no_extensions() -> None:
+    """Load no extensions of Numba from other packages: kernels have no types of theirs.
+
+    Numba would look for them among all packages that are installed.
+    """
 
 
 def inner(function, options):

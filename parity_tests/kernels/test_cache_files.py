@@ -3,6 +3,8 @@ loaded."""
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,10 +12,12 @@ import numba
 import numpy as np
 import pytest
 from numba.core.caching import Cache
+from numba.core.codegen import JITCodeLibrary
+from numba.core.runtime import _nrt_python, rtsys
 
 from npgpt.errors import KernelCacheWarning
 from npgpt.kernels import cache
-from npgpt.kernels.cache_files import DIGEST, KernelCache, KernelFiles
+from npgpt.kernels.cache_files import DIGEST, KernelCache, KernelFiles, LoadedCode
 from parity_tests.support.runs import POSIX_ONLY
 
 STATE = "npgpt-0123456789abcdef"
@@ -113,6 +117,93 @@ def test_a_kernel_is_loaded_without_all_that_compiling_needs(files, monkeypatch)
     loaded = kernel._cache.load_overload(types, kernel.targetctx)
     assert loaded.signature.args == types
     assert not needed
+
+
+# `whole` raises what `half` raises, and both allocate. The second process loads `half`, and then
+# compiles `whole`, into which the IR of `half` is linked.
+KERNELS = """
+import numpy as np
+from npgpt.kernels.jit import njit
+
+@njit
+def half(x):
+    if x.size % 2:
+        raise ValueError("odd")
+    return x[: x.size // 2] + np.zeros(x.size // 2)
+
+@njit
+def whole(x):
+    return half(x)[0] + half(x).size
+"""
+PROGRAM = """
+import sys
+import numpy as np
+import kernels
+from npgpt.kernels.cache_files import LoadedCode
+from numba.core.runtime import rtsys
+
+def library(kernel):
+    (compiled,) = kernel.overloads.values()
+    return compiled.library
+
+x = np.arange(1, 7.0)
+print(kernels.half(x).tolist())
+try:
+    kernels.half(x[:3])
+except ValueError as error:
+    print(error)
+found = library(kernels.half)
+if isinstance(found, LoadedCode):
+    print("loaded", "numba.np.arrayobj" in sys.modules, rtsys._init, found._shared_module)
+    print(kernels.whole(x), found._shared_module is not None, type(library(kernels.whole)).__name__)
+"""
+
+
+@pytest.mark.slow
+def test_what_only_compiling_needs_waits_until_a_kernel_is_compiled(tmp_path):
+    (tmp_path / "kernels.py").write_text(KERNELS)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path, "NUMBA_CACHE_DIR": str(tmp_path)}
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM],
+            env=environment, capture_output=True, text=True, timeout=600,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    assert [run.stderr for run in found] == ["", ""]
+    said = ["[1.0, 2.0, 3.0]", "odd"]
+    assert found[0].stdout.splitlines() == said
+    later = ["loaded False False None", "4.0 True JITCodeLibrary"]
+    assert found[1].stdout.splitlines() == said + later
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), [(LoadedCode, "_set_compiled_object"), (_nrt_python, "c_helpers")]
+)
+def test_another_numba_loads_kernels_in_its_own_way(owner, name, files, monkeypatch):
+    monkeypatch.setattr(cache, "directory", lambda: files.directory)
+    kernel = numba.njit(lambda x: np.full(2, x + 1))
+    cache.enable(kernel)
+    assert kernel(1).tolist() == [2, 2]
+    (types,) = kernel.signatures
+    load, kept = LoadedCode.load, getattr(owner, name)
+
+    def load_without(*given):
+        with monkeypatch.context() as patch:
+            patch.setattr(JITCodeLibrary, name, None)
+            return load(*given)
+
+    if owner is LoadedCode:
+        monkeypatch.setattr(LoadedCode, "load", load_without)
+    else:
+        monkeypatch.delattr(owner, name)
+        monkeypatch.setattr(rtsys, "_init", True)
+    loaded = kernel._cache.load_overload(types, kernel.targetctx)
+    assert type(loaded.library) is (JITCodeLibrary if owner is LoadedCode else LoadedCode)
+    assert loaded.entry_point(1).tolist() == [2, 2]
+    assert "unserialize_library" not in vars(kernel.targetctx.codegen())
+    assert kept
 
 
 def without(name):
