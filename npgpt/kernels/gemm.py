@@ -21,7 +21,7 @@ import numpy as np
 from npgpt.arrays import LINE, Array
 from npgpt.kernels import buffer_pool
 from npgpt.kernels.cpu import BFLOAT16, BYTES
-from npgpt.kernels.gemm_microkernel import LEFT, MR, VECTORS
+from npgpt.kernels.gemm_microkernel import LEFT, MR, VECTORS, microkernel
 from npgpt.kernels.gemv import PARTS, multiply_rows, multiply_rows_transposed, part_start
 from npgpt.kernels.gemv_batch import multiply_columns, task_columns
 from npgpt.kernels.gemv_microkernel import GROUP as GEMV_ROWS
@@ -127,6 +127,8 @@ def _multiply(
     width, right = right_width(out), rights[thread]
     panels, right_panels = -(-rows // MR), -(-N // width)
     corner = np.empty(MR * width, out.dtype)
+    # of the bias from `out`: one of two arrays would be counted, as in `multiply_panels`
+    distance = (bias.ctypes.data - out.ctypes.data) // out.itemsize
     K_total = b.shape[1] if b_transposed else b.shape[0]
     one_pass = K == K_total and K <= KC and not adds
     streams = one_pass and out.nbytes >= STREAMED and can_stream(out, N)
@@ -145,6 +147,13 @@ def _multiply(
                 for right_panel in range(begin, end):
                     column, q = right_panel * width, (right_panel - begin) * steps * width
                     o, columns = (top + panel * MR) * N + column, min(width, N - column)
+                    if BYTES < LINE and height == MR and columns == width:  # without a call
+                        t, addend_stride, joins = o, N, 1
+                        if not adds and start == 0:
+                            t, addend_stride, joins = column + distance, 0, bias.size
+                        microkernel(MR, left, p, right, q, width, steps, out, t, addend_stride,
+                                    joins, out, o, N, 0)  # fmt: skip
+                        continue
                     if adds or start:
                         addend, t, addend_stride, joins = out, o, N, 1
                     else:

@@ -40,6 +40,7 @@ VECTORS = 2  # NR, in vectors
 MR = 14 if REGISTERS == 32 else 6
 FEW_ROWS = 8 if REGISTERS == 32 else 2  # of the last tile
 LEFT = 16 if MR > 8 else 8  # elements of a left panel per k: MR, rounded up to a vector
+STEPS = 1 if REGISTERS == 32 else 2  # of k in a loop: they read a line of a left panel
 AHEAD = 64  # values of k by which a left panel is prefetched, past its end into the next panel
 
 
@@ -74,47 +75,71 @@ def microkernel(
             position = builder.add(position, index(j * lanes))
             return pointer_to(context, builder, kinds[number], array, position)
 
-        blocks = "prefetching", "loop", "summed", "adding", "ending", "streaming", "writing", "end"
-        begin, blocks = builder.block, [builder.append_basic_block(name) for name in blocks]
-        prefetching, loop, summed, adding, ending, streaming, writing, end = blocks
-        builder.cbranch(streams, loop, prefetching)
+        def step(k, sums):
+            """Return the sums after one step of k."""
+            line = builder.add(l, builder.mul(k, index(LEFT)))
+            row = builder.add(r, builder.mul(k, right_stride))
+            factors = [load(builder, at(2, right, row, index(0), 0, j)) for j in range(VECTORS)]
+            grown = []
+            for i in range(height.literal_value):
+                factor = broadcast(context, builder, kinds[0], left, builder.add(line, index(i)))
+                for j in range(VECTORS):
+                    grown.append(multiply_add(builder, factor, factors[j], sums[len(grown)]))
+            return grown
+
+        def phis(incoming):
+            """Return one sum for each lane of the tile, from the blocks control may come from."""
+            lists = zip(*incoming.values(), strict=True)
+            return [phi(builder, zero.type, dict(zip(incoming, one, strict=True))) for one in lists]
+
+        names = "prefetching", "entry", "loop", "rest", "odd", "summed", "adding", "ending"
+        blocks = [builder.append_basic_block(name) for name in names]
+        prefetching, entry, loop, rest, odd, summed, adding, ending = blocks
+        streaming, writing, end = map(builder.append_basic_block, ("streaming", "writing", "end"))
+        zero = ir.Constant(vector(kinds[10]), None)
+        zeros = [zero for _ in tile]
+        builder.cbranch(streams, entry, prefetching)
 
         builder.position_at_end(prefetching)
         for i, j in tile:  # they arrive while the loop runs
             prefetch(builder, at(10, out, o, stride, i, j), write=1)
-        builder.branch(loop)
+        builder.branch(entry)
+
+        builder.position_at_end(entry)
+        whole = builder.and_(K, index(-STEPS))
+        enough = builder.icmp_signed("<", index(0), whole)
+        builder.cbranch(enough if STEPS > 1 else ir.Constant(ir.IntType(1), 1), loop, rest)
 
         builder.position_at_end(loop)
-        k = phi(builder, K.type, {begin: index(0), prefetching: index(0)})
-        zero = ir.Constant(vector(kinds[10]), None)
-        sums = [phi(builder, zero.type, {begin: zero, prefetching: zero}) for _ in tile]
-        line = builder.add(l, builder.mul(k, index(LEFT)))
-        ahead = builder.add(line, index(AHEAD * LEFT))
+        k = phi(builder, K.type, {entry: index(0)})
+        sums = phis({entry: zeros})
+        ahead = builder.add(builder.add(l, builder.mul(k, index(LEFT))), index(AHEAD * LEFT))
         prefetch(builder, pointer_to(context, builder, kinds[0], left, ahead), write=0)
-        row = builder.add(r, builder.mul(k, right_stride))
-        factors = [load(builder, at(2, right, row, index(0), 0, j)) for j in range(VECTORS)]
-        grown = []
-        for i in range(height.literal_value):
-            factor = broadcast(context, builder, kinds[0], left, builder.add(line, index(i)))
-            for j in range(VECTORS):
-                grown.append(multiply_add(builder, factor, factors[j], sums[len(grown)]))
-        following = builder.add(k, index(1))
+        grown = sums
+        for n in range(STEPS):
+            grown = step(builder.add(k, index(n)), grown)
+        following = builder.add(k, index(STEPS))
         k.add_incoming(following, loop)
         for total, new in zip(sums, grown, strict=True):
             total.add_incoming(new, loop)
-        builder.cbranch(builder.icmp_signed("<", following, K), loop, summed)
+        builder.cbranch(builder.icmp_signed("<", following, whole), loop, rest)
+
+        builder.position_at_end(rest)
+        most = phis({entry: zeros, loop: grown})
+        builder.cbranch(builder.icmp_signed("<", whole, K), odd, summed)
+        builder.position_at_end(odd)
+        last = step(whole, most)
+        builder.branch(summed)
 
         builder.position_at_end(summed)
+        grown = phis({rest: most, odd: last})
         builder.cbranch(adds, adding, ending)
         builder.position_at_end(adding)
         before = [load(builder, at(6, addend, t, addend_stride, i, j)) for i, j in tile]
         added = [builder.fadd(*both) for both in zip(before, grown, strict=True)]
         builder.branch(ending)
         builder.position_at_end(ending)
-        totals = [
-            phi(builder, zero.type, {summed: new, adding: total})
-            for new, total in zip(grown, added, strict=True)
-        ]
+        totals = phis({summed: grown, adding: added})
         builder.cbranch(streams, streaming, writing)
         for block, write in (streaming, stream), (writing, store):
             builder.position_at_end(block)

@@ -10,6 +10,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
+from npgpt.arrays import LINE
 from npgpt.kernels.cpu import BFLOAT16, BYTES
 from npgpt.kernels.gemm_microkernel import FEW_ROWS, MR, VECTORS, microkernel
 from npgpt.kernels.jit import inner
@@ -19,10 +20,23 @@ ROWS_AHEAD = 8  # of single lines, which hardware prefetchers do not recognise
 STRIP = 8  # rows that all panels read before the next rows are read; even, for pairs
 
 
+def vector_lanes(x):
+    """Return the lanes of a vector of x's dtype."""
+    raise NotImplementedError("only inside a Numba kernel")
+
+
+@overload(vector_lanes)
+def _overload_vector_lanes(x):
+    if BYTES == LINE:
+        return lambda x: BYTES // x.itemsize
+    lanes = BYTES * 8 // x.dtype.bitwidth  # a constant: Numba divides by `itemsize` in every loop
+    return lambda x: lanes
+
+
 @inner
 def right_width(x):
     """Return NR, the lanes of a right panel, in x's dtype."""
-    return VECTORS * BYTES // x.itemsize
+    return VECTORS * vector_lanes(x)
 
 
 @inner
@@ -32,7 +46,7 @@ def elements_across(x, first, K, left, lanes, width, count, packed, p, stride):
     For i < count, k < K and w < lanes, as far as x has columns. `x` is a C-contiguous matrix,
     `packed` flat. The lanes from `lanes` to `width` are undefined.
     """
-    step, columns = BYTES // packed.itemsize, x.shape[1]
+    step, columns = vector_lanes(packed), x.shape[1]
     flat = x.reshape(-1)
     full = full_panels(columns - left, lanes, width, count)
     for start in range(0, K, STRIP):
@@ -69,7 +83,7 @@ def elements_along(x, first, K, left, lanes, width, count, packed, p, stride):
     For i < count, k < K and w < lanes, as far as x has rows. `x` is a C-contiguous matrix,
     `packed` flat. The lanes from `lanes` to `width` are undefined.
     """
-    step, (rows, columns) = BYTES // packed.itemsize, x.shape
+    step, (rows, columns) = vector_lanes(packed), x.shape
     flat = x.reshape(-1)
     full = K // step * step
     for i in range(count):
