@@ -173,7 +173,7 @@ def test_estimates_count_half_the_moments_of_muons_matrices():
 def test_kernels_are_compiled_for_the_optimizer(optimizer, monkeypatch):
     timed = profile.TimedBackend(ops)
     monkeypatch.setattr(backends, "get", lambda *_, **options: timed)
-    monkeypatch.setattr(precompile, "VOCABULARY", 32)
+    monkeypatch.setattr(precompile, "VOCABULARY", 64)
     precompile.warm_up("train", "float32", precompile.OPS, optimizer=optimizer)
     called = {call.op for call in timed.calls if call.op.endswith("update")}
     assert called == {f"{optimizer}.update"} | ({"adamw.update"} if optimizer == "muon" else set())
