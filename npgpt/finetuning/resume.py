@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from npgpt.errors import InputError, RunError, WeightFileError, one_line
+from npgpt.errors import InputError, WeightFileError, one_line
 from npgpt.finetuning.batches import Batches
 from npgpt.finetuning.loop import Evaluation, Progress, Settings
 from npgpt.model import finite, params
@@ -38,11 +38,9 @@ def capture(run: Run, flags: dict[str, Any], metrics: list[dict[str, Any]]) -> R
 
     Raises RunError if a parameter is not finite: nothing could be made of such a run.
     """
-    for name, array in params.named(run.optimizer.parameters):
-        if name in run.names and not finite.is_finite(array):
-            raise RunError(
-                f"{name} is no longer finite after step {run.progress.step - 1}. Try a lower --lr"
-            )
+    leaves = params.named(run.optimizer.parameters)
+    trained = ((name, leaf) for name, leaf in leaves if name in run.names)
+    finite.check_step(trained, run.progress.step - 1, "a lower --lr")
     progress = {name: value for name, value in vars(run.progress).items() if name != "order"}
     state = {
         "flags": flags, "trainable": list(run.settings.trainable), "data_sha256": run.data_sha256,

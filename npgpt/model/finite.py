@@ -1,5 +1,6 @@
-"""The error for a result that is nan or infinite: it names the parameters that cause it."""
+"""Parameters and results that must be finite, and errors that name the parameters that are not."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,13 @@ def check_trainable(parameters: Params, path: Path) -> None:
     """Raise RunError unless all parameters of a file are finite: no loss would be a number."""
     if not all(is_finite(leaf) for _, leaf in named(parameters)):
         raise error(f"{path} cannot be trained", parameters, path)
+
+
+def check_step(leaves: Iterable[tuple[str, Array]], step: int, advice: str) -> None:
+    """Raise RunError unless these parameters are finite after a step: none is saved then."""
+    for name, leaf in leaves:
+        if not is_finite(leaf):
+            raise RunError(f"{name} is no longer finite after step {step}. Try {advice}")
 
 
 def is_finite(leaf: Array | QuantizedMatrix) -> bool:

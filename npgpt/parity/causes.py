@@ -62,6 +62,11 @@ class Lab:
         """True for a model whose runs are kept."""
         return self.size <= KEPT
 
+    @property
+    def patience(self) -> float:
+        """Seconds of the processor for chains of several mistakes."""
+        return PATIENCE_SMALL if self.is_small else PATIENCE
+
     def computes(self, task: Task) -> bool:
         """Return True if a task has the runs of this one."""
         one, other = self.task, task
@@ -225,7 +230,7 @@ def together(lab: Lab, own: Own, partial: Starts, longest: int) -> list[Chain]:
 
     `partial`: single mistakes that explain the first wrong tensor, and their first wrong ones.
     """
-    end = time.process_time() + (PATIENCE_SMALL if lab.is_small else PATIENCE)
+    end = time.process_time() + lab.patience
     for length in range(2, longest + 1):
         frontier = sorted(partial, key=lambda one: -one[1])[:WIDTH]
         lab.continued, partial = {chain for chain, _ in frontier}, []
@@ -256,11 +261,10 @@ def attempt(
     """
     found: dict[frozenset[Mistake], Chain] = {}
     partial: dict[frozenset[Mistake], tuple[Chain, int]] = {}
-    patience = PATIENCE_SMALL if lab.is_small else PATIENCE
     for done, (chain, start) in enumerate(tried):
         if time.process_time() > end:
             break
-        progress.tell(done, len(tried), min(patience, end - time.process_time()))
+        progress.tell(done, len(tried), min(lab.patience, end - time.process_time()))
         several = len(chain) > 1 and lab.is_small
         if several and not lab.changes(chain[-1], lab.task.names[start]):
             continue

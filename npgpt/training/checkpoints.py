@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from npgpt.config import TrainingConfig
-from npgpt.errors import RunError
-from npgpt.model.finite import is_finite
+from npgpt.model import finite
 from npgpt.model.params import named
 from npgpt.system.atomic import link_or_copy, remove, replace
 from npgpt.training import run_state, snapshot
@@ -119,12 +118,9 @@ class Checkpoints:
         Waits for the previous one. Raises RunError if a parameter is not finite.
         """
         done = self.trainer.progress.step
-        for name, array in named(self.trainer.model.params):
-            if not is_finite(array):
-                raise RunError(
-                    f"{name} is no longer finite after step {done - 1}. "
-                    "Try a lower --lr, or --grad-clip 1"
-                )
+        finite.check_step(
+            named(self.trainer.model.params), done - 1, "a lower --lr, or --grad-clip 1"
+        )
         self.background.wait()  # before the copy, so that there are never two
         run = run_state.contents(self.trainer), run_state.capture(self.trainer, self.record)
         if last:
